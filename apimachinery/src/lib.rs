@@ -1,0 +1,6 @@
+//! What every component knows about Kubernetes objects: schemas, codecs, selectors, quantities, patches,
+//! field ownership, field errors and Status. Pure: no tokio, no sockets, no files, no clock.
+
+pub mod field;
+pub mod schema;
+pub mod view;

@@ -1,0 +1,3 @@
+//! The Kubernetes API server: one engine for built-in and custom resources over a durable store.
+
+pub mod registry;

@@ -1,0 +1,174 @@
+//! The resource table and what is particular about each resource.
+//!
+//! One folder per API group, one file per kind: its [`Definition`] (names, scope, verbs, subresources,
+//! selectable fields, printer columns), its [`Strategy`] and its validation. A kind's file is pure: it
+//! maps values to values and errors. It never performs I/O, never names a store, and never sees HTTP.
+
+pub mod strategy;
+
+use std::borrow::Cow;
+
+use apimachinery::field::ErrorList;
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// What a strategy may know about the request.
+pub struct Cx<'a> {
+    pub now: Timestamp,
+    /// Empty for the main resource.
+    pub subresource: &'a str,
+    /// The namespace of the request; empty for cluster-scoped resources.
+    pub namespace: &'a str,
+    /// The user who asks.
+    pub user: &'a str,
+    pub groups: &'a [String],
+}
+
+/// The rules of an update to a resource or to one of its subresources.
+pub trait UpdateStrategy: Sync {
+    /// Resets what this endpoint may not set (a main endpoint keeps the old `status`; a status endpoint keeps
+    /// everything else), and computes `metadata.generation`. Both objects are defaulted and canonical.
+    fn prepare_for_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value);
+
+    /// All field errors. The object's metadata has been checked already.
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList;
+
+    /// Texts for `Warning` headers, in order.
+    fn warnings_on_update(&self, _cx: &Cx<'_>, _new: &Value, _old: &Value) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// The rules of a resource.
+pub trait Strategy: UpdateStrategy {
+    /// Resets what a creator may not set (usually `status`), and sets `metadata.generation` where the kind has one.
+    fn prepare_for_create(&self, cx: &Cx<'_>, new: &mut Value);
+
+    /// All field errors. The object's metadata has been checked already.
+    fn validate(&self, cx: &Cx<'_>, new: &Value) -> ErrorList;
+
+    /// Texts for `Warning` headers, in order.
+    fn warnings_on_create(&self, _cx: &Cx<'_>, _new: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// A PUT to an absent name creates it.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// A PUT without `metadata.resourceVersion` overwrites.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// For kinds that are deleted gracefully (pods): the grace period in seconds that a deletion asked for with
+    /// `requested` gets, or `None` for an immediate deletion.
+    fn grace_period_seconds(&self, _cx: &Cx<'_>, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// What becomes of dependents when the request does not say: upstream's default garbage collection policy.
+    fn default_propagation(&self) -> Propagation {
+        Propagation::Background
+    }
+}
+
+/// What a deletion does to dependents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Background,
+    Foreground,
+    Orphan,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+/// The verbs of discovery, in the order in which discovery lists them (alphabetical).
+pub type Verbs = &'static [&'static str];
+
+/// create, delete, deletecollection, get, list, patch, update, watch.
+pub const ALL_VERBS: Verbs = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// get, patch, update: a status or scale subresource.
+pub const SUBRESOURCE_VERBS: Verbs = &["get", "patch", "update"];
+/// create alone: reviews, bindings, evictions.
+pub const CREATE_ONLY: Verbs = &["create"];
+
+/// One kind of one API version.
+pub struct Definition {
+    /// Empty for the core group.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub kind: &'static str,
+    pub scope: Scope,
+    pub verbs: Verbs,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    /// The schema's definition name, such as `io.k8s.api.apps.v1.Deployment`.
+    pub schema: &'static str,
+    /// How `metadata.name` (or a `generateName` prefix) is checked: messages without a path. See `apimachinery::validation`.
+    pub name: fn(name: &str, prefix: bool) -> Vec<String>,
+    pub strategy: &'static dyn Strategy,
+    pub subresources: &'static [Subresource],
+    /// Fields beyond `metadata.name` (and `metadata.namespace`) that field selectors can name, with their values as
+    /// selectors compare them ("" for absent).
+    pub selectable: &'static [(&'static str, fn(&Value) -> Cow<'_, str>)],
+    /// The Table's columns and the cells of one object, in the same order.
+    pub printer: Printer,
+    /// Fields that server-side apply must not let this endpoint own, dotted (`status`).
+    pub reset_fields: &'static [&'static str],
+}
+
+/// A subresource of a kind.
+pub struct Subresource {
+    /// `status`, `scale`, `eviction`, …
+    pub name: &'static str,
+    /// The group, version and kind that the endpoint speaks.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub verbs: Verbs,
+    pub behaviour: Behaviour,
+}
+
+/// What stands behind a subresource.
+pub enum Behaviour {
+    /// The same object, updated by other rules; `reset_fields` as in [`Definition`].
+    Object { strategy: &'static dyn UpdateStrategy, reset_fields: &'static [&'static str] },
+    /// `autoscaling/v1` Scale over `spec.replicas`.
+    Scale,
+    /// Has an endpoint of its own (pods/binding, pods/exec, serviceaccounts/token, …), registered by name.
+    Endpoint,
+}
+
+/// How `as=Table` shows a kind.
+pub struct Printer {
+    pub columns: &'static [Column],
+    /// One cell per column, given the object and the time that ages are counted to.
+    pub cells: fn(&Value, Timestamp) -> Vec<Value>,
+}
+
+/// A column of a Table (`meta.k8s.io/v1` TableColumnDefinition).
+pub struct Column {
+    pub name: &'static str,
+    /// `string`, `integer`, `boolean`, `date`.
+    pub kind: &'static str,
+    /// `name` for the name column, else empty.
+    pub format: &'static str,
+    /// 0 is always shown; 1 with `-o wide`.
+    pub priority: i32,
+    pub description: Description,
+}
+
+/// Where a column's description comes from.
+pub enum Description {
+    Text(&'static str),
+    /// The description of a field of a schema type, such as (`io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta`, `name`).
+    Field(&'static str, &'static str),
+}

@@ -1,0 +1,2 @@
+//! Checks and fixes of the repository.
+fn main() {}

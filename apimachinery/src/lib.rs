@@ -2,5 +2,7 @@
 //! field ownership, field errors and Status. Pure: no tokio, no sockets, no files, no clock.
 
 pub mod field;
+pub mod go_print;
+pub mod managed_fields;
 pub mod schema;
 pub mod view;

@@ -71,6 +71,8 @@ pub struct ProtoEmbed {
     pub number: u32,
     /// The Go type embedded.
     pub name: Box<str>,
+    /// The embed, by position, in whose message this one is nested; `None` for the struct's own message.
+    pub parent: Option<u16>,
 }
 
 impl StructType {

@@ -4,12 +4,14 @@
 //! Built-in types come from the data file of the Kubernetes minor version ([`builtin`]); custom types
 //! are built from a CustomResourceDefinition's schema. Nothing here knows a particular kind.
 
+mod descriptions;
 mod table;
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
+pub use descriptions::description;
 pub use table::builtin;
 
 /// A struct type's place in its [`Types`].

@@ -25,6 +25,8 @@ pub(super) enum TypeRef<'a> {
         ty: &'a Type,
         /// A parent keeps unknown fields, which its descendants inherit.
         preserve: bool,
+        /// The field overrides whether its type is owned whole.
+        atomic: Option<bool>,
     },
     Struct {
         id: TypeId,
@@ -74,7 +76,7 @@ impl<'a> MapAtom<'a> {
     /// The type of a key's value; `None` for a key that the schema does not have.
     pub(super) fn value_type(&self, key: &str) -> Option<TypeRef<'a>> {
         match self.named(key) {
-            Some(field) => Some(TypeRef::Schema { ty: &field.ty, preserve: self.preserve }),
+            Some(field) => Some(TypeRef::Schema { ty: &field.ty, preserve: self.preserve, atomic: field.atomic }),
             None => self.element,
         }
     }
@@ -159,8 +161,8 @@ impl<'a> Schema<'a> {
     }
 
     pub(super) fn resolve(self, ty: TypeRef<'a>) -> Atom<'a> {
-        let (ty, preserve) = match ty {
-            TypeRef::Schema { ty, preserve } => (ty, preserve),
+        let (ty, preserve, atomic) = match ty {
+            TypeRef::Schema { ty, preserve, atomic } => (ty, preserve, atomic),
             TypeRef::Struct { id, preserve } => return self.struct_atom(id, preserve),
             TypeRef::Deduced => return Atom::unknown(TypeRef::Deduced, false),
             TypeRef::Whole => return Atom::unknown(TypeRef::Whole, true),
@@ -173,14 +175,17 @@ impl<'a> Schema<'a> {
             Type::RawExtension => Atom::unknown(TypeRef::Whole, true),
             Type::Json | Type::SchemaOr(_) => Atom::unknown(TypeRef::Deduced, false),
             Type::FieldsV1 => Atom { scalar: None, list: None, ..Atom::unknown(TypeRef::Deduced, false) },
-            Type::Struct(id) => self.struct_atom(*id, preserve),
+            Type::Struct(id) => {
+                let atom = self.struct_atom(*id, preserve);
+                Atom { map: atom.map.map(|map| MapAtom { atomic: atomic.unwrap_or(map.atomic), ..map }), ..atom }
+            }
             Type::List(list) => {
-                let element = TypeRef::Schema { ty: &list.item, preserve };
+                let element = TypeRef::Schema { ty: &list.item, preserve, atomic: None };
                 Atom { scalar: None, list: Some(ListAtom { element, items: items(list) }), map: None }
             }
             Type::Map(map) => {
-                let element = Some(TypeRef::Schema { ty: &map.value, preserve });
-                let map = MapAtom { fields: None, element, preserve, atomic: map.atomic, deduced: false };
+                let element = Some(TypeRef::Schema { ty: &map.value, preserve, atomic: None });
+                let map = MapAtom { fields: None, element, preserve, atomic: atomic.unwrap_or(map.atomic), deduced: false };
                 Atom { scalar: None, list: None, map: Some(map) }
             }
         }

@@ -4,6 +4,7 @@
 pub mod field;
 pub mod go_print;
 pub mod managed_fields;
+pub mod patch;
 pub mod protobuf;
 pub mod schema;
 pub mod validation;

@@ -4,6 +4,9 @@
 //! Built-in types come from the data file of the Kubernetes minor version ([`builtin`]); custom types
 //! are built from a CustomResourceDefinition's schema. Nothing here knows a particular kind.
 
+pub mod canonical;
+pub mod decode;
+pub mod defaults;
 mod table;
 
 use std::collections::HashMap;

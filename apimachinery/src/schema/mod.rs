@@ -116,6 +116,8 @@ pub struct Field {
     pub omit_zero: bool,
     /// In OpenAPI's `required`.
     pub required: bool,
+    /// OpenAPI gives a description (a reference with a description is written as `allOf`).
+    pub described: bool,
     /// `+default=`: the value set when the field is absent.
     pub default: Option<Value>,
     /// Protobuf field number; 0 where protobuf does not carry it (`kind`, `apiVersion`).

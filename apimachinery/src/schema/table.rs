@@ -5,7 +5,8 @@
 //! - `kubernetes`, version: the first line.
 //! - `=`, definition name, then any of `atomic`, `kind=group/version/Kind`, `union=discriminator:member,…` and
 //!   `embed=number:GoType[:parent]`: opens a struct type.
-//! - JSON name, type, Go type, flags (`p` pointer, `e` omitempty, `z` omitzero, `r` required), protobuf number
+//! - JSON name, type, Go type, flags (`p` pointer, `e` omitempty, `z` omitzero, `r` required,
+//!   `d` described), protobuf number
 //!   (`embed.number` inside an embed), then any of `patch=strategy,…:key`, `struct=atomic|granular`, `enum=a|b` and
 //!   `default=JSON`: a field of it.
 //!
@@ -108,6 +109,7 @@ fn parse_field(line: &str, names: &Names<'_>) -> Result<Field, String> {
         omit_empty: flags.contains('e'),
         omit_zero: flags.contains('z'),
         required: flags.contains('r'),
+        described: flags.contains('d'),
         default: None,
         proto,
         proto_embed,

@@ -3,5 +3,7 @@
 
 pub mod field;
 pub mod schema;
+pub mod selector;
+pub mod status;
 pub mod validation;
 pub mod view;

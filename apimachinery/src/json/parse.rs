@@ -158,13 +158,13 @@ impl Parser<'_> {
         }
         let mut path = String::new();
         let outer = self.stack.len() - 1;
-        for frame in &self.stack[..outer] {
+        for (depth, frame) in self.stack[..outer].iter().enumerate() {
             match frame {
                 Frame::Array(items) => path.push_str(&format!("[{}]", items.len())),
-                Frame::Object(_, key) => push_name(&mut path, key),
+                Frame::Object(_, key) => push_name(&mut path, key, depth),
             }
         }
-        push_name(&mut path, name);
+        push_name(&mut path, name, outer);
         if self.seen.insert(path.clone()) {
             self.duplicates.push(path);
         }
@@ -325,8 +325,8 @@ impl Parser<'_> {
     }
 }
 
-fn push_name(path: &mut String, name: &str) {
-    if !path.is_empty() {
+fn push_name(path: &mut String, name: &str, depth: usize) {
+    if depth > 0 {
         path.push('.');
     }
     path.push_str(name);
@@ -398,6 +398,7 @@ mod tests {
             r#"{"spec":{}} spec.a[1].n spec.replicas spec"#,
         );
         check(r#"[{"a":1,"a":2}]"#, r#"[{"a":2}] [0].a"#);
+        check(r#"{"":{"a":1,"a":2}}"#, r#"{"":{"a":2}} .a"#);
     }
 
     #[test]

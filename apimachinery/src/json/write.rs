@@ -1,6 +1,6 @@
 //! Writing, byte for byte as Go's encoder does: HTML characters and line separators escaped, floats in ES6 form.
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 /// The compact text.
 pub fn to_vec(value: &Value) -> Vec<u8> {
@@ -99,18 +99,43 @@ fn write_scalar(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// Appends the shortest decimal that reads back as the same float, with an exponent below 1e-6 and from 1e21 on.
+/// Appends the shortest decimal that reads back as the same float, with an exponent below 1e-6 and from 1e21 on. What is
+/// no number (JSON has no word for it) becomes 0.
 pub fn write_float(out: &mut Vec<u8>, float: f64) {
-    let magnitude = float.abs();
-    if magnitude == 0.0 || (1e-6..1e21).contains(&magnitude) {
-        out.extend(float.to_string().as_bytes());
-        return;
+    // serde_json rounds ties between shortest decimals to even, as Go does; the standard library does not.
+    let text = Number::from_f64(float).map_or_else(|| "0".to_owned(), |n| n.to_string());
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |m| ("-", m));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let point = whole.len() as i64 + exponent.parse::<i64>().unwrap_or(0);
+    let all = [whole, fraction].concat();
+    let digits = all.trim_start_matches('0');
+    let point = point - (all.len() - digits.len()) as i64;
+    let digits = digits.trim_end_matches('0');
+    out.extend(sign.as_bytes());
+    out.extend(decimal(digits, point).as_bytes());
+}
+
+/// `0.digits` times ten to the power of `point`.
+fn decimal(digits: &str, point: i64) -> String {
+    let zeros = |count: i64| "0".repeat(usize::try_from(count).unwrap_or(0));
+    let length = digits.len() as i64;
+    if digits.is_empty() {
+        return "0".to_owned();
     }
-    let text = format!("{float:e}");
-    match text.split_once('e') {
-        Some((mantissa, exponent)) if !exponent.starts_with('-') => out.extend(format!("{mantissa}e+{exponent}").as_bytes()),
-        _ => out.extend(text.as_bytes()),
+    if !(-5..=21).contains(&point) {
+        let (first, rest) = digits.split_at(1);
+        let dot = if rest.is_empty() { "" } else { "." };
+        return format!("{first}{dot}{rest}e{:+}", point - 1);
     }
+    if point <= 0 {
+        return format!("0.{}{digits}", zeros(-point));
+    }
+    if point >= length {
+        return format!("{digits}{}", zeros(point - length));
+    }
+    let (whole, fraction) = digits.split_at(usize::try_from(point).unwrap_or(0));
+    format!("{whole}.{fraction}")
 }
 
 fn write_text(out: &mut Vec<u8>, text: &str) {
@@ -168,6 +193,9 @@ mod tests {
             (1.5e300, "1.5e+300"),
             (1e-6, "0.000001"),
             (1e-7, "1e-7"),
+            (578_269_143_301_709.25, "578269143301709.2"),
+            (123.456, "123.456"),
+            (f64::MAX, "1.7976931348623157e+308"),
             (-2.5e-10, "-2.5e-10"),
         ];
         for (float, expected) in table {

@@ -2,6 +2,9 @@
 //! field ownership, field errors and Status. Pure: no tokio, no sockets, no files, no clock.
 
 pub mod field;
+pub mod go_print;
+pub mod managed_fields;
+pub mod patch;
 pub mod protobuf;
 pub mod json;
 pub mod quantity;

@@ -94,7 +94,15 @@ impl<'c, 'b> Decoder<'c, 'b> {
     }
 
     /// Sorts a message's fields into the slots of its struct.
-    fn scan(&mut self, name: &str, fields: &'c [Field], layout: &'c Layout, embeds: &'c [Layout], bytes: &'b [u8], base: usize) -> Result<(), DecodeError> {
+    fn scan(
+        &mut self,
+        name: &str,
+        fields: &'c [Field],
+        layout: &'c Layout,
+        embeds: &'c [Layout],
+        bytes: &'b [u8],
+        base: usize,
+    ) -> Result<(), DecodeError> {
         let mut reader = Reader::new(bytes);
         while let Some(tag) = reader.tag(name)? {
             match target(layout, tag.number) {
@@ -204,7 +212,9 @@ impl<'c, 'b> Decoder<'c, 'b> {
             || field.omit_empty
                 && match &field.ty {
                     Type::List(_) => value.is_null() || value.as_array().is_some_and(Vec::is_empty),
-                    Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float | Type::Bytes | Type::Map(_) => zero,
+                    Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float | Type::Bytes | Type::Map(_) => {
+                        zero
+                    }
                     // Go's `omitempty` never drops a struct.
                     _ => false,
                 };

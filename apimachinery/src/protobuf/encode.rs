@@ -163,7 +163,15 @@ impl<'v> Encoder<'_, 'v> {
                 }
             }
             Type::SchemaOr(form) => self.schema_or(*form, value)?,
-            Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float | Type::Bytes | Type::List(_) | Type::Map(_) => {
+            Type::String
+            | Type::Bool
+            | Type::Int32
+            | Type::Int64
+            | Type::Uint(_)
+            | Type::Float
+            | Type::Bytes
+            | Type::List(_)
+            | Type::Map(_) => {
                 unreachable!("not a message on the wire")
             }
         }

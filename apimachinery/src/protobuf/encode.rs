@@ -14,7 +14,7 @@ static NULL: Value = Value::Null;
 
 pub(super) fn encode(codec: &Protobuf<'_>, id: TypeId, value: &Value) -> Result<Vec<u8>, EncodeError> {
     if !codec.is_marshalable(id) {
-        return Err(EncodeError::NotMarshalable(codec.types.get(id).go_name.to_string()));
+        return Err(EncodeError::NotMarshalable(codec.go_type(id)));
     }
     let mut encoder = Encoder { codec, out: Writer::with_capacity(1024), slots: Vec::new(), depth: 0 };
     encoder.message(id, value).map_err(|problem| problem.in_field(&codec.types.get(id).go_name))?;
@@ -163,7 +163,15 @@ impl<'v> Encoder<'_, 'v> {
                 }
             }
             Type::SchemaOr(form) => self.schema_or(*form, value)?,
-            Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float | Type::Bytes | Type::List(_) | Type::Map(_) => {
+            Type::String
+            | Type::Bool
+            | Type::Int32
+            | Type::Int64
+            | Type::Uint(_)
+            | Type::Float
+            | Type::Bytes
+            | Type::List(_)
+            | Type::Map(_) => {
                 unreachable!("not a message on the wire")
             }
         }

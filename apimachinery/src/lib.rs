@@ -1,7 +1,9 @@
 //! What every component knows about Kubernetes objects: schemas, codecs, selectors, quantities, patches,
 //! field ownership, field errors and Status. Pure: no tokio, no sockets, no files, no clock.
 
+pub mod base64;
 pub mod field;
 pub mod protobuf;
 pub mod schema;
 pub mod view;
+pub mod yaml;

@@ -2,12 +2,12 @@
 //! are no pointers always, maps sorted by key.
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::plan::{Layout, Target};
 use super::wire::Writer;
 use super::{EncodeError, MAX_DEPTH, Protobuf, special};
+use crate::base64::GO_STANDARD;
 use crate::schema::{Field, ListType, MapType, SchemaOr, Type, TypeId};
 
 static NULL: Value = Value::Null;
@@ -310,9 +310,9 @@ fn bytes(value: &Value) -> Result<Vec<u8>, Problem> {
     let encoded = text(value)?;
     let decoded = if encoded.contains(['\r', '\n']) {
         // Go's decoder passes over line breaks.
-        STANDARD.decode(encoded.replace(['\r', '\n'], ""))
+        GO_STANDARD.decode(encoded.replace(['\r', '\n'], ""))
     } else {
-        STANDARD.decode(encoded)
+        GO_STANDARD.decode(encoded)
     };
     decoded.map_err(|_| Problem::mismatch(value, "base64"))
 }

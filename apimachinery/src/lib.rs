@@ -1,6 +1,7 @@
 //! What every component knows about Kubernetes objects: schemas, codecs, selectors, quantities, patches,
 //! field ownership, field errors and Status. Pure: no tokio, no sockets, no files, no clock.
 
+pub mod base64;
 pub mod field;
 pub mod go_print;
 pub mod managed_fields;
@@ -14,3 +15,4 @@ pub mod status;
 pub mod time;
 pub mod validation;
 pub mod view;
+pub mod yaml;

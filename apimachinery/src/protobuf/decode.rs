@@ -12,7 +12,7 @@ use crate::schema::{Field, ListType, MapType, SchemaOr, Type, TypeId};
 /// `type_meta` is the `apiVersion` and `kind` to show, if any.
 pub(super) fn decode(codec: &Protobuf<'_>, id: TypeId, message: &[u8], type_meta: Option<(&str, &str)>) -> Result<Value, DecodeError> {
     if !codec.is_marshalable(id) {
-        return Err(DecodeError::NotMarshalable(codec.types.get(id).go_name.to_string()));
+        return Err(DecodeError::NotMarshalable(codec.go_type(id)));
     }
     let mut decoder = Decoder { codec, slots: Vec::new(), depth: 0 };
     Ok(decoder.message(id, message, type_meta)?.0)
@@ -349,8 +349,12 @@ fn raw<'b>(ty: &Type, wire_type: u8, reader: &mut Reader<'b>, field: &str) -> Re
     })
 }
 
-/// The Go name of a field, for errors: its JSON name with a capital. The table does not carry the few that differ.
+/// The Go name of a field, for errors: its JSON name with a capital, but for `metadata`. The table does not carry the
+/// few others that differ (`podIP`).
 fn go_field(json: &str) -> String {
+    if json == "metadata" {
+        return "ObjectMeta".to_owned();
+    }
     let mut chars = json.chars();
     chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
 }

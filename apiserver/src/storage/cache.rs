@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
 use parking_lot::RwLock;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use super::log::{Event, EventKind, Expired, Log, LogLimits, Position, Scope};
 use super::object::Object;
@@ -31,6 +31,8 @@ type Map = OrdMap<Arc<str>, Arc<Object>>;
 /// A resource in memory.
 pub struct Resource {
     pub spec: ResourceSpec,
+    /// Set when the resource has been loaded.
+    pub(super) ready: OnceCell<()>,
     state: RwLock<State>,
     progress: Arc<Progress>,
 }
@@ -68,14 +70,14 @@ impl Resource {
         let log = Log::new(Revision(0), limits, spec.fields.len());
         let zero = Revision(0);
         let state = State { map: Map::new(), log, revision: zero, loaded: zero, waiting: Some(Vec::new()), pinned: VecDeque::new() };
-        Resource { spec, state: RwLock::new(state), progress }
+        Resource { spec, ready: OnceCell::new(), state: RwLock::new(state), progress }
     }
 
     /// Replaces everything by what was loaded at a revision, then applies what has waited. Watchers are expired.
-    /// A load that is older than the last one changes nothing.
+    /// A load that is older than what is here changes nothing.
     pub(super) fn reset(&self, objects: Vec<Arc<Object>>, revision: Revision, wake: &mut Vec<Arc<Notify>>) {
         let mut state = self.state.write();
-        if revision < state.loaded {
+        if revision < state.revision {
             return;
         }
         state.loaded = revision;
@@ -86,6 +88,13 @@ impl Resource {
         for change in state.waiting.take().unwrap_or_default() {
             state.apply(change, wake);
         }
+    }
+
+    /// Expires all watchers: the resource is no longer followed.
+    pub(super) fn expire(&self, wake: &mut Vec<Arc<Notify>>) {
+        let mut state = self.state.write();
+        let now = state.revision;
+        state.log.reset(now, wake);
     }
 
     /// Applies changes in order. Those that a load has brought already are passed over.

@@ -169,7 +169,7 @@ impl Inner {
 }
 
 /// Wakes each of those to be woken once.
-fn notify(mut wake: Vec<Arc<Notify>>) {
+pub(super) fn notify(mut wake: Vec<Arc<Notify>>) {
     wake.sort_unstable_by_key(Arc::as_ptr);
     wake.dedup_by(|a, b| Arc::ptr_eq(a, b));
     wake.iter().for_each(|w| w.notify_waiters());

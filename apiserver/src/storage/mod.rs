@@ -131,30 +131,34 @@ impl Storage {
         Ok(Storage { inner, tasks: vec![follow, upkeep] })
     }
 
-    /// Loads a resource into memory. A prefix that is registered already gives the resource that is there.
-    /// Objects that cannot be decoded are reported and left out.
+    /// Loads a resource into memory. A prefix that is registered already gives the resource that is there, whatever the
+    /// description: unregister it first if that has changed. Objects that cannot be decoded are reported and left out.
     pub async fn register(&self, spec: ResourceSpec) -> Result<Arc<Resource>, Error> {
         let inner = &self.inner;
         let resource = {
             let mut resources = inner.resources.write();
-            if let Some(known) = resources.get(&spec.prefix) {
-                return Ok(known.clone());
-            }
-            let new = Arc::new(Resource::new(spec, inner.config.log, inner.progress.clone()));
-            resources.insert(new.spec.prefix.clone(), new.clone());
-            new
+            let new = || Arc::new(Resource::new(spec.clone(), inner.config.log, inner.progress.clone()));
+            resources.entry(spec.prefix.clone()).or_insert_with(new).clone()
         };
         // From here on the resource's changes wait in it, so that the load may take its time.
-        if let Err(error) = inner.load(&resource).await {
+        let loaded = resource.ready.get_or_try_init(|| async { inner.load(&resource).await.map(|_| ()) }).await;
+        if let Err(error) = loaded {
             self.unregister(&resource);
             return Err(error);
         }
         Ok(resource)
     }
 
-    /// Forgets a resource (a custom resource whose definition is gone). Its objects stay in the store.
+    /// Forgets a resource (a custom resource whose definition is gone). Its watchers are expired; its objects stay in the store.
     pub fn unregister(&self, resource: &Resource) {
-        self.inner.resources.write().remove(&resource.spec.prefix);
+        let mut resources = self.inner.resources.write();
+        if resources.get(&resource.spec.prefix).is_some_and(|known| std::ptr::eq(&**known, resource)) {
+            resources.remove(&resource.spec.prefix);
+        }
+        drop(resources);
+        let mut wake = Vec::new();
+        resource.expire(&mut wake);
+        dispatch::notify(wake);
     }
 
     /// The revision that the caches have reached.

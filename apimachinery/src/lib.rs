@@ -3,6 +3,10 @@
 
 pub mod field;
 pub mod protobuf;
+pub mod quantity;
 pub mod schema;
+pub mod selector;
+pub mod status;
+pub mod time;
 pub mod validation;
 pub mod view;

@@ -30,22 +30,21 @@ pub static DEFAULTS: &[Hook] = &[
     ("io.k8s.api.core.v1.VolumeResourceRequirements", |needs| round_amounts(needs, &["limits", "requests"])),
 ];
 
+/// The power of ten of the finest amount.
+const MILLI: i64 = -3;
+
 /// Amounts of resources are never finer than a thousandth: what is finer is rounded up.
 pub fn round_amounts(map: &mut Map<String, Value>, fields: &[&str]) {
     for field in fields {
         for amount in map.get_mut(*field).and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
-            let Some(parsed) = amount.as_str().and_then(|text| Quantity::parse(text).ok()) else { continue };
-            if let Some(rounded) = rounded_up_to_milli(&parsed) {
-                *amount = rounded.into();
+            let Some(before) = amount.as_str().and_then(|text| Quantity::parse(text).ok()) else { continue };
+            let mut after = before.clone();
+            after.round_up(MILLI);
+            if after != before {
+                *amount = after.canonical().into();
             }
         }
     }
-}
-
-/// The text of the amount rounded up to a thousandth, if it is finer than that.
-fn rounded_up_to_milli(amount: &Quantity) -> Option<String> {
-    let milli = Quantity::parse(&format!("{}m", amount.milli_value())).ok()?;
-    (milli > *amount && amount.milli_value() < i64::MAX).then(|| milli.canonical())
 }
 
 #[cfg(test)]

@@ -3,4 +3,5 @@
 
 pub mod field;
 pub mod schema;
+pub mod validation;
 pub mod view;

@@ -2,6 +2,11 @@
 //! field ownership, field errors and Status. Pure: no tokio, no sockets, no files, no clock.
 
 pub mod field;
+pub mod json;
+pub mod quantity;
 pub mod schema;
+pub mod selector;
+pub mod status;
+pub mod time;
 pub mod validation;
 pub mod view;

@@ -1,11 +1,11 @@
-//! Cells that several groups share: the containers of a pod template, selectors, lists that are cut short.
+//! Cells that several groups share: the containers of a pod template, lists that are cut short.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
 use super::read::{at, list_at, str_at};
-use super::{Column, Description, label_selector, printer};
+use super::{Column, Description, printer};
 
 /// `Containers`, with `-o wide`.
 pub const CONTAINERS: Column = printer::wide("Containers", Description::Text("Names of each container in the template."));
@@ -21,16 +21,6 @@ pub fn containers_and_images(object: &Value, template: &str) -> (Value, Value) {
         Value::String(values.join(","))
     };
     (join("/name"), join("/image"))
-}
-
-/// The text of a LabelSelector; `<none>` if it selects by nothing, `<error>` if it is not valid.
-pub fn label_selector_text(selector: &Value) -> Value {
-    let text = match label_selector::canonical_text(selector) {
-        Ok(text) if text.is_empty() => "<none>".to_owned(),
-        Ok(text) => text,
-        Err(_) => "<error>".to_owned(),
-    };
-    Value::String(text)
 }
 
 /// The first `max` items, and how many more there are; `<unset>` without items.
@@ -53,8 +43,6 @@ pub fn first_few<'a>(items: impl Iterator<Item = Cow<'a, str>>, max: usize) -> S
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -63,13 +51,5 @@ mod tests {
         assert_eq!(first_few(items(0), 3), "<unset>");
         assert_eq!(first_few(items(3), 3), "0,1,2");
         assert_eq!(first_few(items(5), 3), "0,1,2 + 2 more...");
-    }
-
-    #[test]
-    fn selectors_say_when_they_select_by_nothing() {
-        assert_eq!(label_selector_text(&json!({})), "<none>");
-        assert_eq!(label_selector_text(&Value::Null), "<none>");
-        assert_eq!(label_selector_text(&json!({"matchLabels": {"a": "b"}})), "a=b");
-        assert_eq!(label_selector_text(&json!({"matchExpressions": [{"key": "a", "operator": "x"}]})), "<error>");
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod core;
 pub mod defaulting;
+pub mod diff;
 pub mod events;
 pub mod printer;
 pub mod read;

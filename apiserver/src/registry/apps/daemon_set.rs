@@ -4,6 +4,7 @@
 //! `deprecated.daemonset.template.generation`, which this file keeps as upstream's conversion does.
 
 use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::selector::label::{Selector, format_label_selector};
 use apimachinery::validation::{
     LabelSelectorOptions, label_selector_has_invalid_label_value, name_is_dns_subdomain, validate_immutable_field, validate_label_selector,
     validate_nonnegative_field,
@@ -18,7 +19,6 @@ use serde_json::{Map, Value, json};
 use super::int_or_percent::{int_or_percent_value, is_not_more_than_100_percent, shown, validate_positive_int_or_percent};
 use super::template;
 use crate::registry::cells;
-use crate::registry::label_selector::{Selector, selects_by_nothing};
 use crate::registry::printer::{self, integer, text, wide};
 use crate::registry::read::{at, int_at};
 use crate::registry::strategy::{
@@ -83,7 +83,7 @@ fn row(object: &Value, now: Timestamp) -> Vec<Value> {
         printer::object_age(object, now),
         names,
         images,
-        cells::label_selector_text(at(object, "/spec/selector")),
+        format_label_selector(object.pointer("/spec/selector")).into(),
     ]
 }
 
@@ -190,10 +190,10 @@ fn validate_spec(object: &Value, old: Option<&Value>, path: &Path<'_>) -> ErrorL
     let selector_path = path.child("selector");
     let mut errors = selector.map(|s| validate_label_selector(s, options, &selector_path)).unwrap_or_default();
     let pods_path = path.child("template");
-    if let Ok(parsed) = Selector::new(selector) {
+    if let Ok(parsed) = Selector::from_label_selector(selector) {
         errors.extend(template::validate_selected(&parsed, raw, &spec.template, &pods_path));
     }
-    if selector.is_some_and(selects_by_nothing) {
+    if selector.is_some_and(template::selects_by_nothing) {
         errors.push(Error::invalid(&selector_path, raw_selector.clone(), "empty selector is invalid for daemonset"));
     }
     errors.extend(template::validate(old.map(|o| at(o, "/spec")), &spec.template, &pods_path));

@@ -1,6 +1,7 @@
 //! Deployments: ReplicaSets, rolled from one template to the next.
 
 use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::selector::label::Selector;
 use apimachinery::validation::{name_is_dns_subdomain, validate_immutable_field, validate_nonnegative_field};
 use apimachinery::view::view;
 use jiff::Timestamp;
@@ -11,7 +12,6 @@ use serde_json::{Value, json};
 use super::int_or_percent::{int_or_percent_value, is_not_more_than_100_percent, shown, validate_positive_int_or_percent};
 use super::template;
 use crate::registry::cells;
-use crate::registry::label_selector::canonical_text;
 use crate::registry::printer::{self, text, wide};
 use crate::registry::read::{at, int_at};
 use crate::registry::strategy::{
@@ -72,7 +72,7 @@ const COLUMNS: &[Column] = &[
 
 fn row(object: &Value, now: Timestamp) -> Vec<Value> {
     let (names, images) = cells::containers_and_images(object, template::AT_SPEC);
-    let selector = canonical_text(at(object, "/spec/selector"));
+    let selector = Selector::from_value(object.pointer("/spec/selector"));
     vec![
         printer::name(object),
         format!("{}/{}", int_at(object, "/status/readyReplicas"), int_at(object, "/spec/replicas")).into(),
@@ -81,7 +81,7 @@ fn row(object: &Value, now: Timestamp) -> Vec<Value> {
         printer::object_age(object, now),
         names,
         images,
-        selector.unwrap_or_else(|_| "<invalid>".to_owned()).into(),
+        selector.map_or_else(|_| "<invalid>".to_owned(), |s| s.to_string()).into(),
     ]
 }
 

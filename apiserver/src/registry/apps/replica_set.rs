@@ -1,6 +1,7 @@
 //! ReplicaSets: so many pods of one template.
 
 use apimachinery::field::{ErrorList, Path};
+use apimachinery::selector::label::format_label_selector;
 use apimachinery::validation::{name_is_dns_subdomain, validate_immutable_field, validate_nonnegative_field};
 use apimachinery::view::view;
 use jiff::Timestamp;
@@ -78,7 +79,7 @@ fn row(object: &Value, now: Timestamp) -> Vec<Value> {
         printer::object_age(object, now),
         names,
         images,
-        cells::label_selector_text(at(object, "/spec/selector")),
+        format_label_selector(object.pointer("/spec/selector")).into(),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! StatefulSets: pods with identities and claims of their own.
 
 use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::selector::label::Selector;
 use apimachinery::validation::{
     LabelSelectorOptions, is_dns1123_label, name_is_dns_label, validate_annotations, validate_immutable_field, validate_label_selector,
     validate_labels, validate_nonnegative_field,
@@ -17,7 +18,6 @@ use serde_json::{Value, json};
 use super::int_or_percent::{int_or_percent_value, is_not_more_than_100_percent, shown, validate_positive_int_or_percent};
 use super::template;
 use crate::registry::core::{persistent_volume_claim, pod};
-use crate::registry::label_selector::{Selector, selects_by_nothing};
 use crate::registry::printer::{self, text};
 use crate::registry::read::{at, int_at, list_at};
 use crate::registry::strategy::{
@@ -303,11 +303,11 @@ fn validate_selector_and_template(
         None => vec![Error::required(&selector_path, "")],
         Some(selector) => validate_label_selector(selector, LabelSelectorOptions::default(), &selector_path),
     };
-    if selector.is_some_and(selects_by_nothing) {
+    if selector.is_some_and(template::selects_by_nothing) {
         errors.push(Error::invalid(&selector_path, raw_selector.clone(), "empty selector is invalid for statefulset"));
     }
     let pods_path = path.child("template");
-    match Selector::new(selector) {
+    match Selector::from_label_selector(selector) {
         Err(_) => errors.push(Error::invalid(&selector_path, raw_selector.clone(), "")),
         Ok(parsed) => {
             errors.extend(template::validate_selected(&parsed, raw, &spec.template, &pods_path));
@@ -359,7 +359,7 @@ fn validate_template_metadata(pods: &PodTemplateSpec, old_raw: Option<&Value>, p
     errors.extend(validate_annotations(&metadata.annotations.clone().unwrap_or_default(), &annotations_path));
     let pod_spec = pods.spec.clone().unwrap_or_default();
     let old: Option<PodTemplateSpec> = old_raw.map(|o| view(at(o, "/template")));
-    let options = pod::validation::options_for_template(pods, old.as_ref());
+    let options = pod::validation::Options::for_template(old.as_ref());
     errors.extend(pod::validation::validate_pod_annotations(&metadata, &pod_spec, &annotations_path, &options));
     errors
 }

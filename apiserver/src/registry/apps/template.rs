@@ -1,7 +1,10 @@
 //! What the workload kinds share about the pods they stamp out: the selector and the template that must agree, and
 //! the counts that a status keeps about replicas.
 
+use std::collections::BTreeMap;
+
 use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::selector::label::Selector;
 use apimachinery::validation::{LabelSelectorOptions, is_dns1123_label, validate_label_selector, validate_nonnegative_field};
 use apimachinery::view::view;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -9,7 +12,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
 use crate::registry::core::pod;
-use crate::registry::label_selector::{Selector, selects_by_nothing};
 use crate::registry::read::{at, int_at, optional_int_at, str_at};
 
 /// Where the template of most kinds stands, as a JSON pointer.
@@ -41,6 +43,12 @@ pub fn name_warnings(object: &Value) -> Vec<String> {
     )]
 }
 
+/// Neither labels nor expressions.
+pub fn selects_by_nothing(selector: &LabelSelector) -> bool {
+    let (labels, expressions) = (selector.match_labels.as_ref(), selector.match_expressions.as_deref());
+    labels.is_none_or(BTreeMap::is_empty) && expressions.unwrap_or_default().is_empty()
+}
+
 /// A selector that must be there, be well-formed and select by something. `kind` is the word of the message.
 pub fn validate_required_selector(raw_spec: &Value, selector: &LabelSelector, kind: &str, spec: &Path<'_>) -> ErrorList {
     let path = spec.child("selector");
@@ -65,7 +73,7 @@ pub fn validate_for_replica_set(
 ) -> ErrorList {
     let raw_selector = at(raw_spec, "/selector");
     let present = (!raw_selector.is_null()).then_some(selector);
-    let Ok(parsed) = Selector::new(present) else {
+    let Ok(parsed) = Selector::from_label_selector(present) else {
         return vec![Error::invalid(&spec.child("selector"), raw_selector.clone(), "invalid label selector")];
     };
     let path = spec.child("template");
@@ -76,7 +84,7 @@ pub fn validate_for_replica_set(
 }
 
 /// The labels of the template must be such that the selector finds its pods.
-pub fn validate_selected(selector: &Selector<'_>, raw_spec: &Value, template: &PodTemplateSpec, path: &Path<'_>) -> ErrorList {
+pub fn validate_selected(selector: &Selector, raw_spec: &Value, template: &PodTemplateSpec, path: &Path<'_>) -> ErrorList {
     let labels = template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
     if selector.is_empty() || selector.matches(&labels) {
         return Vec::new();
@@ -88,7 +96,7 @@ pub fn validate_selected(selector: &Selector<'_>, raw_spec: &Value, template: &P
 /// The template itself.
 pub fn validate(old_raw_spec: Option<&Value>, template: &PodTemplateSpec, path: &Path<'_>) -> ErrorList {
     let old: Option<PodTemplateSpec> = old_raw_spec.map(|o| view(at(o, "/template")));
-    let options = pod::validation::options_for_template(template, old.as_ref());
+    let options = pod::validation::Options::for_template(old.as_ref());
     pod::validation::validate_pod_template_spec(template, path, &options)
 }
 
@@ -163,7 +171,7 @@ mod tests {
         let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "c"}}}});
         let selector: LabelSelector = view(&spec["selector"]);
         let template: PodTemplateSpec = view(&spec["template"]);
-        let parsed = Selector::new(Some(&selector)).expect("usable");
+        let parsed = Selector::from_label_selector(Some(&selector)).expect("usable");
         let errors = validate_selected(&parsed, &spec, &template, &Path::new("spec").child("template"));
         assert_eq!(
             errors[0].to_string(),

@@ -3,11 +3,11 @@
 //! Makes a Scale of a parent and puts a changed one back; field ownership and storage are the endpoint's.
 
 use apimachinery::field::{ErrorList, Path};
+use apimachinery::selector::label::{Selector, StructuredError};
 use apimachinery::validation::validate_nonnegative_field;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::registry::label_selector::{Unusable, canonical_text};
 use crate::registry::printer::{self, integer};
 use crate::registry::read::{at, int_at};
 use crate::registry::{Column, Description, Printer};
@@ -36,7 +36,7 @@ fn row(scale: &Value, now: Timestamp) -> Vec<Value> {
 
 /// The Scale of a Deployment, ReplicaSet, StatefulSet or ReplicationController (whose selector is a map of labels),
 /// in canonical form and without managed fields.
-pub fn of(parent: &Value) -> Result<Value, Unusable> {
+pub fn of(parent: &Value) -> Result<Value, StructuredError> {
     let mut metadata = Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = at(parent, "/metadata").get(field) {
@@ -63,10 +63,10 @@ pub fn of(parent: &Value) -> Result<Value, Unusable> {
     Ok(Value::Object(scale))
 }
 
-fn selector_text(parent: &Value) -> Result<String, Unusable> {
+fn selector_text(parent: &Value) -> Result<String, StructuredError> {
     let selector = at(parent, "/spec/selector");
     if parent.get("kind").is_none_or(|kind| kind != "ReplicationController") {
-        return canonical_text(selector);
+        return Selector::from_value(Some(selector)).map(|s| s.to_string());
     }
     let mut pairs: Vec<String> =
         selector.as_object().into_iter().flatten().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();

@@ -1,6 +1,7 @@
 //! NetworkPolicies: which traffic pods accept and send.
 
 use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::selector::label::format_label_selector;
 use apimachinery::validation::{
     Cidr, LabelSelectorOptions, get_warnings_for_cidr, is_valid_cidr_for_legacy_field, is_valid_port_name, is_valid_port_num,
     name_is_dns_subdomain, validate_label_selector,
@@ -12,9 +13,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use crate::registry::printer::{self, text};
-use crate::registry::read::at;
 use crate::registry::strategy::{bump_generation_if_changed, set_generation};
-use crate::registry::{ALL_VERBS, Column, Cx, Definition, Description, Printer, Scope, Strategy, UpdateStrategy, cells};
+use crate::registry::{ALL_VERBS, Column, Cx, Definition, Description, Printer, Scope, Strategy, UpdateStrategy};
 
 pub static RESOURCE: Definition = Definition {
     group: "networking.k8s.io",
@@ -42,7 +42,9 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn row(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![printer::name(object), cells::label_selector_text(at(object, "/spec/podSelector")), printer::object_age(object, now)]
+    let everything = Value::Object(serde_json::Map::new());
+    let selector = object.pointer("/spec/podSelector").unwrap_or(&everything);
+    vec![printer::name(object), format_label_selector(Some(selector)).into(), printer::object_age(object, now)]
 }
 
 struct Main;

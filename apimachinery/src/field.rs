@@ -257,15 +257,20 @@ pub fn quote(s: &str) -> String {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             '\u{b}' => out.push_str("\\v"),
+            c if is_print(c) => out.push(c),
             c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c if (0x80..0xa1).contains(&(c as u32)) || c == '\u{ad}' || c == '\u{2028}' || c == '\u{2029}' || c == '\u{feff}' => {
-                out.push_str(&format!("\\u{:04x}", c as u32));
-            }
-            c => out.push(c),
+            c if (c as u32) < 0x10000 => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push_str(&format!("\\U{:08x}", c as u32)),
         }
     }
     out.push('"');
     out
+}
+
+/// Whether Go calls the character printable: letters, marks, numbers, punctuation, symbols and the ASCII space.
+pub fn is_print(c: char) -> bool {
+    // Debug formatting escapes exactly the unprintable characters, quotes and backslash, and a mark that nothing precedes.
+    matches!(c, '"' | '\'' | '\\') || ['x', c].iter().collect::<String>().escape_debug().nth(2).is_none()
 }
 
 #[cfg(test)]
@@ -291,6 +296,11 @@ mod tests {
         assert_eq!(Error::not_supported(&p, "z", &["A", "B"]).body(), "Unsupported value: \"z\": supported values: \"A\", \"B\"");
         assert_eq!(Error::too_long(&p, 63).body(), "Too long: may not be more than 63 bytes");
         assert_eq!(Error::too_many(&p, 3, 2).body(), "Too many: 3: must have at most 2 items");
+    }
+
+    #[test]
+    fn quoting_escapes_what_go_calls_unprintable() {
+        assert_eq!(quote("a\u{1}\u{85}\u{a0}é\u{301}'\\\u{200b}\u{e0001}日"), "\"a\\x01\\u0085\\u00a0é\u{301}'\\\\\\u200b\\U000e0001日\"");
     }
 
     #[test]

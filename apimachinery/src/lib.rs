@@ -2,5 +2,7 @@
 //! field ownership, field errors and Status. Pure: no tokio, no sockets, no files, no clock.
 
 pub mod field;
+pub mod protobuf;
 pub mod schema;
+pub mod validation;
 pub mod view;

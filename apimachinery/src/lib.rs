@@ -4,5 +4,7 @@
 pub mod field;
 pub mod protobuf;
 pub mod schema;
+pub mod selector;
+pub mod status;
 pub mod validation;
 pub mod view;

@@ -8,6 +8,7 @@ pub mod managed_fields;
 pub mod patch;
 pub mod protobuf;
 pub mod json;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

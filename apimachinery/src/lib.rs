@@ -4,10 +4,9 @@
 pub mod base64;
 pub mod field;
 pub mod go_print;
+pub mod json;
 pub mod managed_fields;
 pub mod patch;
-pub mod protobuf;
-pub mod json;
 pub mod protobuf;
 pub mod quantity;
 pub mod schema;

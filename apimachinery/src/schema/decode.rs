@@ -108,8 +108,8 @@ impl<'a> Walk<'a> {
             Type::Bytes => self.bytes(value, target),
             Type::Quantity => quantity(value),
             Type::IntOrString => int_or_string(value),
-            Type::Time => time_value(value, time::parse_rfc3339_seconds),
-            Type::MicroTime => time_value(value, time::parse_rfc3339_micros),
+            Type::Time => time_value(value, |text| Ok(time::parse_time(text)?.to_time())),
+            Type::MicroTime => time_value(value, |text| Ok(time::parse_micro_time(text)?.to_micro_time())),
             Type::Duration => duration(value),
             Type::FieldsV1 | Type::RawExtension | Type::Json => Ok(()),
             Type::SchemaOr(kind) => self.schema_or(*kind, target, value),
@@ -300,9 +300,9 @@ fn duration(value: &mut Value) -> Result<(), Error> {
     let Value::String(text) = &*value else {
         return Err(Error::Value { found: describe(value), go_type: "string".to_owned() });
     };
-    match time::parse_go_duration(text) {
+    match time::parse_duration(text) {
         Ok(nanos) => {
-            *value = Value::String(time::format_go_duration(nanos));
+            *value = Value::String(time::format_duration(nanos));
             Ok(())
         }
         Err(_) => Err(Error::Scalar(format!("time: invalid duration {}", field::quote(text)))),

@@ -217,6 +217,7 @@ impl<'a> Merge<'a> {
             let (asked, others) = partition(merged, &order, key)?;
             let (live, wanted) = (live.unwrap_or_default(), wanted.unwrap_or_default());
             let maps = items_are_maps(&[&live, &wanted])?;
+            let live = if maps && strategy.merge { order_after_edits(live, &wanted, key) } else { live };
             let both = arrange(asked, others, &order, &live, key, maps)?;
             original.insert(name.to_owned(), Value::Array(both));
             patch.shift_remove(name);
@@ -353,6 +354,32 @@ fn follow_item_directives(mut original: Vec<Value>, patch: &[Value], key: &str) 
     Ok(if replaces { (left, Vec::new()) } else { (original, left) })
 }
 
+/// The live order as upstream sees it after it edited the list in place: an item that was deleted makes room for one that is
+/// added, which so gets a place among the live ones.
+fn order_after_edits(mut live: Vec<Value>, patch: &[Value], key: &str) -> Vec<Value> {
+    let directive = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
+    let mut used = live.len();
+    for item in patch.iter().filter(|item| directive(item).as_deref() == Some("delete")) {
+        while let Some(at) = live[..used].iter().position(|other| other.get(key) == item.get(key)) {
+            // The last item stays behind in the place that is no longer used.
+            let last = live[used - 1].clone();
+            live[at..used].rotate_left(1);
+            live[used - 1] = last;
+            used -= 1;
+        }
+    }
+    if patch.iter().any(|item| directive(item).as_deref() == Some("replace")) {
+        return live;
+    }
+    for item in patch.iter().filter(|item| directive(item).is_none()) {
+        if used < live.len() && !live[..used].iter().any(|other| other.get(key) == item.get(key)) {
+            live[used] = item.clone();
+            used += 1;
+        }
+    }
+    live
+}
+
 /// Drops null members at any depth.
 fn drop_nulls(value: &mut Value) {
     match value {
@@ -478,12 +505,16 @@ fn check_order(patch: &[Value], order: &[Value], merge_key: &str) -> Result<(), 
         if !merge_key.is_empty() && !item.is_object() {
             return Err(bad_type("map[string]interface {}", item));
         }
-        if item.get(DIRECTIVE).is_none() {
+        if merge_key.is_empty() || item.get(DIRECTIVE).and_then(Value::as_str) != Some("delete") {
             wanted.push(item);
         }
     }
     let mut at = 0;
     for place in order {
+        // Other directives need no place, unless the order has ended before them.
+        while wanted.get(at).is_some_and(|item| item.get(DIRECTIVE).is_some()) {
+            at += 1;
+        }
         let Some(item) = wanted.get(at) else { break };
         if !merge_key.is_empty() {
             for map in [item, place] {

@@ -9,6 +9,9 @@ use std::time::Instant;
 
 use apiserver::storage::embedded::Embedded;
 use apiserver::storage::{Config, Cursor, FieldOrder, Freshness, ResourceSpec, Scope, Storage};
+use rand::distr::Alphanumeric;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -33,7 +36,7 @@ async fn main() -> Result<(), Failure> {
                 let pod = json!({
                     "kind": "Pod", "apiVersion": "v1",
                     "metadata": {"name": format!("pod-{n}"), "namespace": format!("ns-{}", n % 10), "uid": n.to_string(), "labels": labels},
-                    "spec": {"data": "x".repeat(2_900)},
+                    "spec": {"data": incompressible(n as u64, 2_900)},
                 });
                 storage.create(&pods, &pod, None).await?;
             }
@@ -68,4 +71,10 @@ async fn main() -> Result<(), Failure> {
     )?;
     std::fs::remove_dir_all(&directory)?;
     Ok(())
+}
+
+/// Text that the engine's compression cannot flatter the figure with.
+fn incompressible(seed: u64, length: usize) -> String {
+    let mut random = SmallRng::seed_from_u64(seed);
+    (0..length).map(|_| char::from(random.sample(Alphanumeric))).collect()
 }

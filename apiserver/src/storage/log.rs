@@ -280,9 +280,9 @@ impl Log {
             return None;
         }
         let skip = topic.events.partition_point(|n| *n < at.0);
-        let numbers = topic.events.range(skip..).take(limit);
+        let numbers = topic.events.range(skip..).take(limit).copied();
         let events: Vec<_> = numbers.clone().filter_map(|n| self.ring.get((n - first) as usize)).cloned().collect();
-        let next = if events.len() < limit { self.next } else { numbers.last().map_or(at.0, |n| n + 1) };
+        let next = if events.len() < limit { self.next } else { numbers.max().map_or(at.0, |n| n + 1) };
         Some((events, Position(next)))
     }
 

@@ -145,7 +145,7 @@ async fn watchers_and_exact_lists_agree_with_a_model() {
         }
         if random.random_bool(0.1) {
             for (cursor, state, filter) in &mut cursors {
-                watched(state, &cursor.try_next().unwrap(), &**filter);
+                watched(state, &cursor.try_next().unwrap(), **filter);
             }
         }
     }
@@ -162,7 +162,7 @@ async fn watchers_and_exact_lists_agree_with_a_model() {
             if events.is_empty() {
                 break;
             }
-            watched(state, &events, &**filter);
+            watched(state, &events, **filter);
         }
         // Objects that ceased to match and came back carry their own revision in the end.
         assert_eq!(*state, picture(last.range("", None).filter(|o| filter(o))));

@@ -1,6 +1,7 @@
 //! What every component knows about Kubernetes objects: schemas, codecs, selectors, quantities, patches,
 //! field ownership, field errors and Status. Pure: no tokio, no sockets, no files, no clock.
 
+pub mod cron;
 pub mod field;
 pub mod json;
 pub mod protobuf;
@@ -9,5 +10,6 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod time;
+pub mod time_zone;
 pub mod validation;
 pub mod view;

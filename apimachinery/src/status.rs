@@ -157,7 +157,7 @@ impl Status {
     /// 410: the revision of a continue token was compacted. `continue_token`, if not empty, continues at the newest revision.
     pub fn continue_expired(continue_token: String) -> Status {
         let message = if continue_token.is_empty() {
-            "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter."
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter."
         } else {
             "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list."
         };

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::options::{ListOptions, VersionMatch};
 use super::present::{ListMeta, Presenter, include_object};
 use super::select::Filter;
-use super::{Answer, Call, negotiate, respond};
+use super::{Answer, Call, negotiate};
 use crate::storage::{Freshness, Object, Revision, Snapshot};
 
 /// Answers with a list.
@@ -22,11 +22,7 @@ pub async fn list(call: Call) -> Answer {
     let filter = Filter::parse(&call.resource, call.namespace(), &options.label_selector, &options.field_selector)?;
     let page = read_page(&call, &options, &filter).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
-    let (response, whole) = presenter.list(&page.objects, &page.meta)?;
-    let response = match whole {
-        Some(body) => respond::compress(response, &call.request.headers, &body),
-        None => respond::compress_stream(response, &call.request.headers),
-    };
+    let response = presenter.list(&page.objects, &page.meta, &call.request.headers)?;
     Ok(call.finish(response))
 }
 

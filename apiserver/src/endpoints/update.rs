@@ -49,7 +49,7 @@ pub fn respond(call: Call, form: &negotiate::Form, include: crate::registry::tab
     let presenter = Presenter { resource: &call.resource, form, include_object: include, now: call.request.now };
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     let response = match &written.outcome {
-        Created::Stored(object) => presenter.object(code, object)?,
+        Created::Stored(object) => presenter.object(code, object, &call.request.headers)?,
         Created::DryRun(value) => presenter.value(code, value)?,
     };
     Ok(call.finish(response))

@@ -1,3 +1,4 @@
 //! The Kubernetes API server: one engine for built-in and custom resources over a durable store.
 
+pub mod openapi;
 pub mod registry;

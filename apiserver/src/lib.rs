@@ -8,6 +8,7 @@ pub mod endpoints;
 pub mod filters;
 pub mod flow_control;
 pub mod metrics;
+pub mod discovery;
 pub mod openapi;
 pub mod pki;
 pub mod registry;

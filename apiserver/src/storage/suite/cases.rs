@@ -171,10 +171,14 @@ pub(super) async fn keys_live_for_their_time(backend: Backend) {
     for name in ["t/a", "t/b", "t/c"] {
         store.commit(mortal(name)).await.unwrap();
     }
+    // Each of these voids the deadline before; more of them than are let be.
+    for _ in 0..if matches!(backend, Backend::Embedded(_)) { 5000 } else { 10 } {
+        store.commit(mortal("t/d")).await.unwrap();
+    }
     let kept = put(&*store, "t/b", "kept", Expected::Any).await.unwrap();
     let mut batches = store.watch(kept);
     let mut gone = Vec::new();
-    while gone.len() < 2 {
+    while gone.len() < 3 {
         let batch = tokio::time::timeout(Duration::from_secs(20), batches.next()).await.expect("keys run out").unwrap().unwrap();
         for event in batch.events {
             assert_eq!(event.value, None);
@@ -182,7 +186,7 @@ pub(super) async fn keys_live_for_their_time(backend: Backend) {
         }
     }
     gone.sort();
-    assert_eq!(gone, ["t/a", "t/c"]);
+    assert_eq!(gone, ["t/a", "t/c", "t/d"]);
     assert_eq!(contents(&*store, "t/").await, BTreeMap::from([("t/b".to_owned(), (kept.0, "kept".to_owned()))]));
 }
 

@@ -41,7 +41,7 @@ impl<'b> Reader<'b> {
         for shift in (0..70).step_by(7) {
             let (first, rest) = self.rest.split_first().ok_or(DecodeError::UnexpectedEof)?;
             self.rest = rest;
-            value |= u64::from(first & 0x7f).checked_shl(shift).unwrap_or(0);
+            value |= u64::from(first & 0x7f) << shift;
             if *first < 0x80 {
                 return Ok(value);
             }

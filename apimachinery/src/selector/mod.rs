@@ -1,0 +1,4 @@
+//! Selectors of objects: by labels and by fields.
+
+pub mod field;
+pub mod label;

@@ -25,6 +25,7 @@ fn object(fields: Vec<(&str, Type)>, preserve_unknown: bool) -> StructType {
         patch_merge_key: "".into(),
         enum_values: Vec::new(),
         atomic: None,
+        described: true,
     };
     let fields: Vec<Field> = fields.into_iter().map(field).collect();
     let by_json = fields.iter().enumerate().map(|(i, f)| (f.json.clone(), i as u16)).collect();

@@ -93,9 +93,7 @@ fn root(index: &Index, request: &Authorized, core: bool) -> Answer {
         Some(protobuf) => aggregated_response(index, request, core, protobuf),
         None => {
             let document = if core { documents::api(&server_address(request.peer.local)) } else { documents::apis(index) };
-            let mut response = plain(request, &document)?;
-            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
-            Ok(response)
+            plain(request, &document)
         }
     }
 }

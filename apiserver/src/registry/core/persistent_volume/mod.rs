@@ -51,7 +51,7 @@ pub static RESOURCE: Definition = Definition {
         verbs: SUBRESOURCE_VERBS,
         behaviour: Behaviour::Object { strategy: &StatusStrategy, reset_fields: &["spec"] },
     }],
-    selectable: &[("name", |volume| str_at(volume, "/metadata/name").into())],
+    selectable: &[],
     printer: Printer {
         columns: &[
             NAME,

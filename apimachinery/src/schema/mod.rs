@@ -4,9 +4,13 @@
 //! Built-in types come from the data file of the Kubernetes minor version ([`builtin`]); custom types
 //! are built from a CustomResourceDefinition's schema. Nothing here knows a particular kind.
 
+mod table;
+
 use std::collections::HashMap;
 
 use serde_json::Value;
+
+pub use table::builtin;
 
 /// A struct type's place in its [`Types`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,18 +21,32 @@ pub struct TypeId(pub u32);
 pub struct Types {
     structs: Vec<StructType>,
     by_name: HashMap<Box<str>, TypeId>,
+    /// `group/version/Kind`.
+    by_kind: HashMap<String, TypeId>,
 }
 
 impl Types {
     /// Takes types that refer to each other by their position.
     pub fn new(structs: Vec<StructType>) -> Types {
         let by_name = structs.iter().enumerate().map(|(i, s)| (s.name.clone(), TypeId(i as u32))).collect();
-        Types { structs, by_name }
+        let mut by_kind = HashMap::new();
+        for (i, s) in structs.iter().enumerate() {
+            for (group, version, kind) in &s.kinds {
+                by_kind.insert(format!("{group}/{version}/{kind}"), TypeId(i as u32));
+            }
+        }
+        Types { structs, by_name, by_kind }
     }
 
     /// By definition name, such as `io.k8s.api.core.v1.Pod`.
     pub fn lookup(&self, name: &str) -> Option<TypeId> {
         self.by_name.get(name).copied()
+    }
+
+    /// The top-level type of a kind. Kinds that exist in every group-version (`DeleteOptions`, `WatchEvent`, the other
+    /// options) have none: find those by definition name.
+    pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
+        self.by_kind.get(&format!("{group}/{version}/{kind}")).copied()
     }
 
     pub fn get(&self, id: TypeId) -> &StructType {
@@ -59,8 +77,7 @@ pub struct StructType {
     pub kinds: Vec<(Box<str>, Box<str>, Box<str>)>,
     /// Union membership: (discriminator field or "", member fields), from `x-kubernetes-unions`.
     pub unions: Vec<(Box<str>, Vec<Box<str>>)>,
-    /// Protobuf quirk: the message is `{repeated items = 1}` around what JSON shows as a bare list or map value
-    /// (`Verbs`, `ExtraValue`); such types appear as [`Type::List`] with `wrapped_in_proto`.
+    /// The nested protobuf messages whose fields JSON shows inline.
     pub proto_embeds: Vec<ProtoEmbed>,
 }
 
@@ -71,6 +88,9 @@ pub struct ProtoEmbed {
     pub number: u32,
     /// The Go type embedded.
     pub name: Box<str>,
+    /// The embed that this one is nested in (`NamedRuleWithOperations` embeds `RuleWithOperations`, which embeds `Rule`);
+    /// `None` for the message itself.
+    pub parent: Option<u16>,
 }
 
 impl StructType {
@@ -104,7 +124,10 @@ pub struct Field {
     pub patch_strategy: PatchStrategy,
     /// `patchMergeKey` tag; empty if none.
     pub patch_merge_key: Box<str>,
-    /// `+enum` values of the field's type, sorted; empty if open.
+    /// Overrides [`StructType::atomic`] for this field's value (`x-kubernetes-map-type` on a reference); on
+    /// [`Type::Bytes`] it is `x-kubernetes-list-type: atomic`, which OpenAPI publishes without effect.
+    pub atomic: Option<bool>,
+    /// `+enum` values of the field's type, or of its items' type, sorted; empty if open.
     pub enum_values: Vec<Box<str>>,
 }
 
@@ -173,6 +196,8 @@ pub enum ListKind {
 pub struct ListType {
     pub item: Type,
     pub kind: ListKind,
+    /// `kind` is published as `x-kubernetes-list-type`; lists that say nothing are atomic too.
+    pub declared: bool,
     /// Items are pointers in Go (a `null` item stays `null`).
     pub item_pointer: bool,
     /// A named Go slice type that protobuf wraps in a message `{repeated items = 1}`.
@@ -185,4 +210,26 @@ pub struct MapType {
     pub value: Type,
     /// `x-kubernetes-map-type: atomic`.
     pub atomic: bool,
+    /// The map type is published as `x-kubernetes-map-type`; maps that say nothing are granular too.
+    pub declared: bool,
+}
+
+/// The Go type of a list's items or a map's values, given [`Field::go_type`] of the list or map, as decoding errors
+/// print it (without the pointer).
+pub fn element_go_type(go_type: &str) -> &str {
+    let element = match go_type.strip_prefix("[]") {
+        Some(rest) => rest,
+        None => match go_type.strip_prefix("map[").and_then(|rest| rest.split_once(']')) {
+            Some((_, value)) => value,
+            None => match go_type {
+                "v1.ResourceList" => "resource.Quantity",
+                "v1.ValidationRules" => "v1.ValidationRule",
+                "v1.JSONSchemaDefinitions" => "v1.JSONSchemaProps",
+                "v1.JSONSchemaDependencies" => "v1.JSONSchemaPropsOrStringArray",
+                // The other named slices are `v1.Verbs` and the `v1.ExtraValue`s.
+                _ => "string",
+            },
+        },
+    };
+    element.strip_prefix('*').unwrap_or(element)
 }

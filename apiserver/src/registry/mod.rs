@@ -4,6 +4,12 @@
 //! selectable fields, printer columns), its [`Strategy`] and its validation. A kind's file is pure: it
 //! maps values to values and errors. It never performs I/O, never names a store, and never sees HTTP.
 
+pub mod core;
+pub mod defaulting;
+pub mod events;
+pub mod printer;
+pub mod read;
+pub mod storage;
 pub mod strategy;
 
 use std::borrow::Cow;

@@ -67,3 +67,21 @@ pub fn bump_generation_if_changed(new: &mut Value, old: &Value, fields: &[&str])
 fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
+
+/// Puts a top-level field, replacing what stands there.
+pub fn set_field(object: &mut Value, field: &str, value: impl Into<Value>) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert(field.to_owned(), value.into());
+    }
+}
+
+/// The metadata that a status endpoint takes from the old object where its kind forbids changing metadata there.
+const STATUS_METADATA: [&str; 6] = ["deletionTimestamp", "generation", "labels", "annotations", "finalizers", "ownerReferences"];
+
+/// Takes the metadata that users set from the old object: what status endpoints of newer kinds do.
+pub fn keep_metadata(new: &mut Value, old: &Value) {
+    let (Some(metadata), Some(before)) = (new.get_mut("metadata"), old.get("metadata")) else { return };
+    for field in STATUS_METADATA {
+        keep_field(metadata, before, field);
+    }
+}

@@ -1,0 +1,61 @@
+//! NamespaceLifecycle: nothing is created in a namespace that is absent or on its way out, and the system's own namespaces stay.
+
+use apimachinery::status::Status;
+use serde_json::Value;
+
+use super::{Attributes, Lookup, Operation, Plugin};
+
+/// Namespaces that nobody may delete.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+/// The plugin.
+pub struct NamespaceLifecycle;
+
+impl NamespaceLifecycle {
+    fn check(attributes: &Attributes<'_>, lookup: &dyn Lookup) -> Result<(), Status> {
+        let is_namespace = attributes.resource.gvk.group.is_empty() && &*attributes.resource.plural == "namespaces";
+        if attributes.operation == Operation::Delete && is_namespace && attributes.subresource.is_empty() && IMMORTAL.contains(&attributes.name) {
+            return Err(Status::forbidden("", "namespaces", attributes.name, format!("namespaces {} is forbidden: this namespace may not be deleted", apimachinery::field::quote(attributes.name))));
+        }
+        // A namespace is not in a namespace; reviews ask about namespaces that may not be there.
+        let is_review = &*attributes.resource.gvk.group == "authorization.k8s.io" && &*attributes.resource.plural == "localsubjectaccessreviews";
+        if attributes.namespace.is_empty() || is_namespace || is_review || attributes.operation == Operation::Delete {
+            return Ok(());
+        }
+        let namespace = lookup.get("", "namespaces", "", attributes.namespace).ok_or_else(|| Status::not_found("", "namespaces", attributes.namespace))?;
+        if attributes.operation != Operation::Create || namespace.pointer("/status/phase").and_then(Value::as_str) != Some("Terminating") {
+            return Ok(());
+        }
+        Err(terminating(attributes, &namespace))
+    }
+}
+
+/// The 403 for a creation in a namespace that is being deleted; its cause tells clients why.
+fn terminating(attributes: &Attributes<'_>, _namespace: &Value) -> Status {
+    let resource = &*attributes.resource.plural;
+    let group = &*attributes.resource.gvk.group;
+    let shown = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+    let message = format!(
+        "{shown} {} is forbidden: unable to create new content in namespace {} because it is being terminated",
+        apimachinery::field::quote(attributes.name),
+        attributes.namespace
+    );
+    let mut status = Status::forbidden(group, resource, attributes.name, message);
+    status.add_cause("NamespaceTerminating", format!("namespace {} is being terminated", attributes.namespace), "metadata.namespace");
+    status
+}
+
+impl Plugin for NamespaceLifecycle {
+    fn name(&self) -> &'static str {
+        "NamespaceLifecycle"
+    }
+
+    fn admit(&self, attributes: &Attributes<'_>, lookup: &dyn Lookup, _new: &mut Value, _old: Option<&Value>, _warnings: &mut Vec<String>) -> Result<(), Status> {
+        NamespaceLifecycle::check(attributes, lookup)
+    }
+
+    fn validate(&self, attributes: &Attributes<'_>, lookup: &dyn Lookup, new: Option<&Value>, _old: Option<&Value>, _warnings: &mut Vec<String>) -> Result<(), Status> {
+        // Deletions are not mutated, so they are checked here.
+        if new.is_none() { NamespaceLifecycle::check(attributes, lookup) } else { Ok(()) }
+    }
+}

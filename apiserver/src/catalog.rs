@@ -1,0 +1,297 @@
+//! The resources that are served now, each ready for use: its types resolved, its strategy at hand, its storage form known.
+//!
+//! Built-in resources come from [`crate::registry`]; custom resources will be added and removed as their definitions come and go,
+//! so the catalog is a value that is replaced whole and never changed in place.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use apimachinery::schema::defaults::Hooks;
+use apimachinery::schema::{TypeId, Types};
+use serde_json::Value;
+
+use crate::registry::{Behaviour, Definition, Printer, Scope, Strategy, UpdateStrategy};
+
+/// Types that live as long as the process, or as long as the custom resource that brought them.
+#[derive(Clone)]
+pub enum TypesHandle {
+    Builtin(&'static Types),
+    Custom(Arc<Types>),
+}
+
+impl Deref for TypesHandle {
+    type Target = Types;
+    fn deref(&self) -> &Types {
+        match self {
+            TypesHandle::Builtin(types) => types,
+            TypesHandle::Custom(types) => types,
+        }
+    }
+}
+
+/// Shared or static code of a kind.
+pub enum Shared<T: ?Sized + 'static> {
+    Static(&'static T),
+    Owned(Arc<T>),
+}
+
+impl<T: ?Sized> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Shared::Static(t) => Shared::Static(t),
+            Shared::Owned(t) => Shared::Owned(t.clone()),
+        }
+    }
+}
+
+impl<T: ?Sized> Deref for Shared<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        match self {
+            Shared::Static(t) => t,
+            Shared::Owned(t) => t,
+        }
+    }
+}
+
+/// How one version of a kind becomes the stored version and back.
+#[derive(Clone, Copy)]
+pub struct Conversion {
+    pub to_storage: fn(Value) -> Value,
+    pub from_storage: fn(Value) -> Value,
+}
+
+/// A group, version and kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Gvk {
+    pub group: Box<str>,
+    pub version: Box<str>,
+    pub kind: Box<str>,
+}
+
+impl Gvk {
+    pub fn new(group: &str, version: &str, kind: &str) -> Gvk {
+        Gvk { group: group.into(), version: version.into(), kind: kind.into() }
+    }
+
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+    }
+}
+
+/// How objects of a resource are stored, shared by all versions of it.
+pub struct Stored {
+    /// The group and resource that name the storage prefix.
+    pub group: Box<str>,
+    pub resource: Box<str>,
+    pub gvk: Gvk,
+    pub types: TypesHandle,
+    pub type_id: TypeId,
+    /// Empty lists and maps are lost on the way through protobuf; JSON-stored kinds keep them.
+    pub keeps_empties: bool,
+    /// Position in the catalog's list of stored resources, for the storage layer.
+    pub prefix: Box<str>,
+}
+
+/// A resource at one API version.
+pub struct Resource {
+    pub gvk: Gvk,
+    pub plural: Box<str>,
+    pub singular: Box<str>,
+    pub list_kind: Box<str>,
+    pub namespaced: bool,
+    pub verbs: Vec<Box<str>>,
+    pub types: TypesHandle,
+    pub type_id: TypeId,
+    pub hooks: Arc<Hooks>,
+    pub check_name: fn(&str, bool) -> Vec<String>,
+    pub strategy: Shared<dyn Strategy>,
+    pub subresources: HashMap<Box<str>, Subresource>,
+    pub selectable: Vec<(Box<str>, fn(&Value) -> Cow<'_, str>)>,
+    pub printer: &'static Printer,
+    pub reset_fields: Vec<Box<str>>,
+    pub stored: Arc<Stored>,
+    /// `None` where this is the stored version.
+    pub conversion: Option<Conversion>,
+    /// The JSON text that every object of this version starts with: `{"kind":"Pod","apiVersion":"v1"`.
+    pub type_meta_prefix: Box<[u8]>,
+}
+
+/// A subresource, resolved.
+pub struct Subresource {
+    pub gvk: Gvk,
+    pub verbs: Vec<Box<str>>,
+    pub kind: SubresourceKind,
+}
+
+/// What stands behind a subresource.
+pub enum SubresourceKind {
+    /// The same object by other rules.
+    Object { strategy: Shared<dyn UpdateStrategy>, reset_fields: Vec<Box<str>> },
+    Scale,
+    /// An endpoint of its own.
+    Endpoint,
+}
+
+impl Resource {
+    pub fn api_version(&self) -> String {
+        self.gvk.api_version()
+    }
+
+    pub fn allows(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| &**v == verb)
+    }
+
+    /// The group of error details, and the resource.
+    pub fn group(&self) -> &str {
+        &self.gvk.group
+    }
+}
+
+/// Everything that is served.
+#[derive(Default)]
+pub struct Catalog {
+    resources: HashMap<(Box<str>, Box<str>, Box<str>), Arc<Resource>>,
+    /// In the order in which they were added.
+    ordered: Vec<Arc<Resource>>,
+}
+
+/// Why a definition could not be resolved; a defect of the table, found at start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{resource}: the schema table has no type {schema}")]
+    UnknownType { resource: String, schema: String },
+    #[error("defaulting hooks name types that the schema table does not have: {0:?}")]
+    UnknownHooks(Vec<&'static str>),
+}
+
+impl Catalog {
+    /// The built-in resources. `definitions` has the stored version of a resource marked by `storage_version`.
+    pub fn builtin(types: &'static Types, definitions: &[&'static Definition], versions: &[Versioned], hooks: Hooks) -> Result<Catalog, Error> {
+        let hooks = Arc::new(hooks);
+        let mut catalog = Catalog::default();
+        let mut stored: HashMap<(Box<str>, Box<str>), Arc<Stored>> = HashMap::new();
+        for definition in definitions {
+            let find = |schema: &str| {
+                types.lookup(schema).ok_or_else(|| Error::UnknownType { resource: definition.plural.to_owned(), schema: schema.to_owned() })
+            };
+            let type_id = find(definition.schema)?;
+            let versioned = versions.iter().find(|v| v.group == definition.group && v.version == definition.version && v.plural == definition.plural);
+            let (store_group, store_version, store_schema, conversion) = match versioned {
+                Some(v) => (v.stored_group, v.stored_version, v.stored_schema, Some(v.conversion)),
+                None => (definition.group, definition.version, definition.schema, None),
+            };
+            let store_type = find(store_schema)?;
+            let stored = stored
+                .entry((store_group.into(), definition.plural.into()))
+                .or_insert_with(|| {
+                    Arc::new(Stored {
+                        group: store_group.into(),
+                        resource: definition.plural.into(),
+                        gvk: Gvk::new(store_group, store_version, definition.kind),
+                        types: TypesHandle::Builtin(types),
+                        type_id: store_type,
+                        keeps_empties: matches!(store_group, "apiextensions.k8s.io" | "apiregistration.k8s.io"),
+                        prefix: crate::storage::key::prefix(store_group, definition.plural).into(),
+                    })
+                })
+                .clone();
+            catalog.add(resolve(definition, types, type_id, hooks.clone(), stored, conversion));
+        }
+        Ok(catalog)
+    }
+
+    fn add(&mut self, resource: Resource) {
+        let resource = Arc::new(resource);
+        let key = (resource.gvk.group.clone(), resource.gvk.version.clone(), resource.plural.clone());
+        self.resources.insert(key, resource.clone());
+        self.ordered.push(resource);
+    }
+
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
+        self.resources.get(&(group.into(), version.into(), plural.into()))
+    }
+
+    pub fn has_version(&self, group: &str, version: &str) -> bool {
+        self.ordered.iter().any(|r| &*r.gvk.group == group && &*r.gvk.version == version)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.ordered.iter()
+    }
+
+    /// Each stored resource once.
+    pub fn stored(&self) -> Vec<Arc<Stored>> {
+        let mut seen = Vec::<Arc<Stored>>::new();
+        for resource in &self.ordered {
+            if !seen.iter().any(|s| Arc::ptr_eq(s, &resource.stored)) {
+                seen.push(resource.stored.clone());
+            }
+        }
+        seen
+    }
+}
+
+/// A version that is served but not stored.
+pub struct Versioned {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub plural: &'static str,
+    pub stored_group: &'static str,
+    pub stored_version: &'static str,
+    pub stored_schema: &'static str,
+    pub conversion: Conversion,
+}
+
+fn boxed(texts: &[&str]) -> Vec<Box<str>> {
+    texts.iter().map(|t| (*t).into()).collect()
+}
+
+fn resolve(
+    definition: &'static Definition,
+    types: &'static Types,
+    type_id: TypeId,
+    hooks: Arc<Hooks>,
+    stored: Arc<Stored>,
+    conversion: Option<Conversion>,
+) -> Resource {
+    let gvk = Gvk::new(definition.group, definition.version, definition.kind);
+    let subresources = definition
+        .subresources
+        .iter()
+        .map(|s| {
+            let kind = match &s.behaviour {
+                Behaviour::Object { strategy, reset_fields } => {
+                    SubresourceKind::Object { strategy: Shared::Static(*strategy), reset_fields: boxed(reset_fields) }
+                }
+                Behaviour::Scale => SubresourceKind::Scale,
+                Behaviour::Endpoint => SubresourceKind::Endpoint,
+            };
+            (s.name.into(), Subresource { gvk: Gvk::new(s.group, s.version, s.kind), verbs: boxed(s.verbs), kind })
+        })
+        .collect();
+    let type_meta_prefix = format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\"", definition.kind, gvk.api_version()).into_bytes();
+    Resource {
+        plural: definition.plural.into(),
+        singular: definition.singular.into(),
+        list_kind: format!("{}List", definition.kind).into(),
+        namespaced: definition.scope == Scope::Namespaced,
+        verbs: boxed(definition.verbs),
+        types: TypesHandle::Builtin(types),
+        type_id,
+        hooks,
+        check_name: definition.name,
+        strategy: Shared::Static(definition.strategy),
+        subresources,
+        selectable: definition.selectable.iter().map(|(name, get)| ((*name).into(), *get)).collect(),
+        printer: &definition.printer,
+        reset_fields: boxed(definition.reset_fields),
+        stored,
+        conversion,
+        type_meta_prefix: type_meta_prefix.into(),
+        gvk,
+    }
+}

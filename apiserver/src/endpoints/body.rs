@@ -1,0 +1,158 @@
+//! Request bodies: read within bounds, decoded from JSON, YAML or protobuf, checked against the kind that the endpoint takes.
+
+use apimachinery::schema::{self, decode};
+use apimachinery::status::Status;
+use apimachinery::{field, json, protobuf, yaml};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use super::negotiate::Encoding;
+use super::options::FieldValidation;
+use crate::catalog::{Gvk, TypesHandle};
+
+/// Bytes of a request body.
+pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// Strict decoding reports at most this many problems as warnings and errors.
+const MAX_STRICT_PROBLEMS: usize = 100;
+
+/// Reads a body whole.
+pub async fn read(mut body: Incoming) -> Result<Bytes, Status> {
+    let mut collected = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Status::bad_request(format!("unable to read the request body: {e}")))?;
+        if let Ok(data) = frame.into_data() {
+            if collected.len() + data.len() > MAX_BODY_BYTES {
+                return Err(Status::request_entity_too_large(format!("limit is {MAX_BODY_BYTES}")));
+            }
+            collected.extend_from_slice(&data);
+        }
+    }
+    Ok(collected.freeze())
+}
+
+/// A decoded body: the object, and what a strict decoder would have refused.
+pub struct Decoded {
+    pub value: Value,
+    pub problems: Vec<String>,
+}
+
+/// What an endpoint takes.
+pub struct Expected<'a> {
+    pub gvk: &'a Gvk,
+    pub types: &'a TypesHandle,
+    pub type_id: apimachinery::schema::TypeId,
+}
+
+/// Decodes a body that must be (or default to) the expected kind. The result has `kind` and `apiVersion` set.
+pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Result<Decoded, Status> {
+    if body.is_empty() {
+        return Err(Status::bad_request("no body was sent".to_owned()));
+    }
+    let (mut value, duplicates) = match encoding {
+        Encoding::Json => json::parse(body).map_err(|e| unrecognized(expected.gvk, body, &format!("couldn't get version/kind; json parse error: {e}")))?,
+        Encoding::Yaml => yaml::parse(body).map_err(|e| unrecognized(expected.gvk, body, &e.to_string()))?,
+        Encoding::Protobuf => return protobuf_body(body, expected),
+    };
+    if !value.is_object() {
+        let reason = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}", json_type(&value));
+        return Err(unrecognized(expected.gvk, body, &reason));
+    }
+    check_kind(&value, expected.gvk)?;
+    let unknown = decode::decode(expected.types, expected.type_id, &mut value)
+        .map_err(|e| Status::bad_request(cannot_be_handled(expected.gvk, &e.to_string())))?;
+    let mut problems: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect();
+    problems.extend(unknown.iter().map(|path| format!("unknown field {}", field::quote(path))));
+    problems.truncate(MAX_STRICT_PROBLEMS);
+    set_type_meta(&mut value, expected.gvk);
+    Ok(Decoded { value, problems })
+}
+
+fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn protobuf_body(body: &[u8], expected: &Expected<'_>) -> Result<Decoded, Status> {
+    let (api_version, kind, message) = protobuf::open_envelope(body).map_err(|e| unrecognized(expected.gvk, body, &e.to_string()))?;
+    let declared = serde_json::json!({ "apiVersion": api_version, "kind": kind });
+    check_kind(&declared, expected.gvk)?;
+    let mut value = protobuf::decode(expected.types, expected.type_id, message)
+        .map_err(|e| Status::bad_request(cannot_be_handled(expected.gvk, &e.to_string())))?;
+    set_type_meta(&mut value, expected.gvk);
+    Ok(Decoded { value, problems: Vec::new() })
+}
+
+/// Puts `kind` and `apiVersion` of the endpoint into an object.
+pub fn set_type_meta(value: &mut Value, gvk: &Gvk) {
+    if let Some(map) = value.as_object_mut() {
+        map.insert("kind".to_owned(), Value::String(gvk.kind.to_string()));
+        map.insert("apiVersion".to_owned(), Value::String(gvk.api_version()));
+    }
+}
+
+/// Kind and version may be left out; if they are there they must be the endpoint's.
+fn check_kind(value: &Value, expected: &Gvk) -> Result<(), Status> {
+    let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("");
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let expected_version = expected.api_version();
+    if (api_version.is_empty() || api_version == expected_version) && (kind.is_empty() || kind == &*expected.kind) {
+        return Ok(());
+    }
+    // What the body leaves out is the endpoint's.
+    let api_version = if api_version.is_empty() { &expected_version } else { api_version };
+    let kind = if kind.is_empty() { &*expected.kind } else { kind };
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let known = schema::builtin().iter().any(|(_, ty)| ty.kinds.iter().any(|(g, v, k)| &**g == group && &**v == version && &**k == kind));
+    let reason = if known {
+        let package = |group: &str| match group.split('.').next() {
+            None | Some("") => "core".to_owned(),
+            Some(first) => first.to_owned(),
+        };
+        format!("converting ({version}.{kind}) to ({}.{}): unknown conversion", package(&expected.group), expected.kind)
+    } else {
+        format!(
+            "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
+            field::quote(kind),
+            field::quote(api_version)
+        )
+    };
+    Err(Status::bad_request(format!("{kind} in version {} cannot be handled as a {}: {reason}", field::quote(version), expected.kind)))
+}
+
+/// `Kind in version "v1" cannot be handled as a Kind: reason`.
+pub fn cannot_be_handled(gvk: &Gvk, reason: &str) -> String {
+    format!("{} in version {} cannot be handled as a {}: {reason}", gvk.kind, field::quote(&gvk.version), gvk.kind)
+}
+
+/// A body whose kind cannot even be found out; shows its first bytes.
+fn unrecognized(gvk: &Gvk, body: &[u8], reason: &str) -> Status {
+    const SHOWN: usize = 30;
+    let mut hex: String = body.iter().take(SHOWN).map(|b| format!("{b:02x}")).collect();
+    if body.len() > SHOWN {
+        hex.push_str(" ...");
+    }
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {reason} ({hex})", gvk.kind))
+}
+
+/// Applies `fieldValidation` to the problems of a body: an error, warnings, or nothing.
+pub fn validate_fields(gvk: &Gvk, problems: Vec<String>, validation: FieldValidation, warnings: &mut Vec<String>) -> Result<(), Status> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    match validation {
+        FieldValidation::Ignore => Ok(()),
+        FieldValidation::Warn => {
+            warnings.extend(problems);
+            Ok(())
+        }
+        FieldValidation::Strict => Err(Status::bad_request(cannot_be_handled(gvk, &format!("strict decoding error: {}", problems.join(", "))))),
+    }
+}

@@ -1,0 +1,173 @@
+//! Who asks: client certificates, bearer tokens, or nobody in particular.
+//!
+//! Maps credentials to a [`User`]; never decides what a user may do. Service account tokens are verified by [`crate::tokens`].
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::super::endpoints::negotiate::header;
+
+/// An authenticated (or anonymous) user, as authentication.k8s.io UserInfo shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+    /// Extra attributes, sorted by key.
+    pub extra: Vec<(String, Vec<String>)>,
+}
+
+impl User {
+    /// `system:anonymous` in `system:unauthenticated`.
+    pub fn anonymous() -> User {
+        User { name: "system:anonymous".to_owned(), groups: vec!["system:unauthenticated".to_owned()], ..User::default() }
+    }
+
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+
+    /// Adds the group that every authenticated user is in.
+    fn authenticated(mut self) -> User {
+        if !self.in_group("system:authenticated") && !self.in_group("system:unauthenticated") {
+            self.groups.push("system:authenticated".to_owned());
+        }
+        self
+    }
+}
+
+/// Verifies service account tokens (and whatever other issuer is configured later).
+pub trait TokenVerifier: Send + Sync {
+    /// `None` if the token is not one of this verifier's; an error if it is and must be refused.
+    fn verify(&self, token: &str) -> Result<Option<User>, String>;
+}
+
+/// The configured ways in.
+pub struct Authenticator {
+    static_tokens: HashMap<String, User>,
+    verifiers: Vec<Box<dyn TokenVerifier>>,
+    anonymous: bool,
+}
+
+/// Why a token file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenFileError {
+    #[error("--token-auth-file {path}: {source}")]
+    Read { path: String, source: std::io::Error },
+    #[error("--token-auth-file {path}, line {line}: token,user,uid[,\"group1,group2\"] expected")]
+    Line { path: String, line: usize },
+}
+
+impl Authenticator {
+    pub fn new(static_tokens: HashMap<String, User>, verifiers: Vec<Box<dyn TokenVerifier>>, anonymous: bool) -> Authenticator {
+        Authenticator { static_tokens, verifiers, anonymous }
+    }
+
+    /// The user of a request, or `None` if its credentials are refused (401).
+    pub fn authenticate(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Option<User> {
+        if let Some(user) = certificates.first().and_then(certificate_user) {
+            return Some(user.authenticated());
+        }
+        match bearer_token(headers) {
+            Some(token) => self.token(token),
+            None if header(headers, &AUTHORIZATION).is_empty() || self.anonymous => self.anonymous.then(User::anonymous),
+            None => None,
+        }
+    }
+
+    /// The user of a bearer token; also what TokenReview asks.
+    pub fn token(&self, token: &str) -> Option<User> {
+        if let Some(user) = self.static_tokens.get(token) {
+            return Some(user.clone().authenticated());
+        }
+        for verifier in &self.verifiers {
+            match verifier.verify(token) {
+                Ok(Some(user)) => return Some(user.authenticated()),
+                Ok(None) => {}
+                Err(reason) => {
+                    tracing::debug!(reason, "token refused");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The token of an `Authorization: Bearer` header.
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = header(headers, &AUTHORIZATION).trim().split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The common name is the user, organizations are groups.
+fn certificate_user(certificate: &CertificateDer<'static>) -> Option<User> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let subject = parsed.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect();
+    Some(User { name, groups, ..User::default() })
+}
+
+/// Reads a CSV file of `token,user,uid[,"group1,group2"]`.
+pub fn read_token_file(path: &Path) -> Result<HashMap<String, User>, TokenFileError> {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| TokenFileError::Read { path: shown.clone(), source })?;
+    let mut tokens = HashMap::new();
+    for (at, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#')) {
+        let fields = csv_fields(line);
+        let [token, name, uid, rest @ ..] = fields.as_slice() else {
+            return Err(TokenFileError::Line { path: shown, line: at + 1 });
+        };
+        if token.is_empty() {
+            tracing::warn!(line = at + 1, "empty token ignored");
+            continue;
+        }
+        let groups = rest.first().map(|g| g.split(',').filter(|g| !g.is_empty()).map(|g| g.trim().to_owned()).collect()).unwrap_or_default();
+        tokens.insert(token.clone(), User { name: name.clone(), uid: uid.clone(), groups, extra: Vec::new() });
+    }
+    Ok(tokens)
+}
+
+/// Fields of a CSV line, quotes honoured.
+fn csv_fields(line: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    for c in line.trim().chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(String::new()),
+            c => {
+                if let Some(last) = fields.last_mut() {
+                    last.push(c);
+                }
+            }
+        }
+    }
+    fields.iter_mut().for_each(|f| *f = f.trim().to_owned());
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_files_name_users_and_groups() {
+        let fields = csv_fields(r#"t0k3n, admin , 1,"system:masters,dev""#);
+        assert_eq!(fields, ["t0k3n", "admin", "1", "system:masters,dev"]);
+    }
+
+    #[test]
+    fn every_user_but_the_anonymous_is_authenticated() {
+        let user = User { name: "a".into(), ..User::default() }.authenticated();
+        assert!(user.in_group("system:authenticated"));
+        assert!(!User::anonymous().authenticated().in_group("system:authenticated"));
+    }
+}

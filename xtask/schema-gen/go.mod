@@ -1,0 +1,3 @@
+module ferrokube/schema-gen
+
+go 1.24

@@ -205,7 +205,7 @@ impl Error {
             out.push_str(": ");
             match value {
                 Value::String(s) => out.push_str(&quote(s)),
-                other => out.push_str(&other.to_string()),
+                other => out.push_str(&crate::json::to_string(other)),
             }
         }
         if !self.detail.is_empty() {

@@ -2,6 +2,7 @@
 //! field ownership, field errors and Status. Pure: no tokio, no sockets, no files, no clock.
 
 pub mod field;
+pub mod json;
 pub mod protobuf;
 pub mod quantity;
 pub mod schema;

@@ -51,6 +51,10 @@ impl Decimal {
         }
     }
 
+    pub(super) fn exponent(&self) -> i64 {
+        self.exponent
+    }
+
     fn trailing_zeros(&self) -> i64 {
         self.digits.iter().rev().take_while(|d| **d == 0).count() as i64
     }

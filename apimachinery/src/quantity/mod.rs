@@ -60,6 +60,8 @@ struct Parts<'a> {
     whole: &'a str,
     /// Digits after the point.
     fraction: &'a str,
+    /// There is some digit, zeros included.
+    any_digit: bool,
     suffix: &'a str,
 }
 
@@ -74,8 +76,9 @@ fn split(text: &str) -> Result<Parts<'_>, Error> {
     let mut rest = text;
     let negative = rest.starts_with('-');
     rest = rest.strip_prefix(['-', '+']).unwrap_or(rest);
-    take(&mut rest, |c| c == '0');
+    let zeros = take(&mut rest, |c| c == '0');
     let mut whole = take(&mut rest, digit);
+    let mut any_digit = !zeros.is_empty() || !whole.is_empty();
     if whole.is_empty() {
         whole = "0";
     }
@@ -86,11 +89,12 @@ fn split(text: &str) -> Result<Parts<'_>, Error> {
         }
         None => "",
     };
+    any_digit |= !fraction.is_empty();
     let suffix = rest;
     take(&mut rest, |c| "eEinumkKMGTP".contains(c));
     rest = rest.strip_prefix(['-', '+']).unwrap_or(rest);
     take(&mut rest, digit);
-    if rest.is_empty() { Ok(Parts { negative, whole, fraction, suffix }) } else { Err(Error::Format) }
+    if rest.is_empty() { Ok(Parts { negative, whole, fraction, any_digit, suffix }) } else { Err(Error::Format) }
 }
 
 fn interpret(suffix: &str) -> Option<(Format, i32)> {
@@ -147,6 +151,9 @@ impl Quantity {
     }
 
     fn parse_wide(parts: &Parts<'_>, format: Format, exponent: i32) -> Result<Quantity, Error> {
+        if !parts.any_digit {
+            return Err(Error::Numeric);
+        }
         let scale = i32::try_from(parts.fraction.len()).map_err(|_| Error::Numeric)?;
         let digits = parts.whole.bytes().chain(parts.fraction.bytes());
         let mut number = match format {
@@ -155,16 +162,18 @@ impl Quantity {
         };
         number.round_up(i64::from(NANO));
         let mut format = format;
+        let mut wide = true;
         if format == Format::BinarySi {
             let most = Decimal::new(i64::MAX as u64, 0);
             if number > most {
                 number = most;
+                wide = false;
             }
             if !number.is_zero() && number < Decimal::new(1, 0) {
                 format = Format::DecimalSi;
             }
         }
-        Ok(Quantity { number: number.negated_if(parts.negative), wide: true, format, text: None })
+        Ok(Quantity { number: number.negated_if(parts.negative), wide, format, text: None })
     }
 
     /// A whole number.
@@ -231,16 +240,29 @@ impl Quantity {
         self.scaled_value(-3)
     }
 
-    /// The number in units of a power of ten, rounded up (away from zero). What does not fit is 0, or for numbers that were
-    /// written with more than 18 digits the low 64 bits, as upstream has it.
+    /// The number in units of a power of ten, rounded away from zero. Numbers that fit no 64 bits come out as they do in v1.37:
+    /// wrapped, or 0. So do negative numbers that were written with a fraction finer than their suffix can show: these round
+    /// towards zero and up.
     pub fn scaled_value(&self, scale: i64) -> i64 {
+        if self.wide && self.number.sign() < 0 && (-9..10).contains(&scale) {
+            return self.wide_negative(scale);
+        }
         let mut number = self.number.clone();
         number.round_up(scale);
         match number.to_i64_at(scale) {
             Some(value) => value,
             None if self.wide => number.low_bits_at(scale),
+            // Upstream multiplies by these powers of ten without looking at the overflow.
+            None if matches!(number.exponent() - scale, 1 | 2 | 3 | 6 | 9) => number.low_bits_at(scale),
             None => 0,
         }
+    }
+
+    fn wide_negative(&self, scale: i64) -> i64 {
+        let nanos = self.number.low_bits_at(i64::from(NANO));
+        // At most 10^18.
+        let unit = 10_i64.pow(u32::try_from(scale - i64::from(NANO)).unwrap_or(0));
+        nanos / unit + i64::from(nanos % unit != 0)
     }
 
     /// The number, if it is whole and fits.

@@ -41,7 +41,11 @@ impl Selector {
         for part in parts.into_iter().filter(|p| !p.is_empty()) {
             let (field, negated, value) =
                 split_term(part).ok_or_else(|| Error::Term { selector: text.to_owned(), term: part.to_owned() })?;
-            terms.push(Term { field: field.to_owned(), value: unescape(value)?, negated });
+            let value = unescape(value)?;
+            // A lone operator says nothing.
+            if !(field.is_empty() && value.is_empty()) {
+                terms.push(Term { field: field.to_owned(), value, negated });
+            }
         }
         Ok(Selector { terms })
     }
@@ -168,6 +172,7 @@ mod tests {
         check("b!=2,a==1,", "a=1,b!=2");
         check("a=", "a=");
         check("=x", "=x");
+        check("=,!=", "");
         check(r"a=x\,y\=z\\", r"a=x\,y\=z\\");
         check("metadata.name", "error: invalid selector: 'metadata.name'; can't understand 'metadata.name'");
         check("metadata.name in (a)", "error: invalid selector: 'metadata.name in (a)'; can't understand 'metadata.name in (a)'");

@@ -106,13 +106,14 @@ impl<'a> Reader<'a> {
         padded.fold(0, |n, d| n * 10 + u32::from(d - b'0'))
     }
 
+    /// A point and six digits, the first of which may be a sign: Go reads them as a number.
     fn six_digits(&mut self) -> Result<u32, Error> {
         let element = ".000000";
-        let value = self.rest.strip_prefix(['.', ',']).and_then(|after| digits(after, 6));
-        let value = value.ok_or_else(|| self.fail(self.rest, element))?;
+        let after = self.rest.strip_prefix(['.', ',']).and_then(|after| after.get(..6));
+        let value: i64 = after.and_then(|six| six.parse().ok()).ok_or_else(|| self.fail(self.rest, element))?;
+        let microseconds = u32::try_from(value).map_err(|_| self.out_of_range("fractional second"))?;
         self.rest = &self.rest[7..];
-        // Six digits fit.
-        Ok(u32::try_from(value).unwrap_or(0) * 1000)
+        Ok(microseconds * 1000)
     }
 
     /// Seconds east of UTC.
@@ -122,26 +123,20 @@ impl<'a> Reader<'a> {
             self.rest = rest;
             return Ok(0);
         }
-        let bytes = self.rest.as_bytes();
-        let sign = match bytes.first() {
-            Some(b'+') => 1,
-            Some(b'-') => -1,
-            _ => return Err(self.fail(self.rest, element)),
-        };
-        let parts = (bytes.get(3) == Some(&b':')).then(|| (self.rest.get(1..3), self.rest.get(4..6)));
-        let (Some(hours), Some(minutes)) =
-            parts.map_or((None, None), |(h, m)| (h.and_then(|h| digits(h, 2)), m.and_then(|m| digits(m, 2))))
-        else {
-            return Err(self.fail(self.rest, element));
-        };
-        if hours > 24 {
+        let [sign, h1, h2, b':', m1, m2, ..] = *self.rest.as_bytes() else { return Err(self.fail(self.rest, element)) };
+        let two = |a: u8, b: u8| (a.is_ascii_digit() && b.is_ascii_digit()).then(|| i64::from(a - b'0') * 10 + i64::from(b - b'0'));
+        let hours = two(h1, h2);
+        let minutes = hours.and_then(|_| two(m1, m2));
+        if hours > Some(24) {
             return Err(self.out_of_range("time zone offset hour"));
         }
-        if minutes > 60 {
+        if minutes > Some(60) {
             return Err(self.out_of_range("time zone offset minute"));
         }
+        let (Some(hours), Some(minutes), b'+' | b'-') = (hours, minutes, sign) else { return Err(self.fail(self.rest, element)) };
         self.rest = &self.rest[6..];
-        Ok(sign * (hours * 3600 + minutes * 60))
+        let seconds = hours * 3600 + minutes * 60;
+        Ok(if sign == b'-' { -seconds } else { seconds })
     }
 }
 

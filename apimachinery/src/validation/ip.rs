@@ -316,7 +316,8 @@ pub fn is_valid_interface_address(path: &Path<'_>, value: &str) -> ErrorList {
     let Some(cidr) = Cidr::parse_sloppy(value) else {
         return vec![Error::invalid(path, value, "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)")];
     };
-    let ones = if !cidr.ip.is_v6() && cidr.ones > 32 { cidr.ones.saturating_sub(96) } else { cidr.ones };
+    // Upstream subtracts without a look at the sign.
+    let ones = if !cidr.ip.is_v6() && cidr.ones > 32 { i64::from(cidr.ones) - 96 } else { i64::from(cidr.ones) };
     not_canonical(path, value, &format!("{}/{ones}", cidr.ip))
 }
 

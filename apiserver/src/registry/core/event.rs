@@ -216,7 +216,18 @@ mod tests {
             "count": 3, "firstTimestamp": "1970-01-01T00:00:00Z", "lastTimestamp": "1970-01-01T00:00:30Z", "source": {"component": "k", "host": "h"}});
         assert_eq!(
             cells(&event, Timestamp::from_second(60).unwrap()),
-            [json!("30s"), json!("Warning"), json!("R"), json!("pod/p"), json!(""), json!("k, h"), json!("m"), json!("60s"), json!(3), json!("e")]
+            [
+                json!("30s"),
+                json!("Warning"),
+                json!("R"),
+                json!("pod/p"),
+                json!(""),
+                json!("k, h"),
+                json!("m"),
+                json!("60s"),
+                json!(3),
+                json!("e")
+            ]
         );
     }
 }

@@ -53,9 +53,7 @@ pub static RESOURCE: Definition = Definition {
     selectable: &[("status.phase", |namespace| str_at(namespace, "/status/phase").into())],
     printer: Printer {
         columns: &[NAME, printer::text("Status", Description::Text("The status of the namespace")), AGE],
-        cells: |object, now| {
-            vec![printer::name(object), str_at(object, "/status/phase").into(), printer::object_age(object, now)]
-        },
+        cells: |object, now| vec![printer::name(object), str_at(object, "/status/phase").into(), printer::object_age(object, now)],
     },
     reset_fields: &["status"],
 };

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use apimachinery::field::{Error, ErrorList, Path, quote};
 use apimachinery::validation::{
-    Cidr, get_warnings_for_cidr, is_config_map_key, is_valid_cidr_for_legacy_field, is_valid_label_value, name_is_dns_label, name_is_dns_subdomain,
-    validate_label_name, validate_positive_field,
+    Cidr, get_warnings_for_cidr, is_config_map_key, is_valid_cidr_for_legacy_field, is_valid_label_value, name_is_dns_label,
+    name_is_dns_subdomain, validate_label_name, validate_positive_field,
 };
 use apimachinery::view::view;
 use jiff::Timestamp;
@@ -303,16 +303,16 @@ fn validate_features(status: &NodeStatus) -> ErrorList {
 }
 
 fn is_feature_name(name: &str) -> bool {
-    let segment = |segment: &str| {
-        segment.starts_with(|c: char| c.is_ascii_alphabetic()) && segment.bytes().all(|b| b.is_ascii_alphanumeric())
-    };
+    let segment =
+        |segment: &str| segment.starts_with(|c: char| c.is_ascii_alphabetic()) && segment.bytes().all(|b| b.is_ascii_alphanumeric());
     name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(segment)
 }
 
 /// Taints and pods to avoid once stood in annotations.
 fn validate_annotations(node: &Node, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
-    let annotation = |key: &str| node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).filter(|text| !text.is_empty());
+    let annotation =
+        |key: &str| node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).filter(|text| !text.is_empty());
     if let Some(text) = annotation(TAINTS_ANNOTATION) {
         match serde_json::from_str::<Vec<Taint>>(text) {
             Ok(taints) => errors.extend(validate_taints(&taints, &path.child(TAINTS_ANNOTATION))),
@@ -394,7 +394,8 @@ fn validate_changes(new: &Node, old: &Node) -> ErrorList {
             errors.push(Error::duplicate(&status_path.child("addresses").index(i), shown));
         }
     }
-    errors.extend(validate_pod_cidr_change(spec.pod_cidrs.as_deref().unwrap_or_default(), old_spec.pod_cidrs.as_deref().unwrap_or_default()));
+    errors
+        .extend(validate_pod_cidr_change(spec.pod_cidrs.as_deref().unwrap_or_default(), old_spec.pod_cidrs.as_deref().unwrap_or_default()));
     let (provider, old_provider) = (spec.provider_id.as_deref().unwrap_or(""), old_spec.provider_id.as_deref().unwrap_or(""));
     if !old_provider.is_empty() && provider != old_provider {
         let why = if provider.is_empty() { "field cannot be cleared once set" } else { "field cannot be modified once set" };
@@ -528,7 +529,18 @@ mod tests {
         let text: Vec<&str> = cells.iter().map(|cell| cell.as_str().unwrap()).collect();
         assert_eq!(
             text,
-            ["n", "Ready,SchedulingDisabled", "control-plane,etcd,x", "<unknown>", "", "<none>", "<none>", "<unknown>", "K (a)", "<unknown>"]
+            [
+                "n",
+                "Ready,SchedulingDisabled",
+                "control-plane,etcd,x",
+                "<unknown>",
+                "",
+                "<none>",
+                "<none>",
+                "<unknown>",
+                "K (a)",
+                "<unknown>"
+            ]
         );
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use apimachinery::field::{Error, ErrorList, Path, quote};
 use apimachinery::quantity::Quantity;
 use apimachinery::validation::{
-    FIELD_IMMUTABLE, LabelSelectorOptions, is_dns1123_subdomain, is_qualified_name, label_selector_has_invalid_label_value, name_is_dns_label,
-    name_is_dns_subdomain, validate_label_selector,
+    FIELD_IMMUTABLE, LabelSelectorOptions, is_dns1123_subdomain, is_qualified_name, label_selector_has_invalid_label_value,
+    name_is_dns_label, name_is_dns_subdomain, validate_label_selector,
 };
 use apimachinery::view::view;
 use jiff::Timestamp;
@@ -30,13 +30,8 @@ use crate::registry::{
 
 const SPEC: &str = "io.k8s.api.core.v1.PersistentVolumeClaimSpec";
 const STATUS: &str = "io.k8s.api.core.v1.PersistentVolumeClaimStatus";
-const RESIZE_STATES: [&str; 5] = [
-    "ControllerResizeInProgress",
-    "ControllerResizeInfeasible",
-    "NodeResizeInProgress",
-    "NodeResizeInfeasible",
-    "NodeResizePending",
-];
+const RESIZE_STATES: [&str; 5] =
+    ["ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizeInProgress", "NodeResizeInfeasible", "NodeResizePending"];
 
 pub static RESOURCE: Definition = Definition {
     group: "",

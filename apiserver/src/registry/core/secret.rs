@@ -242,10 +242,7 @@ mod tests {
             ("kubernetes.io/basic-auth", vec!["data[username]: Required value", "data[password]: Required value"]),
             ("kubernetes.io/dockercfg", vec!["data[.dockercfg]: Required value"]),
             ("kubernetes.io/dockerconfigjson", vec!["data[.dockerconfigjson]: Required value"]),
-            (
-                "kubernetes.io/service-account-token",
-                vec!["metadata.annotations[kubernetes.io/service-account.name]: Required value"],
-            ),
+            ("kubernetes.io/service-account-token", vec!["metadata.annotations[kubernetes.io/service-account.name]: Required value"]),
             ("example.com/any", vec![]),
         ];
         for (kind, want) in cases {

@@ -250,7 +250,9 @@ fn keep_allocated_values(new: &mut Value, old: &Value) {
     }
     let has_node_ports = |service: &Value| match kind(service) {
         "NodePort" => true,
-        "LoadBalancer" => at(service, "/spec/allocateLoadBalancerNodePorts").is_null() || bool_at(service, "/spec/allocateLoadBalancerNodePorts"),
+        "LoadBalancer" => {
+            at(service, "/spec/allocateLoadBalancerNodePorts").is_null() || bool_at(service, "/spec/allocateLoadBalancerNodePorts")
+        }
         _ => false,
     };
     if has_node_ports(old) && has_node_ports(new) {
@@ -269,7 +271,8 @@ fn keep_node_ports(new: &mut Value, old: &Value) {
     for port in ports.iter_mut().filter(|port| int_at(port, "/nodePort") == 0) {
         let named = list_at(old, "/spec/ports").iter().rfind(|old| str_at(old, "/name") == str_at(port, "/name"));
         let number = named.map_or(0, |old| int_at(old, "/nodePort"));
-        if number != 0 && !taken.contains(&number)
+        if number != 0
+            && !taken.contains(&number)
             && let Some(port) = port.as_object_mut()
         {
             port.insert("nodePort".to_owned(), number.into());
@@ -424,9 +427,8 @@ fn address_requests(new: &mut Value) -> Vec<AddressRequest> {
     // An empty address marks the place of one that is yet to be taken, and shows in refusals.
     ips.resize(ips.len().max(wanted.len()), String::new());
     let requests = wanted.into_iter().zip(&ips).enumerate();
-    let requests = requests
-        .map(|(index, (family, ip))| AddressRequest { index, family, address: (!ip.is_empty()).then(|| ip.clone()) })
-        .collect();
+    let requests =
+        requests.map(|(index, (family, ip))| AddressRequest { index, family, address: (!ip.is_empty()).then(|| ip.clone()) }).collect();
     set(new, "clusterIPs", ips);
     requests
 }
@@ -615,7 +617,8 @@ mod tests {
 
     #[test]
     fn ports_of_one_number_share_a_node_port() {
-        let ports = json!([{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}, {"port": 80, "protocol": "TCP", "nodePort": 30080}]);
+        let ports =
+            json!([{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}, {"port": 80, "protocol": "TCP", "nodePort": 30080}]);
         let mut new = service(json!({"type": "NodePort", "ports": ports}));
         let plan = allocations(&mut new, None, CLUSTER).unwrap();
         let request = |places: &[usize], number| PortRequest { place: PortPlace::Ports(places.to_vec()), number };
@@ -653,7 +656,10 @@ mod tests {
         let mut back = service(json!({"type": "ClusterIP", "ports": [{"port": 80}]}));
         let plan = allocations(&mut back, Some(&service(json!({"type": "ExternalName"}))), CLUSTER).unwrap();
         assert_eq!(plan.addresses.len(), 1);
-        assert_eq!(releases(&old), Plan { released_addresses: vec!["10.96.0.5".to_owned()], released_ports: vec![30000], ..Plan::default() });
+        assert_eq!(
+            releases(&old),
+            Plan { released_addresses: vec!["10.96.0.5".to_owned()], released_ports: vec![30000], ..Plan::default() }
+        );
     }
 
     #[test]

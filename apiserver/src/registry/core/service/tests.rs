@@ -48,7 +48,8 @@ fn defaults_depend_on_the_type() {
         default_service(service.as_object_mut().unwrap());
         assert_eq!(service["spec"], want);
     }
-    let mut balanced = json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": "1.1.1.1"}, {"hostname": "a"}]}}});
+    let mut balanced =
+        json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": "1.1.1.1"}, {"hostname": "a"}]}}});
     default_service(balanced.as_object_mut().unwrap());
     assert_eq!(balanced["status"]["loadBalancer"]["ingress"], json!([{"ip": "1.1.1.1", "ipMode": "VIP"}, {"hostname": "a"}]));
 }
@@ -207,7 +208,9 @@ fn the_table_shows_where_a_service_is_reached() {
     let text = |service: &Value| -> Vec<String> {
         cells(service, Timestamp::UNIX_EPOCH).iter().map(|cell| cell.as_str().unwrap().to_owned()).collect()
     };
-    let mut balanced = service(json!({"type": "LoadBalancer", "externalIPs": ["1.2.3.4"], "selector": {"app": "x"}, "ports": [{"port": 80, "nodePort": 30080}, {"port": 81, "protocol": "UDP"}]}));
+    let mut balanced = service(
+        json!({"type": "LoadBalancer", "externalIPs": ["1.2.3.4"], "selector": {"app": "x"}, "ports": [{"port": 80, "nodePort": 30080}, {"port": 81, "protocol": "UDP"}]}),
+    );
     assert_eq!(text(&balanced)[1..5], ["LoadBalancer", "10.96.0.5", "1.2.3.4", "80:30080/TCP,81/UDP"]);
     balanced["status"] = json!({"loadBalancer": {"ingress": [{"hostname": "b"}, {"ip": "1.1.1.1"}]}});
     assert_eq!(text(&balanced)[3], "1.1.1.1,b,1.2.3.4");

@@ -8,6 +8,7 @@ pub mod endpoints;
 pub mod event;
 pub mod limit_range;
 pub mod namespace;
+//TMP pub mod pod;
 pub mod node;
 pub mod node_selector;
 pub mod persistent_volume;

@@ -1,0 +1,8 @@
+//! discovery.k8s.io/v1: the endpoints behind a service, a slice at a time.
+
+pub mod endpoint_slice;
+pub mod defaults;
+use crate::registry::Definition;
+
+/// In the order in which discovery lists them.
+pub static RESOURCES: &[&Definition] = &[&endpoint_slice::RESOURCE];

@@ -1,0 +1,8 @@
+//! scheduling.k8s.io/v1: which pods come first.
+
+pub mod priority_class;
+pub mod defaults;
+use crate::registry::Definition;
+
+/// In the order in which discovery lists them.
+pub static RESOURCES: &[&Definition] = &[&priority_class::RESOURCE];

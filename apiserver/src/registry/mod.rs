@@ -15,10 +15,10 @@ pub mod coordination;
 //TMP pub mod apps;
 pub mod defaulting;
 pub mod diff;
-//TMP pub mod events;
+pub mod events;
 pub mod printer;
 pub mod read;
-//TMP pub mod storage;
+pub mod storage;
 pub mod strategy;
 pub mod table;
 

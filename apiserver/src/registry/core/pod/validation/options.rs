@@ -37,7 +37,7 @@ pub struct Options {
 
 impl Options {
     /// For a pod template, given the template it replaces.
-    pub(super) fn for_template(old: Option<&PodTemplateSpec>) -> Options {
+    pub fn for_template(old: Option<&PodTemplateSpec>) -> Options {
         Options::from_old(old.and_then(|t| t.spec.as_ref()), old.and_then(|t| t.metadata.as_ref()))
     }
 

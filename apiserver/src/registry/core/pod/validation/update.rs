@@ -10,7 +10,8 @@ use super::options::Options;
 use super::scheduling::validate_tolerations_with;
 use super::{printed, validate_pod_annotations_and_spec};
 use crate::registry::core::pod::access::{items, text};
-use crate::registry::core::pod::semantic::{diff, same};
+use crate::registry::core::pod::semantic::same;
+use crate::registry::diff;
 use crate::registry::read::at;
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -65,7 +66,7 @@ pub fn validate_pod_update(new_raw: &Value, old_raw: &Value) -> ErrorList {
         take_node_selection(&mut munged, before);
     }
     if !same(&munged, before) {
-        let detail = format!("pod updates may not change fields other than {UPDATABLE}\n{}", diff(before, &munged));
+        let detail = format!("pod updates may not change fields other than {UPDATABLE}\n{}", diff::of_values(before, &munged));
         errors.push(Error::forbidden(&spec_path, detail));
     }
     errors
@@ -252,7 +253,7 @@ pub fn validate_ephemeral_containers_update(new_raw: &Value, old_raw: &Value) ->
                 errors.push(Error::forbidden(&path, detail));
             }
             Some(now) if !same(now, &before) => {
-                let detail = format!("existing ephemeral containers {} may not be changed\n{}", quote(name), diff(&before, now));
+                let detail = format!("existing ephemeral containers {} may not be changed\n{}", quote(name), diff::of_values(&before, now));
                 errors.push(Error::forbidden(&path, detail));
             }
             Some(_) => {}

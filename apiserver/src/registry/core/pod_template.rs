@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn the_generation_counts_changes_of_the_template() {
-        let object = |image: &str| json!({"metadata": {"name": "t", "generation": 2}, "template": {"spec": {"containers": [{"image": image}]}}});
+        let object =
+            |image: &str| json!({"metadata": {"name": "t", "generation": 2}, "template": {"spec": {"containers": [{"image": image}]}}});
         for (image, want) in [("a", 2), ("b", 3)] {
             let mut new = object(image);
             PodTemplateStrategy.prepare_for_update(&cx(), &mut new, &object("a"));

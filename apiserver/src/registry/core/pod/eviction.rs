@@ -44,11 +44,7 @@ pub fn delete_options(eviction: &Value, dry_run: &[String]) -> Result<Value, Str
             options.insert("dryRun".to_owned(), dry_run.into());
         }
     } else if !dry_run.is_empty() && own != dry_run {
-        return Err(format!(
-            "Non-matching dry-run options in request and content: [{}] and [{}]",
-            dry_run.join(" "),
-            own.join(" ")
-        ));
+        return Err(format!("Non-matching dry-run options in request and content: [{}] and [{}]", dry_run.join(" "), own.join(" ")));
     }
     Ok(Value::Object(options))
 }
@@ -192,12 +188,8 @@ fn disallow(status: &mut Map<String, Value>, now: Timestamp) {
 
 /// Marks a pod that is about to be deleted for an eviction.
 pub fn mark(pod: &mut Value, now: Timestamp) {
-    let condition = Condition {
-        kind: "DisruptionTarget",
-        status: "True",
-        reason: "EvictionByEvictionAPI",
-        message: "Eviction API: evicting",
-    };
+    let condition =
+        Condition { kind: "DisruptionTarget", status: "True", reason: "EvictionByEvictionAPI", message: "Eviction API: evicting" };
     conditions::set(pod, &condition, now);
 }
 

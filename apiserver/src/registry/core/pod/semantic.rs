@@ -16,9 +16,9 @@ fn same_as(a: &Value, b: &Value, amounts: bool) -> bool {
         (Value::Object(a), Value::Object(b)) => {
             let present = |map: &serde_json::Map<String, Value>| map.values().filter(|v| !v.is_null()).count();
             present(a) == present(b)
-                && a.iter().filter(|(_, v)| !v.is_null()).all(|(key, value)| {
-                    b.get(key).is_some_and(|other| same_as(value, other, amounts || AMOUNTS.contains(&key.as_str())))
-                })
+                && a.iter()
+                    .filter(|(_, v)| !v.is_null())
+                    .all(|(key, value)| b.get(key).is_some_and(|other| same_as(value, other, amounts || AMOUNTS.contains(&key.as_str()))))
         }
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_as(a, b, false)),
         (Value::String(a), Value::String(b)) if amounts && a != b => match (Quantity::parse(a), Quantity::parse(b)) {

@@ -6,9 +6,9 @@ use apimachinery::view::view;
 use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
 use serde_json::{Map, Value, json};
 
-pub use super::gates::drop_disabled_template_fields;
 use super::conditions::{self, Condition};
 use super::gates::drop_disabled_pod_fields;
+pub use super::gates::drop_disabled_template_fields;
 use super::levels::default_pod_level_resources;
 use super::semantic::same;
 use super::validation::{self, APP_ARMOR, Options, validate_app_armor_profile};

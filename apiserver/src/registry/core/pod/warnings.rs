@@ -211,14 +211,7 @@ fn of_memory_and_storage(limits: Option<&ResourceList>, requests: Option<&Resour
 }
 
 /// Profiles that only annotations name.
-fn of_profiles(
-    container: &Container,
-    spec: &PodSpec,
-    meta: &ObjectMeta,
-    is_template: bool,
-    annotations: &Path<'_>,
-    all: &mut Vec<String>,
-) {
+fn of_profiles(container: &Container, spec: &PodSpec, meta: &ObjectMeta, is_template: bool, annotations: &Path<'_>, all: &mut Vec<String>) {
     let annotation = |prefix: &str| {
         let key = format!("{prefix}{}", container.name);
         let value = meta.annotations.as_ref().and_then(|a| a.get(&key)).cloned();
@@ -384,10 +377,8 @@ mod tests {
         let path = Path::new("spec");
         assert_eq!(
             warnings_for_pod_template(&path.child("template"), &template, None),
-            [
-                "spec.template.metadata.annotations[scheduler.alpha.kubernetes.io/critical-pod]: \
-                 non-functional in v1.16+; use the \"priorityClassName\" field instead"
-            ]
+            ["spec.template.metadata.annotations[scheduler.alpha.kubernetes.io/critical-pod]: \
+                 non-functional in v1.16+; use the \"priorityClassName\" field instead"]
         );
     }
 }

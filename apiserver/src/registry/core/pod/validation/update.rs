@@ -127,7 +127,8 @@ fn with_updatable_fields_of(new: &Value, old: &Value) -> Value {
     let mut munged = new.clone();
     let Some(spec) = munged.as_object_mut() else { return munged };
     for list in ["containers", "initContainers"] {
-        let (Some(after), Some(before)) = (spec.get_mut(list).and_then(Value::as_array_mut), old.get(list).and_then(Value::as_array)) else {
+        let (Some(after), Some(before)) = (spec.get_mut(list).and_then(Value::as_array_mut), old.get(list).and_then(Value::as_array))
+        else {
             continue;
         };
         for (container, before) in after.iter_mut().zip(before) {
@@ -159,7 +160,8 @@ fn validate_gated_pod(new: &PodSpec, old: &PodSpec, path: &Path<'_>) -> ErrorLis
     let none = Default::default();
     let (after, before) = (new.node_selector.as_ref().unwrap_or(&none), old.node_selector.as_ref().unwrap_or(&none));
     if before.iter().any(|(key, value)| after.get(key) != Some(value)) {
-        let shown = new.node_selector.as_ref().map_or(Value::Null, |s| s.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect());
+        let shown =
+            new.node_selector.as_ref().map_or(Value::Null, |s| s.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect());
         let detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
         errors.push(Error::invalid(&path.child("nodeSelector"), shown, detail));
     }

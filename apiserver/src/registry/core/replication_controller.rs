@@ -37,7 +37,7 @@ pub static RESOURCE: Definition = Definition {
     short_names: &["rc"],
     categories: &["all"],
     schema: "io.k8s.api.core.v1.ReplicationController",
-    name: name_is_dns_subdomain,
+    name: |name, prefix| if prefix { name_is_dns_subdomain(name, prefix) } else { Vec::new() },
     strategy: &ControllerStrategy,
     subresources: &[
         Subresource {
@@ -173,7 +173,12 @@ fn validate(new: &ReplicationController, old: Option<&ReplicationControllerSpec>
     }
     let options = Options::for_template(old.and_then(|old| old.template.as_ref()));
     errors.extend(validate_template(spec.template.as_ref(), selector, &path.child("template"), &options));
-    // The declarative rules come last.
+    // The declarative rules come last, and that of the name is one of them.
+    let name = new.metadata.name.as_deref().unwrap_or_default();
+    if old.is_none() && !name.is_empty() {
+        let metadata = Path::new("metadata");
+        errors.extend(name_is_dns_subdomain(name, false).into_iter().map(|m| Error::invalid(&metadata.child("name"), name, m)));
+    }
     let replicas = path.child("replicas");
     match spec.replicas {
         None => errors.push(Error::required(&replicas, "")),
@@ -283,6 +288,14 @@ mod tests {
             check(json!({"a": "c"})),
             ["spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`"]
         );
+    }
+
+    #[test]
+    fn the_name_is_checked_last() {
+        let object = json!({"metadata": {"name": "Bad_Name!"}, "spec": {"replicas": 1}});
+        let errors = ControllerStrategy.validate(&cx(), &object);
+        let fields: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
+        assert_eq!(fields, ["spec.selector", "spec.template", "metadata.name"]);
     }
 
     #[test]

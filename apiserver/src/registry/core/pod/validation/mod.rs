@@ -15,8 +15,11 @@ mod options;
 mod os;
 mod paths;
 mod printed;
+mod printed_container;
 mod probes;
 mod projected;
+#[cfg(test)]
+mod recorded;
 mod resize;
 mod resources;
 mod scheduling;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::annotations::{is_mirror_pod, validate_pod_annotations_update};
 use super::options::Options;
+use super::printed_container::ephemeral_container;
 use super::scheduling::validate_tolerations_with;
 use super::{printed, validate_pod_annotations_and_spec};
 use crate::registry::core::pod::access::{items, text};
@@ -249,13 +250,15 @@ pub fn validate_ephemeral_containers_update(new_raw: &Value, old_raw: &Value) ->
     let after = list(new_raw);
     for before in list(old_raw) {
         let name = before.get("name").and_then(Value::as_str).unwrap_or_default();
+        // With a name listed twice, the last counts.
         match after.iter().rfind(|c| c.get("name") == before.get("name")) {
             None => {
                 let detail = format!("existing ephemeral containers {} may not be removed\n", quote(name));
                 errors.push(Error::forbidden(&path, detail));
             }
             Some(now) if !same(now, &before) => {
-                let detail = format!("existing ephemeral containers {} may not be changed\n{}", quote(name), diff::of_values(&before, now));
+                let difference = diff::of_values(&ephemeral_container(&view(&before)), &ephemeral_container(&view(now)));
+                let detail = format!("existing ephemeral containers {} may not be changed\n{difference}", quote(name));
                 errors.push(Error::forbidden(&path, detail));
             }
             Some(_) => {}

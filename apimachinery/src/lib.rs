@@ -2,6 +2,7 @@
 //! field ownership, field errors and Status. Pure: no tokio, no sockets, no files, no clock.
 
 pub mod base64;
+pub mod cron;
 pub mod field;
 pub mod go_print;
 pub mod json;
@@ -13,6 +14,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod time;
+pub mod time_zone;
 pub mod validation;
 pub mod view;
 pub mod yaml;

@@ -176,13 +176,10 @@ fn refresh_last_applied(object: &mut Value, config: &Value) {
     }
     let mut config = config.clone();
     if let Some(metadata) = config.get_mut("metadata").and_then(Value::as_object_mut) {
-        let empty = metadata.get_mut("annotations").and_then(Value::as_object_mut).is_some_and(|annotations| {
-            annotations.shift_remove(LAST_APPLIED);
-            annotations.is_empty()
-        });
-        if empty {
-            metadata.shift_remove("annotations");
-        }
+        match metadata.get_mut("annotations") {
+            Some(Value::Object(annotations)) => annotations.shift_remove(LAST_APPLIED),
+            _ => metadata.shift_remove("annotations"),
+        };
     }
     config.sort_all_objects();
     let text = format!("{config}\n");

@@ -20,7 +20,7 @@ use crate::storage::{self, Freshness, Object};
 /// Finds the endpoint and runs it.
 pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     if !request.info.is_resource {
-        return nonresource::serve(&api, &request);
+        return nonresource::serve(&api, &request).await;
     }
     let catalog = api.catalog.load_full();
     let info = &request.info;

@@ -5,13 +5,22 @@
 //! maps values to values and errors. It never performs I/O, never names a store, and never sees HTTP.
 
 pub mod core;
+pub mod scheduling;
+//TMP pub mod policy;
+//TMP pub mod node;
+pub mod networking;
+//TMP pub mod discovery;
+pub mod coordination;
+//TMP pub mod autoscaling;
+//TMP pub mod apps;
 pub mod defaulting;
 pub mod diff;
-pub mod events;
+//TMP pub mod events;
 pub mod printer;
 pub mod read;
-pub mod storage;
+//TMP pub mod storage;
 pub mod strategy;
+pub mod table;
 
 use std::borrow::Cow;
 
@@ -32,7 +41,7 @@ pub struct Cx<'a> {
 }
 
 /// The rules of an update to a resource or to one of its subresources.
-pub trait UpdateStrategy: Sync {
+pub trait UpdateStrategy: Send + Sync {
     /// Resets what this endpoint may not set (a main endpoint keeps the old `status`; a status endpoint keeps
     /// everything else), and computes `metadata.generation`. Both objects are defaulted and canonical.
     fn prepare_for_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value);
@@ -198,4 +207,19 @@ pub enum Description {
     Text(&'static str),
     /// The description of a field of a schema type, such as (`io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta`, `name`).
     Field(&'static str, &'static str),
+}
+
+/// Every built-in kind.
+pub fn definitions() -> Vec<&'static Definition> {
+    [core::RESOURCES, coordination::RESOURCES, networking::RESOURCES, scheduling::RESOURCES].concat()
+}
+
+/// Every defaulting hook, by the name of the type that it completes.
+pub fn default_hooks() -> Vec<defaulting::Hook> {
+    [core::defaults::DEFAULTS, networking::defaults::DEFAULTS, scheduling::defaults::DEFAULTS].concat()
+}
+
+/// Versions that are served but not stored.
+pub fn versioned() -> Vec<crate::catalog::Versioned> {
+    Vec::new()
 }

@@ -130,7 +130,7 @@ impl Inner {
             write.landed(object.clone());
             return Some(object);
         }
-        let decoded = resource.spec.codec.from_store(stored).map_err(Error::from);
+        let decoded = resource.spec.codec.decode(stored).map_err(Error::from);
         match decoded.and_then(|value| Ok(self.encoder(resource).prepare(&value)?)) {
             Ok(prepared) => Some(Arc::new(Object::new(shared, &prepared, revision))),
             Err(error) => {

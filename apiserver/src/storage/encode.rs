@@ -24,6 +24,8 @@ pub enum EncodeError {
     NoMetadata,
     #[error("the object has no name")]
     NoName,
+    #[error("the object's namespace does not fit its resource")]
+    WrongScope,
     #[error("the object is larger than can be stored")]
     TooLarge,
     #[error("the object cannot be written: {0}")]
@@ -154,13 +156,20 @@ fn write<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), Enco
 /// Compact JSON with the characters escaped that Go's encoder escapes for the sake of HTML.
 struct GoFormatter;
 
+/// The first byte of U+2028 and U+2029 (and of others).
+const SEPARATOR_LEAD: u8 = 0xe2;
+
 impl Formatter for GoFormatter {
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let mut rest = fragment;
-        while let Some(at) = rest.find(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        // Bytes, not characters: almost nothing has to be escaped, and all but the two separators are ASCII.
+        while let Some(at) = rest.bytes().position(|b| matches!(b, b'<' | b'>' | b'&' | SEPARATOR_LEAD)) {
+            let c = rest[at..].chars().next().expect("a lead byte starts a character");
             writer.write_all(&rest.as_bytes()[..at])?;
-            let c = rest[at..].chars().next().expect("find gave the start of a character");
-            write!(writer, "\\u{:04x}", c as u32)?;
+            match c {
+                '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => write!(writer, "\\u{:04x}", c as u32)?,
+                other => writer.write_all(other.encode_utf8(&mut [0; 4]).as_bytes())?,
+            }
             rest = &rest[at + c.len_utf8()..];
         }
         writer.write_all(rest.as_bytes())
@@ -201,10 +210,10 @@ mod tests {
 
     #[test]
     fn strings_are_escaped_as_go_escapes_them() {
-        let value = json!({"metadata": {"name": "a"}, "data": {"<&>": "x\u{2028}é\n\"</p>"}});
+        let value = json!({"metadata": {"name": "a"}, "data": {"<&>": "x\u{2028}€é\n\"</p>"}});
         assert_eq!(
             spliced(FieldOrder::Declared, &value),
-            "{\"metadata\":{\"name\":\"a\",\"resourceVersion\":\"42\"},\"data\":{\"\\u003c\\u0026\\u003e\":\"x\\u2028é\\n\\\"\\u003c/p\\u003e\"}}"
+            "{\"metadata\":{\"name\":\"a\",\"resourceVersion\":\"42\"},\"data\":{\"\\u003c\\u0026\\u003e\":\"x\\u2028€é\\n\\\"\\u003c/p\\u003e\"}}"
         );
     }
 

@@ -234,7 +234,11 @@ impl Storage {
 
     /// Encodes and indexes an object without writing it: what a dry run answers with.
     pub fn prepare(&self, resource: &Resource, value: &Value) -> Result<Prepared, Error> {
-        Ok(self.inner.encoder(resource).prepare(value)?)
+        let prepared = self.inner.encoder(resource).prepare(value)?;
+        if prepared.namespace.is_empty() == resource.spec.namespaced {
+            return Err(EncodeError::WrongScope.into());
+        }
+        Ok(prepared)
     }
 }
 

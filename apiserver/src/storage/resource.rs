@@ -47,10 +47,10 @@ pub struct CodecError(pub String);
 /// possibly encrypted.
 pub trait Codec: Send + Sync + 'static {
     /// `value` and `json` are the same object in the storage version, without a revision.
-    fn to_store(&self, value: &Value, json: &Bytes) -> Result<Bytes, CodecError>;
+    fn encode(&self, value: &Value, json: &Bytes) -> Result<Bytes, CodecError>;
 
     /// The object in the storage version, whatever version the bytes hold. Its revision is ignored.
-    fn from_store(&self, stored: &Bytes) -> Result<Value, CodecError>;
+    fn decode(&self, stored: &Bytes) -> Result<Value, CodecError>;
 }
 
 /// JSON as it is. What the embedded store always uses, and etcd for custom resources.
@@ -58,11 +58,11 @@ pub trait Codec: Send + Sync + 'static {
 pub struct JsonCodec;
 
 impl Codec for JsonCodec {
-    fn to_store(&self, _value: &Value, json: &Bytes) -> Result<Bytes, CodecError> {
+    fn encode(&self, _value: &Value, json: &Bytes) -> Result<Bytes, CodecError> {
         Ok(json.clone())
     }
 
-    fn from_store(&self, stored: &Bytes) -> Result<Value, CodecError> {
+    fn decode(&self, stored: &Bytes) -> Result<Value, CodecError> {
         serde_json::from_slice(stored).map_err(|e| CodecError(e.to_string()))
     }
 }

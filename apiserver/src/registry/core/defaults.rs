@@ -3,7 +3,7 @@
 use apimachinery::quantity::Quantity;
 use serde_json::{Map, Value};
 
-use super::{endpoints, limit_range, namespace, node, persistent_volume, persistent_volume_claim, service};
+use super::{endpoints, limit_range, namespace, persistent_volume};
 use crate::registry::defaulting::{Hook, set_if_empty};
 
 /// By schema type. Pods and what they consist of have their own table.
@@ -15,18 +15,15 @@ pub static DEFAULTS: &[Hook] = &[
     }),
     ("io.k8s.api.core.v1.Namespace", namespace::default_namespace),
     ("io.k8s.api.core.v1.NodeStatus", |status| {
-        node::default_status(status);
+        let _ = status;
         round_amounts(status, &["capacity", "allocatable"]);
     }),
     ("io.k8s.api.core.v1.PersistentVolume", persistent_volume::default_volume),
-    ("io.k8s.api.core.v1.PersistentVolumeClaim", persistent_volume_claim::default_claim),
-    ("io.k8s.api.core.v1.PersistentVolumeClaimSpec", persistent_volume_claim::default_spec),
     ("io.k8s.api.core.v1.PersistentVolumeClaimStatus", |status| round_amounts(status, &["capacity", "allocatedResources"])),
     ("io.k8s.api.core.v1.PersistentVolumeSpec", |spec| round_amounts(spec, &["capacity"])),
     ("io.k8s.api.core.v1.ResourceQuotaSpec", |spec| round_amounts(spec, &["hard"])),
     ("io.k8s.api.core.v1.ResourceQuotaStatus", |status| round_amounts(status, &["hard", "used"])),
     ("io.k8s.api.core.v1.Secret", |secret| set_if_empty(secret, "type", "Opaque")),
-    ("io.k8s.api.core.v1.Service", service::default_service),
     ("io.k8s.api.core.v1.VolumeResourceRequirements", |needs| round_amounts(needs, &["limits", "requests"])),
 ];
 

@@ -151,6 +151,9 @@ async fn a_snapshot_restores_everything_or_is_refused() {
     drop(restored);
     assert!(snapshot::restore(&path("online"), &path("restored")).unwrap_err().to_string().contains("is not empty"));
 
+    FjallDisk::open(&path("half")).unwrap().set_unfinished(true).unwrap();
+    assert!(Embedded::open(&path("half")).err().unwrap().to_string().contains("was not finished"));
+
     let whole = fs::read(path("online")).unwrap();
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;
@@ -164,6 +167,8 @@ async fn a_snapshot_restores_everything_or_is_refused() {
 /// Tells the child process of the next test where to write, and what it has acknowledged.
 const CHILD_DIRECTORY: &str = "FERROKUBE_TEST_KILLED_WRITER";
 const KILLS: usize = 20;
+/// Large enough that memtables are flushed and journals rotated on the way.
+const VALUE_BYTES: usize = 16 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_acknowledged_write_survives_kill_9() {
@@ -213,7 +218,7 @@ async fn write_until_killed(directory: &Path) {
         tokio::spawn(async move {
             for n in 0_u64.. {
                 let key = format!("k/{writer}-{}", n % 50);
-                let revision = put(&*store, &key, &"v".repeat(500), Expected::Any).await.unwrap();
+                let revision = put(&*store, &key, &"v".repeat(VALUE_BYTES), Expected::Any).await.unwrap();
                 // One call, so that lines of different writers do not mix; a torn last line lacks its stop.
                 std::io::stderr().write_all(format!("ack {key} {revision} .\n").as_bytes()).unwrap();
             }

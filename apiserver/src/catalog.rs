@@ -6,8 +6,10 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use apimachinery::managed_fields;
 use apimachinery::schema::defaults::Hooks;
 use apimachinery::schema::{TypeId, Types};
 use serde_json::Value;
@@ -92,8 +94,20 @@ pub struct Stored {
     pub type_id: TypeId,
     /// Empty lists and maps are lost on the way through protobuf; JSON-stored kinds keep them.
     pub keeps_empties: bool,
-    /// Position in the catalog's list of stored resources, for the storage layer.
+    /// The storage prefix.
     pub prefix: Box<str>,
+    pub namespaced: bool,
+    /// Fields that selectors can name, of the stored version.
+    pub selectable: Vec<(Box<str>, fn(&Value) -> Cow<'_, str>)>,
+    /// The objects in memory; set when storage has loaded them, before anything is served.
+    pub cache: OnceLock<Arc<crate::storage::Resource>>,
+}
+
+impl Stored {
+    /// The objects in memory. `None` only before start-up has finished.
+    pub fn cache(&self) -> Option<&Arc<crate::storage::Resource>> {
+        self.cache.get()
+    }
 }
 
 /// A resource at one API version.
@@ -112,7 +126,10 @@ pub struct Resource {
     pub subresources: HashMap<Box<str>, Subresource>,
     pub selectable: Vec<(Box<str>, fn(&Value) -> Cow<'_, str>)>,
     pub printer: &'static Printer,
-    pub reset_fields: Vec<Box<str>>,
+    /// Which fields a write to the main endpoint can come to own.
+    pub filter: managed_fields::Filter,
+    /// Numbers the resource among all that were ever served, for the encodings kept with objects.
+    pub number: u32,
     pub stored: Arc<Stored>,
     /// `None` where this is the stored version.
     pub conversion: Option<Conversion>,
@@ -130,7 +147,7 @@ pub struct Subresource {
 /// What stands behind a subresource.
 pub enum SubresourceKind {
     /// The same object by other rules.
-    Object { strategy: Shared<dyn UpdateStrategy>, reset_fields: Vec<Box<str>> },
+    Object { strategy: Shared<dyn UpdateStrategy>, filter: managed_fields::Filter },
     Scale,
     /// An endpoint of its own.
     Endpoint,
@@ -157,6 +174,7 @@ pub struct Catalog {
     resources: HashMap<(Box<str>, Box<str>, Box<str>), Arc<Resource>>,
     /// In the order in which they were added.
     ordered: Vec<Arc<Resource>>,
+    by_storage: HashMap<(Box<str>, Box<str>), Arc<Stored>>,
 }
 
 /// Why a definition could not be resolved; a defect of the table, found at start.
@@ -173,7 +191,7 @@ impl Catalog {
     pub fn builtin(types: &'static Types, definitions: &[&'static Definition], versions: &[Versioned], hooks: Hooks) -> Result<Catalog, Error> {
         let hooks = Arc::new(hooks);
         let mut catalog = Catalog::default();
-        let mut stored: HashMap<(Box<str>, Box<str>), Arc<Stored>> = HashMap::new();
+        let mut stored_resources: HashMap<(Box<str>, Box<str>), Arc<Stored>> = HashMap::new();
         for definition in definitions {
             let find = |schema: &str| {
                 types.lookup(schema).ok_or_else(|| Error::UnknownType { resource: definition.plural.to_owned(), schema: schema.to_owned() })
@@ -185,7 +203,7 @@ impl Catalog {
                 None => (definition.group, definition.version, definition.schema, None),
             };
             let store_type = find(store_schema)?;
-            let stored = stored
+            let stored = stored_resources
                 .entry((store_group.into(), definition.plural.into()))
                 .or_insert_with(|| {
                     Arc::new(Stored {
@@ -195,12 +213,16 @@ impl Catalog {
                         types: TypesHandle::Builtin(types),
                         type_id: store_type,
                         keeps_empties: matches!(store_group, "apiextensions.k8s.io" | "apiregistration.k8s.io"),
-                        prefix: crate::storage::key::prefix(store_group, definition.plural).into(),
+                        prefix: crate::storage::key::prefix(store_group, definition.plural).as_ref().into(),
+                        namespaced: definition.scope == Scope::Namespaced,
+                        selectable: definition.selectable.iter().map(|(name, get)| ((*name).into(), *get)).collect(),
+                        cache: OnceLock::new(),
                     })
                 })
                 .clone();
             catalog.add(resolve(definition, types, type_id, hooks.clone(), stored, conversion));
         }
+        catalog.by_storage = stored_resources;
         Ok(catalog)
     }
 
@@ -219,19 +241,27 @@ impl Catalog {
         self.ordered.iter().any(|r| &*r.gvk.group == group && &*r.gvk.version == version)
     }
 
+    pub fn has_group(&self, group: &str) -> bool {
+        self.ordered.iter().any(|r| &*r.gvk.group == group)
+    }
+
+    /// All served versions of a resource, itself included.
+    pub fn versions_of(&self, resource: &Resource) -> Vec<Arc<Resource>> {
+        self.ordered.iter().filter(|r| Arc::ptr_eq(&r.stored, &resource.stored)).cloned().collect()
+    }
+
+    /// A stored resource by the group and plural of its stored version.
+    pub fn stored_resource(&self, group: &str, plural: &str) -> Option<&Arc<Stored>> {
+        self.by_storage.get(&(group.into(), plural.into()))
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.ordered.iter()
     }
 
     /// Each stored resource once.
     pub fn stored(&self) -> Vec<Arc<Stored>> {
-        let mut seen = Vec::<Arc<Stored>>::new();
-        for resource in &self.ordered {
-            if !seen.iter().any(|s| Arc::ptr_eq(s, &resource.stored)) {
-                seen.push(resource.stored.clone());
-            }
-        }
-        seen
+        self.by_storage.values().cloned().collect()
     }
 }
 
@@ -245,6 +275,8 @@ pub struct Versioned {
     pub stored_schema: &'static str,
     pub conversion: Conversion,
 }
+
+static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
 
 fn boxed(texts: &[&str]) -> Vec<Box<str>> {
     texts.iter().map(|t| (*t).into()).collect()
@@ -265,7 +297,7 @@ fn resolve(
         .map(|s| {
             let kind = match &s.behaviour {
                 Behaviour::Object { strategy, reset_fields } => {
-                    SubresourceKind::Object { strategy: Shared::Static(*strategy), reset_fields: boxed(reset_fields) }
+                    SubresourceKind::Object { strategy: Shared::Static(*strategy), filter: managed_fields::Filter::except(reset_fields) }
                 }
                 Behaviour::Scale => SubresourceKind::Scale,
                 Behaviour::Endpoint => SubresourceKind::Endpoint,
@@ -288,7 +320,8 @@ fn resolve(
         subresources,
         selectable: definition.selectable.iter().map(|(name, get)| ((*name).into(), *get)).collect(),
         printer: &definition.printer,
-        reset_fields: boxed(definition.reset_fields),
+        filter: managed_fields::Filter::except(definition.reset_fields),
+        number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
         stored,
         conversion,
         type_meta_prefix: type_meta_prefix.into(),

@@ -14,16 +14,17 @@ import (
 
 // published is the part of an OpenAPI schema that the table must agree with.
 type published struct {
-	Properties map[string]published
-	Required   []string
-	Default    any
-	ListType   string                                  `json:"x-kubernetes-list-type"`
-	ListKeys   []string                                `json:"x-kubernetes-list-map-keys"`
-	MapType    string                                  `json:"x-kubernetes-map-type"`
-	Patch      string                                  `json:"x-kubernetes-patch-strategy"`
-	PatchKey   string                                  `json:"x-kubernetes-patch-merge-key"`
-	Kinds      []struct{ Group, Version, Kind string } `json:"x-kubernetes-group-version-kind"`
-	Unions     []struct {
+	Description string
+	Properties  map[string]published
+	Required    []string
+	Default     any
+	ListType    string                                  `json:"x-kubernetes-list-type"`
+	ListKeys    []string                                `json:"x-kubernetes-list-map-keys"`
+	MapType     string                                  `json:"x-kubernetes-map-type"`
+	Patch       string                                  `json:"x-kubernetes-patch-strategy"`
+	PatchKey    string                                  `json:"x-kubernetes-patch-merge-key"`
+	Kinds       []struct{ Group, Version, Kind string } `json:"x-kubernetes-group-version-kind"`
+	Unions      []struct {
 		Discriminator string
 		Fields        map[string]string `json:"fields-to-discriminateBy"`
 	} `json:"x-kubernetes-unions"`
@@ -41,8 +42,8 @@ var notStructs = []string{
 // compareWithPublished fails on any difference between the table and the published documents.
 func compareWithPublished(t *table, kubernetes string) error {
 	files, err := filepath.Glob(filepath.Join(kubernetes, "api/openapi-spec/v3/*.json"))
-	if err != nil || len(files) == 0 {
-		return fmt.Errorf("no published documents: %w", err)
+	if err != nil {
+		return err
 	}
 	var wrong []error
 	seen := map[string]bool{}
@@ -146,6 +147,7 @@ func (f *field) compare(p published, differ func(string, any, any)) {
 	differ("patch strategy", strings.Join(f.patch, ","), p.Patch)
 	differ("patch merge key", f.patchKey, p.PatchKey)
 	differ("default", f.openAPIDefault(), p.Default)
+	differ("being described", f.described, p.Description != "")
 }
 
 // openAPIDefault is the declared default, or the zero value of what is always written.

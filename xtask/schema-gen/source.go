@@ -323,6 +323,20 @@ func parseMarkers(doc *ast.CommentGroup) markers {
 	return m
 }
 
+// describes tells whether OpenAPI takes a description from a comment: text before `---` that is no marker and no TODO.
+func describes(doc *ast.CommentGroup) bool {
+	for _, line := range strings.Split(doc.Text(), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "---" {
+			return false
+		}
+		if line != "" && !strings.HasPrefix(line, "+") && !strings.HasPrefix(line, "TODO") {
+			return true
+		}
+	}
+	return false
+}
+
 func (m markers) has(key string) bool { return m[key] != nil }
 
 func (m markers) first(key string) string {

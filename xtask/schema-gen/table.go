@@ -53,6 +53,7 @@ type field struct {
 	enum                 []string
 	markers              markers
 	structType           string
+	described            bool
 }
 
 // wireType is a type as the table writes it: a scalar's word, a struct's definition name, a list or a map.
@@ -292,7 +293,7 @@ func protoNumber(tag interface{ Get(string) string }) int {
 func (t *table) newField(f *ast.Field, owner *goType, name, goName, options string) (*field, error) {
 	tag := fieldTag(f)
 	m := parseMarkers(f.Doc)
-	out := &field{json: name, goName: goName, markers: m, proto: protoNumber(tag), patchKey: tag.Get("patchMergeKey")}
+	out := &field{json: name, goName: goName, markers: m, described: describes(f.Doc), proto: protoNumber(tag), patchKey: tag.Get("patchMergeKey")}
 	for _, o := range strings.Split(options, ",") {
 		switch o {
 		case "", "inline":

@@ -45,7 +45,7 @@ func (f *field) write(b *bytes.Buffer, pkg string) {
 	for _, flag := range []struct {
 		on   bool
 		name string
-	}{{f.pointer, "p"}, {f.omitEmpty, "e"}, {f.omitZero, "z"}, {f.required, "r"}} {
+	}{{f.pointer, "p"}, {f.omitEmpty, "e"}, {f.omitZero, "z"}, {f.required, "r"}, {f.described, "d"}} {
 		if flag.on {
 			flags += flag.name
 		}

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Number, Value};
 
-/// Objects and arrays may be nested so deep. Whoever walks values by recursion needs a stack for it.
+/// Objects and arrays may be nested so deep, as upstream has it. Whoever walks values by recursion needs a stack for it, and so
+/// does dropping one: threads that hold values need 16 MiB at least in debug builds, more where they walk with larger frames.
 pub const MAX_DEPTH: usize = 10_000;
 
 /// So many repeated fields are told apart; more are not reported.
@@ -19,21 +20,16 @@ pub struct Error {
     pub offset: usize,
 }
 
-/// What a text holds.
-#[derive(Debug, PartialEq)]
-pub struct Parsed {
-    pub value: Value,
-    /// Paths of the fields that stand more than once (`spec.replicas`, `spec.containers[0].name`); the last one counts.
-    pub duplicates: Vec<String>,
-}
-
 /// Reads one document. Whole numbers of 64 bits stay whole, all others become floats; bytes that are not UTF-8 become U+FFFD.
-pub fn parse(text: &[u8]) -> Result<Parsed, Error> {
+///
+/// Beside the value come the paths of the fields that stand more than once (`spec.replicas`, `spec.containers[0].name`), of which
+/// the last one counts.
+pub fn parse(text: &[u8]) -> Result<(Value, Vec<String>), Error> {
     let mut parser = Parser { text, at: 0, stack: Vec::new(), duplicates: Vec::new(), seen: HashSet::new(), number_error: None };
     let value = parser.document()?;
     match parser.number_error {
         Some(error) => Err(error),
-        None => Ok(Parsed { value, duplicates: parser.duplicates }),
+        None => Ok((value, parser.duplicates)),
     }
 }
 
@@ -370,7 +366,7 @@ mod tests {
 
     fn check(text: &str, expected: &str) {
         let shown = match parse(text.as_bytes()) {
-            Ok(parsed) => [vec![to_string(&parsed.value)], parsed.duplicates].concat().join(" "),
+            Ok((value, duplicates)) => [vec![to_string(&value)], duplicates].concat().join(" "),
             Err(error) => error.to_string(),
         };
         assert_eq!(shown, expected, "{text:?}");
@@ -387,7 +383,7 @@ mod tests {
         check("1.0", "1");
         check(r#""\u00e9\ud83d\ude00\ud800x\udc00\/""#, "\"é😀\u{fffd}x\u{fffd}/\"");
         check(r#""\ud800\ud83d\ude00""#, "\"\u{fffd}😀\"");
-        let broken = parse(b"\"a\xe2\x82b\xff\"").unwrap().value;
+        let broken = parse(b"\"a\xe2\x82b\xff\"").unwrap().0;
         assert_eq!(broken, "a\u{fffd}\u{fffd}b\u{fffd}");
     }
 
@@ -440,8 +436,8 @@ mod tests {
         assert_eq!(parse(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err().message, "invalid character '[' exceeded max depth");
         // Dropping and writing what was read recurses: the deepest document must pass on the stack that servers give their threads.
         let deepest = std::thread::Builder::new().stack_size(32 << 20).spawn(move || {
-            let parsed = parse(nested(MAX_DEPTH).as_bytes()).unwrap();
-            to_string(&parsed.value).len()
+            let (value, _) = parse(nested(MAX_DEPTH).as_bytes()).unwrap();
+            to_string(&value).len()
         });
         assert_eq!(deepest.unwrap().join().unwrap(), 2 * MAX_DEPTH);
     }

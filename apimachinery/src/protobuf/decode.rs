@@ -12,7 +12,7 @@ use crate::schema::{Field, ListType, MapType, SchemaOr, Type, TypeId};
 /// `type_meta` is the `apiVersion` and `kind` to show, if any.
 pub(super) fn decode(codec: &Protobuf<'_>, id: TypeId, message: &[u8], type_meta: Option<(&str, &str)>) -> Result<Value, DecodeError> {
     if !codec.is_marshalable(id) {
-        return Err(DecodeError::NotMarshalable(codec.types.get(id).go_name.to_string()));
+        return Err(DecodeError::NotMarshalable(codec.go_type(id)));
     }
     let mut decoder = Decoder { codec, slots: Vec::new(), depth: 0 };
     Ok(decoder.message(id, message, type_meta)?.0)
@@ -94,7 +94,15 @@ impl<'c, 'b> Decoder<'c, 'b> {
     }
 
     /// Sorts a message's fields into the slots of its struct.
-    fn scan(&mut self, name: &str, fields: &'c [Field], layout: &'c Layout, embeds: &'c [Layout], bytes: &'b [u8], base: usize) -> Result<(), DecodeError> {
+    fn scan(
+        &mut self,
+        name: &str,
+        fields: &'c [Field],
+        layout: &'c Layout,
+        embeds: &'c [Layout],
+        bytes: &'b [u8],
+        base: usize,
+    ) -> Result<(), DecodeError> {
         let mut reader = Reader::new(bytes);
         while let Some(tag) = reader.tag(name)? {
             match target(layout, tag.number) {
@@ -204,7 +212,9 @@ impl<'c, 'b> Decoder<'c, 'b> {
             || field.omit_empty
                 && match &field.ty {
                     Type::List(_) => value.is_null() || value.as_array().is_some_and(Vec::is_empty),
-                    Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float | Type::Bytes | Type::Map(_) => zero,
+                    Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float | Type::Bytes | Type::Map(_) => {
+                        zero
+                    }
                     // Go's `omitempty` never drops a struct.
                     _ => false,
                 };
@@ -339,8 +349,12 @@ fn raw<'b>(ty: &Type, wire_type: u8, reader: &mut Reader<'b>, field: &str) -> Re
     })
 }
 
-/// The Go name of a field, for errors: its JSON name with a capital. The table does not carry the few that differ.
+/// The Go name of a field, for errors: its JSON name with a capital, but for `metadata`. The table does not carry the
+/// few others that differ (`podIP`).
 fn go_field(json: &str) -> String {
+    if json == "metadata" {
+        return "ObjectMeta".to_owned();
+    }
     let mut chars = json.chars();
     chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
 }

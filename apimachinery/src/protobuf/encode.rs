@@ -2,19 +2,19 @@
 //! are no pointers always, maps sorted by key.
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::plan::{Layout, Target};
 use super::wire::Writer;
 use super::{EncodeError, MAX_DEPTH, Protobuf, special};
+use crate::base64::GO_STANDARD;
 use crate::schema::{Field, ListType, MapType, SchemaOr, Type, TypeId};
 
 static NULL: Value = Value::Null;
 
 pub(super) fn encode(codec: &Protobuf<'_>, id: TypeId, value: &Value) -> Result<Vec<u8>, EncodeError> {
     if !codec.is_marshalable(id) {
-        return Err(EncodeError::NotMarshalable(codec.types.get(id).go_name.to_string()));
+        return Err(EncodeError::NotMarshalable(codec.go_type(id)));
     }
     let mut encoder = Encoder { codec, out: Writer::with_capacity(1024), slots: Vec::new(), depth: 0 };
     encoder.message(id, value).map_err(|problem| problem.in_field(&codec.types.get(id).go_name))?;
@@ -163,7 +163,15 @@ impl<'v> Encoder<'_, 'v> {
                 }
             }
             Type::SchemaOr(form) => self.schema_or(*form, value)?,
-            Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float | Type::Bytes | Type::List(_) | Type::Map(_) => {
+            Type::String
+            | Type::Bool
+            | Type::Int32
+            | Type::Int64
+            | Type::Uint(_)
+            | Type::Float
+            | Type::Bytes
+            | Type::List(_)
+            | Type::Map(_) => {
                 unreachable!("not a message on the wire")
             }
         }
@@ -302,9 +310,9 @@ fn bytes(value: &Value) -> Result<Vec<u8>, Problem> {
     let encoded = text(value)?;
     let decoded = if encoded.contains(['\r', '\n']) {
         // Go's decoder passes over line breaks.
-        STANDARD.decode(encoded.replace(['\r', '\n'], ""))
+        GO_STANDARD.decode(encoded.replace(['\r', '\n'], ""))
     } else {
-        STANDARD.decode(encoded)
+        GO_STANDARD.decode(encoded)
     };
     decoded.map_err(|_| Problem::mismatch(value, "base64"))
 }

@@ -13,11 +13,11 @@ mod special;
 mod tests;
 pub mod wire;
 
-use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use crate::schema::{TypeId, Types};
+use crate::schema::{self, TypeId, Types};
 use plan::Plan;
 
 /// How deeply messages may nest; embedded JSON is bounded by its own parser. Keeps the stack bounded on any input.
@@ -28,9 +28,15 @@ pub const MAX_DEPTH: usize = 192;
 pub struct Protobuf<'t> {
     types: &'t Types,
     plans: Vec<Plan>,
-    kinds: HashMap<(String, Box<str>), TypeId>,
     /// `JSONSchemaProps`, which the `JSONSchemaPropsOr…` unions refer to by name.
     json_schema: Option<TypeId>,
+}
+
+static BUILTIN: LazyLock<Protobuf<'static>> = LazyLock::new(|| Protobuf::new(schema::builtin()));
+
+/// The transcoder of the built-in types.
+pub fn builtin() -> &'static Protobuf<'static> {
+    &BUILTIN
 }
 
 /// A value that cannot be written as a message of its type.
@@ -84,24 +90,17 @@ pub enum DecodeError {
 impl<'t> Protobuf<'t> {
     /// Prepares the messages of all types in the set.
     pub fn new(types: &'t Types) -> Protobuf<'t> {
-        let mut kinds = HashMap::new();
-        for (id, ty) in types.iter() {
-            for (group, version, kind) in &ty.kinds {
-                let api_version = if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };
-                kinds.insert((api_version, kind.clone()), id);
-            }
-        }
         Protobuf {
             types,
             plans: types.iter().map(|(_, ty)| Plan::new(ty)).collect(),
-            kinds,
             json_schema: types.lookup("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps"),
         }
     }
 
     /// The type of a kind, by `apiVersion` and `kind` as objects carry them.
     pub fn kind(&self, api_version: &str, kind: &str) -> Option<TypeId> {
-        self.kinds.get(&(api_version.to_owned(), Box::from(kind))).copied()
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        self.types.by_kind(group, version, kind)
     }
 
     /// Whether the type has a message form; Tables, for one, have none.
@@ -143,6 +142,13 @@ impl<'t> Protobuf<'t> {
     /// The object in an opened envelope, as the type the caller expects.
     pub fn decode_typed(&self, id: TypeId, unknown: &envelope::Unknown<'_>) -> Result<Value, DecodeError> {
         decode::decode(self, id, unknown.raw, Some((&unknown.api_version, &unknown.kind)))
+    }
+
+    /// The Go type as errors print it, `v1.Table`: the version is the last but one part of a definition's name.
+    fn go_type(&self, id: TypeId) -> String {
+        let ty = self.types.get(id);
+        let version = ty.name.rsplit('.').nth(1).unwrap_or_default();
+        format!("{version}.{}", ty.go_name)
     }
 
     fn plan(&self, id: TypeId) -> &Plan {

@@ -42,7 +42,11 @@ impl Plan {
             place.push((field.proto, Target::Field(i as u16)));
         }
         let type_meta_only = ty.fields.iter().all(|f| &*f.json == "kind" || &*f.json == "apiVersion");
-        Plan { marshalable: !message.is_empty() || type_meta_only, message: sorted(message), embeds: embeds.into_iter().map(sorted).collect() }
+        Plan {
+            marshalable: !message.is_empty() || type_meta_only,
+            message: sorted(message),
+            embeds: embeds.into_iter().map(sorted).collect(),
+        }
     }
 }
 

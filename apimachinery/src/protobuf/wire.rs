@@ -41,7 +41,7 @@ impl<'b> Reader<'b> {
         for shift in (0..70).step_by(7) {
             let (first, rest) = self.rest.split_first().ok_or(DecodeError::UnexpectedEof)?;
             self.rest = rest;
-            value |= u64::from(first & 0x7f).checked_shl(shift).unwrap_or(0);
+            value |= u64::from(first & 0x7f) << shift;
             if *first < 0x80 {
                 return Ok(value);
             }
@@ -236,7 +236,10 @@ mod tests {
         assert_eq!(tag(&[0x02]), "proto: Pod: illegal tag 0 (wire type 2)");
         let skip = |wire_type, bytes: &[u8]| Reader::new(bytes).skip(wire_type).expect_err("refused").to_string();
         assert_eq!(skip(BYTES, &[5, 1]), "unexpected EOF");
-        assert_eq!(skip(BYTES, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), "proto: negative length found during unmarshaling");
+        assert_eq!(
+            skip(BYTES, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
+            "proto: negative length found during unmarshaling"
+        );
         assert_eq!(skip(7, &[]), "proto: illegal wireType 7");
         assert_eq!(skip(START_GROUP, &[0x08]), "unexpected EOF");
         assert_eq!(Reader::new(&[0x0b, 0x08, 0x01, 0x0c, 0x0c]).skip(START_GROUP), Ok(()));

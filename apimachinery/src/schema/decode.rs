@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Field, StructType, Type, TypeId, Types};
+use super::{Field, StructType, Type, TypeId, Types, element_go_type};
 use crate::quantity::Quantity;
 use crate::{field, time};
 
@@ -66,6 +66,9 @@ impl<'a> Walk<'a> {
                 continue;
             }
             self.field(ty, field, value)?;
+            if field.omit_empty && !field.pointer && is_zero_scalar(&field.ty, value) {
+                dropped.push(key.clone());
+            }
         }
         for key in dropped {
             map.shift_remove(&key);
@@ -105,8 +108,8 @@ impl<'a> Walk<'a> {
             Type::Bytes => self.bytes(value, target),
             Type::Quantity => quantity(value),
             Type::IntOrString => int_or_string(value),
-            Type::Time => time_value(value, time::parse_rfc3339_seconds),
-            Type::MicroTime => time_value(value, time::parse_rfc3339_micros),
+            Type::Time => time_value(value, |text| Ok(time::parse_time(text)?.to_time())),
+            Type::MicroTime => time_value(value, |text| Ok(time::parse_micro_time(text)?.to_micro_time())),
             Type::Duration => duration(value),
             Type::FieldsV1 | Type::RawExtension | Type::Json => Ok(()),
             Type::SchemaOr(kind) => self.schema_or(*kind, target, value),
@@ -120,7 +123,7 @@ impl<'a> Walk<'a> {
             },
             Type::List(list) => {
                 let Value::Array(items) = value else { return self.mismatch(value, target) };
-                let item_target = Target { owner: target.owner, go_type: element(target.go_type) };
+                let item_target = Target { owner: target.owner, go_type: element_go_type(target.go_type) };
                 for (i, item) in items.iter_mut().enumerate() {
                     if item.is_null() {
                         *item = zero(&list.item);
@@ -132,7 +135,7 @@ impl<'a> Walk<'a> {
             }
             Type::Map(map_type) => {
                 let Value::Object(map) = value else { return self.mismatch(value, target) };
-                let item_target = Target { owner: target.owner, go_type: map_element(target.go_type) };
+                let item_target = Target { owner: target.owner, go_type: element_go_type(target.go_type) };
                 for (key, item) in map.iter_mut() {
                     if item.is_null() {
                         *item = zero(&map_type.value);
@@ -227,16 +230,13 @@ fn describe(value: &Value) -> String {
     .to_owned()
 }
 
-/// `v1.Container` of `[]v1.Container`.
-fn element(go_type: &str) -> &str {
-    go_type.trim_start_matches('*').strip_prefix("[]").unwrap_or(go_type)
-}
-
-/// `string` of `map[string]string`.
-fn map_element(go_type: &str) -> &str {
-    match go_type.find(']') {
-        Some(at) if go_type.starts_with("map[") => &go_type[at + 1..],
-        _ => go_type,
+/// Whether an `omitempty` scalar has the value that means absent, so that defaulting sees one form of absence.
+fn is_zero_scalar(ty: &Type, value: &Value) -> bool {
+    match (ty, value) {
+        (Type::String, Value::String(s)) => s.is_empty(),
+        (Type::Bool, Value::Bool(b)) => !b,
+        (Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float, Value::Number(n)) => n.as_f64() == Some(0.0),
+        _ => false,
     }
 }
 
@@ -300,9 +300,9 @@ fn duration(value: &mut Value) -> Result<(), Error> {
     let Value::String(text) = &*value else {
         return Err(Error::Value { found: describe(value), go_type: "string".to_owned() });
     };
-    match time::parse_go_duration(text) {
+    match time::parse_duration(text) {
         Ok(nanos) => {
-            *value = Value::String(time::format_go_duration(nanos));
+            *value = Value::String(time::format_duration(nanos));
             Ok(())
         }
         Err(_) => Err(Error::Scalar(format!("time: invalid duration {}", field::quote(text)))),

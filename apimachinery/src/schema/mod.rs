@@ -4,12 +4,17 @@
 //! Built-in types come from the data file of the Kubernetes minor version ([`builtin`]); custom types
 //! are built from a CustomResourceDefinition's schema. Nothing here knows a particular kind.
 
+pub mod canonical;
+pub mod decode;
+pub mod defaults;
+mod descriptions;
 mod table;
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
+pub use descriptions::description;
 pub use table::builtin;
 
 /// A struct type's place in its [`Types`].
@@ -114,6 +119,8 @@ pub struct Field {
     pub omit_zero: bool,
     /// In OpenAPI's `required`.
     pub required: bool,
+    /// OpenAPI gives a description (a reference with a description is written as `allOf`).
+    pub described: bool,
     /// `+default=`: the value set when the field is absent.
     pub default: Option<Value>,
     /// Protobuf field number; 0 where protobuf does not carry it (`kind`, `apiVersion`).

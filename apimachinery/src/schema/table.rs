@@ -5,9 +5,9 @@
 //! - `kubernetes`, version: the first line.
 //! - `=`, definition name, then any of `atomic`, `kind=group/version/Kind`, `union=discriminator:member,…` and
 //!   `embed=number:GoType[:parent]`: opens a struct type.
-//! - JSON name, type, Go type, flags (`p` pointer, `e` omitempty, `z` omitzero, `r` required), protobuf number
-//!   (`embed.number` inside an embed), then any of `patch=strategy,…:key`, `struct=atomic|granular`, `enum=a|b` and
-//!   `default=JSON`: a field of it.
+//! - JSON name, type, Go type, flags (`p` pointer, `e` omitempty, `z` omitzero, `r` required, `d` described),
+//!   protobuf number (`embed.number` inside an embed), then any of `patch=strategy,…:key`, `struct=atomic|granular`,
+//!   `enum=a|b` and `default=JSON`: a field of it.
 //!
 //! A type is a word for a scalar, a definition name (`.Name` in the same package), `[kind]T` for a list with `!` for a
 //! wrapped and `*` for pointer items before `T`, or `{kind}T` for a map.
@@ -108,6 +108,7 @@ fn parse_field(line: &str, names: &Names<'_>) -> Result<Field, String> {
         omit_empty: flags.contains('e'),
         omit_zero: flags.contains('z'),
         required: flags.contains('r'),
+        described: flags.contains('d'),
         default: None,
         proto,
         proto_embed,

@@ -143,6 +143,26 @@ pub struct Definition {
     pub reset_fields: &'static [&'static str],
 }
 
+/// Resources (group, plural) whose deletion answers with the object as it was, where others answer with a Status.
+pub const RETURN_DELETED_OBJECT: [(&str, &str); 16] = [
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "pods"),
+    ("", "podtemplates"),
+    ("", "resourcequotas"),
+    ("", "serviceaccounts"),
+    ("", "services"),
+    ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "resourceclaims"),
+    ("resource.k8s.io", "resourceclaimtemplates"),
+    ("resource.k8s.io", "resourceslices"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "volumeattributesclasses"),
+];
+
 /// A subresource of a kind.
 pub struct Subresource {
     /// `status`, `scale`, `eviction`, …

@@ -49,7 +49,7 @@ fn amounts(list: Option<&ResourceList>) -> Amounts {
 fn add(total: &mut Amounts, more: &Amounts) {
     for (name, quantity) in more {
         match total.get_mut(name) {
-            Some(sum) => *sum = sum.add(quantity),
+            Some(sum) => *sum = sum.plus(quantity),
             None => {
                 total.insert(name.clone(), quantity.clone());
             }

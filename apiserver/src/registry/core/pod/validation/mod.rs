@@ -9,6 +9,7 @@ mod containers;
 mod dns;
 mod env;
 mod handlers;
+mod huge_pages;
 mod mounts;
 mod options;
 mod os;
@@ -17,14 +18,12 @@ mod printed;
 mod probes;
 mod projected;
 mod resize;
-pub mod resource_names;
 mod resources;
 mod scheduling;
 mod security;
 mod spec;
 mod spread;
 mod status;
-mod subresources;
 mod update;
 mod volume_sources;
 mod volumes;
@@ -34,16 +33,23 @@ use apimachinery::field::{Error, ErrorList, Path};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use serde_json::Value;
 
+pub use annotations::validate_pod_annotations;
 pub use options::Options;
 pub use resize::validate_pod_resize;
-pub use resources::{validate_container_resource_requirements, validate_resource_quantity_value};
-pub use scheduling::{validate_node_selector, validate_node_selector_term, validate_preemption_policy, validate_tolerations};
+pub(crate) use resources::{amount, is_pod_level};
+pub use resources::{validate_container_resource_requirements, validate_overhead};
+pub use scheduling::{validate_preemption_policy, validate_tolerations};
+pub(crate) use security::validate_app_armor_profile;
 pub use spec::validate_pod_spec;
 pub use status::validate_pod_status_update;
-pub use subresources::{validate_eviction, validate_pod_binding};
 pub use update::{validate_ephemeral_containers_update, validate_pod_update};
 
 use super::access::{items, text};
+
+/// The exceptions for a pod template that replaces `old`.
+pub fn options_for_template(_new: &PodTemplateSpec, old: Option<&PodTemplateSpec>) -> Options {
+    Options::for_template(old)
+}
 
 /// One "Invalid value" per message.
 pub(crate) fn invalid_all(path: &Path<'_>, value: impl Into<Value>, messages: Vec<String>) -> ErrorList {
@@ -72,7 +78,7 @@ pub(super) fn validate_pod_annotations_and_spec(pod: &Pod, opts: &Options) -> Er
     let empty = Default::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let (meta_path, spec_path) = (Path::new("metadata"), Path::new("spec"));
-    let mut errors = annotations::validate_pod_annotations(&pod.metadata, spec, &meta_path.child("annotations"), opts);
+    let mut errors = validate_pod_annotations(&pod.metadata, spec, &meta_path.child("annotations"), opts);
     errors.extend(validate_pod_spec(spec, Some(&pod.metadata), &spec_path, opts));
     if text(&spec.service_account_name).is_empty() {
         for (v, volume) in items(&spec.volumes).iter().enumerate() {
@@ -114,7 +120,7 @@ pub fn validate_pod_template_spec(template: &PodTemplateSpec, path: &Path<'_>, o
     let annotations_path = path.child("annotations");
     let mut errors = apimachinery::validation::validate_labels(meta.labels.as_ref().unwrap_or(&no_map), &path.child("labels"));
     errors.extend(apimachinery::validation::validate_annotations(meta.annotations.as_ref().unwrap_or(&no_map), &annotations_path));
-    errors.extend(annotations::validate_pod_annotations(meta, spec, &annotations_path, opts));
+    errors.extend(validate_pod_annotations(meta, spec, &annotations_path, opts));
     errors.extend(validate_pod_spec(spec, None, &spec_path, opts));
     errors.extend(annotations::validate_seccomp_matches(meta, spec, &spec_path));
     errors.extend(annotations::validate_app_armor_matches(meta, spec, &spec_path));

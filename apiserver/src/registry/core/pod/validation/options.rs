@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{Container, PodAffinityTerm, PodSpec, PodTemplat
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::annotations::deletion_cost_is_valid;
+use super::huge_pages::{is_divisible, is_huge_pages};
 use super::paths::validate_local_non_reserved_path;
-use super::resource_names::{huge_page_value_is_divisible, is_huge_page_resource_name};
 use super::security::host_sysctl_conflict;
 use super::spread::match_label_keys_errors;
 use crate::registry::core::pod::access::{any_container, is_sidecar, items, on, text};
@@ -37,7 +37,7 @@ pub struct Options {
 
 impl Options {
     /// For a pod template, given the template it replaces.
-    pub fn for_template(old: Option<&PodTemplateSpec>) -> Options {
+    pub(super) fn for_template(old: Option<&PodTemplateSpec>) -> Options {
         Options::from_old(old.and_then(|t| t.spec.as_ref()), old.and_then(|t| t.metadata.as_ref()))
     }
 
@@ -122,7 +122,7 @@ fn uses_indivisible_huge_pages(container: &Container) -> bool {
         .flat_map(|r| [&r.limits, &r.requests])
         .flatten()
         .flatten()
-        .any(|(name, quantity)| is_huge_page_resource_name(name) && !huge_page_value_is_divisible(name, quantity))
+        .any(|(name, quantity)| is_huge_pages(name) && !is_divisible(name, quantity))
 }
 
 fn has_non_local_token_path(spec: &PodSpec) -> bool {

@@ -10,21 +10,15 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Typed;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::options::Options;
-use super::resource_names::{
-    huge_page_value_is_divisible, is_huge_page_resource_name, is_integer_resource_name, is_overcommit_allowed,
-    validate_container_resource_name, validate_pod_resource_name,
-};
+use super::huge_pages::{is_huge_pages, validate_pages};
 use super::{annotations, invalid_all, printed};
 use crate::registry::core::pod::access::{ResourceList, items, text};
 use crate::registry::core::pod::aggregate;
-
-pub(super) fn parsed(text: &str) -> Option<Quantity> {
-    Quantity::parse(text).ok()
-}
+use crate::registry::core::resource::{self, is_overcommit_allowed, validate_amount, validate_container_name, validate_name};
 
 /// The amount of a quantity that the engine has already found well-formed.
 pub(crate) fn amount(quantity: &Typed) -> Quantity {
-    parsed(&quantity.0).unwrap_or_default()
+    resource::quantity(&quantity.0)
 }
 
 /// Requests and limits of a container; `claim_names` are those of the pod's claims.
@@ -34,7 +28,7 @@ pub fn validate_container_resource_requirements(
     path: &Path<'_>,
     opts: &Options,
 ) -> ErrorList {
-    validate_requirements(requirements, validate_container_resource_name, claim_names, path, opts)
+    validate_requirements(requirements, validate_container_name, claim_names, path, opts)
 }
 
 fn validate_requirements(
@@ -53,13 +47,13 @@ fn validate_requirements(
     for (name, quantity) in limits {
         let path = limits_path.key(name);
         errors.extend(validate_name(name, &path));
-        errors.extend(validate_resource_quantity_value(name, quantity, &path));
-        errors.extend(validate_huge_page_value(name, quantity, &path, opts));
+        errors.extend(validate_amount(name, &amount(quantity), &path));
+        errors.extend(validate_pages(name, quantity, &path, opts));
     }
     for (name, quantity) in requests {
         let path = requests_path.key(name);
         errors.extend(validate_name(name, &path));
-        errors.extend(validate_resource_quantity_value(name, quantity, &path));
+        errors.extend(validate_amount(name, &amount(quantity), &path));
         match limits.get(name) {
             Some(limit) => {
                 let order = amount(quantity).cmp(&amount(limit));
@@ -80,34 +74,32 @@ fn validate_requirements(
             }
             None => {}
         }
-        errors.extend(validate_huge_page_value(name, quantity, &path, opts));
+        errors.extend(validate_pages(name, quantity, &path, opts));
     }
     let names = || limits.keys().chain(requests.keys());
-    if names().any(|name| is_huge_page_resource_name(name)) && !names().any(|name| matches!(name.as_str(), "cpu" | "memory")) {
+    if names().any(|name| is_huge_pages(name)) && !names().any(|name| matches!(name.as_str(), "cpu" | "memory")) {
         errors.push(Error::forbidden(path, "HugePages require cpu or memory"));
     }
     errors.extend(validate_claim_references(items(&requirements.claims), claim_names, &path.child("claims")));
     errors
 }
 
-/// Not negative, and whole where the resource is counted.
-pub fn validate_resource_quantity_value(name: &str, quantity: &Typed, path: &Path<'_>) -> ErrorList {
-    let value = amount(quantity);
-    let mut errors = ErrorList::new();
-    if value.sign() < 0 {
-        errors.push(Error::invalid(path, quantity.0.as_str(), "must be greater than or equal to 0"));
-    }
-    if is_integer_resource_name(name) && value.milli_value() % 1000 != 0 {
-        errors.push(Error::invalid(path, quantity.0.as_str(), "must be an integer"));
+/// May stand in a pod's own resources.
+pub(crate) fn is_pod_level(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || is_huge_pages(name)
+}
+
+fn validate_pod_level_name(name: &str, path: &Path<'_>) -> ErrorList {
+    let errors = validate_name(name, path);
+    if errors.is_empty() && !is_pod_level(name) {
+        return vec![Error::not_supported(path, name, &["cpu", "hugepages-", "memory"])];
     }
     errors
 }
 
-fn validate_huge_page_value(name: &str, quantity: &Typed, path: &Path<'_>, opts: &Options) -> Option<Error> {
-    let bad = is_huge_page_resource_name(name)
-        && !opts.allow_indivisible_huge_pages_values
-        && !huge_page_value_is_divisible(name, quantity);
-    bad.then(|| Error::invalid(path, quantity.0.as_str(), format!("{} is not positive integer multiple of {name}", quantity.0)))
+/// What running a pod costs beyond its containers, given as limits.
+pub fn validate_overhead(overhead: &ResourceRequirements, path: &Path<'_>) -> ErrorList {
+    validate_container_resource_requirements(overhead, &BTreeSet::new(), path, &Options::default())
 }
 
 fn validate_claim_references(claims: &[ResourceClaim], claim_names: &BTreeSet<&str>, path: &Path<'_>) -> ErrorList {
@@ -211,7 +203,7 @@ pub(super) fn validate_pod_resources(spec: &PodSpec, claim_names: &BTreeSet<&str
     if resources.claims.is_some() {
         errors.push(Error::forbidden(&path.child("claims"), "claims may not be set for Resources at pod-level"));
     }
-    errors.extend(validate_requirements(resources, validate_pod_resource_name, claim_names, &path, opts));
+    errors.extend(validate_requirements(resources, validate_pod_level_name, claim_names, &path, opts));
     errors.extend(validate_pod_resource_consistency(spec, resources, &path));
     errors
 }
@@ -231,7 +223,7 @@ fn validate_pod_resource_consistency(spec: &PodSpec, resources: &ResourceRequire
         }
     }
     for (name, total) in aggregate::container_limits(spec) {
-        if is_huge_page_resource_name(&name)
+        if is_huge_pages(&name)
             && let Some(own) = limits.get(&name)
             && total > amount(own)
         {

@@ -1,0 +1,185 @@
+//! What one object added to, changed in and removed from another, as field sets.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::{
+    path::{PathElement, same},
+    set::FieldSet,
+    typed::{Atom, Form, Items, ListAtom, MapAtom, Schema, TypeRef},
+};
+
+/// The difference between two objects of a type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    pub added: FieldSet,
+    pub modified: FieldSet,
+    pub removed: FieldSet,
+}
+
+impl Comparison {
+    pub fn is_same(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+
+    /// All three sets, each filtered.
+    pub(super) fn map(self, f: impl Fn(FieldSet) -> FieldSet) -> Comparison {
+        Comparison { added: f(self.added), modified: f(self.modified), removed: f(self.removed) }
+    }
+
+    fn add_below(&mut self, element: &PathElement, below: Comparison) {
+        self.added.add_below(element.clone(), below.added);
+        self.modified.add_below(element.clone(), below.modified);
+        self.removed.add_below(element.clone(), below.removed);
+    }
+}
+
+/// What happened at one place: to the place itself, and below it.
+#[derive(Default)]
+struct Change {
+    added: bool,
+    modified: bool,
+    removed: bool,
+    below: Comparison,
+}
+
+impl Change {
+    fn record(self, element: &PathElement, out: &mut Comparison) {
+        for (happened, set) in [(self.added, &mut out.added), (self.modified, &mut out.modified), (self.removed, &mut out.removed)] {
+            if happened {
+                set.add(element.clone());
+            }
+        }
+        out.add_below(element, self.below);
+    }
+}
+
+/// Compares two objects that both have the shape of `ty` (duplicates allowed).
+pub(super) fn compare(schema: Schema<'_>, ty: TypeRef<'_>, old: &Value, new: &Value) -> Comparison {
+    Walk { schema }.place(ty, Some(old), Some(new)).below
+}
+
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    schema: Schema<'a>,
+}
+
+impl<'a> Walk<'a> {
+    fn place(self, ty: TypeRef<'a>, old: Option<&Value>, new: Option<&Value>) -> Change {
+        if old == new {
+            return Change::default();
+        }
+        let atom = self.schema.resolve(ty);
+        let (old_atom, new_atom) = (atom.narrowed(old), atom.narrowed(new));
+        let mut change = Change::default();
+        let mut leaf = false;
+        if new.is_none() {
+            leaf |= self.form(&old_atom, old, new, &mut change);
+        } else if old.is_none() || old_atom.same_forms(&new_atom) {
+            leaf |= self.form(&new_atom, old, new, &mut change);
+        } else {
+            // The value changed its form: each form is seen through its own eyes.
+            self.form(&old_atom, old, new, &mut change);
+            leaf |= self.form(&new_atom, old, new, &mut change);
+        }
+        if !leaf {
+            change.added |= old.is_none();
+            change.removed |= new.is_none();
+        }
+        change
+    }
+
+    /// Whether the place was handled as a leaf.
+    fn form(self, atom: &Atom<'a>, old: Option<&Value>, new: Option<&Value>, change: &mut Change) -> bool {
+        match atom.form() {
+            Form::Scalar(_) => self.leaf(old, new, change),
+            Form::List(list) => {
+                let (a, b) = (old.and_then(Value::as_array), new.and_then(Value::as_array));
+                // Empty and null are told apart by treating them as leaves.
+                if matches!(list.items, Items::Atomic) || (a.is_none_or(Vec::is_empty) && b.is_none_or(Vec::is_empty)) {
+                    return self.leaf(old, new, change);
+                }
+                self.items(&list, a.map_or(&[], Vec::as_slice), b.map_or(&[], Vec::as_slice), &mut change.below);
+                false
+            }
+            Form::Map(map) => {
+                let (a, b) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+                if map.atomic || (a.is_none_or(Map::is_empty) && b.is_none_or(Map::is_empty)) {
+                    return self.leaf(old, new, change);
+                }
+                self.fields(&map, a, b, &mut change.below);
+                false
+            }
+        }
+    }
+
+    fn leaf(self, old: Option<&Value>, new: Option<&Value>, change: &mut Change) -> bool {
+        match (old, new) {
+            (None, _) => change.added = true,
+            (_, None) => change.removed = true,
+            (Some(old), Some(new)) => change.modified |= !same(old, new),
+        }
+        true
+    }
+
+    fn fields(self, map: &MapAtom<'a>, old: Option<&Map<String, Value>>, new: Option<&Map<String, Value>>, out: &mut Comparison) {
+        let mut visit = |key: &str, a: Option<&Value>, b: Option<&Value>| {
+            if a == b {
+                return;
+            }
+            if let Some(ty) = map.value_type(key) {
+                self.place(ty, a, b).record(&PathElement::field(key), out);
+            }
+        };
+        for (key, value) in old.into_iter().flatten() {
+            visit(key, Some(value), new.and_then(|new| new.get(key)));
+        }
+        for (key, value) in new.into_iter().flatten() {
+            if !old.is_some_and(|old| old.contains_key(key)) {
+                visit(key, None, Some(value));
+            }
+        }
+    }
+
+    fn items(self, list: &ListAtom<'a>, old: &[Value], new: &[Value], out: &mut Comparison) {
+        let mut pairs: BTreeMap<PathElement, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
+        for item in old {
+            if let Ok(element) = self.schema.item_element(list, item) {
+                pairs.entry(element).or_default().0.push(item);
+            }
+        }
+        for item in new {
+            if let Ok(element) = self.schema.item_element(list, item) {
+                pairs.entry(element).or_default().1.push(item);
+            }
+        }
+        for (element, (before, after)) in pairs {
+            self.item(list, &element, &before, &after, out);
+        }
+    }
+
+    /// Items that share a key are owned together: the key stands for all of them, without their fields.
+    fn item(self, list: &ListAtom<'a>, element: &PathElement, before: &[&Value], after: &[&Value], out: &mut Comparison) {
+        match (before, after) {
+            ([_, _, ..], [_, _, ..]) => {
+                if before.len() != after.len() || !before.iter().zip(after).all(|(a, b)| same(a, b)) {
+                    out.modified.add(element.clone());
+                }
+            }
+            ([_, _, ..], _) => {
+                if let Some(only) = after.first() {
+                    self.place(list.element, None, Some(only)).record(element, out);
+                }
+                out.removed.add(element.clone());
+            }
+            (_, [_, _, ..]) => {
+                if let Some(only) = before.first() {
+                    self.place(list.element, Some(only), None).record(element, out);
+                }
+                out.added.add(element.clone());
+            }
+            _ => self.place(list.element, before.first().copied(), after.first().copied()).record(element, out),
+        }
+    }
+}

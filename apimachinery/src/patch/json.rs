@@ -1,0 +1,389 @@
+//! JSON patch (RFC 6902), with the liberties of the library that kube-apiserver uses.
+//!
+//! The liberties are why the `json-patch` crate does not fit: negative indexes count from the end, `replace` may add a
+//! field, `copy` of an absent field copies null, absent and null fields are the same to `test`.
+
+use serde_json::{Map, Value};
+
+use super::Answer;
+
+/// More operations than this are refused.
+pub const MAX_OPERATIONS: usize = 10_000;
+
+/// A refused JSON patch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("error decoding patch: json: cannot unmarshal {found} into Go {into}")]
+    StrictDecode { found: &'static str, into: String },
+    #[error("json: cannot unmarshal {found} into Go value of type {into}")]
+    Decode { found: &'static str, into: &'static str },
+    #[error("Request entity is too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {0}")]
+    TooManyOperations(usize),
+    #[error("Unexpected kind: {0}")]
+    UnexpectedKind(String),
+    #[error("{op} operation failed to decode {field}: missing value")]
+    MissingField { op: &'static str, field: &'static str },
+    #[error("{op} operation does not apply: doc is missing path: \"{path}\": missing value")]
+    MissingPath { op: &'static str, path: String },
+    #[error("error in {op} for path: '{path}': {source}")]
+    Step {
+        op: &'static str,
+        path: String,
+        #[source]
+        source: StepError,
+    },
+    #[error("replace operation value must be object or array")]
+    NotADocument,
+    #[error("testing value {0} failed: test failed")]
+    TestFailed(String),
+}
+
+/// Why the last step of a path cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    #[error("Unable to remove nonexistent key: {0}: missing value")]
+    NoSuchKey(String),
+    #[error("Unable to access invalid index: {0}: invalid index referenced")]
+    InvalidIndex(i64),
+    #[error("value was not a proper array index: '{0}'")]
+    NotAnIndex(String),
+}
+
+impl Error {
+    /// The answer that this error gets.
+    pub fn answer(&self) -> Answer {
+        match self {
+            Error::StrictDecode { .. } | Error::Decode { .. } => Answer::BadRequest,
+            Error::TooManyOperations(_) => Answer::TooLarge,
+            _ => Answer::Rejected,
+        }
+    }
+}
+
+/// A decoded JSON patch.
+#[derive(Debug)]
+pub struct Patch<'a> {
+    operations: Vec<Option<&'a Map<String, Value>>>,
+}
+
+impl<'a> Patch<'a> {
+    /// Reads a patch. With `strict` (field validation Warn or Strict) the members of operations are type-checked and unknown
+    /// ones returned, as `json patch unknown field "[0].x"`; duplicate members are the parser's to find.
+    pub fn decode(patch: &'a Value, strict: bool) -> Result<(Patch<'a>, Vec<String>), Error> {
+        let mut unknown = Vec::new();
+        if strict {
+            check_operations(patch, &mut unknown)?;
+        }
+        let list = match patch {
+            Value::Null => &[],
+            Value::Array(list) => list.as_slice(),
+            other => return Err(Error::Decode { found: go_kind(other), into: "jsonpatch.Patch" }),
+        };
+        let mut operations = Vec::with_capacity(list.len());
+        for operation in list {
+            operations.push(match operation {
+                Value::Null => None,
+                Value::Object(members) => Some(members),
+                other => return Err(Error::Decode { found: go_kind(other), into: "jsonpatch.Operation" }),
+            });
+        }
+        if operations.len() > MAX_OPERATIONS {
+            return Err(Error::TooManyOperations(operations.len()));
+        }
+        Ok((Patch { operations }, unknown))
+    }
+
+    /// Applies all operations or none. Objects that a path leads through come out with sorted keys, as upstream's do, which
+    /// its error messages show.
+    pub fn apply(&self, document: &Value) -> Result<Value, Error> {
+        let mut document = document.clone();
+        sort(&mut document);
+        for operation in &self.operations {
+            apply_operation(&mut document, operation.unwrap_or(&Map::new()))?;
+        }
+        Ok(document)
+    }
+}
+
+fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn check_operations(patch: &Value, unknown: &mut Vec<String>) -> Result<(), Error> {
+    let mismatch = |found: &Value, into: String| Error::StrictDecode { found: go_kind(found), into };
+    let list = match patch {
+        Value::Null => return Ok(()),
+        Value::Array(list) => list,
+        other => return Err(mismatch(other, "value of type []handlers.jsonPatchOp".to_owned())),
+    };
+    for (i, operation) in list.iter().enumerate() {
+        let members = match operation {
+            Value::Null => continue,
+            Value::Object(members) => members,
+            other => return Err(mismatch(other, "value of type handlers.jsonPatchOp".to_owned())),
+        };
+        for (name, value) in members {
+            match (name.as_str(), value) {
+                ("value", _) | ("op" | "path" | "from", Value::String(_) | Value::Null) => {}
+                ("op" | "path" | "from", other) => {
+                    return Err(mismatch(other, format!("struct field jsonPatchOp.{name} of type string")));
+                }
+                _ => unknown.push(format!("json patch unknown field \"[{i}].{name}\"")),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sort(value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.sort_keys();
+    }
+}
+
+fn apply_operation(document: &mut Value, operation: &Map<String, Value>) -> Result<(), Error> {
+    let value = || operation.get("value").cloned().unwrap_or(Value::Null);
+    match operation.get("op").and_then(Value::as_str).unwrap_or("unknown") {
+        "add" => {
+            let path = member(operation, "add", "path")?;
+            add(document, "add", path, value())
+        }
+        "remove" => {
+            let path = member(operation, "remove", "path")?;
+            remove(document, "remove", path).map(drop)
+        }
+        "replace" => replace(document, member(operation, "replace", "path")?, value()),
+        "move" => {
+            let from = member(operation, "move", "from")?;
+            let taken = remove(document, "move", from)?;
+            add(document, "move", member(operation, "move", "path")?, taken)
+        }
+        "copy" => {
+            let from = member(operation, "copy", "from")?;
+            let (container, key) = find(document, "copy", from)?;
+            let copied = get(container, &key).map_err(|source| step("copy", from, source))?.cloned().unwrap_or(Value::Null);
+            add(document, "copy", member(operation, "copy", "path")?, copied)
+        }
+        "test" => test(document, member(operation, "test", "path")?, &value()),
+        other => Err(Error::UnexpectedKind(other.to_owned())),
+    }
+}
+
+fn member<'a>(operation: &'a Map<String, Value>, op: &'static str, field: &'static str) -> Result<&'a str, Error> {
+    operation.get(field).and_then(Value::as_str).ok_or(Error::MissingField { op, field })
+}
+
+fn step(op: &'static str, path: &str, source: StepError) -> Error {
+    Error::Step { op, path: path.to_owned(), source }
+}
+
+/// The container that holds the last step of `path`, and that step. The text before the first slash counts for nothing.
+fn find<'a>(document: &'a mut Value, op: &'static str, path: &str) -> Result<(&'a mut Value, String), Error> {
+    let missing = || Error::MissingPath { op, path: path.to_owned() };
+    let (_, steps) = path.split_once('/').ok_or_else(missing)?;
+    let mut steps: Vec<String> = steps.split('/').map(unescape).collect();
+    let last = steps.pop().ok_or_else(missing)?;
+    let mut container = document;
+    for key in steps {
+        container = match container {
+            Value::Object(map) => map.get_mut(&key).ok_or_else(missing)?,
+            Value::Array(items) => {
+                let at = existing_index(items.len(), &key).map_err(|_| missing())?;
+                items.get_mut(at).ok_or_else(missing)?
+            }
+            _ => return Err(missing()),
+        };
+        sort(container);
+    }
+    if container.is_object() || container.is_array() { Ok((container, last)) } else { Err(missing()) }
+}
+
+fn unescape(step: &str) -> String {
+    let mut out = String::with_capacity(step.len());
+    let mut rest = step;
+    while let Some(at) = rest.find('~') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let (text, length) = match rest.as_bytes().get(1) {
+            Some(b'1') => ("/", 2),
+            Some(b'0') => ("~", 2),
+            _ => ("~", 1),
+        };
+        out.push_str(text);
+        rest = &rest[length..];
+    }
+    out.push_str(rest);
+    out
+}
+
+fn parse_index(key: &str) -> Result<i64, StepError> {
+    key.parse().map_err(|_| StepError::NotAnIndex(key.to_owned()))
+}
+
+/// A place below `length`; negative ones count from the end.
+fn index_below(length: usize, key: &str) -> Result<usize, StepError> {
+    let index = parse_index(key)?;
+    let length = i64::try_from(length).unwrap_or(i64::MAX);
+    let place = if index < 0 { index.checked_add(length).unwrap_or(-1) } else { index };
+    if place < 0 || place >= length {
+        return Err(StepError::InvalidIndex(index));
+    }
+    usize::try_from(place).map_err(|_| StepError::InvalidIndex(index))
+}
+
+fn existing_index(length: usize, key: &str) -> Result<usize, StepError> {
+    index_below(length, key)
+}
+
+/// What stands at `key`; an absent field is no error.
+fn get<'a>(container: &'a Value, key: &str) -> Result<Option<&'a Value>, StepError> {
+    match container {
+        Value::Array(items) => Ok(items.get(existing_index(items.len(), key)?)),
+        other => Ok(other.get(key)),
+    }
+}
+
+fn add(document: &mut Value, op: &'static str, path: &str, value: Value) -> Result<(), Error> {
+    let (container, key) = find(document, op, path)?;
+    match container {
+        Value::Array(items) if key == "-" => items.push(value),
+        // An item can also be added after the last one.
+        Value::Array(items) => {
+            let at = index_below(items.len() + 1, &key).map_err(|source| step(op, path, source))?;
+            items.insert(at, value);
+        }
+        Value::Object(map) => {
+            map.insert(key, value);
+            map.sort_keys();
+        }
+        _ => return Err(Error::MissingPath { op, path: path.to_owned() }),
+    }
+    Ok(())
+}
+
+fn remove(document: &mut Value, op: &'static str, path: &str) -> Result<Value, Error> {
+    let (container, key) = find(document, op, path)?;
+    match container {
+        Value::Array(items) => {
+            let at = existing_index(items.len(), &key).map_err(|source| step(op, path, source))?;
+            Ok(items.remove(at))
+        }
+        Value::Object(map) => map.shift_remove(&key).ok_or_else(|| step(op, path, StepError::NoSuchKey(key))),
+        _ => Err(Error::MissingPath { op, path: path.to_owned() }),
+    }
+}
+
+fn replace(document: &mut Value, path: &str, mut value: Value) -> Result<(), Error> {
+    if path.is_empty() {
+        if !value.is_object() && !value.is_array() {
+            return Err(Error::NotADocument);
+        }
+        sort(&mut value);
+        *document = value;
+        return Ok(());
+    }
+    let (container, key) = find(document, "replace", path)?;
+    match container {
+        Value::Array(items) => {
+            let at = existing_index(items.len(), &key).map_err(|source| step("replace", path, source))?;
+            items[at] = value;
+        }
+        Value::Object(map) => {
+            map.insert(key, value);
+            map.sort_keys();
+        }
+        _ => return Err(Error::MissingPath { op: "replace", path: path.to_owned() }),
+    }
+    Ok(())
+}
+
+fn test(document: &mut Value, path: &str, expected: &Value) -> Result<(), Error> {
+    let failed = || Error::TestFailed(path.to_owned());
+    if path.is_empty() {
+        return if document == expected { Ok(()) } else { Err(failed()) };
+    }
+    let (container, key) = find(document, "test", path)?;
+    let found = get(container, &key).map_err(|source| step("test", path, source))?;
+    if found.unwrap_or(&Value::Null) == expected { Ok(()) } else { Err(failed()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn run(document: Value, patch: Value) -> Result<Value, Error> {
+        Patch::decode(&patch, true)?.0.apply(&document)
+    }
+
+    #[test]
+    fn operations_do_what_the_reference_does() {
+        let document = || json!({"data": {"x": "1", "y": "2", "n": null}, "list": [1, 2, 3]});
+        let data = |d: Value| json!({"data": d, "list": [1, 2, 3]});
+        let list = |l: Value| json!({"data": {"n": null, "x": "1", "y": "2"}, "list": l});
+        for (operation, expected) in [
+            (json!({"op": "add", "path": "/data/z", "value": "3"}), data(json!({"n": null, "x": "1", "y": "2", "z": "3"}))),
+            (json!({"op": "add", "path": "/data/z"}), data(json!({"n": null, "x": "1", "y": "2", "z": null}))),
+            (json!({"op": "replace", "path": "/data/new", "value": "1"}), data(json!({"n": null, "new": "1", "x": "1", "y": "2"}))),
+            (json!({"op": "move", "from": "/data/x", "path": "/data/m"}), data(json!({"m": "1", "n": null, "y": "2"}))),
+            (json!({"op": "copy", "from": "/data/none", "path": "/data/c"}), data(json!({"c": null, "n": null, "x": "1", "y": "2"}))),
+            (json!({"op": "add", "path": "/data/a~1b~0", "value": "v"}), data(json!({"a/b~": "v", "n": null, "x": "1", "y": "2"}))),
+            (json!({"op": "add", "path": "/list/-", "value": 4}), list(json!([1, 2, 3, 4]))),
+            (json!({"op": "add", "path": "/list/3", "value": 4}), list(json!([1, 2, 3, 4]))),
+            (json!({"op": "add", "path": "/list/-1", "value": 4}), list(json!([1, 2, 3, 4]))),
+            (json!({"op": "remove", "path": "/list/-1"}), list(json!([1, 2]))),
+            (json!({"op": "replace", "path": "/list/0", "value": 9}), list(json!([9, 2, 3]))),
+            (json!({"op": "test", "path": "/data/absent", "value": null}), list(json!([1, 2, 3]))),
+            (json!({"op": "replace", "path": "", "value": {"k": 1}}), json!({"k": 1})),
+        ] {
+            assert_eq!(run(document(), json!([operation])).as_ref(), Ok(&expected), "{operation}");
+        }
+    }
+
+    #[test]
+    fn refusals_name_their_answer() {
+        for (operation, message) in [
+            (
+                json!({"op": "remove", "path": "/data/none"}),
+                "error in remove for path: '/data/none': Unable to remove nonexistent key: none: missing value",
+            ),
+            (json!({"op": "test", "path": "/data/x", "value": 1.0}), "testing value /data/x failed: test failed"),
+            (
+                json!({"op": "add", "path": "/no/such", "value": 1}),
+                "add operation does not apply: doc is missing path: \"/no/such\": missing value",
+            ),
+            (json!({"op": "add", "path": "x", "value": 1}), "add operation does not apply: doc is missing path: \"x\": missing value"),
+            (
+                json!({"op": "add", "path": "/list/5", "value": 1}),
+                "error in add for path: '/list/5': Unable to access invalid index: 5: invalid index referenced",
+            ),
+            (
+                json!({"op": "remove", "path": "/list/-4"}),
+                "error in remove for path: '/list/-4': Unable to access invalid index: -4: invalid index referenced",
+            ),
+            (json!({"op": "nope", "path": "/x"}), "Unexpected kind: nope"),
+            (json!({"op": "add", "value": 1}), "add operation failed to decode path: missing value"),
+        ] {
+            let error = run(json!({"data": {"x": 1}, "list": [1, 2, 3]}), json!([operation])).unwrap_err();
+            assert_eq!((error.to_string().as_str(), error.answer()), (message, Answer::Rejected));
+        }
+        let error = |patch: Value, strict| Patch::decode(&patch, strict).unwrap_err();
+        assert_eq!(
+            error(json!({"op": "add"}), true).to_string(),
+            "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"
+        );
+        assert_eq!(error(json!({}), false).to_string(), "json: cannot unmarshal object into Go value of type jsonpatch.Patch");
+        let many = Value::Array(vec![json!({"op": "test", "path": ""}); MAX_OPERATIONS + 1]);
+        assert_eq!(error(many, true).answer(), Answer::TooLarge);
+        let patch = json!([{"op": "test", "path": "", "x": 1}]);
+        assert_eq!(Patch::decode(&patch, true).unwrap().1, ["json patch unknown field \"[0].x\""]);
+    }
+}

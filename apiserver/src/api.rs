@@ -1,0 +1,42 @@
+//! The API server's state: everything that filters and endpoints share.
+
+use arc_swap::ArcSwap;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::admission::{Chain, Lookup};
+use crate::catalog::Catalog;
+use crate::discovery::Discovery;
+use crate::filters::authentication::Authenticator;
+use crate::filters::authorization::Authorizer;
+use crate::flow_control::FlowControl;
+use crate::openapi::OpenApi;
+use crate::storage::Storage;
+
+/// Shared by all requests; cheap to reach through an `Arc`.
+pub struct Api {
+    pub catalog: ArcSwap<Catalog>,
+    pub storage: Storage,
+    pub authenticator: Authenticator,
+    pub authorizer: Box<dyn Authorizer>,
+    pub admission: Chain,
+    pub flow_control: FlowControl,
+    pub discovery: Discovery,
+    pub openapi: OpenApi,
+    /// Turns true when the server is to stop; watches end then.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+impl Lookup for Api {
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+        let catalog = self.catalog.load();
+        let stored = catalog.stored_resource(group, resource)?;
+        Some(stored.cache()?.get(namespace, name)?.value())
+    }
+
+    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value> {
+        let catalog = self.catalog.load();
+        let Some(cache) = catalog.stored_resource(group, resource).and_then(|s| s.cache()) else { return Vec::new() };
+        cache.snapshot().range(namespace, None).map(|o| o.value()).collect()
+    }
+}

@@ -1,0 +1,103 @@
+//! POST on a collection.
+
+use apimachinery::managed_fields;
+use apimachinery::status::Status;
+use http::StatusCode;
+use serde_json::Value;
+
+use super::options::WriteOptions;
+use super::present::{Presenter, include_object};
+use super::{Answer, Call, body, convert, meta, negotiate, write};
+use crate::admission::Operation;
+use crate::storage;
+
+/// Generated names that are taken are replaced this many times.
+const NAME_ATTEMPTS: usize = 8;
+
+/// Creates the object in the request's body.
+pub async fn create(mut call: Call) -> Answer {
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    let encoding = negotiate::input(&call.request.headers)?;
+    let bytes = call.read_body().await?;
+    let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
+    let expected = body::Expected { gvk: &call.resource.gvk, types: &call.resource.types, type_id: call.resource.type_id };
+    let decoded = body::decode(&bytes, encoding, &expected)?;
+    body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
+    let object = decoded.value;
+    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    let manager = options.manager(call.user_agent());
+    let created = store(&mut call, object, &manager, options.dry_run).await?;
+    let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
+    let response = match created {
+        Created::Stored(object) => presenter.object(StatusCode::CREATED, &object)?,
+        Created::DryRun(value) => presenter.value(StatusCode::CREATED, &value)?,
+    };
+    Ok(call.finish(response))
+}
+
+/// What a creation gave.
+pub enum Created {
+    Stored(std::sync::Arc<storage::Object>),
+    /// In the resource's version.
+    DryRun(Value),
+}
+
+/// The creation itself, of a decoded object; also how a PUT or an apply patch creates.
+pub async fn store(call: &mut Call, mut object: Value, manager: &str, dry_run: bool) -> Result<Created, Status> {
+    meta::wipe_system_fields(&mut object);
+    let namespace = call.namespace().to_owned();
+    meta::ensure_namespace(&mut object, &namespace)?;
+    if !meta::text(&object, "resourceVersion").is_empty() {
+        return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
+    }
+    let reset = managed_fields::asks_for_reset(&object);
+    call.complete(&mut object);
+    let mut warnings = std::mem::take(&mut call.warnings);
+    meta::dedup_owner_references(&mut object, &mut warnings);
+    let resource = call.resource.clone();
+    call.track_owners(None, &mut object, manager, &resource.filter, reset);
+    let mut object = convert::to_storage(&resource, object);
+    let options = serde_json::json!({ "kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1" });
+    let name = meta::text(&object, "name").to_owned();
+    {
+        let attributes = call.attributes(Operation::Create, &name, &namespace, dry_run, &options);
+        call.api.admission.admit(&attributes, &*call.api, &mut object, None, &mut warnings)?;
+    }
+    call.warnings = warnings;
+    let generated = meta::wants_generated_name(&object);
+    let base = meta::text(&object, "generateName").to_owned();
+    let now = call.request.now;
+    meta::fill_system_fields(&mut object, now);
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let mut candidate = object.clone();
+        if generated {
+            meta::set_text(&mut candidate, "name", &meta::generate_name(&base));
+        }
+        call.admit_new(&mut candidate, &namespace, dry_run, &options)?;
+        let name = meta::text(&candidate, "name").to_owned();
+        match commit(call, candidate, dry_run).await {
+            Ok(created) => return Ok(created),
+            Err(storage::Error::AlreadyExists) if generated && attempt < NAME_ATTEMPTS => {}
+            Err(storage::Error::AlreadyExists) if generated => {
+                return Err(Status::generate_name_conflict(resource.group(), &resource.plural, &name, 1));
+            }
+            Err(error) => return Err(call.storage_error(error, &name)),
+        }
+    }
+}
+
+async fn commit(call: &Call, candidate: Value, dry_run: bool) -> Result<Created, storage::Error> {
+    let resource = &call.resource;
+    let Some(cache) = resource.stored.cache() else { return Err(storage::Error::NotFound) };
+    let name = meta::text(&candidate, "name");
+    if dry_run {
+        if cache.get(call.namespace(), name).is_some() {
+            return Err(storage::Error::AlreadyExists);
+        }
+        return Ok(Created::DryRun(convert::from_storage(resource, candidate)));
+    }
+    let stored = call.api.storage.create(cache, &candidate, write::ttl_seconds(resource)).await?;
+    Ok(Created::Stored(stored))
+}

@@ -1,0 +1,34 @@
+//! DELETE on a collection: each selected object is deleted by the rules of its kind.
+
+use apimachinery::status::Status;
+
+use super::delete::{Outcome, read_options, remove};
+use super::options::ListOptions;
+use super::present::Presenter;
+use super::select::Filter;
+use super::{Answer, Call, list, negotiate};
+use crate::registry::table::IncludeObject;
+
+/// Deletes what the selectors choose and answers with the list as it was.
+pub async fn delete_collection(mut call: Call) -> Answer {
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    let list_options = ListOptions::parse(&call.query, false)?;
+    let options = read_options(&mut call).await?;
+    let filter = Filter::parse(&call.resource, call.namespace(), &list_options.label_selector, &list_options.field_selector)?;
+    let page = list::read_page(&call, &list_options, &filter).await?;
+    for object in &page.objects {
+        match remove(&mut call, object.namespace(), object.name(), &options).await {
+            Ok(Outcome::Gone(_) | Outcome::Leaving(_) | Outcome::LeavingDryRun(_)) => {}
+            // Somebody else was faster.
+            Err(status) if is_not_found(&status) => {}
+            Err(status) => return Err(status),
+        }
+    }
+    let presenter = Presenter { resource: &call.resource, form: &form, include_object: IncludeObject::Metadata, now: call.request.now };
+    let (response, _) = presenter.list(&page.objects, &page.meta)?;
+    Ok(call.finish(response))
+}
+
+fn is_not_found(status: &Status) -> bool {
+    status.code == 404
+}

@@ -1,0 +1,26 @@
+//! GET of one object.
+
+use http::StatusCode;
+
+use super::present::{Presenter, include_object};
+use super::{Answer, Call, negotiate};
+use crate::storage::{self, Freshness, Revision};
+
+/// Answers with the object, at least as fresh as `resourceVersion` asks for.
+pub async fn get(call: Call) -> Answer {
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    let freshness = match call.query.get("resourceVersion").unwrap_or("") {
+        "" => Freshness::Latest,
+        "0" => Freshness::Any,
+        text => Freshness::NotOlderThan(Revision(super::list::parse_revision(text)?)),
+    };
+    let object = match call.api.storage.get(call.cache()?, call.namespace(), call.name(), freshness).await {
+        Ok(object) => object,
+        Err(storage::Error::NotFound) => return Err(call.not_found()),
+        Err(error) => return Err(call.storage_error(error, call.name())),
+    };
+    let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
+    let response = presenter.object(StatusCode::OK, &object)?;
+    Ok(call.finish(response))
+}

@@ -1,0 +1,71 @@
+//! One file a verb: what happens between an authorized request and its response.
+//!
+//! Endpoints speak to clients in the forms that [`negotiate`] allows, to storage in the storage version, and leave everything
+//! that is particular about a kind to its strategy.
+
+pub mod body;
+pub mod connect;
+pub mod convert;
+pub mod create;
+pub mod delete;
+pub mod delete_collection;
+pub mod dispatch;
+pub mod get;
+pub mod list;
+pub mod meta;
+pub mod negotiate;
+pub mod nonresource;
+pub mod options;
+pub mod patch;
+pub mod present;
+pub mod respond;
+pub mod scale;
+pub mod select;
+pub mod update;
+pub mod watch;
+pub mod write;
+
+use std::sync::Arc;
+
+use apimachinery::status::Status;
+use axum::body::Body;
+use http::Response;
+
+use crate::api::Api;
+use crate::catalog::{Resource, Subresource};
+use crate::filters::Authorized;
+
+/// What an endpoint gives back: a response, or a Status that the caller writes in the request's form.
+pub type Answer = Result<Response<Body>, Status>;
+
+/// A request to a resource (or one of its subresources), ready for a verb.
+pub struct Call {
+    pub api: Arc<Api>,
+    pub request: Authorized,
+    pub resource: Arc<Resource>,
+    /// Every served version of the resource.
+    pub siblings: Vec<Arc<Resource>>,
+    pub query: options::Query,
+    pub warnings: Vec<String>,
+}
+
+impl Call {
+    /// The namespace of the request; empty for cluster-scoped kinds and reads across namespaces.
+    pub fn namespace(&self) -> &str {
+        if self.resource.namespaced { &self.request.info.namespace } else { "" }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.request.info.name
+    }
+
+    /// The subresource that the path names, if the resource has it.
+    pub fn subresource(&self) -> Option<&Subresource> {
+        self.resource.subresources.get(&*self.request.info.subresource)
+    }
+
+    /// `NotFound` of the named object.
+    pub fn not_found(&self) -> Status {
+        Status::not_found(self.resource.group(), &self.resource.plural, self.name())
+    }
+}

@@ -1,0 +1,173 @@
+//! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
+
+use apimachinery::managed_fields::{self, ApplyError, Root};
+use apimachinery::schema::{TypeId, Types, decode};
+use apimachinery::status::Status;
+use apimachinery::{field, json, yaml};
+use serde_json::Value;
+
+use super::negotiate::PatchType;
+use super::options::{FieldValidation, WriteOptions};
+use super::present::include_object;
+use super::update::{self, Change, Failure, Written};
+use super::write::{self, Versions};
+use super::{Answer, Call, body, convert, create, meta, negotiate};
+
+/// Applies the patch in the request's body.
+pub async fn patch(mut call: Call) -> Answer {
+    let patch_type = negotiate::patch_type(&call.request.headers)?;
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    let bytes = call.read_body().await?;
+    let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
+    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    let manager = options.manager(call.user_agent());
+    let written = if patch_type == PatchType::Apply {
+        apply(&mut call, &bytes, &options, &manager).await?
+    } else {
+        modify(&mut call, patch_type, &bytes, &options, &manager).await?
+    };
+    update::respond(call, &form, include, written)
+}
+
+/// The patched form of an object by one of the patches that are not an apply.
+pub fn patched(types: &Types, id: TypeId, patch_type: PatchType, patch: &[u8], current: &Value) -> Result<Value, Status> {
+    use apimachinery::patch;
+    match patch_type {
+        PatchType::Json => patch::json::apply(current, patch).map_err(|e| e.into_status()),
+        PatchType::Merge => patch::merge::apply(current, patch).map_err(|e| e.into_status()),
+        PatchType::Strategic => patch::strategic::apply(types, id, current, patch).map_err(|e| e.into_status()),
+        PatchType::Apply => Err(Status::unsupported_media_type(&[
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+        ])),
+    }
+}
+
+/// 422 for a patch whose outcome is no object of the kind.
+pub fn undecodable(patched: &Value, why: &str) -> Status {
+    let text = String::from_utf8_lossy(&json::to_vec(patched)).into_owned();
+    let errors = vec![field::Error::invalid(&field::Path::new("patch"), text, why)];
+    Status::invalid("", "", "", &errors)
+}
+
+async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &WriteOptions, manager: &str) -> Result<Written, Status> {
+    for attempt in 1.. {
+        let Some(current) = call.current().await? else { return Err(call.not_found()) };
+        let before = convert::from_storage(&call.resource, current.value());
+        let mut object = patched(&call.resource.types, call.resource.type_id, patch_type, bytes, &before)?;
+        check_patched(call, &mut object, options)?;
+        let reset = managed_fields::asks_for_reset(&object);
+        let pinned = meta::text(&object, "resourceVersion") != meta::text(&before, "resourceVersion");
+        call.complete(&mut object);
+        let change = Change { object, reset, manager: manager.to_owned(), dry_run: options.dry_run, apply: false };
+        match update::replace(call, &current, change).await {
+            Err(Failure::Conflict) if !pinned && attempt < write::CONFLICT_ATTEMPTS => {}
+            Err(Failure::Conflict) => return Err(update::modified(call)),
+            Err(Failure::Status(status)) => return Err(*status),
+            Ok(written) => return Ok(written),
+        }
+    }
+    Err(update::modified(call))
+}
+
+/// The patched object must still be of the endpoint's kind and name.
+fn check_patched(call: &mut Call, object: &mut Value, options: &WriteOptions) -> Result<(), Status> {
+    let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    if api_version != call.resource.api_version() || kind != *call.resource.gvk.kind {
+        let why = format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", field::quote(&kind), field::quote(&api_version));
+        return Err(Status::bad_request(why));
+    }
+    let unknown = decode::decode(&call.resource.types, call.resource.type_id, object).map_err(|e| undecodable(object, &e.to_string()))?;
+    let problems: Vec<String> = unknown.iter().map(|p| format!("unknown field {}", field::quote(p))).collect();
+    match options.field_validation {
+        FieldValidation::Strict if !problems.is_empty() => {
+            Err(undecodable(object, &format!("strict decoding error: {}", problems.join(", "))))
+        }
+        FieldValidation::Warn => {
+            call.warnings.extend(problems);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manager: &str) -> Result<Written, Status> {
+    let config = read_config(call, bytes, options)?;
+    for attempt in 1.. {
+        let current = call.current().await?;
+        let before = current.as_ref().map(|c| convert::from_storage(&call.resource, c.value()));
+        if let (None, false) = (&before, call.request.info.subresource.is_empty()) {
+            return Err(call.not_found());
+        }
+        let mut object = applied(call, before.as_ref(), &config, manager, options.force.unwrap_or(false))?;
+        decode::decode(&call.resource.types, call.resource.type_id, &mut object)
+            .map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e.to_string())))?;
+        call.complete(&mut object);
+        let Some(current) = current else {
+            meta::set_text(&mut object, "name", call.name());
+            let outcome = create::store_applied(call, object, options.dry_run).await?;
+            return Ok(Written { outcome, created: true });
+        };
+        let pinned = !meta::text(&config, "resourceVersion").is_empty();
+        let change = Change { object, reset: false, manager: manager.to_owned(), dry_run: options.dry_run, apply: true };
+        match update::replace(call, &current, change).await {
+            Err(Failure::Conflict) if !pinned && attempt < write::CONFLICT_ATTEMPTS => {}
+            Err(Failure::Conflict) => return Err(update::modified(call)),
+            Err(Failure::Status(status)) => return Err(*status),
+            Ok(written) => return Ok(written),
+        }
+    }
+    Err(update::modified(call))
+}
+
+/// The applied configuration: YAML (and so JSON) of the endpoint's kind.
+fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<Value, Status> {
+    let (mut config, duplicates) = yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    if !config.is_object() {
+        return Err(Status::bad_request("error decoding YAML: json: cannot unmarshal into Go value of type map[string]interface {}".to_owned()));
+    }
+    // Unknown fields are an error of the typed comparison unless strictness says otherwise first.
+    let mut probe = config.clone();
+    let unknown = decode::decode(&call.resource.types, call.resource.type_id, &mut probe);
+    if let Ok(unknown) = unknown {
+        let mut problems: Vec<String> = duplicates.iter().map(|p| format!("duplicate field {}", field::quote(p))).collect();
+        problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
+        body::validate_fields(&call.resource.gvk, problems, options.field_validation, &mut call.warnings)?;
+    }
+    let name = meta::text(&config, "name").to_owned();
+    if !name.is_empty() && name != call.name() {
+        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
+    }
+    if name.is_empty() {
+        meta::set_text(&mut config, "name", call.name());
+    }
+    let namespace = call.namespace().to_owned();
+    if call.resource.namespaced {
+        meta::ensure_namespace(&mut config, &namespace)?;
+    }
+    Ok(config)
+}
+
+fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Status> {
+    let filter = match call.update_rules() {
+        Some((_, filter)) => filter,
+        None => return Err(Status::method_not_supported(call.resource.group(), &call.resource.plural, "apply")),
+    };
+    let versions = Versions { call };
+    let api_version = call.resource.api_version();
+    let scope = managed_fields::Scope { root: Root::Builtin(call.resource.type_id), ..call.ownership_scope(&api_version, filter, &versions) };
+    managed_fields::apply(&scope, before, config, manager, call.request.now, force).map_err(|error| match error {
+        ApplyError::BadRequest(message) => Status::bad_request(message),
+        ApplyError::Internal(message) => Status::unknown(message),
+        ApplyError::Conflict(conflicts) => {
+            let causes = conflicts
+                .causes()
+                .into_iter()
+                .map(|c| apimachinery::status::Cause { reason: c.reason.to_owned(), message: c.message, field: c.field })
+                .collect();
+            Status::apply_conflict(causes, conflicts.to_string())
+        }
+    })
+}

@@ -1,0 +1,292 @@
+//! Objects in the form that a client asked for: JSON, YAML or protobuf; whole, as metadata or as a Table.
+//!
+//! JSON of the stored version is copied from the object; every other form is made at most once per revision where it is worth keeping.
+
+use apimachinery::protobuf::{self, envelope};
+use apimachinery::status::Status;
+use apimachinery::{json, yaml};
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::convert;
+use super::negotiate::{Encoding, Form, Transform};
+use super::respond;
+use crate::catalog::Resource;
+use crate::registry::table::{self, IncludeObject};
+use crate::storage::{EncodingId, Object};
+
+/// Presents objects of one resource to one client.
+pub struct Presenter<'a> {
+    pub resource: &'a Resource,
+    pub form: &'a Form,
+    /// Of Tables; from `includeObject`.
+    pub include_object: IncludeObject,
+    pub now: Timestamp,
+}
+
+/// The metadata of a list.
+#[derive(Clone, Debug, Default)]
+pub struct ListMeta {
+    pub resource_version: String,
+    pub continue_token: String,
+    pub remaining: Option<i64>,
+}
+
+impl ListMeta {
+    pub fn to_value(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("resourceVersion".to_owned(), Value::String(self.resource_version.clone()));
+        if !self.continue_token.is_empty() {
+            map.insert("continue".to_owned(), Value::String(self.continue_token.clone()));
+        }
+        if let Some(remaining) = self.remaining {
+            map.insert("remainingItemCount".to_owned(), remaining.into());
+        }
+        Value::Object(map)
+    }
+}
+
+/// `includeObject` of a Table request; an unknown value is an error in upstream's words.
+pub fn include_object(text: &str) -> Result<IncludeObject, Status> {
+    match text {
+        "" | "Metadata" => Ok(IncludeObject::Metadata),
+        "None" => Ok(IncludeObject::None),
+        "Object" => Ok(IncludeObject::Object),
+        other => Err(Status::bad_request(format!("unrecognized includeObject value: {}", apimachinery::field::quote(other)))),
+    }
+}
+
+/// Bytes in a chunk of a list's body.
+const CHUNK_BYTES: usize = 128 * 1024;
+
+impl Presenter<'_> {
+    /// One stored object as a response.
+    pub fn object(&self, code: StatusCode, object: &Object) -> Result<Response<Body>, Status> {
+        let body = self.object_bytes(object)?;
+        Ok(respond::bytes(code, self.form.encoding.media_type(), body))
+    }
+
+    /// One stored object's body; JSON ends with a newline.
+    pub fn object_bytes(&self, object: &Object) -> Result<Bytes, Status> {
+        let plain = self.form.transform == Transform::None && !self.form.pretty;
+        match self.form.encoding {
+            Encoding::Json if plain => {
+                let text = self.json(object)?;
+                let mut out = BytesMut::with_capacity(text.len() + 1);
+                out.extend_from_slice(&text);
+                out.extend_from_slice(b"\n");
+                Ok(out.freeze())
+            }
+            Encoding::Protobuf => self.enveloped(object),
+            _ => self.value_bytes(&convert::from_storage(self.resource, object.value()), object.revision().to_string().as_str()),
+        }
+    }
+
+    /// An object that is not stored (a dry run, a review) as a response; `value` is in the resource's version.
+    pub fn value(&self, code: StatusCode, value: &Value) -> Result<Response<Body>, Status> {
+        let version = super::meta::text(value, "resourceVersion").to_owned();
+        Ok(respond::bytes(code, self.form.encoding.media_type(), self.value_bytes(value, &version)?))
+    }
+
+    fn value_bytes(&self, value: &Value, resource_version: &str) -> Result<Bytes, Status> {
+        let transformed = match &self.form.transform {
+            Transform::None => None,
+            Transform::Metadata(version) | Transform::MetadataList(version) => Some(metadata_only(value, version)),
+            Transform::Table(version) => {
+                let meta = ListMeta { resource_version: resource_version.to_owned(), ..ListMeta::default() };
+                Some(self.table(version, std::iter::once(value), &meta, true)?)
+            }
+        };
+        let shown = transformed.as_ref().unwrap_or(value);
+        Ok(match self.form.encoding {
+            Encoding::Json => respond::json_text(shown, self.form.pretty),
+            Encoding::Yaml => yaml::to_string(shown).into(),
+            Encoding::Protobuf => protobuf::builtin().encode_object(shown).map_err(|e| Status::not_acceptable_text(e.to_string()))?.into(),
+        })
+    }
+
+    /// The JSON of the resource's version, without a newline.
+    pub fn json(&self, object: &Object) -> Result<Bytes, Status> {
+        if self.resource.conversion.is_none() {
+            return Ok(object.json().clone());
+        }
+        object.encoding(self.encoding_id(0), |o| Ok(json::to_vec(&convert::from_storage(self.resource, o.value())).into()))
+    }
+
+    /// The protobuf message of the resource's version, without an envelope.
+    fn message(&self, object: &Object) -> Result<Bytes, Status> {
+        object.encoding(self.encoding_id(1), |o| {
+            let value = convert::from_storage(self.resource, o.value());
+            let message = protobuf::builtin().encode(self.resource.type_id, &value).map_err(|e| Status::internal_error(e.to_string()))?;
+            Ok(message.into())
+        })
+    }
+
+    fn encoding_id(&self, which: u32) -> EncodingId {
+        EncodingId(self.resource.number * 2 + which)
+    }
+
+    fn enveloped(&self, object: &Object) -> Result<Bytes, Status> {
+        let message = self.message(object)?;
+        Ok(match &self.form.transform {
+            Transform::Metadata(version) | Transform::MetadataList(version) => {
+                let message = envelope::partial_object_metadata(&message).map_err(|e| Status::internal_error(e.to_string()))?;
+                envelope::wrap(&format!("meta.k8s.io/{version}"), "PartialObjectMetadata", &message)
+            }
+            _ => envelope::wrap(&self.resource.api_version(), &self.resource.gvk.kind, &message),
+        }
+        .into())
+    }
+
+    /// A list as a response. The body is made of chunks, so that a large list is never one allocation.
+    pub fn list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<(Response<Body>, Option<Bytes>), Status> {
+        let chunks = match (self.form.encoding, &self.form.transform) {
+            (Encoding::Json, Transform::None) if !self.form.pretty => self.json_list(objects, meta)?,
+            (Encoding::Protobuf, _) => vec![self.protobuf_list(objects, meta)?],
+            _ => vec![self.value_list(objects, meta)?],
+        };
+        let media_type = self.form.encoding.media_type();
+        if let [whole] = chunks.as_slice() {
+            return Ok((respond::bytes(StatusCode::OK, media_type, whole.clone()), Some(whole.clone())));
+        }
+        let stream = futures::stream::iter(chunks.into_iter().map(Ok::<_, std::convert::Infallible>));
+        let mut response = respond::bytes(StatusCode::OK, media_type, Bytes::new());
+        *response.body_mut() = Body::from_stream(stream);
+        Ok((response, None))
+    }
+
+    fn list_head(&self, kind: &str, api_version: &str, meta: &ListMeta) -> Vec<u8> {
+        let mut head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":").into_bytes();
+        head.extend_from_slice(&json::to_vec(&meta.to_value()));
+        head.extend_from_slice(b",\"items\":[");
+        head
+    }
+
+    fn json_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Vec<Bytes>, Status> {
+        let head = self.list_head(&self.resource.list_kind, &self.resource.api_version(), meta);
+        let mut chunks = Vec::new();
+        let total: usize = objects.iter().map(|o| o.json().len() + 1).sum();
+        let mut out = BytesMut::with_capacity((head.len() + total + 3).min(CHUNK_BYTES + CHUNK_BYTES / 8));
+        out.extend_from_slice(&head);
+        for (i, object) in objects.iter().enumerate() {
+            if i > 0 {
+                out.extend_from_slice(b",");
+            }
+            let text = self.json(object)?;
+            out.extend_from_slice(b"{");
+            out.extend_from_slice(self.without_type_meta(&text));
+            if out.len() >= CHUNK_BYTES {
+                chunks.push(out.split().freeze());
+                out.reserve(CHUNK_BYTES + CHUNK_BYTES / 8);
+            }
+        }
+        out.extend_from_slice(b"]}\n");
+        chunks.push(out.freeze());
+        Ok(chunks)
+    }
+
+    /// What follows `{"kind":"Pod","apiVersion":"v1",`: the items of a built-in list carry no type.
+    fn without_type_meta<'t>(&self, text: &'t [u8]) -> &'t [u8] {
+        match text.strip_prefix(&*self.resource.type_meta_prefix) {
+            Some(rest) => rest.strip_prefix(b",").unwrap_or(rest),
+            None => text.strip_prefix(b"{").unwrap_or(text),
+        }
+    }
+
+    fn protobuf_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Bytes, Status> {
+        let types = protobuf::builtin();
+        let list_meta_id = apimachinery::schema::builtin().lookup("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta").ok_or_else(|| Status::internal_error("no schema for ListMeta".to_owned()))?;
+        let list_meta = types.encode(list_meta_id, &meta.to_value()).map_err(|e| Status::internal_error(e.to_string()))?;
+        let messages = objects.iter().map(|o| self.message(o)).collect::<Result<Vec<_>, _>>()?;
+        if let Transform::Metadata(version) | Transform::MetadataList(version) = &self.form.transform {
+            let items = messages.iter().map(|m| envelope::partial_object_metadata(m)).collect::<Result<Vec<_>, _>>().map_err(|e| Status::internal_error(e.to_string()))?;
+            let message = envelope::encode_list(&list_meta, items.iter().map(Vec::as_slice));
+            return Ok(envelope::wrap(&format!("meta.k8s.io/{version}"), "PartialObjectMetadataList", &message).into());
+        }
+        let message = envelope::encode_list(&list_meta, messages.iter().map(|m| &**m));
+        Ok(envelope::wrap(&self.resource.api_version(), &self.resource.list_kind, &message).into())
+    }
+
+    fn value_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Bytes, Status> {
+        let values: Vec<Value> = objects.iter().map(|o| convert::from_storage(self.resource, o.value())).collect();
+        let shown = match &self.form.transform {
+            Transform::Table(version) => self.table(version, values.iter(), meta, true)?,
+            Transform::Metadata(version) | Transform::MetadataList(version) => {
+                let items = values.iter().map(|v| metadata_only(v, version)).collect();
+                list_value("PartialObjectMetadataList", &format!("meta.k8s.io/{version}"), meta, items)
+            }
+            Transform::None => {
+                let items = values
+                    .into_iter()
+                    .map(|mut v| {
+                        if let Some(map) = v.as_object_mut() {
+                            map.shift_remove("kind");
+                            map.shift_remove("apiVersion");
+                        }
+                        v
+                    })
+                    .collect();
+                list_value(&self.resource.list_kind, &self.resource.api_version(), meta, items)
+            }
+        };
+        Ok(match self.form.encoding {
+            Encoding::Yaml => yaml::to_string(&shown).into(),
+            _ => respond::json_text(&shown, self.form.pretty),
+        })
+    }
+
+    fn table<'v>(&self, version: &str, values: impl Iterator<Item = &'v Value>, meta: &ListMeta, with_columns: bool) -> Result<Value, Status> {
+        Ok(table::build(self.resource.printer, version, values, &meta.to_value(), self.include_object, with_columns, self.now))
+    }
+
+    /// The `object` of a watch event, in the form asked for, without a newline. Column definitions are in the first Table only.
+    pub fn event_object(&self, object: &Object, first: bool) -> Result<Bytes, Status> {
+        match (&self.form.transform, self.form.encoding) {
+            (_, Encoding::Protobuf) => self.enveloped(object),
+            (Transform::None, _) => self.json(object),
+            (Transform::Metadata(version) | Transform::MetadataList(version), _) => {
+                let value = convert::from_storage(self.resource, object.value());
+                Ok(json::to_vec(&metadata_only(&value, version)).into())
+            }
+            (Transform::Table(version), _) => {
+                let value = convert::from_storage(self.resource, object.value());
+                let meta = ListMeta { resource_version: object.revision().to_string(), ..ListMeta::default() };
+                Ok(json::to_vec(&self.table(version, std::iter::once(&value), &meta, first)?).into())
+            }
+        }
+    }
+}
+
+impl Presenter<'_> {
+    /// The `object` of a watch event that is not stored (a bookmark), in the form asked for.
+    pub fn event_value(&self, value: &Value, first: bool) -> Result<Bytes, Status> {
+        let shown = match &self.form.transform {
+            Transform::None => value.clone(),
+            Transform::Metadata(version) | Transform::MetadataList(version) => metadata_only(value, version),
+            Transform::Table(version) => {
+                let meta = ListMeta { resource_version: super::meta::text(value, "resourceVersion").to_owned(), ..ListMeta::default() };
+                self.table(version, std::iter::once(value), &meta, first)?
+            }
+        };
+        Ok(match self.form.encoding {
+            Encoding::Protobuf => protobuf::builtin().encode_object(&shown).map_err(|e| Status::internal_error(&e.to_string()))?.into(),
+            _ => json::to_vec(&shown).into(),
+        })
+    }
+}
+
+/// `PartialObjectMetadata` of an object.
+fn metadata_only(value: &Value, version: &str) -> Value {
+    serde_json::json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": value.get("metadata").cloned().unwrap_or_default(),
+    })
+}
+
+fn list_value(kind: &str, api_version: &str, meta: &ListMeta, items: Vec<Value>) -> Value {
+    serde_json::json!({ "kind": kind, "apiVersion": api_version, "metadata": meta.to_value(), "items": items })
+}

@@ -1,0 +1,107 @@
+//! Which objects of a collection a request is about: namespace, label selector and field selector, resolved against the resource.
+
+use apimachinery::selector::{field as field_selector, label as label_selector};
+use apimachinery::status::Status;
+
+use crate::catalog::Resource;
+use crate::storage::object::Object;
+
+/// A field of an object that selectors can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Name,
+    Namespace,
+    /// The n-th selectable field of the resource.
+    Other(usize),
+}
+
+/// A resolved filter over one resource.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Empty for all.
+    pub namespace: String,
+    labels: label_selector::Selector,
+    fields: Vec<(Field, bool, String)>,
+}
+
+impl Filter {
+    /// Parses the selectors; unknown fields are refused in upstream's words.
+    pub fn parse(resource: &Resource, namespace: &str, labels: &str, fields: &str) -> Result<Filter, Status> {
+        let labels = label_selector::parse(labels).map_err(|e| Status::bad_request(e.to_string()))?;
+        let parsed = field_selector::parse(fields).map_err(|e| Status::bad_request(e.to_string()))?;
+        let fields = parsed
+            .requirements()
+            .iter()
+            .map(|r| resolve(resource, &r.field).map(|f| (f, r.equals, r.value.clone())))
+            .collect::<Result<_, _>>()?;
+        Ok(Filter { namespace: namespace.to_owned(), labels, fields })
+    }
+
+    /// Everything in a namespace (or, with "", everywhere).
+    pub fn everything(namespace: &str) -> Filter {
+        Filter { namespace: namespace.to_owned(), labels: label_selector::Selector::default(), fields: Vec::new() }
+    }
+
+    /// Whether it lets everything pass that is in its namespace.
+    pub fn is_trivial(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    pub fn matches(&self, object: &Object) -> bool {
+        if !self.namespace.is_empty() && object.namespace() != self.namespace {
+            return false;
+        }
+        let fields = self.fields.iter().all(|(field, equals, value)| {
+            let found = match field {
+                Field::Name => object.name(),
+                Field::Namespace => object.namespace(),
+                Field::Other(n) => object.field(*n).map_or("", |v| &**v),
+            };
+            (found == value) == *equals
+        });
+        fields && self.labels.matches(|key| object.labels().get(key))
+    }
+
+    /// The exact `metadata.name` that is asked for, if one is.
+    pub fn exact_name(&self) -> Option<&str> {
+        self.fields.iter().find(|(f, equals, _)| *f == Field::Name && *equals).map(|(_, _, v)| v.as_str())
+    }
+
+    /// The exact `metadata.namespace` that is asked for, if one is.
+    pub fn exact_namespace(&self) -> Option<&str> {
+        if !self.namespace.is_empty() {
+            return Some(&self.namespace);
+        }
+        self.fields.iter().find(|(f, equals, _)| *f == Field::Namespace && *equals).map(|(_, _, v)| v.as_str())
+    }
+
+    /// An exact value asked of another selectable field: its position and the value.
+    pub fn exact_field(&self) -> Option<(usize, &str)> {
+        self.fields.iter().find_map(|(f, equals, v)| match f {
+            Field::Other(n) if *equals => Some((*n, v.as_str())),
+            _ => None,
+        })
+    }
+}
+
+fn resolve(resource: &Resource, name: &str) -> Result<Field, Status> {
+    match name {
+        "metadata.name" => return Ok(Field::Name),
+        "metadata.namespace" if resource.namespaced => return Ok(Field::Namespace),
+        _ => {}
+    }
+    resource.selectable.iter().position(|(n, _)| &**n == name).map(Field::Other).ok_or_else(|| unknown(resource, name))
+}
+
+/// The refusal of a field that cannot be selected on.
+///
+/// Kinds without fields of their own list what there is; kinds with some say only that the label is not supported.
+fn unknown(resource: &Resource, name: &str) -> Status {
+    if resource.selectable.is_empty() {
+        return Status::bad_request(format!(
+            "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+            apimachinery::field::quote(name)
+        ));
+    }
+    Status::bad_request(format!("field label not supported: {name}"))
+}

@@ -1,0 +1,231 @@
+//! What creations, updates and patches share: preparing an object, tracking its owners, validating it, storing it.
+//!
+//! The order is the contract: decode and default, track ownership, mutating admission, the strategy's preparation, metadata and
+//! kind validation, validating admission, canonical form, commit.
+
+use apimachinery::field::{ErrorList, Path};
+use apimachinery::managed_fields::{self, Converted, Converter, Filter, Root};
+use apimachinery::schema::defaults::apply_defaults;
+use apimachinery::status::Status;
+use apimachinery::validation::meta::{FinalizerRule, MetaRules, validate_object_meta, validate_object_meta_update};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::body::set_type_meta;
+use super::{Call, convert, meta};
+use crate::admission::{Attributes, Operation};
+use crate::catalog::{Resource, Stored, SubresourceKind};
+use crate::registry::{Cx, UpdateStrategy};
+use crate::storage;
+
+/// Times a write whose object changes underneath is tried again before the client is told.
+pub const CONFLICT_ATTEMPTS: usize = 5;
+
+/// The conversions that ownership needs: owners speak in the version that they wrote.
+pub struct Versions<'a> {
+    pub call: &'a Call,
+}
+
+impl Converter for Versions<'_> {
+    fn convert<'a>(&'a self, object: &Value, api_version: &str) -> Result<Option<Converted<'a>>, String> {
+        let resource = &self.call.resource;
+        if api_version == resource.api_version() {
+            return Ok(None);
+        }
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let Some(other) = self.call.other_version(group, version) else { return Ok(None) };
+        let stored = convert::to_storage(resource, object.clone());
+        let object = convert::from_storage(other, stored);
+        Ok(Some(Converted { object, types: &other.types, root: Root::Builtin(other.type_id) }))
+    }
+}
+
+impl Call {
+    /// Another served version of the same stored resource.
+    pub fn other_version(&self, group: &str, version: &str) -> Option<&Resource> {
+        self.siblings
+            .iter()
+            .map(|r| &**r)
+            .find(|r| &*r.gvk.group == group && &*r.gvk.version == version)
+    }
+
+    /// The strategy and ownership filter of the endpoint that is written to.
+    pub fn update_rules(&self) -> Option<(&dyn UpdateStrategy, &Filter)> {
+        match self.subresource().map(|s| &s.kind) {
+            None => Some((self.resource.strategy.as_update(), &self.resource.filter)),
+            Some(SubresourceKind::Object { strategy, filter }) => Some((&**strategy, filter)),
+            Some(_) => None,
+        }
+    }
+
+    pub fn cx(&self) -> Cx<'_> {
+        Cx {
+            now: self.request.now,
+            subresource: &self.request.info.subresource,
+            namespace: self.namespace(),
+            user: &self.request.user.name,
+            groups: &self.request.user.groups,
+        }
+    }
+
+    pub fn attributes<'a>(&'a self, operation: Operation, name: &'a str, namespace: &'a str, dry_run: bool, options: &'a Value) -> Attributes<'a> {
+        Attributes {
+            operation,
+            resource: &self.resource,
+            subresource: &self.request.info.subresource,
+            namespace,
+            name,
+            user: &self.request.user,
+            dry_run,
+            now: self.request.now,
+            options,
+        }
+    }
+
+    /// The objects of this resource in memory.
+    pub fn cache(&self) -> Result<&std::sync::Arc<storage::Resource>, Status> {
+        cache_of(&self.resource.stored)
+    }
+
+    /// Updates `new`'s managed fields after a write that is not an apply.
+    pub fn track_owners(&self, live: Option<&Value>, new: &mut Value, manager: &str, filter: &Filter, reset: bool) {
+        let versions = Versions { call: self };
+        let api_version = self.resource.api_version();
+        let scope = self.ownership_scope(&api_version, filter, &versions);
+        managed_fields::on_update(&scope, live, new, manager, self.request.now, reset);
+    }
+
+    /// What ownership needs to know of the endpoint.
+    pub fn ownership_scope<'a>(&'a self, api_version: &'a str, filter: &'a Filter, versions: &'a Versions<'a>) -> managed_fields::Scope<'a> {
+        managed_fields::Scope {
+            types: &self.resource.types,
+            root: Root::Builtin(self.resource.type_id),
+            api_version,
+            kind: &self.resource.gvk.kind,
+            subresource: &self.request.info.subresource,
+            filter,
+            converter: versions,
+        }
+    }
+
+    /// Defaults an object of the resource's version and puts it in canonical form.
+    pub fn complete(&self, object: &mut Value) {
+        complete(&self.resource, object);
+    }
+
+    /// `Invalid`, if there are errors.
+    pub fn invalid(&self, name: &str, errors: &ErrorList) -> Result<(), Status> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Status::invalid(self.resource.group(), &self.resource.gvk.kind, name, errors))
+    }
+
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules { namespaced: self.resource.namespaced, name: self.resource.check_name, finalizers: finalizer_rule(&self.resource) }
+    }
+
+    /// The last steps of a creation: preparation, validation, admission. `object` is in the storage version.
+    pub fn admit_new(&mut self, object: &mut Value, namespace: &str, dry_run: bool, options: &Value) -> Result<(), Status> {
+        let cx = self.cx();
+        self.resource.strategy.prepare_for_create(&cx, object);
+        let mut errors = validate_object_meta(metadata(object), &self.meta_rules(), &Path::new("metadata"));
+        errors.extend(self.resource.strategy.validate(&cx, object));
+        let name = meta::text(object, "name").to_owned();
+        self.invalid(&name, &errors)?;
+        let mut warnings = self.resource.strategy.warnings_on_create(&cx, object);
+        let attributes = self.attributes(Operation::Create, &name, namespace, dry_run, options);
+        self.api.admission.validate(&attributes, &*self.api, Some(object), None, &mut warnings)?;
+        self.warnings.append(&mut warnings);
+        canonical(&self.resource.stored, object);
+        Ok(())
+    }
+
+    /// The last steps of an update: preparation, validation, admission. Both objects are in the storage version.
+    pub fn admit_change(&mut self, new: &mut Value, old: &Value, dry_run: bool, options: &Value) -> Result<(), Status> {
+        let (strategy, _) = self.update_rules().ok_or_else(|| Status::method_not_supported(self.resource.group(), &self.resource.plural, "update"))?;
+        let cx = self.cx();
+        let generation = old.pointer("/metadata/generation").cloned();
+        match generation {
+            Some(generation) => {
+                meta::metadata_mut(new).insert("generation".to_owned(), generation);
+            }
+            None => {
+                meta::metadata_mut(new).shift_remove("generation");
+            }
+        }
+        strategy.prepare_for_update(&cx, new, old);
+        meta::keep_system_fields(new, old);
+        canonical(&self.resource.stored, new);
+        let mut errors = validate_object_meta_update(metadata(new), metadata(old), finalizer_rule(&self.resource), &Path::new("metadata"));
+        errors.extend(strategy.validate_update(&cx, new, old));
+        let name = meta::text(new, "name").to_owned();
+        self.invalid(&name, &errors)?;
+        let mut warnings = strategy.warnings_on_update(&cx, new, old);
+        let attributes = self.attributes(Operation::Update, &name, self.namespace(), dry_run, options);
+        self.api.admission.validate(&attributes, &*self.api, Some(new), Some(old), &mut warnings)?;
+        self.warnings.append(&mut warnings);
+        managed_fields::keep_timestamps(old, new);
+        Ok(())
+    }
+
+    /// Bridges storage errors to the Status that a client sees.
+    pub fn storage_error(&self, error: storage::Error, name: &str) -> Status {
+        storage_status(&self.resource, error, name)
+    }
+}
+
+/// The objects of a stored resource in memory.
+pub fn cache_of(stored: &Stored) -> Result<&std::sync::Arc<storage::Resource>, Status> {
+    stored.cache().ok_or_else(|| Status::service_unavailable("storage is (re)initializing"))
+}
+
+/// The one bridge from storage errors to Status.
+pub fn storage_status(resource: &Resource, error: storage::Error, name: &str) -> Status {
+    let (group, plural) = (resource.group(), &*resource.plural);
+    match error {
+        storage::Error::NotFound => Status::not_found(group, plural, name),
+        storage::Error::AlreadyExists => Status::already_exists(group, plural, name),
+        storage::Error::Conflict { .. } => Status::modified(group, plural, name),
+        storage::Error::Expired(expired) => Status::watch_expired(expired.requested.0, expired.oldest.0),
+        storage::Error::TooLargeRevision { requested, current } => Status::too_large_resource_version(requested.0, current.0, 1),
+        storage::Error::Store(storage::StoreError::TooLarge { .. }) => Status::request_entity_too_large("limit is 1572864"),
+        other => {
+            tracing::error!(resource = plural, name, error = %other, "storage failed");
+            Status::internal_error(&other.to_string())
+        }
+    }
+}
+
+/// Default, then canonical form, in the resource's own version.
+pub fn complete(resource: &Resource, object: &mut Value) {
+    set_type_meta(object, &resource.gvk);
+    apply_defaults(&resource.types, &resource.hooks, resource.type_id, object);
+    apimachinery::schema::canonical::canonicalize(&resource.types, resource.type_id, object, convert::empties(&resource.stored));
+}
+
+fn canonical(stored: &Stored, object: &mut Value) {
+    convert::canonical_stored(stored, object);
+}
+
+fn metadata(object: &Value) -> &Value {
+    object.get("metadata").unwrap_or(&Value::Null)
+}
+
+/// The groups that extend the API check finalizers as qualified names alone.
+fn finalizer_rule(resource: &Resource) -> FinalizerRule {
+    match resource.group() {
+        "apiextensions.k8s.io" | "apiregistration.k8s.io" | "admissionregistration.k8s.io" => FinalizerRule::Qualified,
+        _ => FinalizerRule::Standard,
+    }
+}
+
+/// The time to live of what a kind stores, in seconds: events are kept for an hour.
+pub fn ttl_seconds(resource: &Resource) -> Option<u32> {
+    (&*resource.stored.prefix == "events").then_some(3600)
+}
+
+/// Milliseconds are dropped: what the API stores has whole seconds.
+pub fn to_seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}

@@ -1,0 +1,199 @@
+//! What every request passes on its way in, in this order and no other:
+//! panic, request info, deadline, audit id, authentication, flow control, authorization, dispatch.
+//!
+//! Only [`serve`] makes an [`Authorized`] request, so no endpoint can be reached around the filters.
+
+pub mod authentication;
+pub mod authorization;
+pub mod request_info;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::status::Status;
+use axum::body::Body;
+use futures::FutureExt;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+
+use crate::api::Api;
+use crate::endpoints::negotiate::{self, Form, Offer};
+use crate::endpoints::options::Query;
+use crate::endpoints::{dispatch, respond};
+use crate::server::Peer;
+use authentication::User;
+use authorization::Decision;
+use request_info::RequestInfo;
+
+/// A request whose sender is known and allowed to make it.
+pub struct Authorized {
+    pub info: RequestInfo,
+    pub user: User,
+    pub method: Method,
+    pub headers: HeaderMap,
+    pub raw_query: String,
+    pub peer: Peer,
+    pub now: Timestamp,
+    /// Taken by whoever reads it.
+    pub body: Option<Incoming>,
+    /// The protocol upgrade that the client asks for, if it does.
+    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    sealed: Sealed,
+}
+
+/// Keeps others from making an [`Authorized`].
+struct Sealed;
+
+/// The names of the steps of [`serve`], in order; a test holds them to it.
+pub const ORDER: [&str; 8] =
+    ["panic", "request_info", "audit_id", "deadline", "authentication", "flow_control", "authorization", "dispatch"];
+
+/// The longest a request that is not a watch may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Answers one request.
+pub async fn serve(api: Arc<Api>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    match AssertUnwindSafe(pass(api, request, peer)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            // The panic hook has logged it; the client learns only that this request failed.
+            let status = Status::internal_error("the server panicked while serving this request");
+            respond::status(&status, &Form::JSON)
+        }
+    }
+}
+
+/// Headers that every answer carries.
+struct Common {
+    audit_id: HeaderValue,
+    flow: Option<(HeaderValue, HeaderValue)>,
+}
+
+async fn pass(api: Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    let query = request.uri().query().unwrap_or("").to_owned();
+    let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+    let mut common = Common { audit_id: audit_id(request.headers()), flow: None };
+    let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let (head, body) = request.into_parts();
+    let form = form_of_errors(&head.headers, &query);
+    let verdict = admit(&api, &head.method, &head.headers, &query, &info, &peer, &mut common);
+    let response = match verdict {
+        Err(refused) => refused.respond(&form),
+        Ok(user) => {
+            let long_running = is_long_running(&info);
+            let request = Authorized {
+                info,
+                user,
+                method: head.method.clone(),
+                headers: head.headers,
+                raw_query: query,
+                peer,
+                now: Timestamp::now(),
+                body: Some(body),
+                upgrade,
+                sealed: Sealed,
+            };
+            let answer = dispatch::dispatch(api, request);
+            let answered = if long_running { Ok(answer.await) } else { tokio::time::timeout(REQUEST_TIMEOUT, answer).await };
+            match answered {
+                Ok(Ok(response)) => response,
+                Ok(Err(status)) => respond::status(&status, &form),
+                Err(_) => respond::status(&Status::timeout("request did not complete within the allotted timeout", 0), &form),
+            }
+        }
+    };
+    finish(response, common)
+}
+
+/// A refusal by a filter.
+struct Refused {
+    status: Status,
+    /// Refusals of authorization carry nosniff and are always JSON, as the reference has it.
+    forbidden: bool,
+}
+
+impl Refused {
+    fn respond(self, form: &Form) -> Response<Body> {
+        if !self.forbidden {
+            return respond::status(&self.status, form);
+        }
+        let mut response = respond::status(&self.status, form);
+        response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        response
+    }
+}
+
+fn admit(
+    api: &Api,
+    _method: &Method,
+    headers: &HeaderMap,
+    query: &str,
+    info: &RequestInfo,
+    peer: &Peer,
+    common: &mut Common,
+) -> Result<User, Refused> {
+    let plain = |status| Refused { status, forbidden: false };
+    if !is_long_running(info) {
+        check_deadline(query).map_err(plain)?;
+    }
+    let user = api.authenticator.authenticate(headers, &peer.certificates).ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
+    common.flow = api.flow_control.classify(&user, info);
+    match api.authorizer.authorize(&user, info) {
+        Decision::Allow(_) => Ok(user),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+            Err(Refused { status: authorization::forbidden(&user, info, &reason), forbidden: true })
+        }
+    }
+}
+
+/// Watches, logs, exec and the like are not bounded in time.
+fn is_long_running(info: &RequestInfo) -> bool {
+    matches!(info.verb.as_str(), "watch" | "proxy")
+        || matches!(info.subresource.as_str(), "attach" | "exec" | "log" | "portforward" | "proxy")
+        || info.path.starts_with("/debug/pprof/")
+}
+
+/// `timeout` must be a duration.
+fn check_deadline(query: &str) -> Result<(), Status> {
+    let query = Query::parse(query);
+    match query.get("timeout").filter(|t| !t.is_empty()) {
+        Some(text) => match apimachinery::time::parse_duration(text) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))),
+        },
+        None => Ok(()),
+    }
+}
+
+/// Errors take the form that was asked for where that can be had, else JSON.
+fn form_of_errors(headers: &HeaderMap, query: &str) -> Form {
+    let query = Query::parse(query);
+    match negotiate::output(headers, query.get("pretty"), Offer::OBJECT) {
+        Ok(form) => Form { transform: negotiate::Transform::None, ..form },
+        Err(_) => Form::JSON,
+    }
+}
+
+/// The client's id for the request, or a new one.
+fn audit_id(headers: &HeaderMap) -> HeaderValue {
+    const MAX_LENGTH: usize = 64;
+    if let Some(given) = headers.get("audit-id").filter(|v| !v.is_empty() && v.len() <= MAX_LENGTH) {
+        return given.clone();
+    }
+    HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+fn finish(mut response: Response<Body>, common: Common) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.insert("audit-id", common.audit_id);
+    if !headers.contains_key(http::header::CACHE_CONTROL) {
+        headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    }
+    if let Some((schema, level)) = common.flow {
+        headers.insert("x-kubernetes-pf-flowschema-uid", schema);
+        headers.insert("x-kubernetes-pf-prioritylevel-uid", level);
+    }
+    response
+}

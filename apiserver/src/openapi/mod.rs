@@ -1,0 +1,362 @@
+//! OpenAPI documents: version 3 per group-version with an index, and version 2 as a whole.
+//!
+//! Everything is derived from the schema table and the resource table when it is first asked for, and kept until the
+//! resources change. Owns no HTTP: the endpoints write these bytes and set `ETag` from [`Document::hash`].
+
+mod document;
+pub mod gnostic;
+pub mod operation;
+mod paths;
+pub mod resource;
+pub mod schema;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+
+use apimachinery::schema::Types;
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use serde_json::{Map, Value, json};
+
+use crate::registry::Definition;
+use operation::{Content, Operation};
+use resource::Resource;
+use schema::Flavour;
+
+/// A document as it is sent.
+#[derive(Debug)]
+pub struct Document {
+    pub json: Bytes,
+    /// Of the JSON text, in upper case hexadecimal: the `hash` of the index and, in quotes, the `ETag`.
+    pub hash: String,
+    flavour: Flavour,
+    protobuf: OnceLock<Bytes>,
+}
+
+impl Document {
+    fn new(value: &Value, flavour: Flavour) -> Document {
+        let json = Bytes::from(value.to_string());
+        Document { hash: sha512(&json), json, flavour, protobuf: OnceLock::new() }
+    }
+
+    /// The same document as a gnostic message (`application/com.github.proto-openapi.spec.v3.v1.0+protobuf`, and
+    /// `…spec.v2@v1.0+protobuf`), made when it is first asked for.
+    pub fn protobuf(&self) -> Bytes {
+        let encode = || {
+            let value: Value = serde_json::from_slice(&self.json).expect("the document was written from a value");
+            Bytes::from(gnostic::encode(&value, self.flavour))
+        };
+        self.protobuf.get_or_init(encode).clone()
+    }
+}
+
+fn sha512(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA512, bytes);
+    digest.as_ref().iter().map(|b| format!("{b:02X}")).collect()
+}
+
+/// Gives a definition by name, in the form of a version.
+pub type DefinitionsOf = dyn Fn(&str, Flavour) -> Option<Value> + Send + Sync;
+
+/// What one document is about. Operations are not kept: they are larger than the document they end up in.
+struct Part {
+    resources: Vec<Resource>,
+    /// The operation on no resource that the document has or consists of.
+    plain: Operation,
+    /// Consulted before the built-in types.
+    own: Option<Box<DefinitionsOf>>,
+    /// The group-version, for types that are in every one; none for documents on no resource.
+    group_version: Option<(String, String)>,
+    document: OnceLock<Arc<Document>>,
+}
+
+impl Part {
+    fn operations(&self) -> Vec<Operation> {
+        self.resources.iter().flat_map(operation::operations).chain([self.plain.clone()]).collect()
+    }
+
+    fn group(&self) -> Option<(&str, &str)> {
+        self.group_version.as_ref().map(|(group, version)| (group.as_str(), version.as_str()))
+    }
+}
+
+/// All documents of a server.
+pub struct OpenApi {
+    types: &'static Types,
+    version: String,
+    parts: RwLock<BTreeMap<String, Arc<Part>>>,
+    whole: Mutex<Whole>,
+}
+
+/// What depends on all parts; dropped when one changes.
+#[derive(Default)]
+struct Whole {
+    /// Counts changes, so that what was made from older parts is not kept.
+    generation: u64,
+    index: Option<Bytes>,
+    v2: Option<Arc<Document>>,
+}
+
+impl OpenApi {
+    /// The documents of built-in resources. `version` is the server's version, as in `/version`.
+    pub fn new(definitions: &[&Definition], types: &'static Types, version: &str) -> OpenApi {
+        OpenApi::of(definitions.iter().map(|d| Resource::built_in(d, types)).collect(), types, version)
+    }
+
+    /// The documents of any resources that the built-in types describe.
+    pub fn of(resources: Vec<Resource>, types: &'static Types, version: &str) -> OpenApi {
+        let out = OpenApi { types, version: version.into(), parts: RwLock::default(), whole: Mutex::default() };
+        let mut groups: BTreeMap<(String, String), Vec<Resource>> = BTreeMap::new();
+        for r in resources {
+            groups.entry((r.group.clone(), r.version.clone())).or_default().push(r);
+        }
+        for (path, plain) in roots(groups.keys().map(|(group, _)| group.as_str()).collect()) {
+            out.put(path, Part { resources: Vec::new(), plain, own: None, group_version: None, document: OnceLock::new() });
+        }
+        for ((group, version), resources) in groups {
+            out.set_group_version(&group, &version, resources, None);
+        }
+        out
+    }
+
+    /// Adds or replaces the document of a group-version. `own` gives definitions that the built-in types do not have
+    /// (those of custom resources); it is asked first.
+    pub fn set_group_version(&self, group: &str, version: &str, resources: Vec<Resource>, own: Option<Box<DefinitionsOf>>) {
+        let path = group_version_path(group, version);
+        let plain = operation::discovery(&format!("/{path}/"), "APIResources", "get available resources", "APIResourceList");
+        let group_version = Some((group.into(), version.into()));
+        self.put(path, Part { resources, plain, own, group_version, document: OnceLock::new() });
+    }
+
+    /// Forgets the document of a group-version that is no longer served.
+    pub fn remove_group_version(&self, group: &str, version: &str) {
+        self.parts.write().remove(&group_version_path(group, version));
+        self.changed();
+    }
+
+    fn put(&self, path: String, part: Part) {
+        self.parts.write().insert(path, Arc::new(part));
+        self.changed();
+    }
+
+    fn changed(&self) {
+        let mut whole = self.whole.lock();
+        *whole = Whole { generation: whole.generation + 1, ..Whole::default() };
+    }
+
+    /// `/openapi/v3`: where each document is, with the hash that makes the address immutable.
+    pub fn index(&self) -> Bytes {
+        // The lock is not held while documents are made, which takes long.
+        let generation = match &*self.whole.lock() {
+            Whole { index: Some(index), .. } => return index.clone(),
+            whole => whole.generation,
+        };
+        let parts: Vec<(String, Arc<Part>)> = self.parts.read().iter().map(|(path, part)| (path.clone(), part.clone())).collect();
+        let entry = |path: &str, part: &Part| json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={}", self.document(part).hash)});
+        let paths: Map<String, Value> = parts.iter().map(|(path, part)| (path.clone(), entry(path, part))).collect();
+        let index = Bytes::from(json!({"paths": paths}).to_string());
+        let mut whole = self.whole.lock();
+        if whole.generation == generation {
+            whole.index = Some(index.clone());
+        }
+        index
+    }
+
+    /// `/openapi/v3/<path>`, such as `apis/apps/v1`.
+    pub fn document_v3(&self, path: &str) -> Option<Arc<Document>> {
+        let part = self.parts.read().get(path).cloned()?;
+        Some(self.document(&part))
+    }
+
+    fn document(&self, part: &Part) -> Arc<Document> {
+        let build = || {
+            let groups: Vec<(&str, &str)> = part.group().into_iter().collect();
+            let definitions = |name: &str, flavour| self.definition(part.own.as_deref(), name, flavour, &groups);
+            Arc::new(Document::new(&document::v3(&part.operations(), &definitions, &self.version), Flavour::V3))
+        };
+        part.document.get_or_init(build).clone()
+    }
+
+    fn definition(&self, own: Option<&DefinitionsOf>, name: &str, flavour: Flavour, groups: &[(&str, &str)]) -> Option<Value> {
+        own.and_then(|own| own(name, flavour)).or_else(|| schema::definition(self.types, name, flavour, groups))
+    }
+
+    /// `/openapi/v2`: one document about everything.
+    pub fn document_v2(&self) -> Arc<Document> {
+        let generation = match &*self.whole.lock() {
+            Whole { v2: Some(document), .. } => return document.clone(),
+            whole => whole.generation,
+        };
+        let parts: Vec<Arc<Part>> = self.parts.read().values().cloned().collect();
+        let operations: Vec<Operation> = parts.iter().flat_map(|p| p.operations()).collect();
+        let groups: Vec<(&str, &str)> = parts.iter().filter_map(|p| p.group()).collect();
+        let own = |name: &str, flavour| parts.iter().filter_map(|p| p.own.as_ref()).find_map(|own| own(name, flavour));
+        let definitions = |name: &str, flavour| own(name, flavour).or_else(|| schema::definition(self.types, name, flavour, &groups));
+        let document = Arc::new(Document::new(&document::v2(&operations, &definitions, &self.version), Flavour::V2));
+        let mut whole = self.whole.lock();
+        if whole.generation == generation {
+            whole.v2 = Some(document.clone());
+        }
+        document
+    }
+
+    /// `/openapi/v2` as JSON.
+    pub fn v2_json(&self) -> Bytes {
+        self.document_v2().json.clone()
+    }
+
+    /// `/openapi/v2` as a gnostic message.
+    pub fn v2_protobuf(&self) -> Bytes {
+        self.document_v2().protobuf()
+    }
+}
+
+fn group_version_path(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// The documents on no resource: discovery's roots and groups, the version, the token issuer.
+fn roots(groups: BTreeSet<&str>) -> Vec<(String, Operation)> {
+    let text = Content::Text;
+    let info = Content::Object("io.k8s.apimachinery.pkg.version.Info".into());
+    let json = ["application/json"];
+    let mut code_version = operation::plain("/version/", "get", "CodeVersion", "get the version information for this server", info, &json);
+    code_version.consumes = json.into();
+    let mut out = vec![
+        code_version,
+        operation::discovery("/api/", "APIVersions", "get available API versions", "APIVersions"),
+        operation::discovery("/apis/", "APIVersions", "get available API versions", "APIGroupList"),
+        operation::plain(
+            "/.well-known/openid-configuration/",
+            "get",
+            "ServiceAccountIssuerOpenIDConfiguration",
+            "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'",
+            text.clone(),
+            &json,
+        ),
+        operation::plain(
+            "/openid/v1/jwks/",
+            "get",
+            "ServiceAccountIssuerOpenIDKeyset",
+            "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+            text,
+            &["application/jwk-set+json"],
+        ),
+    ];
+    let named = groups.into_iter().filter(|g| !g.is_empty());
+    out.extend(named.map(|g| operation::discovery(&format!("/apis/{g}/"), "APIGroup", "get information of a group", "APIGroup")));
+    out.into_iter().map(|op| (op.path.trim_matches('/').to_owned(), op)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::resource::Subresource;
+    use super::*;
+    use apimachinery::schema::builtin;
+
+    fn verbs(all: &str) -> BTreeSet<String> {
+        all.split(' ').map(str::to_owned).collect()
+    }
+
+    fn resource(group: &str, plural: &str, kind: &str, subresources: Vec<Subresource>) -> Resource {
+        let id = builtin().by_kind(group, "v1", kind).expect("a built-in kind");
+        let schema = builtin().get(id).name.to_string();
+        Resource {
+            group: group.into(),
+            version: "v1".into(),
+            plural: plural.into(),
+            kind: kind.into(),
+            namespaced: true,
+            verbs: verbs("create delete deletecollection get list patch update watch"),
+            list_schema: format!("{schema}List"),
+            schema,
+            subresources,
+            returns_deleted_object: kind == "Pod",
+            custom: false,
+        }
+    }
+
+    fn exec() -> Subresource {
+        let id = builtin().by_kind("", "v1", "PodExecOptions").expect("a built-in kind");
+        let schema = builtin().get(id).name.to_string();
+        let (name, kind) = ("exec".into(), "PodExecOptions".into());
+        Subresource { name, group: String::new(), version: "v1".into(), kind, verbs: verbs("create get"), schema, options: Vec::new() }
+            .with_options("Pod", builtin())
+    }
+
+    fn sample() -> OpenApi {
+        let resources = vec![resource("", "pods", "Pod", vec![exec()]), resource("apps", "deployments", "Deployment", Vec::new())];
+        OpenApi::of(resources, builtin(), "v1.37.0")
+    }
+
+    fn parsed(bytes: &[u8]) -> Value {
+        serde_json::from_slice(bytes).expect("JSON")
+    }
+
+    #[test]
+    fn the_index_names_every_document_by_its_hash() {
+        let api = sample();
+        let index = parsed(&api.index());
+        let paths: Vec<&String> = index["paths"].as_object().expect("paths").keys().collect();
+        let expected =
+            [".well-known/openid-configuration", "api", "api/v1", "apis", "apis/apps", "apis/apps/v1", "openid/v1/jwks", "version"];
+        assert_eq!(paths, expected);
+        let apps = api.document_v3("apis/apps/v1").expect("a document");
+        assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], format!("/openapi/v3/apis/apps/v1?hash={}", apps.hash));
+        assert_eq!(apps.hash.len(), 128);
+        assert!(api.document_v3("apis/nosuch/v1").is_none());
+    }
+
+    #[test]
+    fn a_document_has_its_operations_and_what_they_reach() {
+        let apps = parsed(&sample().document_v3("apis/apps/v1").expect("a document").json);
+        let item = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
+        assert_eq!(item["get"]["operationId"], "readAppsV1NamespacedDeployment");
+        assert_eq!(item["delete"]["responses"]["202"]["description"], "Accepted");
+        let shared: Vec<&str> = item["parameters"].as_array().expect("parameters").iter().filter_map(|p| p["name"].as_str()).collect();
+        assert_eq!(shared, ["name", "namespace", "pretty"]);
+        let schemas = apps["components"]["schemas"].as_object().expect("schemas");
+        assert!(schemas.contains_key("io.k8s.api.core.v1.Container") && !schemas.contains_key("io.k8s.api.core.v1.Pod"));
+        let options = &schemas["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"]["x-kubernetes-group-version-kind"];
+        assert_eq!(options.as_array().map(Vec::len), Some(2), "core/v1 and the document's own");
+    }
+
+    #[test]
+    fn streams_are_operations_without_objects() {
+        let core = parsed(&sample().document_v3("api/v1").expect("a document").json);
+        let exec = &core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/exec"];
+        assert_eq!(exec["post"]["operationId"], "connectCoreV1PostNamespacedPodExec");
+        assert_eq!(exec["post"]["responses"]["200"]["content"], json!({"*/*": {"schema": {"type": "string"}}}));
+        assert_eq!(exec["parameters"][0]["name"], "command");
+        let deletion = &core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["delete"]["responses"]["200"]["content"];
+        assert_eq!(deletion["application/json"]["schema"]["$ref"], "#/components/schemas/io.k8s.api.core.v1.Pod");
+    }
+
+    #[test]
+    fn a_change_of_resources_changes_the_index_and_version_2() {
+        let api = sample();
+        let (index, v2) = (api.index(), api.document_v2());
+        assert!(Arc::ptr_eq(&v2, &api.document_v2()), "the document is kept");
+        let definition = |name: &str, _| (name == "com.example.v1.Widget").then(|| json!({"type": "object"}));
+        let widget =
+            Resource { schema: "com.example.v1.Widget".into(), custom: true, ..resource("apps", "widgets", "Deployment", Vec::new()) };
+        api.set_group_version("example.com", "v1", vec![Resource { group: "example.com".into(), ..widget }], Some(Box::new(definition)));
+        assert_ne!(index, api.index());
+        assert!(parsed(&api.v2_json())["definitions"]["com.example.v1.Widget"].is_object());
+        let custom = parsed(&api.document_v3("apis/example.com/v1").expect("a document").json);
+        let paths: Vec<&String> = custom["paths"].as_object().expect("paths").keys().collect();
+        assert!(paths.iter().all(|p| !p.contains("/watch/")), "{paths:?}");
+        api.remove_group_version("example.com", "v1");
+        assert_eq!(index, api.index());
+    }
+
+    #[test]
+    fn version_2_shares_parameters_under_upstreams_names() {
+        let v2 = parsed(&sample().v2_json());
+        let item = &v2["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
+        assert_eq!(item["parameters"][1], json!({"$ref": "#/parameters/namespace-vgWSWtn3"}));
+        assert_eq!(item["delete"]["parameters"][0], json!({"$ref": "#/parameters/body-2Y1dVQaQ"}));
+        assert_eq!(v2["parameters"]["namespace-vgWSWtn3"]["required"], true);
+        assert_eq!(v2["definitions"]["io.k8s.api.apps.v1.Deployment"]["properties"]["spec"]["default"], Value::Null);
+    }
+}

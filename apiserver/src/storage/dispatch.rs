@@ -1,0 +1,176 @@
+//! From the store into the caches: the one task that follows the store, and the upkeep of what it leaves behind.
+//!
+//! Owns the order in which changes become visible. It is the only caller of [`Resource::apply`], which is why every
+//! log is in the order of revisions. It never writes objects.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::sync::Notify;
+
+use super::cache::{CacheChange, Resource};
+use super::object::Object;
+use super::store::{Batch, Entry, Revision, Round, StoreError, StoreEvent};
+use super::{Error, Inner};
+
+/// The pauses before following a store again that has broken off.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+/// How often unused encodings are dropped.
+const SWEEP_PERIOD: Duration = Duration::from_secs(60);
+
+/// Applies every batch of the store, forever. A stream that breaks is taken up where it broke; if
+/// the store has forgotten that place, everything is loaded anew and watchers are expired.
+pub(super) async fn follow(inner: Arc<Inner>, mut after: Revision) {
+    let mut pause = RETRY_FIRST;
+    loop {
+        let mut batches = inner.store.watch(after);
+        let broken = loop {
+            match batches.next().await {
+                Some(Ok(batch)) => {
+                    after = after.max(batch.revision);
+                    pause = RETRY_FIRST;
+                    inner.apply(batch);
+                }
+                Some(Err(error)) => break error,
+                None => break StoreError::Unavailable("the watch has ended".to_owned()),
+            }
+        };
+        if let StoreError::Compacted { .. } = broken {
+            tracing::warn!(%after, "the store has compacted what the cache had yet to see; loading anew");
+            match inner.reload().await {
+                Ok(revision) => {
+                    after = revision;
+                    continue;
+                }
+                Err(error) => tracing::warn!(%error, "loading anew failed; will try again"),
+            }
+        } else {
+            tracing::warn!(error = %broken, %after, "following the store failed; will try again");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_LAST);
+    }
+}
+
+/// Compacts history at the configured interval and drops encodings that nobody uses.
+pub(super) async fn upkeep(inner: Arc<Inner>) {
+    let interval = inner.config.compaction_interval;
+    let compactions = async {
+        let mut round = Round::default();
+        if interval.is_zero() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            tokio::time::sleep(interval).await;
+            match inner.store.compact(round).await {
+                Ok((next, compacted)) => {
+                    round = next;
+                    if let Some(revision) = compacted {
+                        inner.compacted.fetch_max(revision.0, Ordering::AcqRel);
+                        inner.each_resource(|r| r.unpin(revision));
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "compaction failed; will try again"),
+            }
+        }
+    };
+    let sweeps = async {
+        loop {
+            tokio::time::sleep(SWEEP_PERIOD).await;
+            inner.each_resource(|r| r.sweep_encodings());
+        }
+    };
+    futures::join!(compactions, sweeps);
+}
+
+impl Inner {
+    fn each_resource(&self, f: impl Fn(&Resource)) {
+        let resources: Vec<_> = self.resources.read().values().cloned().collect();
+        resources.iter().for_each(|r| f(r));
+    }
+
+    /// Makes a batch visible: all caches first, then the common revision, then those who wait.
+    fn apply(&self, batch: Batch) {
+        let mut wake: Vec<Arc<Notify>> = Vec::new();
+        let mut changes: Vec<(Arc<Resource>, Vec<CacheChange>)> = Vec::new();
+        for event in batch.events {
+            let Some((resource, key)) = self.route(&event.key) else { continue };
+            let change = self.change(&resource, key, &event);
+            match changes.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &resource)) {
+                Some((_, list)) => list.push(change),
+                None => changes.push((resource, vec![change])),
+            }
+        }
+        for (resource, list) in changes {
+            resource.apply(list, &mut wake);
+        }
+        self.progress.advance(batch.revision);
+        notify(wake);
+    }
+
+    fn change(&self, resource: &Resource, key: &str, event: &StoreEvent) -> CacheChange {
+        let object = event.value.as_ref().and_then(|stored| self.object(resource, key, &event.key, stored, event.revision));
+        let key = match &object {
+            Some(object) => object.key().clone(),
+            None => resource.shared_key(key).unwrap_or_else(|| key.into()),
+        };
+        CacheChange { key, revision: event.revision, object }
+    }
+
+    /// The object in stored bytes: what a writer of this process has prepared if it is the same, decoded
+    /// otherwise. `None`, with a report, for bytes that cannot be understood: such an object is not served.
+    fn object(&self, resource: &Resource, key: &str, full: &str, stored: &Bytes, revision: Revision) -> Option<Arc<Object>> {
+        let shared = resource.shared_key(key).unwrap_or_else(|| key.into());
+        if let Some(write) = self.pending.find(full, stored) {
+            let object = Arc::new(Object::new(shared, &write.prepared, revision));
+            write.landed(object.clone());
+            return Some(object);
+        }
+        let decoded = resource.spec.codec.decode(stored).map_err(Error::from);
+        match decoded.and_then(|value| Ok(self.encoder(resource).prepare(&value)?)) {
+            Ok(prepared) => Some(Arc::new(Object::new(shared, &prepared, revision))),
+            Err(error) => {
+                tracing::error!(key = full, %revision, %error, "a stored object cannot be understood and is left out");
+                None
+            }
+        }
+    }
+
+    /// Fills a resource's cache from the store.
+    pub(super) async fn load(&self, resource: &Arc<Resource>) -> Result<Revision, Error> {
+        let (objects, revision) = self.load_objects(resource, None).await?;
+        let mut wake = Vec::new();
+        resource.reset(objects, revision, &mut wake);
+        notify(wake);
+        Ok(revision)
+    }
+
+    pub(super) async fn load_objects(&self, resource: &Resource, at: Option<Revision>) -> Result<(Vec<Arc<Object>>, Revision), StoreError> {
+        let prefix = format!("{}/", resource.spec.prefix);
+        let loaded = self.store.load(&prefix, at).await?;
+        let object = |Entry { key, revision, value }: Entry| self.object(resource, &key[prefix.len()..], &key, &value, revision);
+        Ok((loaded.entries.into_iter().filter_map(object).collect(), loaded.revision))
+    }
+
+    /// Loads every resource anew: the revision after which to follow the store again.
+    async fn reload(&self) -> Result<Revision, Error> {
+        let from = self.store.revision().await?;
+        let resources: Vec<_> = self.resources.read().values().cloned().collect();
+        for resource in &resources {
+            self.load(resource).await?;
+        }
+        self.progress.advance(from);
+        Ok(from)
+    }
+}
+
+/// Wakes each of those to be woken once.
+pub(super) fn notify(mut wake: Vec<Arc<Notify>>) {
+    wake.sort_unstable_by_key(Arc::as_ptr);
+    wake.dedup_by(|a, b| Arc::ptr_eq(a, b));
+    wake.iter().for_each(|w| w.notify_waiters());
+}

@@ -1,0 +1,149 @@
+//! The one writer: checks transactions, gives out revisions, appends batches.
+//!
+//! Owns the revision counter and the revisions of live keys. It never publishes or acknowledges anything that the disk
+//! has not confirmed, and after the disk has failed it confirms nothing any more.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::store::{Batch, Change, Expected, Key, Revision, StoreError, StoreEvent, Txn};
+use super::{Append, Record, Shared, Slot, ttl};
+
+/// How much one batch takes: enough that a sync is shared by all who wait, little enough that nobody waits for long.
+const BATCH_JOBS: usize = 512;
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+
+pub(super) struct Job {
+    pub txn: Txn,
+    /// `None` if nobody waits for the answer.
+    pub reply: Option<oneshot::Sender<Answer>>,
+}
+
+type Answer = Result<Revision, StoreError>;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    disk: Box<dyn Append>,
+    index: HashMap<Key, Slot>,
+    revision: Revision,
+    jobs: mpsc::Receiver<Job>,
+    failed: Option<String>,
+}
+
+/// What one batch will do.
+#[derive(Default)]
+struct Plan {
+    records: Vec<Record>,
+    events: Vec<StoreEvent>,
+    answers: Vec<(Option<oneshot::Sender<Answer>>, Answer)>,
+    bytes: usize,
+}
+
+impl Writer {
+    pub fn new(
+        shared: Arc<Shared>,
+        disk: Box<dyn Append>,
+        index: HashMap<Key, Slot>,
+        revision: Revision,
+        jobs: mpsc::Receiver<Job>,
+    ) -> Writer {
+        Writer { shared, disk, index, revision, jobs, failed: None }
+    }
+
+    /// Works until the queue is closed and empty.
+    pub fn run(mut self) {
+        let mut taken = Vec::with_capacity(BATCH_JOBS);
+        while self.jobs.blocking_recv_many(&mut taken, BATCH_JOBS) > 0 {
+            let mut jobs = taken.drain(..).peekable();
+            while jobs.peek().is_some() {
+                let mut plan = Plan::default();
+                while plan.bytes < BATCH_BYTES
+                    && let Some(job) = jobs.next()
+                {
+                    self.plan(job, &mut plan);
+                }
+                self.perform(plan);
+            }
+        }
+    }
+
+    fn plan(&mut self, job: Job, plan: &mut Plan) {
+        let answer = match self.check(&job.txn) {
+            Err(refusal) => Err(refusal),
+            Ok(()) => {
+                let revision = Revision(self.revision.0 + 1);
+                self.revision = revision;
+                self.enter(job.txn, revision, plan);
+                Ok(revision)
+            }
+        };
+        plan.answers.push((job.reply, answer));
+    }
+
+    fn check(&self, txn: &Txn) -> Result<(), StoreError> {
+        let seen = self.revision;
+        let key = || txn.key.clone();
+        match (txn.expected, self.index.get(&txn.key)) {
+            (Expected::Absent, Some(_)) => Err(StoreError::Exists { key: key(), seen }),
+            (Expected::At(_), None) => Err(StoreError::Absent { key: key(), seen }),
+            (Expected::At(wanted), Some(slot)) if slot.revision != wanted => {
+                Err(StoreError::Changed { key: key(), current: slot.revision, seen })
+            }
+            (Expected::Any | Expected::Absent, None) if matches!(txn.change, Change::Delete) => {
+                Err(StoreError::Absent { key: key(), seen })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn enter(&mut self, Txn { key, change, .. }: Txn, revision: Revision, plan: &mut Plan) {
+        let value = match change {
+            Change::Put { value, ttl_seconds } => {
+                let slot = Slot { revision, expires_ms: ttl_seconds.map(ttl::deadline_ms) };
+                plan.bytes += value.len();
+                self.index.insert(key.clone(), slot);
+                Some((value, slot))
+            }
+            Change::Delete => {
+                self.index.remove(&key);
+                None
+            }
+        };
+        plan.events.push(StoreEvent { key: key.clone(), revision, value: value.as_ref().map(|(v, _)| v.clone()) });
+        plan.records.push(Record { key, value });
+    }
+
+    /// Appends, publishes, answers; in this order.
+    fn perform(&mut self, plan: Plan) {
+        if !plan.records.is_empty() {
+            let _whole = self.shared.publishing.lock();
+            if self.failed.is_none()
+                && let Err(reason) = self.disk.append(&plan.records, self.revision)
+            {
+                tracing::error!(reason, "a write could not be made durable; the store refuses all further writes");
+                self.failed = Some(reason);
+            }
+            if self.failed.is_none() {
+                for (event, record) in plan.events.iter().zip(&plan.records) {
+                    if let Some((_, Slot { expires_ms: Some(at), .. })) = &record.value {
+                        self.shared.expiries.add(*at, event.key.clone(), event.revision);
+                    }
+                }
+                self.shared.feed.publish(Batch { events: plan.events, revision: self.revision });
+            }
+        }
+        for (reply, answer) in plan.answers {
+            // Even a refusal may rest on a write that was lost, so nobody learns more than that the store has failed.
+            let answer = match &self.failed {
+                Some(reason) => Err(StoreError::Failed(reason.clone())),
+                None => answer,
+            };
+            if let Some(reply) = reply {
+                // Whoever asked may have gone.
+                let _ = reply.send(answer);
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Storage: the watch cache over a durable store.
+//!
+//! Owns every object at rest and every revision. Only this folder names a store or etcd; it never sees HTTP, and it never
+//! decides what an object may contain. From the outside in:
+//! - [`Storage`] reads and writes objects: encode, commit, and the same bytes answer, enter the cache, go to watchers;
+//! - [`cache`] holds each resource in memory, [`log`] tells its changes to watchers, [`object`] is one revision of one object;
+//! - [`store`] is the contract that [`embedded`] and [`etcd`] fulfil.
+//!
+//! What holds at all times: events enter every log in the order of revisions; nothing is visible before it is durable;
+//! a write is acknowledged after the cache has it, so that whoever was answered reads what was written.
+
+pub mod cache;
+mod dispatch;
+pub mod embedded;
+pub mod encode;
+pub mod etcd;
+pub mod intern;
+pub mod key;
+pub mod log;
+pub mod object;
+mod progress;
+pub mod resource;
+pub mod store;
+#[cfg(test)]
+mod suite;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+pub use cache::{Cursor, Resource, Snapshot};
+pub use encode::{EncodeError, Prepared};
+pub use log::{Event, EventKind, Expired, LogLimits, Scope};
+pub use object::{EncodingId, Labels, Object};
+pub use resource::{Codec, CodecError, FieldOrder, JsonCodec, ResourceSpec, SelectableField};
+pub use store::{Key, Revision, Store, StoreError};
+
+use encode::Encoder;
+use intern::Interner;
+use progress::Progress;
+use write::Pending;
+
+/// How long a read waits for a revision that the cache does not have yet, as upstream.
+pub const FRESHNESS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why storage did not do as asked. One bridge turns these into a Status.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("not found")]
+    NotFound,
+    #[error("already exists")]
+    AlreadyExists,
+    /// The object has changed; the cache holds the change already.
+    #[error("the object has been modified")]
+    Conflict { current: Revision },
+    #[error(transparent)]
+    Expired(#[from] Expired),
+    /// A read asked for a revision that did not come in time.
+    #[error("Too large resource version: {requested}, current: {current}")]
+    TooLargeRevision { requested: Revision, current: Revision },
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How fresh a read must be: what `resourceVersion` and `resourceVersionMatch` ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// No `resourceVersion`: at least as fresh as any write acknowledged before.
+    Latest,
+    /// `resourceVersion=0`: whatever the cache has.
+    Any,
+    NotOlderThan(Revision),
+    Exact(Revision),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    pub log: LogLimits,
+    /// How often history is compacted, and so how long it is kept at least. Zero: never.
+    pub compaction_interval: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { log: LogLimits::default(), compaction_interval: Duration::from_secs(300) }
+    }
+}
+
+/// All resources in one store.
+pub struct Storage {
+    inner: Arc<Inner>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    config: Config,
+    interner: Interner,
+    progress: Arc<Progress>,
+    /// History before this revision is gone.
+    compacted: AtomicU64,
+    resources: RwLock<HashMap<Arc<str>, Arc<Resource>>>,
+    pending: Pending,
+}
+
+impl Storage {
+    /// Starts to follow a store. Resources are loaded when they are registered.
+    pub async fn open(store: Arc<dyn Store>, config: Config) -> Result<Storage, Error> {
+        let start = store.revision().await?;
+        let inner = Arc::new(Inner {
+            store,
+            config,
+            interner: Interner::default(),
+            progress: Arc::new(Progress::new(start)),
+            compacted: AtomicU64::new(0),
+            resources: RwLock::default(),
+            pending: Pending::default(),
+        });
+        let follow = tokio::spawn(dispatch::follow(inner.clone(), start));
+        let upkeep = tokio::spawn(dispatch::upkeep(inner.clone()));
+        Ok(Storage { inner, tasks: vec![follow, upkeep] })
+    }
+
+    /// Loads a resource into memory. A prefix that is registered already gives the resource that is there, whatever the
+    /// description: unregister it first if that has changed. Objects that cannot be decoded are reported and left out.
+    pub async fn register(&self, spec: ResourceSpec) -> Result<Arc<Resource>, Error> {
+        let inner = &self.inner;
+        let resource = {
+            let mut resources = inner.resources.write();
+            let new = || Arc::new(Resource::new(spec.clone(), inner.config.log, inner.progress.clone()));
+            resources.entry(spec.prefix.clone()).or_insert_with(new).clone()
+        };
+        // From here on the resource's changes wait in it, so that the load may take its time.
+        let loaded = resource.ready.get_or_try_init(|| async { inner.load(&resource).await.map(|_| ()) }).await;
+        if let Err(error) = loaded {
+            self.unregister(&resource);
+            return Err(error);
+        }
+        Ok(resource)
+    }
+
+    /// Forgets a resource (a custom resource whose definition is gone). Its watchers are expired; its objects stay in the store.
+    pub fn unregister(&self, resource: &Resource) {
+        let mut resources = self.inner.resources.write();
+        if resources.get(&resource.spec.prefix).is_some_and(|known| std::ptr::eq(&**known, resource)) {
+            resources.remove(&resource.spec.prefix);
+        }
+        drop(resources);
+        let mut wake = Vec::new();
+        resource.expire(&mut wake);
+        dispatch::notify(wake);
+    }
+
+    /// The revision that the caches have reached.
+    pub fn revision(&self) -> Revision {
+        self.inner.progress.now()
+    }
+
+    /// History before this revision is gone; 0 if none is.
+    pub fn compacted(&self) -> Revision {
+        Revision(self.inner.compacted.load(Ordering::Acquire))
+    }
+
+    /// The store itself, for what is kept beside objects (leases of API servers, allocations).
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.inner.store
+    }
+
+    /// Waits until the caches are as fresh as the store was when this was called.
+    pub async fn refresh(&self) -> Result<Revision, Error> {
+        let current = self.inner.store.revision().await?;
+        self.wait_until(current).await?;
+        Ok(current)
+    }
+
+    /// Waits until the caches have a revision, at most [`FRESHNESS_TIMEOUT`].
+    pub async fn wait_until(&self, revision: Revision) -> Result<(), Error> {
+        let store = &self.inner.store;
+        if self.inner.progress.reaches(revision, FRESHNESS_TIMEOUT, || store.request_progress()).await {
+            return Ok(());
+        }
+        Err(Error::TooLargeRevision { requested: revision, current: self.revision() })
+    }
+
+    /// One object.
+    pub async fn get(&self, resource: &Resource, namespace: &str, name: &str, freshness: Freshness) -> Result<Arc<Object>, Error> {
+        let found = match freshness {
+            Freshness::Exact(_) => self.list(resource, freshness).await?.get(namespace, name).cloned(),
+            _ => {
+                self.await_freshness(freshness).await?;
+                resource.get(namespace, name)
+            }
+        };
+        found.ok_or(Error::NotFound)
+    }
+
+    /// All objects of a resource at one revision. Pages of one list read one snapshot: pin it
+    /// ([`Resource::pin`]) after the first page and ask for its exact revision later.
+    pub async fn list(&self, resource: &Resource, freshness: Freshness) -> Result<Snapshot, Error> {
+        self.await_freshness(freshness).await?;
+        let Freshness::Exact(revision) = freshness else { return Ok(resource.snapshot()) };
+        let oldest = self.compacted();
+        if revision < oldest {
+            return Err(Expired { requested: revision, oldest }.into());
+        }
+        match resource.snapshot_at(revision) {
+            Ok(snapshot) => Ok(snapshot),
+            // The store may remember more than the log does.
+            Err(expired) => match self.inner.load_objects(resource, Some(revision)).await {
+                Ok((objects, revision)) => Ok(Snapshot::new(objects.into_iter(), revision)),
+                Err(StoreError::Compacted { .. }) => Err(expired.into()),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    async fn await_freshness(&self, freshness: Freshness) -> Result<(), Error> {
+        match freshness {
+            Freshness::Any => Ok(()),
+            Freshness::Latest => self.refresh().await.map(|_| ()),
+            Freshness::NotOlderThan(revision) | Freshness::Exact(revision) => self.wait_until(revision).await,
+        }
+    }
+
+    /// Encodes and indexes an object without writing it: what a dry run answers with.
+    pub fn prepare(&self, resource: &Resource, value: &Value) -> Result<Prepared, Error> {
+        let prepared = self.inner.encoder(resource).prepare(value)?;
+        if prepared.namespace.is_empty() == resource.spec.namespaced {
+            return Err(EncodeError::WrongScope.into());
+        }
+        Ok(prepared)
+    }
+}
+
+impl Inner {
+    fn encoder<'a>(&'a self, resource: &'a Resource) -> Encoder<'a> {
+        Encoder { order: resource.spec.order, fields: &resource.spec.fields, interner: &self.interner }
+    }
+
+    /// The resource of a key, and the object's key in it.
+    fn route<'k>(&self, key: &'k str) -> Option<(Arc<Resource>, &'k str)> {
+        let resources = self.resources.read();
+        key::split(key).find_map(|(prefix, rest)| Some((resources.get(prefix)?.clone(), rest)))
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Storage {
+    /// Stops following the store and lets it go; returns when the tasks have ended.
+    pub async fn close(mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+            // An aborted task ends with an error by design.
+            let _ = task.await;
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! An object at rest: immutable bytes with a small parsed index beside them.
+//!
+//! Owns the bytes of one revision of one object. They are the JSON of the storage version, complete with
+//! `metadata.resourceVersion`, so that GET, LIST and WATCH copy them out as they are. Nothing here changes after
+//! construction except the other encodings, which are made when first asked for and may be dropped at any time.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::encode::{Prepared, splice};
+use super::store::Revision;
+
+/// One revision of one object.
+#[derive(Debug)]
+pub struct Object {
+    /// `namespace/name`, or `name` for cluster-scoped resources.
+    key: Arc<str>,
+    revision: Revision,
+    json: Bytes,
+    /// Where the digits of the revision are in `json`.
+    digits_at: u32,
+    digits: u8,
+    index: Arc<Index>,
+    encodings: Mutex<Vec<Encoding>>,
+}
+
+/// What selectors ask about.
+#[derive(Debug)]
+pub struct Index {
+    pub uid: Box<str>,
+    pub labels: Labels,
+    /// The values of the resource's selectable fields, in the resource's order.
+    pub fields: Box<[Arc<str>]>,
+}
+
+/// Labels, sorted by key; the strings are shared between objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(Box<[(Arc<str>, Arc<str>)]>);
+
+impl Labels {
+    pub fn new(mut pairs: Vec<(Arc<str>, Arc<str>)>) -> Labels {
+        pairs.sort_unstable();
+        Labels(pairs.into_boxed_slice())
+    }
+
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let at = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        Some(&self.0[at].1)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(k, v)| (&**k, &**v))
+    }
+}
+
+/// Names an encoding other than the storage version's JSON: a media type, an API version, a projection.
+/// The numbers are given by whoever encodes; equal numbers must mean equal bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EncodingId(pub u32);
+
+#[derive(Debug)]
+struct Encoding {
+    id: EncodingId,
+    bytes: Bytes,
+    /// Asked for since the last sweep.
+    used: bool,
+}
+
+impl Object {
+    /// The object that a write at this revision makes. `key` is `namespace/name` or `name`.
+    pub fn new(key: Arc<str>, prepared: &Prepared, revision: Revision) -> Object {
+        let (json, digits_at, digits) = prepared.splice(revision);
+        Object { key, revision, json, digits_at, digits, index: prepared.index.clone(), encodings: Mutex::default() }
+    }
+
+    /// The same object under another revision: how a deletion, and a change that moves the object out of a watcher's
+    /// sight, are told.
+    pub fn at_revision(&self, revision: Revision) -> Object {
+        let (json, at) = self.without_revision();
+        let (json, digits_at, digits) = splice(&json, at, revision);
+        Object { key: self.key.clone(), revision, json, digits_at, digits, index: self.index.clone(), encodings: Mutex::default() }
+    }
+
+    /// Whether this object's bytes, apart from the revision, are those of a write to be.
+    pub(super) fn is_same_as(&self, prepared: &Prepared) -> bool {
+        let (start, end) = self.member();
+        let (head, tail) = (&self.json[..start], &self.json[end..]);
+        prepared.json.len() == head.len() + tail.len() && prepared.json.starts_with(head) && prepared.json.ends_with(tail)
+    }
+
+    /// `,"resourceVersion":"…"`, from its comma to its closing quote.
+    fn member(&self) -> (usize, usize) {
+        let lead = ",\"resourceVersion\":\"".len();
+        (self.digits_at as usize - lead, self.digits_at as usize + self.digits as usize + 1)
+    }
+
+    fn without_revision(&self) -> (Vec<u8>, u32) {
+        let (start, end) = self.member();
+        let mut out = Vec::with_capacity(self.json.len());
+        out.extend_from_slice(&self.json[..start]);
+        out.extend_from_slice(&self.json[end..]);
+        (out, start as u32)
+    }
+
+    /// `namespace/name`, or `name` for cluster-scoped resources: the order of lists.
+    pub fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    /// Empty for cluster-scoped resources.
+    pub fn namespace(&self) -> &str {
+        self.key.rsplit_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    pub fn name(&self) -> &str {
+        self.key.rsplit_once('/').map_or(&*self.key, |(_, name)| name)
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    pub fn uid(&self) -> &str {
+        &self.index.uid
+    }
+
+    pub fn labels(&self) -> &Labels {
+        &self.index.labels
+    }
+
+    /// The value of the resource's n-th selectable field.
+    pub fn field(&self, n: usize) -> Option<&Arc<str>> {
+        self.index.fields.get(n)
+    }
+
+    /// The JSON of the storage version, without a newline at its end.
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// The object as a tree, parsed anew at each call.
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.json).expect("the bytes were written from a value")
+    }
+
+    /// Another encoding of this object, made by `make` unless it is still here. Those who ask for any
+    /// encoding of the same object meanwhile wait, so that it is made once; `make` must not ask the same object itself.
+    pub fn encoding<E>(&self, id: EncodingId, make: impl FnOnce(&Object) -> Result<Bytes, E>) -> Result<Bytes, E> {
+        let mut encodings = self.encodings.lock();
+        if let Some(known) = encodings.iter_mut().find(|e| e.id == id) {
+            known.used = true;
+            return Ok(known.bytes.clone());
+        }
+        let bytes = make(self)?;
+        encodings.push(Encoding { id, bytes: bytes.clone(), used: true });
+        Ok(bytes)
+    }
+
+    /// Drops the encodings that nobody has asked for since the last sweep.
+    pub fn sweep_encodings(&self) {
+        let mut encodings = self.encodings.lock();
+        if encodings.is_empty() {
+            return;
+        }
+        encodings.retain_mut(|e| std::mem::take(&mut e.used));
+        encodings.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::encode::Encoder;
+    use super::super::intern::Interner;
+    use super::super::resource::FieldOrder;
+    use super::*;
+
+    fn object(value: &Value, revision: u64) -> (Object, Prepared) {
+        let interner = Interner::default();
+        let prepared = Encoder { order: FieldOrder::Declared, fields: &[], interner: &interner }.prepare(value).unwrap();
+        (Object::new("ns/a".into(), &prepared, Revision(revision)), prepared)
+    }
+
+    #[test]
+    fn an_object_moves_to_another_revision_byte_by_byte() {
+        let (object, prepared) = object(&json!({"metadata": {"name": "a", "namespace": "ns", "generation": 3}, "x": [1]}), 9);
+        assert!(object.is_same_as(&prepared));
+        let moved = object.at_revision(Revision(1_000));
+        assert_eq!(
+            std::str::from_utf8(moved.json()).unwrap(),
+            r#"{"metadata":{"name":"a","namespace":"ns","resourceVersion":"1000","generation":3},"x":[1]}"#
+        );
+        assert_eq!(moved.at_revision(Revision(9)).json(), object.json());
+        assert_eq!((moved.namespace(), moved.name(), moved.revision()), ("ns", "a", Revision(1_000)));
+    }
+
+    #[test]
+    fn a_changed_object_is_not_the_same() {
+        let (before, _) = object(&json!({"metadata": {"name": "a"}, "x": "aa"}), 9);
+        for other in [json!({"metadata": {"name": "a"}, "x": "ab"}), json!({"metadata": {"name": "a"}, "x": "a"})] {
+            assert!(!before.is_same_as(&object(&other, 9).1), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_encoding_is_made_once_and_dropped_when_unused() {
+        let (object, _) = object(&json!({"metadata": {"name": "a", "labels": {"b": "2", "a": "1"}}}), 9);
+        assert_eq!(object.labels().get("b"), Some("2"));
+        assert_eq!(object.labels().get("c"), None);
+        let made = std::cell::Cell::new(0);
+        let ask = || {
+            object.encoding(EncodingId(1), |_| {
+                made.set(made.get() + 1);
+                Ok::<_, ()>(Bytes::from_static(b"k8s"))
+            })
+        };
+        ask().unwrap();
+        ask().unwrap();
+        assert_eq!(made.get(), 1);
+        object.sweep_encodings();
+        ask().unwrap();
+        assert_eq!(made.get(), 1, "used since it was made");
+        object.sweep_encodings();
+        object.sweep_encodings();
+        ask().unwrap();
+        assert_eq!(made.get(), 2);
+    }
+}

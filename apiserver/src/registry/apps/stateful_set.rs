@@ -200,7 +200,7 @@ fn validate_unchanged(new: &Value, old: &Value, field: &str, path: &Path<'_>) ->
 
 fn validate_spec(object: &Value, old: Option<&Value>, tolerated: &Tolerated, path: &Path<'_>) -> ErrorList {
     let stateful_set: StatefulSet = view(object);
-    let spec: StatefulSetSpec = stateful_set.spec.unwrap_or_default();
+    let spec: StatefulSetSpec = stateful_set.spec;
     let raw = at(object, "/spec");
     let mut errors = validate_pod_management_policy(spec.pod_management_policy.as_deref().unwrap_or(""), &path.child("podManagementPolicy"));
     let strategy = spec.update_strategy.clone().unwrap_or_default();

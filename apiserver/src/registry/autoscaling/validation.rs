@@ -59,7 +59,7 @@ pub fn validate_status(new: &Value) -> ErrorList {
 
 fn spec_of(object: &Value) -> HorizontalPodAutoscalerSpec {
     let autoscaler: HorizontalPodAutoscaler = view(object);
-    autoscaler.spec.unwrap_or_default()
+    autoscaler.spec
 }
 
 fn validate_spec(

@@ -158,7 +158,7 @@ const MAX_NAME_BYTES: usize = 52;
 /// The errors of the written rules, and those of the declared ones, which come last.
 fn validate_spec(object: &Value, old: Option<&Value>) -> (ErrorList, ErrorList) {
     let cron_job: CronJob = view(object);
-    let spec: CronJobSpec = cron_job.spec.unwrap_or_default();
+    let spec: CronJobSpec = cron_job.spec;
     let path = Path::new("spec");
     let schedule_path = path.child("schedule");
     let (mut errors, mut declared) = (Vec::new(), Vec::new());

@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(spec["Containers"][0]["Resources"], json!({"Limits": null, "Requests": null, "Claims": null}));
         let probe = &spec["Containers"][0]["LivenessProbe"];
         assert_eq!((&probe["HTTPGet"]["Port"], &probe["PeriodSeconds"], &probe["Exec"]), (&json!(80), &json!(5), &Value::Null));
-        assert_eq!(spec["Volumes"][0]["EmptyDir"], json!({"Medium": "", "SizeLimit": null}));
+        assert_eq!(spec["Volumes"][0]["EmptyDir"], json!({"Medium": "", "SizeLimit": null, "Mode": null}));
     }
 
     #[test]

@@ -21,9 +21,7 @@ use super::template;
 use crate::registry::cells;
 use crate::registry::printer::{self, integer, text, wide};
 use crate::registry::read::{at, int_at};
-use crate::registry::strategy::{
-    bump_generation_if_changed, drop_field, keep_all_but_status, keep_status, set_generation,
-};
+use crate::registry::strategy::{bump_generation_if_changed, drop_field, keep_all_but_status, keep_status, set_generation};
 use crate::registry::{
     ALL_VERBS, Behaviour, Column, Cx, Definition, Description, Printer, SUBRESOURCE_VERBS, Scope, Strategy, Subresource, UpdateStrategy,
 };

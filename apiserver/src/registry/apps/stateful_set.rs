@@ -21,9 +21,7 @@ use crate::registry::core::persistent_volume_claim::{self, SpecRules};
 use crate::registry::core::pod;
 use crate::registry::printer::{self, text};
 use crate::registry::read::{at, int_at, list_at};
-use crate::registry::strategy::{
-    bump_generation_if_changed, drop_field, generation, keep_all_but_status, keep_status, set_generation,
-};
+use crate::registry::strategy::{bump_generation_if_changed, drop_field, generation, keep_all_but_status, keep_status, set_generation};
 use crate::registry::{
     ALL_VERBS, Behaviour, Column, Cx, Definition, Description, Printer, SUBRESOURCE_VERBS, Scope, Strategy, Subresource, UpdateStrategy,
 };
@@ -179,9 +177,8 @@ fn claim_warnings(object: &Value, suffix: &str) -> Vec<String> {
 }
 
 fn revision_warning(object: &Value) -> Option<String> {
-    (int_at(object, "/spec/revisionHistoryLimit") < 0).then(|| {
-        "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned()
-    })
+    (int_at(object, "/spec/revisionHistoryLimit") < 0)
+        .then(|| "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned())
 }
 
 fn validate_unchanged(new: &Value, old: &Value, field: &str, path: &Path<'_>) -> ErrorList {
@@ -203,7 +200,8 @@ fn validate_spec(object: &Value, old: Option<&Value>, tolerated: &Tolerated, pat
     let stateful_set: StatefulSet = view(object);
     let spec: StatefulSetSpec = stateful_set.spec;
     let raw = at(object, "/spec");
-    let mut errors = validate_pod_management_policy(spec.pod_management_policy.as_deref().unwrap_or(""), &path.child("podManagementPolicy"));
+    let mut errors =
+        validate_pod_management_policy(spec.pod_management_policy.as_deref().unwrap_or(""), &path.child("podManagementPolicy"));
     let strategy = spec.update_strategy.clone().unwrap_or_default();
     errors.extend(validate_update_strategy(&strategy, tolerated.recreate, &path.child("updateStrategy")));
     if let Some(policy) = &spec.persistent_volume_claim_retention_policy {
@@ -367,15 +365,8 @@ fn validate_template_metadata(pods: &PodTemplateSpec, old_raw: Option<&Value>, p
 }
 
 fn validate_status(status: &Value, path: &Path<'_>) -> ErrorList {
-    let counts = [
-        "replicas",
-        "readyReplicas",
-        "currentReplicas",
-        "updatedReplicas",
-        "availableReplicas",
-        "observedGeneration",
-        "collisionCount",
-    ];
+    let counts =
+        ["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas", "observedGeneration", "collisionCount"];
     let mut errors = template::nonnegative_counts(status, &counts, path);
     let within = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
     errors.extend(template::counts_within_replicas(status, &within, path));
@@ -397,7 +388,9 @@ mod tests {
         assert!(check(json!({"type": "OnDelete"})).is_empty());
         assert_eq!(
             check(json!({"type": "OnDelete", "rollingUpdate": {"partition": 2}})),
-            [r#"updateStrategy.rollingUpdate: Invalid value: {"Partition":2,"MaxUnavailable":null}: only allowed for updateStrategy 'RollingUpdate'"#]
+            [
+                r#"updateStrategy.rollingUpdate: Invalid value: {"Partition":2,"MaxUnavailable":null}: only allowed for updateStrategy 'RollingUpdate'"#
+            ]
         );
         assert_eq!(
             check(json!({"type": "Recreate"})),

@@ -52,7 +52,10 @@ fn parse_interval(text: &str, completions: i32) -> Result<(i32, i32), String> {
             }
             Ok((first, end))
         }
-        _ => Err(format!("the fragment {} violates the requirement that an index interval can have at most two parts separated by '-'", quote(text))),
+        _ => Err(format!(
+            "the fragment {} violates the requirement that an index interval can have at most two parts separated by '-'",
+            quote(text)
+        )),
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! The engine has named the object and given it its uid before a job is prepared: both go into the labels of its pods.
 
+use std::borrow::Cow;
+
 use apimachinery::field::ErrorList;
 use apimachinery::selector::label::format_label_selector;
 use apimachinery::time::human_duration;
-use apimachinery::validation::name_is_dns_subdomain;
+use apimachinery::validation::{is_valid_label_value, name_is_dns_subdomain};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use std::borrow::Cow;
 
 use super::{job_spec, job_status, job_update};
 use crate::registry::apps::template;
@@ -109,6 +110,7 @@ impl Strategy for Main {
     fn prepare_for_create(&self, _cx: &Cx<'_>, new: &mut Value) {
         if !bool_at(new, "/spec/manualSelector") {
             generate_selector(new);
+            take_labels_of_pods(new);
         }
         drop_field(new, "status");
         set_generation(new, 1);
@@ -183,6 +185,17 @@ fn generate_selector(object: &mut Value) {
     if let Some(labels) = child(spec, "selector").and_then(|s| child(s, "matchLabels")) {
         labels.entry(UID_LABELS[1]).or_insert_with(|| uid.into());
         labels.sort_keys();
+    }
+}
+
+/// Upstream defaults a job when it reads it back, so one without labels shows those generated for its pods. Labels that
+/// cannot be are left where they are, to be refused there only.
+fn take_labels_of_pods(object: &mut Value) {
+    let Some(labels) = at(object, "/spec/template/metadata/labels").as_object().cloned() else { return };
+    let valid = labels.values().all(|value| is_valid_label_value(value.as_str().unwrap_or("")).is_empty());
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    if valid && metadata.get("labels").and_then(Value::as_object).is_none_or(Map::is_empty) {
+        metadata.insert("labels".to_owned(), Value::Object(labels));
     }
 }
 

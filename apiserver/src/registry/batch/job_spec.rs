@@ -137,7 +137,9 @@ fn validate_indexed(spec: &JobSpec, path: &Path<'_>) -> ErrorList {
         return errors;
     }
     let with_limit = |limit: i32| {
-        format!("must be less than or equal to {limit} when completions are above {COMPLETIONS_SOFT_LIMIT} and used with backoff limit per index")
+        format!(
+            "must be less than or equal to {limit} when completions are above {COMPLETIONS_SOFT_LIMIT} and used with backoff limit per index"
+        )
     };
     if max_failed.is_none() {
         let detail = format!("must be specified when completions is above {COMPLETIONS_SOFT_LIMIT}");

@@ -266,7 +266,8 @@ mod tests {
 
     #[test]
     fn a_generated_selector_finds_the_generated_labels() {
-        let labels = json!({"controller-uid": "u", "job-name": "j", "batch.kubernetes.io/controller-uid": "u", "batch.kubernetes.io/job-name": "x"});
+        let labels =
+            json!({"controller-uid": "u", "job-name": "j", "batch.kubernetes.io/controller-uid": "u", "batch.kubernetes.io/job-name": "x"});
         let object = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
             "template": {"metadata": {"labels": labels}}}});
         let texts: Vec<String> = validate_generated_selector(&object, &spec_of(&object)).iter().map(ToString::to_string).collect();

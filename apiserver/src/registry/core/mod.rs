@@ -13,6 +13,10 @@ pub mod namespace;
 pub mod node_selector;
 pub mod persistent_volume;
 //TMP pub mod persistent_volume_claim;
+pub mod persistent_volume_claim;
+pub mod pod;
+pub mod pod_template;
+pub mod replication_controller;
 pub mod resource;
 pub mod resource_quota;
 pub mod secret;
@@ -33,6 +37,9 @@ pub static RESOURCES: &[&Definition] = &[
     //TMP &node::RESOURCE,
     //TMP &persistent_volume_claim::RESOURCE,
     &persistent_volume::RESOURCE,
+    &pod::RESOURCE,
+    &pod_template::RESOURCE,
+    &replication_controller::RESOURCE,
     &resource_quota::RESOURCE,
     &secret::RESOURCE,
     &service_account::RESOURCE,

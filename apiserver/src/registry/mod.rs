@@ -4,21 +4,22 @@
 //! selectable fields, printer columns), its [`Strategy`] and its validation. A kind's file is pure: it
 //! maps values to values and errors. It never performs I/O, never names a store, and never sees HTTP.
 
-pub mod core;
-pub mod scheduling;
-//TMP pub mod policy;
-//TMP pub mod node;
-pub mod networking;
-//TMP pub mod discovery;
+pub mod apps;
+pub mod autoscaling;
+pub mod cells;
 pub mod coordination;
-//TMP pub mod autoscaling;
-//TMP pub mod apps;
+pub mod core;
 pub mod defaulting;
 pub mod diff;
-//TMP pub mod events;
+pub mod discovery;
+pub mod events;
+pub mod networking;
+pub mod node;
+pub mod policy;
 pub mod printer;
 pub mod read;
-//TMP pub mod storage;
+pub mod scheduling;
+pub mod storage;
 pub mod strategy;
 pub mod table;
 

@@ -6,6 +6,7 @@
 
 pub mod apps;
 pub mod autoscaling;
+pub mod batch;
 pub mod cells;
 pub mod coordination;
 pub mod core;
@@ -13,6 +14,7 @@ pub mod defaulting;
 pub mod diff;
 pub mod discovery;
 pub mod events;
+pub mod internal_form;
 pub mod networking;
 pub mod node;
 pub mod policy;

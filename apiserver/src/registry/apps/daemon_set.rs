@@ -177,7 +177,7 @@ fn set_template_generation(object: &mut Value, generation: i64) {
 
 fn validate_spec(object: &Value, old: Option<&Value>, path: &Path<'_>) -> ErrorList {
     let daemon_set: DaemonSet = view(object);
-    let spec: DaemonSetSpec = daemon_set.spec.unwrap_or_default();
+    let spec: DaemonSetSpec = daemon_set.spec;
     let raw = at(object, "/spec");
     let raw_selector = at(raw, "/selector");
     let selector = (!raw_selector.is_null()).then_some(&spec.selector);

@@ -136,7 +136,7 @@ impl UpdateStrategy for Status {
 
 fn validate_spec(object: &Value, old: Option<&Value>, path: &Path<'_>) -> ErrorList {
     let replica_set: ReplicaSet = view(object);
-    let spec: ReplicaSetSpec = replica_set.spec.unwrap_or_default();
+    let spec: ReplicaSetSpec = replica_set.spec;
     let raw = at(object, "/spec");
     let mut errors = validate_nonnegative_field(i64::from(spec.replicas.unwrap_or(0)), &path.child("replicas"));
     errors.extend(validate_nonnegative_field(i64::from(spec.min_ready_seconds.unwrap_or(0)), &path.child("minReadySeconds")));

@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 use super::int_or_percent::{int_or_percent_value, is_not_more_than_100_percent, shown, validate_positive_int_or_percent};
 use super::template;
-use crate::registry::core::{persistent_volume_claim, pod};
+use crate::registry::core::persistent_volume_claim::{self, SpecRules};
+use crate::registry::core::pod;
 use crate::registry::printer::{self, text};
 use crate::registry::read::{at, int_at, list_at};
 use crate::registry::strategy::{
@@ -172,7 +173,7 @@ fn claim_warnings(object: &Value, suffix: &str) -> Vec<String> {
     claims
         .flat_map(|(i, claim)| {
             let dotted = format!("spec.volumeClaimTemplates[{i}]{suffix}");
-            persistent_volume_claim::warnings_for_spec(&Path::new(&dotted), at(claim, "/spec"))
+            persistent_volume_claim::warnings_for_spec(at(claim, "/spec"), &Path::new(&dotted))
         })
         .collect()
 }
@@ -200,7 +201,7 @@ fn validate_unchanged(new: &Value, old: &Value, field: &str, path: &Path<'_>) ->
 
 fn validate_spec(object: &Value, old: Option<&Value>, tolerated: &Tolerated, path: &Path<'_>) -> ErrorList {
     let stateful_set: StatefulSet = view(object);
-    let spec: StatefulSetSpec = stateful_set.spec.unwrap_or_default();
+    let spec: StatefulSetSpec = stateful_set.spec;
     let raw = at(object, "/spec");
     let mut errors = validate_pod_management_policy(spec.pod_management_policy.as_deref().unwrap_or(""), &path.child("podManagementPolicy"));
     let strategy = spec.update_strategy.clone().unwrap_or_default();
@@ -212,7 +213,8 @@ fn validate_spec(object: &Value, old: Option<&Value>, tolerated: &Tolerated, pat
         let claims = path.child("volumeClaimTemplates");
         for (i, claim) in spec.volume_claim_templates.iter().flatten().enumerate() {
             let claim_path = claims.index(i);
-            errors.extend(persistent_volume_claim::validate_claim_spec(claim, &claim_path.child("spec")));
+            let claim_spec = claim.spec.clone().unwrap_or_default();
+            errors.extend(persistent_volume_claim::validate_spec(&claim_spec, SpecRules::default(), &claim_path.child("spec")));
         }
     }
     errors.extend(validate_nonnegative_field(i64::from(spec.replicas.unwrap_or(0)), &path.child("replicas")));

@@ -10,7 +10,7 @@ use k8s_openapi::api::autoscaling::v2::{
 };
 use serde_json::Value;
 
-use crate::registry::core::pod;
+use crate::registry::core::resource;
 use crate::registry::read::{at, int_at, list_at, optional_int_at};
 
 const MAX_PERIOD_SECONDS: i32 = 1800;
@@ -59,7 +59,7 @@ pub fn validate_status(new: &Value) -> ErrorList {
 
 fn spec_of(object: &Value) -> HorizontalPodAutoscalerSpec {
     let autoscaler: HorizontalPodAutoscaler = view(object);
-    autoscaler.spec.unwrap_or_default()
+    autoscaler.spec
 }
 
 fn validate_spec(
@@ -204,7 +204,7 @@ fn validate_source(metric: &MetricSpec, field: &str, described: ReferenceRules, 
             let (name_path, container_path) = (path.child("name"), path.child("container"));
             let mut errors = match source.name.as_str() {
                 "" => vec![Error::required(&name_path, "must specify a resource name")],
-                name => pod::validation::validate_container_resource_name(name, &name_path),
+                name => resource::validate_container_name(name, &name_path),
             };
             match source.container.as_str() {
                 "" => errors.push(Error::required(&container_path, "must specify a container")),

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 use serde_json::Value;
 
-use crate::registry::core::ip::validate_endpoint_ip;
+use crate::registry::core::endpoints::validate_endpoint_ip;
 use crate::registry::printer::{self, text};
 use crate::registry::read::{at, list_at, str_at};
 use crate::registry::strategy::{generation, set_generation};

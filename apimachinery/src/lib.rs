@@ -8,7 +8,6 @@ pub mod go_print;
 pub mod json;
 pub mod managed_fields;
 pub mod patch;
-pub mod json;
 pub mod protobuf;
 pub mod quantity;
 pub mod schema;

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admission::{Chain, namespace_lifecycle::NamespaceLifecycle};
+use crate::admission::{self, SelectionError};
 use crate::api::Api;
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Index};
@@ -33,6 +33,8 @@ pub struct Config {
     pub secure_port: u16,
     pub token_auth_file: Option<PathBuf>,
     pub anonymous_auth: bool,
+    /// Which admission plugins run, and their settings.
+    pub admission: admission::Config,
     /// Names and addresses beyond the usual ones that the serving certificate is for.
     pub extra_sans: Vec<String>,
 }
@@ -50,6 +52,8 @@ pub enum Error {
     Store(#[from] storage::StoreError),
     #[error(transparent)]
     Catalog(#[from] catalog::Error),
+    #[error(transparent)]
+    Admission(#[from] SelectionError),
     #[error(transparent)]
     Tokens(#[from] authentication::TokenFileError),
     #[error("listening on {address}: {source}")]
@@ -94,7 +98,7 @@ impl Server {
             storage,
             authenticator: Authenticator::new(tokens, Vec::new(), config.anonymous_auth),
             authorizer: Box::new(Union(vec![Box::new(SystemMasters)])),
-            admission: Chain::new(vec![Box::new(NamespaceLifecycle)]),
+            admission: config.admission.chain()?,
             flow_control: FlowControl::default(),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),

@@ -68,7 +68,7 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
     let mut warnings = std::mem::take(&mut call.warnings);
     {
         let attributes = call.attributes(Operation::Create, &name, &namespace, dry_run, &options);
-        call.api.admission.admit(&attributes, &*call.api, &mut object, None, &mut warnings)?;
+        call.api.admission.admit(&attributes, &call.api, &mut object, None, &mut warnings).await?;
     }
     call.warnings = warnings;
     let generated = meta::wants_generated_name(&object);
@@ -82,7 +82,7 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
         if generated {
             meta::set_text(&mut candidate, "name", &meta::generate_name(&base));
         }
-        call.admit_new(&mut candidate, &namespace, dry_run, &options)?;
+        call.admit_new(&mut candidate, &namespace, dry_run, &options).await?;
         let name = meta::text(&candidate, "name").to_owned();
         match commit(call, candidate, dry_run).await {
             Ok(created) => return Ok(created),

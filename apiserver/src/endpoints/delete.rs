@@ -141,7 +141,7 @@ async fn attempt(call: &mut Call, namespace: &str, current: &Arc<Object>, option
     let mut warnings = Vec::new();
     {
         let attributes = call.attributes(Operation::Delete, current.name(), namespace, options.dry_run, &option_value);
-        call.api.admission.validate(&attributes, &*call.api, None, Some(&old), &mut warnings)?;
+        call.api.admission.validate(&attributes, &call.api, None, Some(&old), &mut warnings).await?;
     }
     call.warnings.append(&mut warnings);
     let cache = write::cache_of(&resource.stored)?;

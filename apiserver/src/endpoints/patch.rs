@@ -145,6 +145,9 @@ async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manager: &
         decode::decode(&call.resource.types, call.resource.type_id, &mut object)
             .map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e.to_string())))?;
         call.complete(&mut object);
+        if call.resource.namespaced {
+            meta::ensure_namespace(&mut object, call.namespace())?;
+        }
         update::check_name(call, &object)?;
         let Some(current) = current else {
             let uid = meta::text(&object, "uid");

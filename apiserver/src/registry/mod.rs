@@ -4,6 +4,11 @@
 //! selectable fields, printer columns), its [`Strategy`] and its validation. A kind's file is pure: it
 //! maps values to values and errors. It never performs I/O, never names a store, and never sees HTTP.
 
+pub mod apps;
+pub mod autoscaling;
+pub mod batch;
+pub mod cells;
+pub mod coordination;
 pub mod core;
 pub mod scheduling;
 //TMP pub mod policy;
@@ -19,6 +24,16 @@ pub mod diff;
 pub mod printer;
 pub mod read;
 //TMP pub mod storage;
+pub mod discovery;
+pub mod events;
+pub mod internal_form;
+pub mod networking;
+pub mod node;
+pub mod policy;
+pub mod printer;
+pub mod read;
+pub mod scheduling;
+pub mod storage;
 pub mod strategy;
 pub mod table;
 

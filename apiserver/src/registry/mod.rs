@@ -22,6 +22,10 @@ pub mod printer;
 pub mod read;
 pub mod scheduling;
 //TMP pub mod storage;
+pub mod events;
+pub mod printer;
+pub mod read;
+pub mod storage;
 pub mod strategy;
 pub mod table;
 

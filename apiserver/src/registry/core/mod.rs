@@ -5,7 +5,7 @@ pub mod component_status;
 pub mod config_map;
 pub mod defaults;
 pub mod endpoints;
-//TMP pub mod event;
+pub mod event;
 pub mod limit_range;
 pub mod namespace;
 //TMP pub mod node;
@@ -15,10 +15,15 @@ pub mod persistent_volume;
 pub mod pod;
 pub mod pod_template;
 pub mod replication_controller;
+//TMP pub mod pod;
+pub mod node;
+pub mod node_selector;
+pub mod persistent_volume;
+pub mod persistent_volume_claim;
 pub mod resource;
 pub mod resource_quota;
 pub mod secret;
-//TMP pub mod service;
+pub mod service;
 pub mod service_account;
 
 use super::Definition;
@@ -29,11 +34,11 @@ pub static RESOURCES: &[&Definition] = &[
     &component_status::RESOURCE,
     &config_map::RESOURCE,
     &endpoints::RESOURCE,
-    //TMP &event::RESOURCE,
+    &event::RESOURCE,
     &limit_range::RESOURCE,
     &namespace::RESOURCE,
-    //TMP &node::RESOURCE,
-    //TMP &persistent_volume_claim::RESOURCE,
+    &node::RESOURCE,
+    &persistent_volume_claim::RESOURCE,
     &persistent_volume::RESOURCE,
     &pod::RESOURCE,
     &pod_template::RESOURCE,
@@ -41,7 +46,7 @@ pub static RESOURCES: &[&Definition] = &[
     &resource_quota::RESOURCE,
     &secret::RESOURCE,
     &service_account::RESOURCE,
-    //TMP &service::RESOURCE,
+    &service::RESOURCE,
 ];
 
 #[cfg(test)]

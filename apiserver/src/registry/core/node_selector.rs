@@ -146,8 +146,6 @@ pub fn as_go_prints(selector: &NodeSelector) -> Value {
     let requirements = |list: Option<&Vec<NodeSelectorRequirement>>| {
         list.map(|list| list.iter().map(|r| json!({"Key": r.key, "Operator": r.operator, "Values": r.values})).collect::<Vec<_>>())
     };
-    let term = |term: &NodeSelectorTerm| {
-        json!({"MatchExpressions": requirements(term.match_expressions.as_ref()), "MatchFields": requirements(term.match_fields.as_ref())})
-    };
+    let term = |term: &NodeSelectorTerm| json!({"MatchExpressions": requirements(term.match_expressions.as_ref()), "MatchFields": requirements(term.match_fields.as_ref())});
     json!({"NodeSelectorTerms": selector.node_selector_terms.iter().map(term).collect::<Vec<_>>()})
 }

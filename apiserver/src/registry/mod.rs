@@ -13,7 +13,7 @@ pub mod core;
 pub mod defaulting;
 pub mod diff;
 pub mod discovery;
-//TMP pub mod events;
+pub mod events;
 pub mod internal_form;
 pub mod networking;
 pub mod node;
@@ -21,10 +21,6 @@ pub mod policy;
 pub mod printer;
 pub mod read;
 pub mod scheduling;
-//TMP pub mod storage;
-pub mod events;
-pub mod printer;
-pub mod read;
 pub mod storage;
 pub mod strategy;
 pub mod table;
@@ -223,7 +219,7 @@ pub fn definitions() -> Vec<&'static Definition> {
 
 /// Every defaulting hook, by the name of the type that it completes.
 pub fn default_hooks() -> Vec<defaulting::Hook> {
-    [core::defaults::DEFAULTS, networking::defaults::DEFAULTS, scheduling::defaults::DEFAULTS].concat()
+    [core::defaults::DEFAULTS, core::pod::defaults::DEFAULTS, networking::defaults::DEFAULTS, scheduling::defaults::DEFAULTS].concat()
 }
 
 /// Versions that are served but not stored.

@@ -110,7 +110,11 @@ fn validate_seccomp_profile(profile: &SeccompProfile, path: &Path<'_>) -> ErrorL
         ("Localhost", Some(file)) => errors.extend(validate_local_descending_path(file, &local)),
         ("Localhost", None) => errors.push(Error::required(&local, "must be set when seccomp type is Localhost")),
         (_, Some(_)) => {
-            errors.push(Error::invalid(&local, printed::structure("SeccompProfile", profile), "can only be set when seccomp type is Localhost"));
+            errors.push(Error::invalid(
+                &local,
+                printed::structure("SeccompProfile", profile),
+                "can only be set when seccomp type is Localhost",
+            ));
         }
         (_, None) => {}
     }

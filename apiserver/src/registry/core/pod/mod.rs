@@ -4,6 +4,7 @@
 
 pub(crate) mod access;
 pub mod aggregate;
+mod app_armor;
 pub mod assignment;
 pub mod conditions;
 pub mod connect;
@@ -11,6 +12,7 @@ pub mod defaults;
 pub mod eviction;
 mod gates;
 pub mod image;
+mod label_keys;
 pub mod levels;
 pub mod printer;
 pub mod qos;

@@ -19,6 +19,8 @@ mod probes;
 mod projected;
 #[cfg(test)]
 mod recorded;
+#[cfg(test)]
+mod recorded_answers;
 mod resize;
 mod resources;
 mod scheduling;

@@ -235,7 +235,6 @@ pub fn definitions() -> Vec<&'static Definition> {
 
 /// Every defaulting hook, by the name of the type that it completes.
 pub fn default_hooks() -> Vec<defaulting::Hook> {
-    [core::defaults::DEFAULTS, core::pod::defaults::DEFAULTS, networking::defaults::DEFAULTS, scheduling::defaults::DEFAULTS].concat()
     [
         core::defaults::DEFAULTS,
         core::pod::defaults::DEFAULTS,

@@ -58,7 +58,8 @@ pub fn validate(selector: &NodeSelector, allow_invalid_values: bool, path: &Path
     terms.flat_map(|(i, term)| validate_term(term, allow_invalid_values, &path.index(i))).collect()
 }
 
-fn validate_term(term: &NodeSelectorTerm, allow_invalid_values: bool, path: &Path<'_>) -> ErrorList {
+/// Each requirement of a term is well formed.
+pub fn validate_term(term: &NodeSelectorTerm, allow_invalid_values: bool, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let expressions = path.child("matchExpressions");
     for (i, requirement) in term.match_expressions.iter().flatten().enumerate() {

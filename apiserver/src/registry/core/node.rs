@@ -168,6 +168,11 @@ impl UpdateStrategy for NodeStrategy {
         let (new, old): (Node, Node) = (view(new), view(old));
         let mut errors = validate(&new);
         errors.extend(validate_changes(&new, &old));
+        let preemption = |node: &Node| node.spec.as_ref().and_then(|spec| spec.pod_preemption_policy.clone());
+        // An alpha field that the node has already may stay as it is.
+        if preemption(&new).is_some() && preemption(&new) != preemption(&old) {
+            errors.push(Error::forbidden(&Path::new("spec.podPreemptionPolicy"), ""));
+        }
         without_repeats(errors)
     }
 
@@ -253,7 +258,7 @@ fn validate_pod_cidrs(cidrs: &[String]) -> ErrorList {
     }
     let parsed: Vec<Option<Cidr>> = cidrs.iter().map(|cidr| Cidr::parse_sloppy(cidr)).collect();
     if let Some(bad) = cidrs.iter().zip(&parsed).position(|(_, cidr)| cidr.is_none()) {
-let why = format!("invalid CIDR[{bad}]: <nil> (invalid CIDR address: {})", cidrs[bad]);
+        let why = format!("invalid CIDR[{bad}]: <nil> (invalid CIDR address: {})", cidrs[bad]);
         errors.push(Error::internal(&path, format!("invalid PodCIDRs. failed to check with dual stack with error:{why}")));
     }
     let families: BTreeSet<bool> = parsed.iter().flatten().map(|cidr| cidr.ip.is_v6()).collect();

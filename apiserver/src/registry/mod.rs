@@ -272,8 +272,8 @@ pub fn versioned() -> Vec<Versioned> {
             stored_version: "v1",
             stored_schema: "io.k8s.api.core.v1.Event",
             conversion: Conversion {
-                to_storage: |event| events::conversion::to_core(&event),
-                from_storage: |event| events::conversion::from_core(&event),
+                to_storage: events::conversion::to_core,
+                from_storage: events::conversion::from_core,
             },
         },
     ]

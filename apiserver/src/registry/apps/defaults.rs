@@ -40,6 +40,10 @@ fn daemon_set(object: &mut Map<String, Value>) {
     {
         set_if_unset(rolling, "maxUnavailable", 1);
         set_if_unset(rolling, "maxSurge", 0);
+    } else if let Some(rolling) = existing(strategy, "rollingUpdate") {
+        // Neither is optional in upstream's internal form, so both are there after reading.
+        set_if_unset(rolling, "maxUnavailable", 0);
+        set_if_unset(rolling, "maxSurge", 0);
     }
 }
 

@@ -23,6 +23,11 @@ fn autoscaler_v2(object: &mut Map<String, Value>) {
     if is_empty(spec, "metrics") {
         spec.insert("metrics".to_owned(), json!([cpu_utilization(DEFAULT_CPU_UTILIZATION)]));
     }
+    default_behavior(spec);
+}
+
+/// A behavior that is given at all says everything.
+pub fn default_behavior(spec: &mut Map<String, Value>) {
     if let Some(behavior) = existing(spec, "behavior") {
         scaling_rules(behavior, "scaleUp", Some(0), json!([policy("Pods", 4), policy("Percent", 100)]));
         // How long to wait before scaling down is the controller's setting, so it has no default here.

@@ -6,10 +6,11 @@ use tokio::sync::watch;
 
 use crate::admission::{Chain, Lookup};
 use crate::catalog::Catalog;
-use crate::discovery::Discovery;
+use crate::discovery::Index;
 use crate::filters::authentication::Authenticator;
 use crate::filters::authorization::Authorizer;
 use crate::flow_control::FlowControl;
+use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::storage::Storage;
 
@@ -21,8 +22,9 @@ pub struct Api {
     pub authorizer: Box<dyn Authorizer>,
     pub admission: Chain,
     pub flow_control: FlowControl,
-    pub discovery: Discovery,
+    pub discovery: ArcSwap<Index>,
     pub openapi: OpenApi,
+    pub metrics: Metrics,
     /// Turns true when the server is to stop; watches end then.
     pub shutdown: watch::Receiver<bool>,
 }

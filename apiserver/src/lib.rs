@@ -2,13 +2,18 @@
 
 pub mod admission;
 pub mod api;
+pub mod bootstrap;
 pub mod catalog;
+pub mod discovery;
 pub mod endpoints;
 pub mod filters;
 pub mod flow_control;
+pub mod metrics;
 pub mod openapi;
 pub mod pki;
 pub mod registry;
+pub mod run;
 pub mod server;
 pub mod storage;
 pub mod tls;
+pub mod version;

@@ -25,6 +25,8 @@ mod validate;
 mod walk;
 
 #[cfg(test)]
+mod recorded_tests;
+#[cfg(test)]
 mod tests;
 
 use serde_json::Value;

@@ -42,12 +42,12 @@ pub fn from_scale(parent: &[Value], scale: &[Value], paths: ReplicasPaths<'_>, p
         // Entries of an unknown version are dropped.
         let Some(path) = lookup(paths, &owned.api_version) else { continue };
         let owns_replicas = path.map(steps).filter(|path| owned.set.has(path));
-        if let Some(path) = owns_replicas {
-            if scale_fields.remove(&id).is_none() {
-                let mut taken = FieldSet::new();
-                taken.insert(&path);
-                owned.set = owned.set.difference(&taken);
-            }
+        if let Some(path) = owns_replicas
+            && scale_fields.remove(&id).is_none()
+        {
+            let mut taken = FieldSet::new();
+            taken.insert(&path);
+            owned.set = owned.set.difference(&taken);
         }
         if !owned.set.is_empty() {
             out.fields.insert(id, owned);

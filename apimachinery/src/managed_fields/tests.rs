@@ -268,3 +268,45 @@ fn replicas_change_hands_through_the_scale() {
     let after = from_scale(&parent, &[entry("b", "autoscaling/v1", replicas.clone())], paths, "apps/v1").unwrap().unwrap();
     assert_eq!(after, json!([entry("a", "apps/v1", json!({"f:spec": {"f:paused": {}}})), entry("b", "apps/v1", replicas)]));
 }
+
+/// Autoscalers at both of their versions; only what they have in common is carried over.
+struct Autoscalers;
+
+impl Converter for Autoscalers {
+    fn convert<'a>(&'a self, object: &Value, api_version: &str) -> Result<Option<Converted<'a>>, String> {
+        let Some(version) = api_version.strip_prefix("autoscaling/").filter(|v| ["v1", "v2"].contains(v)) else { return Ok(None) };
+        let id = builtin().by_kind("autoscaling", version, "HorizontalPodAutoscaler").unwrap();
+        let mut object = object.clone();
+        object["apiVersion"] = api_version.into();
+        Ok(Some(Converted { object, types: builtin(), root: Root::Builtin(id) }))
+    }
+}
+
+#[test]
+fn owners_speak_in_terms_of_the_version_that_they_wrote() {
+    let filter = Filter::All;
+    let at_version = |version| Scope { converter: &Autoscalers, ..scope(version, "HorizontalPodAutoscaler", &filter) };
+    let autoscaler = |version: &str, min: i32, max: i32| {
+        json!({"apiVersion": version, "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h", "uid": "u"},
+            "spec": {"minReplicas": min, "maxReplicas": max, "scaleTargetRef": {"kind": "K", "name": "n"}}})
+    };
+    let mut live = autoscaler("autoscaling/v1", 1, 2);
+    on_update(&at_version("autoscaling/v1"), None, &mut live, "a", at(EARLY), false);
+    live["apiVersion"] = "autoscaling/v2".into();
+    let mut new = autoscaler("autoscaling/v2", 1, 3);
+    on_update(&at_version("autoscaling/v2"), Some(&live), &mut new, "b", at(LATE), false);
+    assert_eq!(
+        owners(&new),
+        [r#"a Update {"f:spec":{"f:minReplicas":{},"f:scaleTargetRef":{}}}"#, r#"b Update {"f:spec":{"f:maxReplicas":{}}}"#]
+    );
+    let mut config = autoscaler("autoscaling/v2", 5, 3);
+    config["metadata"].as_object_mut().unwrap().shift_remove("uid");
+    let refused = apply(&at_version("autoscaling/v2"), Some(&new), &config, "c", at(LATE), false).unwrap_err();
+    assert_eq!(refused.to_string(), "Apply failed with 1 conflict: conflict with \"a\" using autoscaling/v1: .spec.minReplicas");
+    // A version that is not served any more takes its owners with it.
+    new["metadata"]["managedFields"][0]["apiVersion"] = "autoscaling/v2beta1".into();
+    let mut newer = autoscaler("autoscaling/v2", 1, 4);
+    newer["metadata"]["managedFields"] = new["metadata"]["managedFields"].clone();
+    on_update(&at_version("autoscaling/v2"), Some(&new), &mut newer, "b", at(LATE), false);
+    assert_eq!(owners(&newer), [r#"b Update {"f:spec":{"f:maxReplicas":{}}}"#]);
+}

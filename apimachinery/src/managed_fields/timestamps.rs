@@ -13,10 +13,11 @@ pub fn keep_timestamps(old: &Value, new: &mut Value) {
         return;
     }
     let only_times = old_entries.iter().zip(&new_entries).all(|(a, b)| same(&timeless(a), &timeless(b)));
-    if only_times && old_entries != new_entries && same_but_entries(old, new) {
-        if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.insert("managedFields".to_owned(), Value::Array(old_entries));
-        }
+    if only_times
+        && same_but_entries(old, new)
+        && let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut)
+    {
+        metadata.insert("managedFields".to_owned(), Value::Array(old_entries));
     }
 }
 

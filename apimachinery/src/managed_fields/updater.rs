@@ -165,7 +165,7 @@ fn transfer<'a>(
                 }
             }
         };
-        let taken = owned.set.intersection(&other.modified.union(&other.added));
+        let taken = owned.set.intersection(&other.modified).union(&owned.set.intersection(&other.added));
         if !force {
             conflicts.extend(taken.paths().into_iter().map(|path| (id.clone(), path)));
         }

@@ -3,9 +3,11 @@
 //! Each maps an object and a patch to an object, or to an error with upstream's answer. Decoding, defaulting and ownership of
 //! the result are the caller's; server-side apply is in [`crate::managed_fields`].
 
+mod directives;
 pub mod json;
 pub mod merge;
 mod order;
+pub mod restore;
 pub mod strategic;
 
 /// How upstream answers a refused patch.

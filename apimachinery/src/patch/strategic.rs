@@ -3,23 +3,22 @@
 //! Directives: `$patch` (replace, delete), `$retainKeys`, `$setElementOrder/<list>`, `$deleteFromPrimitiveList/<list>`. Merge
 //! strategies and keys come from the schema. Custom kinds have none, so the endpoint refuses this patch type for them (415).
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value};
 
 use super::{
     Answer,
-    order::{interleave, key_of, sort_by},
+    directives::{drop_nulls, follow_directive, follow_item_directives, retain_keys, without_directives},
+    order::{arrange, check_order, deduplicated, items_are_maps, order_after_edits, partition},
 };
 use crate::{
     go_print,
     schema::{Field, StructType, Type, TypeId, Types},
 };
 
-const DIRECTIVE: &str = "$patch";
-const RETAIN_KEYS: &str = "$retainKeys";
-const DELETE_PREFIX: &str = "$deleteFromPrimitiveList";
-const ORDER_PREFIX: &str = "$setElementOrder";
+pub(super) const DIRECTIVE: &str = "$patch";
+pub(super) const RETAIN_KEYS: &str = "$retainKeys";
+pub(super) const DELETE_PREFIX: &str = "$deleteFromPrimitiveList";
+pub(super) const ORDER_PREFIX: &str = "$setElementOrder";
 
 /// A refused strategic merge patch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,11 +51,11 @@ impl Error {
     }
 }
 
-fn no_merge_key(map: &Value, key: &str) -> Error {
+pub(super) fn no_merge_key(map: &Value, key: &str) -> Error {
     Error::Other(format!("map: {} does not contain declared merge key: {key}", go_print::plain(map)))
 }
 
-fn bad_type(expected: &str, found: &Value) -> Error {
+pub(super) fn bad_type(expected: &str, found: &Value) -> Error {
     let found = go_print::type_name(found).unwrap_or("%!s(<nil>)");
     Error::Other(format!("expected a {expected}, but received a {found}"))
 }
@@ -292,253 +291,6 @@ fn list_at(map: &Map<String, Value>, key: &str) -> Result<Option<Vec<Value>>, Er
         Some(Value::Array(items)) => Ok(Some(items.clone())),
         Some(other) => Err(bad_type("[]interface {}", other)),
     }
-}
-
-/// `$patch` in a map: the patch instead of the map, or nothing.
-fn follow_directive(directive: &Value, patch: &mut Map<String, Value>) -> Result<Map<String, Value>, Error> {
-    match directive.as_str() {
-        Some("replace") => {
-            patch.shift_remove(DIRECTIVE);
-            Ok(patch.clone())
-        }
-        Some("delete") => Ok(Map::new()),
-        _ => Err(unknown_directive(directive, &Value::Object(patch.clone()))),
-    }
-}
-
-fn unknown_directive(directive: &Value, map: &Value) -> Error {
-    let shown = match directive {
-        Value::String(s) => s.clone(),
-        other => match go_print::type_name(other) {
-            Some(name) => format!("%!s({name}={})", go_print::plain(other)),
-            None => "%!s(<nil>)".to_owned(),
-        },
-    };
-    Error::Other(format!("unknown patch type: {shown} in map: {}", go_print::plain(map)))
-}
-
-/// `$retainKeys`: members that it does not name go; the patch may set no others.
-fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>) -> Result<(), Error> {
-    let Some(directive) = patch.shift_remove(RETAIN_KEYS) else { return Ok(()) };
-    let Value::Array(kept) = directive else { return Err(Error::RetainKeys) };
-    let is_kept = |key: &str| kept.iter().any(|name| name.as_str() == Some(key));
-    for (key, value) in patch.iter() {
-        let directive = key.starts_with(DELETE_PREFIX) || key.starts_with(ORDER_PREFIX);
-        if !value.is_null() && !directive && !is_kept(key) {
-            return Err(Error::RetainKeys);
-        }
-    }
-    original.retain(|key, _| is_kept(key));
-    Ok(())
-}
-
-/// `$patch` in the items of a merging list: the list and the patch that are left to merge.
-fn follow_item_directives(mut original: Vec<Value>, patch: &[Value], key: &str) -> Result<(Vec<Value>, Vec<Value>), Error> {
-    let mut left = Vec::with_capacity(patch.len());
-    let mut replaces = false;
-    for item in patch {
-        let Some(directive) = item.get(DIRECTIVE) else {
-            left.push(item.clone());
-            continue;
-        };
-        match directive.as_str() {
-            Some("delete") => {
-                let gone = item.get(key).ok_or_else(|| no_merge_key(item, key))?;
-                original.retain(|other| other.get(key) != Some(gone));
-            }
-            Some("replace") => replaces = true,
-            Some("merge") => return Err(Error::Other("merging lists cannot yet be specified in the patch".to_owned())),
-            _ => return Err(unknown_directive(directive, item)),
-        }
-    }
-    Ok(if replaces { (left, Vec::new()) } else { (original, left) })
-}
-
-/// The live order as upstream sees it after it edited the list in place: an item that was deleted makes room for one that is
-/// added, which so gets a place among the live ones.
-fn order_after_edits(mut live: Vec<Value>, patch: &[Value], key: &str) -> Vec<Value> {
-    let directive = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
-    let mut used = live.len();
-    for item in patch.iter().filter(|item| directive(item).as_deref() == Some("delete")) {
-        while let Some(at) = live[..used].iter().position(|other| other.get(key) == item.get(key)) {
-            // The last item stays behind in the place that is no longer used.
-            let last = live[used - 1].clone();
-            live[at..used].rotate_left(1);
-            live[used - 1] = last;
-            used -= 1;
-        }
-    }
-    if patch.iter().any(|item| directive(item).as_deref() == Some("replace")) {
-        return live;
-    }
-    for item in patch.iter().filter(|item| directive(item).is_none()) {
-        if used < live.len() && !live[..used].iter().any(|other| other.get(key) == item.get(key)) {
-            live[used] = item.clone();
-            used += 1;
-        }
-    }
-    live
-}
-
-/// Drops null members at any depth.
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
-/// The value without maps that hold a `$patch`; `None` if it is one itself.
-fn without_directives(value: &mut Value) -> Option<Value> {
-    match value {
-        Value::Object(map) if map.contains_key(DIRECTIVE) => None,
-        Value::Object(map) => {
-            map.retain(|_, inner| match without_directives(inner) {
-                Some(kept) => {
-                    *inner = kept;
-                    true
-                }
-                None => false,
-            });
-            Some(value.clone())
-        }
-        Value::Array(items) => Some(Value::Array(items.iter_mut().filter_map(without_directives).collect())),
-        scalar => Some(scalar.clone()),
-    }
-}
-
-/// All items must be of one type, and no lists.
-fn items_are_maps(lists: &[&[Value]]) -> Result<bool, Error> {
-    let mut first = None;
-    for item in lists.iter().copied().flatten() {
-        let name = go_print::type_name(item).ok_or(Error::NullItem)?;
-        match first {
-            None if item.is_array() => return Err(Error::ListOfLists),
-            None => first = Some(name),
-            Some(known) if known == name => {}
-            Some(_) => {
-                let all: Vec<String> = lists.iter().map(|list| go_print::plain(&Value::Array(list.to_vec()))).collect();
-                return Err(Error::Other(format!("list element types are not identical: [{}]", all.join(" "))));
-            }
-        }
-    }
-    match first {
-        Some(name) => Ok(name.starts_with("map")),
-        None => Err(Error::Other("no elements in any of the given slices".to_owned())),
-    }
-}
-
-/// The scalars without repetitions; a repetition's place is taken by the last item, as upstream does it.
-fn deduplicated(mut items: Vec<Value>) -> Vec<Value> {
-    let mut i = 0;
-    while i < items.len() {
-        let mut j = i + 1;
-        while j < items.len() {
-            if items[i] == items[j] {
-                items.swap_remove(j);
-            } else {
-                j += 1;
-            }
-        }
-        i += 1;
-    }
-    items
-}
-
-/// The items that `by` has, and the others.
-fn partition(items: Vec<Value>, by: &[Value], merge_key: &str) -> Result<(Vec<Value>, Vec<Value>), Error> {
-    if merge_key.is_empty() {
-        return Ok(items.into_iter().partition(|item| by.contains(item)));
-    }
-    let mut asked: BTreeMap<String, ()> = BTreeMap::new();
-    for (i, item) in by.iter().enumerate() {
-        let Value::Object(map) = item else { return Err(Error::Other(format!("value for key {i} is not a map"))) };
-        asked.extend(map.get(merge_key).map(|key| (key.to_string(), ())));
-    }
-    let (mut with, mut without) = (Vec::new(), Vec::new());
-    for item in items {
-        if !item.is_object() {
-            return Err(bad_type("map[string]interface {}", &item));
-        }
-        let key = item.get(merge_key).ok_or_else(|| no_merge_key(&item, merge_key))?;
-        if asked.contains_key(&key.to_string()) { with.push(item) } else { without.push(item) }
-    }
-    Ok((with, without))
-}
-
-/// The merged list in its order: the patch's items as the patch has them, the others as they stood.
-fn arrange(
-    asked: Vec<Value>,
-    others: Vec<Value>,
-    patch_order: &[Value],
-    live_order: &[Value],
-    merge_key: &str,
-    maps: bool,
-) -> Result<Vec<Value>, Error> {
-    if maps {
-        for list in [asked.as_slice(), patch_order, others.as_slice(), live_order] {
-            for item in list {
-                match item {
-                    Value::Object(map) if map.contains_key(merge_key) => {}
-                    Value::Object(_) => return Err(no_merge_key(item, merge_key)),
-                    other => return Err(bad_type("map[string]interface {}", other)),
-                }
-            }
-        }
-    }
-    let asked = sort_by(asked, patch_order, merge_key);
-    let others = sort_by(others, live_order, merge_key);
-    Ok(interleave(others, asked, live_order, merge_key))
-}
-
-/// The items of a patch must stand in the order that its `$setElementOrder` gives, which must name them all.
-fn check_order(patch: &[Value], order: &[Value], merge_key: &str) -> Result<(), Error> {
-    if patch.is_empty() || order.is_empty() {
-        return Ok(());
-    }
-    let mut wanted = Vec::with_capacity(patch.len());
-    for item in patch {
-        if !merge_key.is_empty() && !item.is_object() {
-            return Err(bad_type("map[string]interface {}", item));
-        }
-        if merge_key.is_empty() || item.get(DIRECTIVE).and_then(Value::as_str) != Some("delete") {
-            wanted.push(item);
-        }
-    }
-    let mut at = 0;
-    for place in order {
-        // Other directives need no place, unless the order has ended before them.
-        while wanted.get(at).is_some_and(|item| item.get(DIRECTIVE).is_some()) {
-            at += 1;
-        }
-        let Some(item) = wanted.get(at) else { break };
-        if !merge_key.is_empty() {
-            for map in [item, place] {
-                if !map.is_object() {
-                    return Err(bad_type("map[string]interface {}", map));
-                }
-                if map.get(merge_key).is_none() {
-                    return Err(no_merge_key(map, merge_key));
-                }
-            }
-        }
-        if key_of(item, merge_key) == key_of(place, merge_key) {
-            at += 1;
-        }
-    }
-    if at < wanted.len() {
-        let list = |items: &[Value]| go_print::plain(&Value::Array(items.to_vec()));
-        return Err(Error::Other(format!(
-            "The order in patch list:\n{}\n doesn't match {ORDER_PREFIX} list:\n{}\n",
-            list(patch),
-            list(order)
-        )));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

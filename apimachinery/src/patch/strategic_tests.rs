@@ -122,3 +122,16 @@ fn refusals_are_worded_as_upstream_words_them() {
         "json: cannot unmarshal array into Go value of type map[string]interface {}"
     );
 }
+
+/// Answers of upstream to random patches of Deployments, one JSON object a line: `doc`, `patch`, and `result` or `error`.
+#[test]
+fn recorded_patches_have_the_recorded_outcome() {
+    for (i, line) in include_str!("recorded.jsonl").lines().enumerate() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let expected = match &case["error"] {
+            Value::String(message) => Err(message.clone()),
+            _ => Ok(case["result"].clone()),
+        };
+        assert_eq!(run(&case["doc"], case["patch"].clone()).map_err(|e| e.to_string()), expected, "line {}", i + 1);
+    }
+}

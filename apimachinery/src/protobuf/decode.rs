@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::plan::{Layout, Target, target};
-use super::wire::{BYTES, FIXED64, Reader, VARINT};
+use super::read::{self, Raw, bytes_field, content, raw, wire_type_of};
+use super::wire::{BYTES, Reader};
 use super::{DecodeError, MAX_DEPTH, Protobuf, special};
 use crate::schema::{Field, ListType, MapType, SchemaOr, Type, TypeId};
 
@@ -28,29 +29,6 @@ enum Slot<'b> {
     Message(&'b [u8]),
     /// A nested message that came in several parts: protobuf merges them, which is reading them one after the other.
     Parts(Vec<u8>),
-}
-
-/// A field's value on the wire.
-enum Raw<'b> {
-    Varint(u64),
-    Fixed64(u64),
-    Bytes(&'b [u8]),
-}
-
-impl<'b> Raw<'b> {
-    fn bytes(self) -> &'b [u8] {
-        match self {
-            Raw::Bytes(bytes) => bytes,
-            Raw::Varint(_) | Raw::Fixed64(_) => &[],
-        }
-    }
-
-    fn number(self) -> u64 {
-        match self {
-            Raw::Varint(n) | Raw::Fixed64(n) => n,
-            Raw::Bytes(_) => 0,
-        }
-    }
 }
 
 struct Decoder<'c, 'b> {
@@ -249,21 +227,21 @@ impl<'c, 'b> Decoder<'c, 'b> {
             Type::Float => special::float_value(f64::from_bits(raw.number())).ok_or_else(|| content(field, "json: unsupported value"))?,
             Type::Bytes => Value::from(STANDARD.encode(raw.bytes())),
             Type::Struct(id) => return self.message(*id, raw.bytes(), None),
-            Type::Quantity => quantity(raw.bytes())?,
-            Type::IntOrString => int_or_string(raw.bytes())?,
-            Type::Time => time(raw.bytes(), false, field)?,
-            Type::MicroTime => time(raw.bytes(), true, field)?,
-            Type::Duration => Value::from(special::duration_text(number_field(raw.bytes(), "Duration")? as i64)),
-            Type::FieldsV1 => json(raw.bytes(), "FieldsV1", field)?,
+            Type::Quantity => read::quantity(raw.bytes())?,
+            Type::IntOrString => read::int_or_string(raw.bytes())?,
+            Type::Time => read::time(raw.bytes(), false, field)?,
+            Type::MicroTime => read::time(raw.bytes(), true, field)?,
+            Type::Duration => Value::from(special::duration_text(read::number_field(raw.bytes(), "Duration")? as i64)),
+            Type::FieldsV1 => read::json(raw.bytes(), "FieldsV1", field)?,
             Type::RawExtension => self.embedded_object(raw.bytes(), field)?,
-            Type::Json => json(raw.bytes(), "JSON", field)?,
+            Type::Json => read::json(raw.bytes(), "JSON", field)?,
             Type::SchemaOr(form) => self.schema_or(*form, raw.bytes(), field)?,
             Type::List(list) => self.wrapped_list(list, raw.bytes(), field)?,
             Type::Map(_) => return Err(content(field, "a map inside a map has no message form")),
         };
         let zero = match ty {
             Type::Quantity | Type::List(_) => false,
-            Type::IntOrString => value == Value::from(0),
+            Type::IntOrString => value == 0,
             _ => value.is_null() || is_zero_scalar(&value),
         };
         Ok((value, zero))
@@ -287,7 +265,7 @@ impl<'c, 'b> Decoder<'c, 'b> {
     fn embedded_object(&mut self, bytes: &'b [u8], field: &str) -> Result<Value, DecodeError> {
         let raw = bytes_field(bytes, "RawExtension", "Raw")?;
         if !raw.starts_with(super::envelope::PREFIX) {
-            return parse_json(raw, field);
+            return read::parse_json(raw, field);
         }
         let unknown = super::envelope::unwrap(raw)?;
         let id = self.codec.kind(&unknown.api_version, &unknown.kind).ok_or_else(|| DecodeError::NotRegistered {
@@ -328,41 +306,6 @@ impl<'c, 'b> Decoder<'c, 'b> {
     }
 }
 
-/// The wire type of a value of this type.
-fn wire_type_of(ty: &Type) -> u8 {
-    match ty {
-        Type::Bool | Type::Int32 | Type::Int64 | Type::Uint(_) => VARINT,
-        Type::Float => FIXED64,
-        _ => BYTES,
-    }
-}
-
-/// Reads a value of a type off the wire, if the wire type is the right one.
-fn raw<'b>(ty: &Type, wire_type: u8, reader: &mut Reader<'b>, field: &str) -> Result<Raw<'b>, DecodeError> {
-    if wire_type != wire_type_of(ty) {
-        return Err(DecodeError::WrongWireType { wire_type, field: go_field(field) });
-    }
-    Ok(match wire_type {
-        VARINT => Raw::Varint(reader.varint()?),
-        FIXED64 => Raw::Fixed64(reader.fixed64()?),
-        _ => Raw::Bytes(reader.bytes()?),
-    })
-}
-
-/// The Go name of a field, for errors: its JSON name with a capital, but for `metadata`. The table does not carry the
-/// few others that differ (`podIP`).
-fn go_field(json: &str) -> String {
-    if json == "metadata" {
-        return "ObjectMeta".to_owned();
-    }
-    let mut chars = json.chars();
-    chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
-}
-
-fn content(field: &str, problem: impl Into<String>) -> DecodeError {
-    DecodeError::Content { field: field.to_owned(), problem: problem.into() }
-}
-
 /// Zero in Go's sense, of what is no struct.
 fn is_zero_scalar(value: &Value) -> bool {
     match value {
@@ -380,80 +323,4 @@ fn sorted(mut entries: Vec<(String, Value)>) -> Map<String, Value> {
         entries.sort_by(|a, b| a.0.cmp(&b.0));
     }
     entries.into_iter().collect()
-}
-
-/// The last occurrence of field 1, length-delimited.
-fn bytes_field<'b>(message: &'b [u8], name: &str, field: &str) -> Result<&'b [u8], DecodeError> {
-    let mut found = &b""[..];
-    let mut reader = Reader::new(message);
-    while let Some(tag) = reader.tag(name)? {
-        match tag.number {
-            1 => found = raw(&Type::Bytes, tag.wire_type, &mut reader, field)?.bytes(),
-            _ => reader.skip(tag.wire_type)?,
-        }
-    }
-    Ok(found)
-}
-
-/// The last occurrence of field 1, a varint.
-fn number_field(message: &[u8], name: &str) -> Result<u64, DecodeError> {
-    let mut found = 0;
-    let mut reader = Reader::new(message);
-    while let Some(tag) = reader.tag(name)? {
-        match tag.number {
-            1 => found = raw(&Type::Int64, tag.wire_type, &mut reader, name)?.number(),
-            _ => reader.skip(tag.wire_type)?,
-        }
-    }
-    Ok(found)
-}
-
-fn quantity(message: &[u8]) -> Result<Value, DecodeError> {
-    let text = bytes_field(message, "Quantity", "String")?;
-    Ok(if text.is_empty() { Value::from("0") } else { Value::String(String::from_utf8_lossy(text).into_owned()) })
-}
-
-fn int_or_string(message: &[u8]) -> Result<Value, DecodeError> {
-    let (mut kind, mut number, mut string) = (0, 0, &b""[..]);
-    let mut reader = Reader::new(message);
-    while let Some(tag) = reader.tag("IntOrString")? {
-        match tag.number {
-            1 => kind = raw(&Type::Int64, tag.wire_type, &mut reader, "Type")?.number(),
-            2 => number = raw(&Type::Int32, tag.wire_type, &mut reader, "IntVal")?.number() as i32,
-            3 => string = raw(&Type::String, tag.wire_type, &mut reader, "StrVal")?.bytes(),
-            _ => reader.skip(tag.wire_type)?,
-        }
-    }
-    match kind {
-        0 => Ok(Value::from(number)),
-        1 => Ok(Value::String(String::from_utf8_lossy(string).into_owned())),
-        _ => Err(content("type", "impossible IntOrString.Type")),
-    }
-}
-
-fn time(message: &[u8], micros: bool, field: &str) -> Result<Value, DecodeError> {
-    if message.is_empty() {
-        return Ok(Value::Null);
-    }
-    let (mut seconds, mut nanos) = (0, 0);
-    let mut reader = Reader::new(message);
-    while let Some(tag) = reader.tag("Timestamp")? {
-        match tag.number {
-            1 => seconds = raw(&Type::Int64, tag.wire_type, &mut reader, "Seconds")?.number() as i64,
-            2 => nanos = raw(&Type::Int32, tag.wire_type, &mut reader, "Nanos")?.number() as i32,
-            _ => reader.skip(tag.wire_type)?,
-        }
-    }
-    special::time_value(seconds, if micros { nanos } else { 0 }, micros).ok_or_else(|| content(field, "time out of range"))
-}
-
-fn json(message: &[u8], name: &str, field: &str) -> Result<Value, DecodeError> {
-    parse_json(bytes_field(message, name, "Raw")?, field)
-}
-
-fn parse_json(text: &[u8], field: &str) -> Result<Value, DecodeError> {
-    if text.is_empty() {
-        return Ok(Value::Null);
-    }
-    serde_json::from_slice(text).map_err(|e| content(field, e.to_string()))
 }

@@ -8,6 +8,7 @@ mod decode;
 mod encode;
 pub mod envelope;
 mod plan;
+mod read;
 mod special;
 #[cfg(test)]
 mod tests;

@@ -71,15 +71,21 @@ fn absent(types: &Types, field: &Field, empties: Empties) -> Option<Value> {
             structure(types, types.get(*id), &mut map, empties);
             Some(Value::Object(map))
         }
-        _ if field.omit_empty || field.omit_zero => None,
+        // A quantity is a struct in Go, and `omitempty` never omits structs.
+        Type::Quantity if !field.pointer && !field.omit_zero => Some(Value::String("0".to_owned())),
+        _ if field.omit_zero || (field.omit_empty && (field.pointer || !is_struct_in_go(&field.ty))) => None,
         _ if field.pointer => Some(Value::Null),
         Type::String => Some(Value::String(String::new())),
         Type::Bool => Some(Value::Bool(false)),
         Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float | Type::IntOrString => Some(Value::from(0)),
-        Type::Quantity => Some(Value::String("0".to_owned())),
         Type::Duration => Some(Value::String("0s".to_owned())),
         _ => Some(Value::Null),
     }
+}
+
+/// Scalars of JSON that are structs in Go, which `omitempty` never drops.
+fn is_struct_in_go(ty: &Type) -> bool {
+    matches!(ty, Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString | Type::Duration | Type::RawExtension)
 }
 
 fn inner(types: &Types, ty: &Type, value: &mut Value, empties: Empties) {

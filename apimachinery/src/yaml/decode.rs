@@ -215,7 +215,7 @@ fn key_syntax(resolved: &Resolved, text: &str) -> String {
         Resolved::Bool(b) => b.to_string(),
         Resolved::Int(n) => n.to_string(),
         Resolved::Uint(n) => format!("{n:#x}"),
-        Resolved::Float(f) => super::emit::float_text(*f),
+        Resolved::Float(f) => super::number::float_text(*f),
         Resolved::Timestamp | Resolved::String => quote(text),
     }
 }
@@ -248,7 +248,7 @@ fn key_text(resolved: &Resolved, text: String, value: &Value) -> Result<String, 
         Resolved::Uint(n) => unsupported("uint64", format!("{n:#x}")),
         Resolved::Bool(b) => Ok(b.to_string()),
         Resolved::Int(n) => Ok(n.to_string()),
-        Resolved::Float(f) => Ok(super::emit::float32_text(*f)),
+        Resolved::Float(f) => Ok(super::number::float32_text(*f)),
         Resolved::Timestamp | Resolved::String => Ok(text),
     }
 }

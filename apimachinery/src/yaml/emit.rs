@@ -1,10 +1,10 @@
 //! Values to text, laid out as go-yaml v2 prints what `sigs.k8s.io/yaml` gives it: block style, keys in natural order,
 //! lines folded after column 80.
 
-use std::cmp::Ordering;
+use serde_json::{Map, Value};
 
-use serde_json::{Map, Number, Value};
-
+use super::number::number_text;
+use super::order::in_natural_order;
 use super::resolve::{Resolved, resolve};
 
 /// Text goes on to the next line at the first space beyond this column.
@@ -317,105 +317,4 @@ fn is_base_60(s: &str) -> bool {
     let first_fits = parts.next().is_some_and(|first| first.starts_with(|c: char| c.is_ascii_digit()) && digits(first));
     let sixties = |part: &str| matches!(part.as_bytes(), [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9']);
     first_fits && body.contains(':') && parts.all(sixties) && digits(fraction)
-}
-
-fn number_text(n: &Number) -> String {
-    match (n.as_i64(), n.as_u64(), n.as_f64()) {
-        (None, None, Some(f)) if f.fract() == 0.0 && f.abs() < 9_223_372_036_854_775_808.0 => format!("{f:.0}"),
-        (None, None, Some(f)) => float_text(f),
-        _ => n.to_string(),
-    }
-}
-
-/// A float as Go's `%g` prints it in its shortest form, with YAML's names for what is no number.
-pub(super) fn float_text(f: f64) -> String {
-    general(f, format!("{f:e}"))
-}
-
-/// The same at the precision of a 32-bit float.
-pub(super) fn float32_text(f: f64) -> String {
-    let f = f as f32;
-    general(f64::from(f), format!("{f:e}"))
-}
-
-/// `shortest` is Rust's shortest scientific form, such as `1.5e6`.
-fn general(f: f64, shortest: String) -> String {
-    if f.is_nan() {
-        return ".nan".to_owned();
-    }
-    if f.is_infinite() {
-        return if f > 0.0 { ".inf" } else { "-.inf" }.to_owned();
-    }
-    let (mantissa, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or_default();
-    if (-4..6).contains(&exponent) {
-        return positional(mantissa, exponent);
-    }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{mantissa}e{sign}{:02}", exponent.unsigned_abs())
-}
-
-fn positional(mantissa: &str, exponent: i32) -> String {
-    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |m| ("-", m));
-    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
-    let point = exponent + 1;
-    let count = digits.len() as i32;
-    if point <= 0 {
-        return format!("{sign}0.{}{digits}", "0".repeat(point.unsigned_abs() as usize));
-    }
-    if point >= count {
-        return format!("{sign}{digits}{}", "0".repeat((point - count) as usize));
-    }
-    let (whole, fraction) = digits.split_at(point as usize);
-    format!("{sign}{whole}.{fraction}")
-}
-
-/// Entries in go-yaml's order of keys. The order is not transitive for every set of keys, which the standard library's
-/// sort may answer with a panic; a merge sort just sorts.
-fn in_natural_order(entries: &Map<String, Value>) -> Vec<(&String, &Value)> {
-    let mut sorted: Vec<_> = entries.iter().collect();
-    let mut width = 1;
-    while width < sorted.len() {
-        let mut merged = Vec::with_capacity(sorted.len());
-        for pair in sorted.chunks(width * 2) {
-            let (mut left, mut right) = pair.split_at(width.min(pair.len()));
-            while let ([l, left_rest @ ..], [r, right_rest @ ..]) = (left, right) {
-                if natural_order(r.0, l.0) == Ordering::Less {
-                    merged.push(*r);
-                    right = right_rest;
-                } else {
-                    merged.push(*l);
-                    left = left_rest;
-                }
-            }
-            merged.extend_from_slice(left);
-            merged.extend_from_slice(right);
-        }
-        sorted = merged;
-        width *= 2;
-    }
-    sorted
-}
-
-/// Digits compare as numbers, letters come after everything else.
-fn natural_order(a: &str, b: &str) -> Ordering {
-    let same = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
-    let same = (0..=same).rev().find(|at| a.is_char_boundary(*at) && b.is_char_boundary(*at)).unwrap_or(0);
-    let (rest_a, rest_b) = (&a[same..], &b[same..]);
-    let (Some(x), Some(y)) = (rest_a.chars().next(), rest_b.chars().next()) else {
-        return rest_a.len().cmp(&rest_b.len());
-    };
-    match (x.is_alphabetic(), y.is_alphabetic()) {
-        (true, true) => return x.cmp(&y),
-        (true, false) => return Ordering::Greater,
-        (false, true) => return Ordering::Less,
-        (false, false) => {}
-    }
-    // A zero inside a number counts as a digit of it, not as a leading zero.
-    let inside = (x == '0' || y == '0') && a[..same].chars().rev().take_while(char::is_ascii_digit).any(|c| c != '0');
-    let number = |rest: &str| {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit);
-        digits.fold((i64::from(inside), 0), |(n, count): (i64, usize), b| (n.wrapping_mul(10).wrapping_add(i64::from(b - b'0')), count + 1))
-    };
-    number(rest_a).cmp(&number(rest_b)).then(x.cmp(&y))
 }

@@ -6,6 +6,8 @@
 mod decode;
 mod emit;
 mod go_syntax;
+mod number;
+mod order;
 mod parse;
 mod resolve;
 

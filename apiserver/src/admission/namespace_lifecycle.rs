@@ -1,6 +1,6 @@
 //! NamespaceLifecycle: nothing is created in a namespace that is absent or on its way out, and the system's own namespaces stay.
 
-use apimachinery::status::Status;
+use apimachinery::status::{Cause, Status};
 use serde_json::Value;
 
 use super::{Attributes, Lookup, Operation, Plugin};
@@ -15,7 +15,7 @@ impl NamespaceLifecycle {
     fn check(attributes: &Attributes<'_>, lookup: &dyn Lookup) -> Result<(), Status> {
         let is_namespace = attributes.resource.gvk.group.is_empty() && &*attributes.resource.plural == "namespaces";
         if attributes.operation == Operation::Delete && is_namespace && attributes.subresource.is_empty() && IMMORTAL.contains(&attributes.name) {
-            return Err(Status::forbidden("", "namespaces", attributes.name, format!("namespaces {} is forbidden: this namespace may not be deleted", apimachinery::field::quote(attributes.name))));
+            return Err(Status::forbidden("", "namespaces", attributes.name, "this namespace may not be deleted"));
         }
         // A namespace is not in a namespace; reviews ask about namespaces that may not be there.
         let is_review = &*attributes.resource.gvk.group == "authorization.k8s.io" && &*attributes.resource.plural == "localsubjectaccessreviews";
@@ -26,22 +26,23 @@ impl NamespaceLifecycle {
         if attributes.operation != Operation::Create || namespace.pointer("/status/phase").and_then(Value::as_str) != Some("Terminating") {
             return Ok(());
         }
-        Err(terminating(attributes, &namespace))
+        Err(terminating(attributes))
     }
 }
 
 /// The 403 for a creation in a namespace that is being deleted; its cause tells clients why.
-fn terminating(attributes: &Attributes<'_>, _namespace: &Value) -> Status {
+fn terminating(attributes: &Attributes<'_>) -> Status {
     let resource = &*attributes.resource.plural;
     let group = &*attributes.resource.gvk.group;
-    let shown = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
-    let message = format!(
-        "{shown} {} is forbidden: unable to create new content in namespace {} because it is being terminated",
-        apimachinery::field::quote(attributes.name),
-        attributes.namespace
-    );
-    let mut status = Status::forbidden(group, resource, attributes.name, message);
-    status.add_cause("NamespaceTerminating", format!("namespace {} is being terminated", attributes.namespace), "metadata.namespace");
+    let why = format!("unable to create new content in namespace {} because it is being terminated", attributes.namespace);
+    let mut status = Status::forbidden(group, resource, attributes.name, &why);
+    if let Some(details) = &mut status.details {
+        details.causes.push(Cause {
+            reason: "NamespaceTerminating".to_owned(),
+            message: format!("namespace {} is being terminated", attributes.namespace),
+            field: "metadata.namespace".to_owned(),
+        });
+    }
     status
 }
 

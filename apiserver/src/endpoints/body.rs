@@ -24,7 +24,7 @@ pub async fn read(mut body: Incoming) -> Result<Bytes, Status> {
         let frame = frame.map_err(|e| Status::bad_request(format!("unable to read the request body: {e}")))?;
         if let Ok(data) = frame.into_data() {
             if collected.len() + data.len() > MAX_BODY_BYTES {
-                return Err(Status::request_entity_too_large(format!("limit is {MAX_BODY_BYTES}")));
+                return Err(Status::request_entity_too_large(&format!("limit is {MAX_BODY_BYTES}")));
             }
             collected.extend_from_slice(&data);
         }
@@ -48,11 +48,18 @@ pub struct Expected<'a> {
 /// Decodes a body that must be (or default to) the expected kind. The result has `kind` and `apiVersion` set.
 pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Result<Decoded, Status> {
     if body.is_empty() {
-        return Err(Status::bad_request("no body was sent".to_owned()));
+        return Err(Status::bad_request("no body was sent"));
     }
-    let (mut value, duplicates) = match encoding {
-        Encoding::Json => json::parse(body).map_err(|e| unrecognized(expected.gvk, body, &format!("couldn't get version/kind; json parse error: {e}")))?,
-        Encoding::Yaml => yaml::parse(body).map_err(|e| unrecognized(expected.gvk, body, &e.to_string()))?,
+    let (mut value, mut problems) = match encoding {
+        Encoding::Json => {
+            let (value, duplicates) =
+                json::parse(body).map_err(|e| unrecognized(expected.gvk, body, &format!("couldn't get version/kind; json parse error: {e}")))?;
+            (value, duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect::<Vec<_>>())
+        }
+        Encoding::Yaml => {
+            let parsed = yaml::parse(body).map_err(|e| unrecognized(expected.gvk, body, &format!("error converting YAML to JSON: {e}")))?;
+            (parsed.value, parsed.strict_error.iter().map(ToString::to_string).collect())
+        }
         Encoding::Protobuf => return protobuf_body(body, expected),
     };
     if !value.is_object() {
@@ -62,7 +69,6 @@ pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Resul
     check_kind(&value, expected.gvk)?;
     let unknown = decode::decode(expected.types, expected.type_id, &mut value)
         .map_err(|e| Status::bad_request(cannot_be_handled(expected.gvk, &e.to_string())))?;
-    let mut problems: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect();
     problems.extend(unknown.iter().map(|path| format!("unknown field {}", field::quote(path))));
     problems.truncate(MAX_STRICT_PROBLEMS);
     set_type_meta(&mut value, expected.gvk);
@@ -81,10 +87,11 @@ fn json_type(value: &Value) -> &'static str {
 }
 
 fn protobuf_body(body: &[u8], expected: &Expected<'_>) -> Result<Decoded, Status> {
-    let (api_version, kind, message) = protobuf::open_envelope(body).map_err(|e| unrecognized(expected.gvk, body, &e.to_string()))?;
-    let declared = serde_json::json!({ "apiVersion": api_version, "kind": kind });
+    let unknown = protobuf::envelope::unwrap(body).map_err(|e| unrecognized(expected.gvk, body, &e.to_string()))?;
+    let declared = serde_json::json!({ "apiVersion": unknown.api_version, "kind": unknown.kind });
     check_kind(&declared, expected.gvk)?;
-    let mut value = protobuf::decode(expected.types, expected.type_id, message)
+    let mut value = protobuf::builtin()
+        .decode_typed(expected.type_id, &unknown)
         .map_err(|e| Status::bad_request(cannot_be_handled(expected.gvk, &e.to_string())))?;
     set_type_meta(&mut value, expected.gvk);
     Ok(Decoded { value, problems: Vec::new() })
@@ -100,11 +107,23 @@ pub fn set_type_meta(value: &mut Value, gvk: &Gvk) {
 
 /// Kind and version may be left out; if they are there they must be the endpoint's.
 fn check_kind(value: &Value, expected: &Gvk) -> Result<(), Status> {
+    match wrong_kind(value, expected) {
+        None => Ok(()),
+        Some((kind, version, reason)) => Err(Status::bad_request(format!(
+            "{kind} in version {} cannot be handled as a {}: {reason}",
+            field::quote(&version),
+            expected.kind
+        ))),
+    }
+}
+
+/// The kind and version that an object says it has, and why it cannot be the expected one; `None` if it is.
+pub fn wrong_kind(value: &Value, expected: &Gvk) -> Option<(String, String, String)> {
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("");
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let expected_version = expected.api_version();
     if (api_version.is_empty() || api_version == expected_version) && (kind.is_empty() || kind == &*expected.kind) {
-        return Ok(());
+        return None;
     }
     // What the body leaves out is the endpoint's.
     let api_version = if api_version.is_empty() { &expected_version } else { api_version };
@@ -124,7 +143,7 @@ fn check_kind(value: &Value, expected: &Gvk) -> Result<(), Status> {
             field::quote(api_version)
         )
     };
-    Err(Status::bad_request(format!("{kind} in version {} cannot be handled as a {}: {reason}", field::quote(version), expected.kind)))
+    Some((kind.to_owned(), version.to_owned(), reason))
 }
 
 /// `Kind in version "v1" cannot be handled as a Kind: reason`.

@@ -29,7 +29,7 @@ pub async fn create(mut call: Call) -> Answer {
     let created = store(&mut call, object, &manager, options.dry_run).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
     let response = match created {
-        Created::Stored(object) => presenter.object(StatusCode::CREATED, &object)?,
+        Created::Stored(object) => presenter.object(StatusCode::CREATED, &object, &call.request.headers)?,
         Created::DryRun(value) => presenter.value(StatusCode::CREATED, &value)?,
     };
     Ok(call.finish(response))
@@ -42,7 +42,7 @@ pub enum Created {
     DryRun(Value),
 }
 
-/// The creation itself, of a decoded object; also how a PUT or an apply patch creates.
+/// The creation itself, of a decoded object; also how a PUT creates.
 pub async fn store(call: &mut Call, mut object: Value, manager: &str, dry_run: bool) -> Result<Created, Status> {
     meta::wipe_system_fields(&mut object);
     let namespace = call.namespace().to_owned();
@@ -52,13 +52,20 @@ pub async fn store(call: &mut Call, mut object: Value, manager: &str, dry_run: b
     }
     let reset = managed_fields::asks_for_reset(&object);
     call.complete(&mut object);
-    let mut warnings = std::mem::take(&mut call.warnings);
-    meta::dedup_owner_references(&mut object, &mut warnings);
+    meta::dedup_owner_references(&mut object, &mut call.warnings);
     let resource = call.resource.clone();
     call.track_owners(None, &mut object, manager, &resource.filter, reset);
+    store_owned(call, object, dry_run).await
+}
+
+/// The creation of an object whose owners are settled (by an apply, or by [`store`]); complete, in the resource's version.
+pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Result<Created, Status> {
+    let resource = call.resource.clone();
+    let namespace = call.namespace().to_owned();
     let mut object = convert::to_storage(&resource, object);
     let options = serde_json::json!({ "kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1" });
     let name = meta::text(&object, "name").to_owned();
+    let mut warnings = std::mem::take(&mut call.warnings);
     {
         let attributes = call.attributes(Operation::Create, &name, &namespace, dry_run, &options);
         call.api.admission.admit(&attributes, &*call.api, &mut object, None, &mut warnings)?;

@@ -27,9 +27,9 @@ pub async fn delete(mut call: Call) -> Answer {
     let response = match outcome {
         Outcome::Gone(object) => {
             let returns_object = &*call.resource.plural == "namespaces" && call.resource.group().is_empty();
-            if returns_object { presenter.object(StatusCode::OK, &object)? } else { respond::status(&gone(&call, &object), &form) }
+            if returns_object { presenter.object(StatusCode::OK, &object, &call.request.headers)? } else { respond::status(&gone(&call, &object), &form) }
         }
-        Outcome::Leaving(object) => presenter.object(leaving_code(&options), &object)?,
+        Outcome::Leaving(object) => presenter.object(leaving_code(&options), &object, &call.request.headers)?,
         Outcome::LeavingDryRun(value) => presenter.value(leaving_code(&options), &value)?,
     };
     Ok(call.finish(response))
@@ -68,8 +68,8 @@ pub async fn read_options(call: &mut Call) -> Result<DeleteOptions, Status> {
     }
     let value = match negotiate::input(&call.request.headers)? {
         Encoding::Json => json::parse(&bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?.0,
-        Encoding::Yaml => apimachinery::yaml::parse(&bytes).map_err(|e| Status::bad_request(e.to_string()))?.0,
-        Encoding::Protobuf => protobuf::builtin().decode_delete_options(&bytes).map_err(|e| Status::bad_request(e.to_string()))?,
+        Encoding::Yaml => apimachinery::yaml::parse(&bytes).map_err(|e| Status::bad_request(e.to_string()))?.value,
+        Encoding::Protobuf => protobuf_options(&bytes)?,
     };
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("");
     let (api_version, kind) = (text("apiVersion"), text("kind"));
@@ -86,6 +86,21 @@ pub async fn read_options(call: &mut Call) -> Result<DeleteOptions, Status> {
         apimachinery::schema::decode::decode(types, id, &mut value).map_err(|e| Status::bad_request(e.to_string()))?;
     }
     DeleteOptions::from_body(&value)
+}
+
+/// DeleteOptions in protobuf; clients write them under their own resource's group and version or under `v1`.
+fn protobuf_options(bytes: &[u8]) -> Result<Value, Status> {
+    let refuse = |e: protobuf::DecodeError| Status::bad_request(e.to_string());
+    let unknown = protobuf::envelope::unwrap(bytes).map_err(refuse)?;
+    let id = apimachinery::schema::builtin()
+        .lookup("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+        .ok_or_else(|| Status::internal_error("no schema for DeleteOptions"))?;
+    let mut value = protobuf::builtin().decode_typed(id, &unknown).map_err(refuse)?;
+    if let Some(map) = value.as_object_mut() {
+        map.insert("kind".to_owned(), Value::String(unknown.kind.to_string()));
+        map.insert("apiVersion".to_owned(), Value::String(unknown.api_version.to_string()));
+    }
+    Ok(value)
 }
 
 /// Deletes an object by the rules of its kind, as often as it takes to win against concurrent changes.

@@ -25,7 +25,7 @@ pub async fn delete_collection(mut call: Call) -> Answer {
         }
     }
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: IncludeObject::Metadata, now: call.request.now };
-    let (response, _) = presenter.list(&page.objects, &page.meta)?;
+    let response = presenter.list(&page.objects, &page.meta, &call.request.headers)?;
     Ok(call.finish(response))
 }
 

@@ -59,7 +59,7 @@ pub fn ensure_namespace(object: &mut Value, expected: &str) -> Result<(), Status
 pub fn fill_system_fields(object: &mut Value, now: Timestamp) {
     let metadata = metadata_mut(object);
     metadata.insert("uid".to_owned(), Value::String(uuid::Uuid::new_v4().to_string()));
-    metadata.insert("creationTimestamp".to_owned(), Value::String(time::format_rfc3339_seconds(now)));
+    metadata.insert("creationTimestamp".to_owned(), Value::String(time::format_time(now)));
 }
 
 /// Whether a name must be generated.

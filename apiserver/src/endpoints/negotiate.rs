@@ -118,7 +118,8 @@ pub fn route_accepts(headers: &HeaderMap, produced: &[Encoding]) -> Result<(), S
         return Ok(());
     }
     let listed: Vec<&str> = produced.iter().map(|e| e.media_type()).collect();
-    Err(Status::generic(406, format!("406: Not Acceptable\n\nAvailable representations: {}", listed.join(", "))))
+    let message = format!("406: Not Acceptable\n\nAvailable representations: {}", listed.join(", "));
+    Err(Status::generic(406, "", "", "", "", &message))
 }
 
 /// The encoder's check. `user_agent` and the `pretty` query parameter decide on indentation.
@@ -142,6 +143,7 @@ fn not_acceptable(offer: Offer) -> Status {
     } else {
         offer.encodings.iter().map(|e| e.media_type().to_owned()).collect()
     };
+    let media: Vec<&str> = media.iter().map(String::as_str).collect();
     Status::not_acceptable(&media)
 }
 
@@ -205,7 +207,7 @@ pub fn input(headers: &HeaderMap) -> Result<Encoding, Status> {
     }
     let media = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     Encoding::from_media_type(&media).ok_or_else(|| {
-        let supported: Vec<String> = Encoding::ALL.iter().map(|e| e.media_type().to_owned()).collect();
+        let supported: Vec<&str> = Encoding::ALL.iter().map(|e| e.media_type()).collect();
         Status::unsupported_media_type(&supported)
     })
 }
@@ -227,7 +229,7 @@ pub fn patch_type(headers: &HeaderMap) -> Result<PatchType, Status> {
         "application/merge-patch+json" => Ok(PatchType::Merge),
         "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
         "application/apply-patch+yaml" => Ok(PatchType::Apply),
-        _ => Err(Status::generic(415, "415: Unsupported Media Type".to_owned())),
+        _ => Err(Status::generic(415, "", "", "", "", "415: Unsupported Media Type")),
     }
 }
 

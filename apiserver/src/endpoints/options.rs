@@ -88,7 +88,7 @@ impl WriteOptions {
             }
         };
         if !errors.is_empty() {
-            return Err(Status::invalid("meta.k8s.io", kind, "", errors));
+            return Err(Status::invalid("meta.k8s.io", kind, "", &errors));
         }
         Ok(WriteOptions { dry_run, field_manager, field_validation, force })
     }
@@ -181,7 +181,7 @@ impl ListOptions {
         };
         let errors = options.check(&text("resourceVersionMatch"));
         if !errors.is_empty() {
-            return Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors));
+            return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors));
         }
         Ok(options)
     }
@@ -290,6 +290,6 @@ impl DeleteOptions {
             }
         }
         self.dry_run = dry_run(dry_run_values.into_iter(), &mut errors);
-        if errors.is_empty() { Ok(self) } else { Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errors)) }
+        if errors.is_empty() { Ok(self) } else { Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors)) }
     }
 }

@@ -1,6 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use apimachinery::managed_fields::{self, ApplyError, Root};
+use apimachinery::patch::{Answer as Refusal, restore};
 use apimachinery::schema::{TypeId, Types, decode};
 use apimachinery::status::Status;
 use apimachinery::{field, json, yaml};
@@ -29,24 +30,59 @@ pub async fn patch(mut call: Call) -> Answer {
     update::respond(call, &form, include, written)
 }
 
+/// A patch applied to an object: the outcome, and what a strict reader of the patch would have refused.
+pub struct Patched {
+    pub value: Value,
+    pub problems: Vec<String>,
+    /// The patch as it is after a strategic merge took its directives: what the error of an undecodable outcome shows.
+    pub shown: Option<Value>,
+}
+
 /// The patched form of an object by one of the patches that are not an apply.
-pub fn patched(types: &Types, id: TypeId, patch_type: PatchType, patch: &[u8], current: &Value) -> Result<Value, Status> {
-    use apimachinery::patch;
-    match patch_type {
-        PatchType::Json => patch::json::apply(current, patch).map_err(|e| e.into_status()),
-        PatchType::Merge => patch::merge::apply(current, patch).map_err(|e| e.into_status()),
-        PatchType::Strategic => patch::strategic::apply(types, id, current, patch).map_err(|e| e.into_status()),
-        PatchType::Apply => Err(Status::unsupported_media_type(&[
-            "application/json-patch+json",
-            "application/merge-patch+json",
-            "application/strategic-merge-patch+json",
-        ])),
+pub fn patched(types: &Types, id: TypeId, patch_type: PatchType, bytes: &[u8], current: &Value, validation: FieldValidation) -> Result<Patched, Status> {
+    use apimachinery::patch::{json as json_patch, merge, strategic};
+    let strict = validation != FieldValidation::Ignore;
+    let (mut document, duplicates) = json::parse(bytes).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+    let mut problems: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect();
+    let refuse = |answer, text: String| refusal(answer, text);
+    let value = match patch_type {
+        PatchType::Json => {
+            let (patch, unknown) = json_patch::Patch::decode(&document, strict).map_err(|e| refuse(e.answer(), e.to_string()))?;
+            problems.extend(unknown);
+            patch.apply(current).map_err(|e| refuse(e.answer(), e.to_string()))?
+        }
+        PatchType::Merge => merge::apply(current, &document, strict).map_err(|e| refuse(e.answer(), e.to_string()))?,
+        PatchType::Strategic => {
+            let value = strategic::apply(types, id, current, &mut document).map_err(|e| refuse(e.answer(), e.to_string()))?;
+            return Ok(Patched { value, problems, shown: Some(document) });
+        }
+        PatchType::Apply => {
+            return Err(Status::unsupported_media_type(&[
+                "application/json-patch+json",
+                "application/merge-patch+json",
+                "application/strategic-merge-patch+json",
+            ]));
+        }
+    };
+    Ok(Patched { value, problems, shown: None })
+}
+
+/// The Status that a refused patch gets.
+fn refusal(answer: Refusal, text: String) -> Status {
+    match answer {
+        Refusal::BadRequest => Status::bad_request(text),
+        Refusal::TooLarge => Status::request_entity_too_large(text.trim_start_matches("Request entity is too large: ")),
+        Refusal::Rejected => Status::generic(422, "", "", "", "", ""),
+        Refusal::Internal => Status::unknown(text),
     }
 }
 
 /// 422 for a patch whose outcome is no object of the kind.
-pub fn undecodable(patched: &Value, why: &str) -> Status {
-    let text = String::from_utf8_lossy(&json::to_vec(patched)).into_owned();
+pub fn undecodable(patched: &Value, shown: Option<&Value>, why: &str) -> Status {
+    let text = match shown {
+        Some(patch) => apimachinery::go_print::plain(patch),
+        None => json::to_string(patched),
+    };
     let errors = vec![field::Error::invalid(&field::Path::new("patch"), text, why)];
     Status::invalid("", "", "", &errors)
 }
@@ -55,8 +91,9 @@ async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &
     for attempt in 1.. {
         let Some(current) = call.current().await? else { return Err(call.not_found()) };
         let before = convert::from_storage(&call.resource, current.value());
-        let mut object = patched(&call.resource.types, call.resource.type_id, patch_type, bytes, &before)?;
-        check_patched(call, &mut object, options)?;
+        let patched = patched(&call.resource.types, call.resource.type_id, patch_type, bytes, &before, options.field_validation)?;
+        let mut object = check_patched(call, patched, options)?;
+        update::check_name(call, &object)?;
         let reset = managed_fields::asks_for_reset(&object);
         let pinned = meta::text(&object, "resourceVersion") != meta::text(&before, "resourceVersion");
         call.complete(&mut object);
@@ -71,25 +108,28 @@ async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &
     Err(update::modified(call))
 }
 
-/// The patched object must still be of the endpoint's kind and name.
-fn check_patched(call: &mut Call, object: &mut Value, options: &WriteOptions) -> Result<(), Status> {
-    let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-    let (api_version, kind) = (text("apiVersion"), text("kind"));
-    if api_version != call.resource.api_version() || kind != *call.resource.gvk.kind {
-        let why = format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", field::quote(&kind), field::quote(&api_version));
-        return Err(Status::bad_request(why));
+/// The patched object must still be of the endpoint's kind and decode as it.
+fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> Result<Value, Status> {
+    let Patched { value: mut object, mut problems, shown } = patched;
+    let before = object.clone();
+    if let Some((_, _, reason)) = body::wrong_kind(&object, &call.resource.gvk) {
+        return Err(undecodable(&before, shown.as_ref(), &reason));
     }
-    let unknown = decode::decode(&call.resource.types, call.resource.type_id, object).map_err(|e| undecodable(object, &e.to_string()))?;
-    let problems: Vec<String> = unknown.iter().map(|p| format!("unknown field {}", field::quote(p))).collect();
+    if let Some(shown) = &shown {
+        restore::restore(&call.resource.types, call.resource.type_id, &mut object).map_err(|e| undecodable(&before, Some(shown), &e.to_string()))?;
+    }
+    let unknown =
+        decode::decode(&call.resource.types, call.resource.type_id, &mut object).map_err(|e| undecodable(&before, shown.as_ref(), &e.to_string()))?;
+    problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
     match options.field_validation {
         FieldValidation::Strict if !problems.is_empty() => {
-            Err(undecodable(object, &format!("strict decoding error: {}", problems.join(", "))))
+            Err(undecodable(&before, shown.as_ref(), &format!("strict decoding error: {}", problems.join(", "))))
         }
         FieldValidation::Warn => {
             call.warnings.extend(problems);
-            Ok(())
+            Ok(object)
         }
-        _ => Ok(()),
+        _ => Ok(object),
     }
 }
 
@@ -105,9 +145,19 @@ async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manager: &
         decode::decode(&call.resource.types, call.resource.type_id, &mut object)
             .map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e.to_string())))?;
         call.complete(&mut object);
+        if call.resource.namespaced {
+            meta::ensure_namespace(&mut object, call.namespace())?;
+        }
+        update::check_name(call, &object)?;
         let Some(current) = current else {
-            meta::set_text(&mut object, "name", call.name());
-            let outcome = create::store_applied(call, object, options.dry_run).await?;
+            let uid = meta::text(&object, "uid");
+            if !uid.is_empty() {
+                let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+                return Err(Status::conflict(call.resource.group(), &call.resource.plural, call.name(), &why));
+            }
+            meta::metadata_mut(&mut object).shift_remove("resourceVersion");
+            meta::ensure_namespace(&mut object, call.namespace())?;
+            let outcome = create::store_owned(call, object, options.dry_run).await?;
             return Ok(Written { outcome, created: true });
         };
         let pinned = !meta::text(&config, "resourceVersion").is_empty();
@@ -124,7 +174,8 @@ async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manager: &
 
 /// The applied configuration: YAML (and so JSON) of the endpoint's kind.
 fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<Value, Status> {
-    let (mut config, duplicates) = yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    let parsed = yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: error converting YAML to JSON: {e}")))?;
+    let config = parsed.value;
     if !config.is_object() {
         return Err(Status::bad_request("error decoding YAML: json: cannot unmarshal into Go value of type map[string]interface {}".to_owned()));
     }
@@ -132,20 +183,9 @@ fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<
     let mut probe = config.clone();
     let unknown = decode::decode(&call.resource.types, call.resource.type_id, &mut probe);
     if let Ok(unknown) = unknown {
-        let mut problems: Vec<String> = duplicates.iter().map(|p| format!("duplicate field {}", field::quote(p))).collect();
+        let mut problems: Vec<String> = parsed.strict_error.iter().map(ToString::to_string).collect();
         problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
         body::validate_fields(&call.resource.gvk, problems, options.field_validation, &mut call.warnings)?;
-    }
-    let name = meta::text(&config, "name").to_owned();
-    if !name.is_empty() && name != call.name() {
-        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
-    }
-    if name.is_empty() {
-        meta::set_text(&mut config, "name", call.name());
-    }
-    let namespace = call.namespace().to_owned();
-    if call.resource.namespaced {
-        meta::ensure_namespace(&mut config, &namespace)?;
     }
     Ok(config)
 }

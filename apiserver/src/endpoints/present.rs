@@ -64,9 +64,9 @@ const CHUNK_BYTES: usize = 128 * 1024;
 
 impl Presenter<'_> {
     /// One stored object as a response.
-    pub fn object(&self, code: StatusCode, object: &Object) -> Result<Response<Body>, Status> {
+    pub fn object(&self, code: StatusCode, object: &Object, request: &http::HeaderMap) -> Result<Response<Body>, Status> {
         let body = self.object_bytes(object)?;
-        Ok(respond::bytes(code, self.form.encoding.media_type(), body))
+        Ok(respond::compress(respond::bytes(code, self.form.encoding.media_type(), body.clone()), request, &body))
     }
 
     /// One stored object's body; JSON ends with a newline.
@@ -104,7 +104,7 @@ impl Presenter<'_> {
         Ok(match self.form.encoding {
             Encoding::Json => respond::json_text(shown, self.form.pretty),
             Encoding::Yaml => yaml::to_string(shown).into(),
-            Encoding::Protobuf => protobuf::builtin().encode_object(shown).map_err(|e| Status::not_acceptable_text(e.to_string()))?.into(),
+            Encoding::Protobuf => protobuf::builtin().encode_object(shown).map_err(|e| Status::unknown(e.to_string()))?.into(),
         })
     }
 
@@ -120,7 +120,7 @@ impl Presenter<'_> {
     fn message(&self, object: &Object) -> Result<Bytes, Status> {
         object.encoding(self.encoding_id(1), |o| {
             let value = convert::from_storage(self.resource, o.value());
-            let message = protobuf::builtin().encode(self.resource.type_id, &value).map_err(|e| Status::internal_error(e.to_string()))?;
+            let message = protobuf::builtin().encode(self.resource.type_id, &value).map_err(|e| Status::internal_error(&e.to_string()))?;
             Ok(message.into())
         })
     }
@@ -133,7 +133,7 @@ impl Presenter<'_> {
         let message = self.message(object)?;
         Ok(match &self.form.transform {
             Transform::Metadata(version) | Transform::MetadataList(version) => {
-                let message = envelope::partial_object_metadata(&message).map_err(|e| Status::internal_error(e.to_string()))?;
+                let message = envelope::partial_object_metadata(&message).map_err(|e| Status::internal_error(&e.to_string()))?;
                 envelope::wrap(&format!("meta.k8s.io/{version}"), "PartialObjectMetadata", &message)
             }
             _ => envelope::wrap(&self.resource.api_version(), &self.resource.gvk.kind, &message),
@@ -142,7 +142,7 @@ impl Presenter<'_> {
     }
 
     /// A list as a response. The body is made of chunks, so that a large list is never one allocation.
-    pub fn list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<(Response<Body>, Option<Bytes>), Status> {
+    pub fn list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta, request: &http::HeaderMap) -> Result<Response<Body>, Status> {
         let chunks = match (self.form.encoding, &self.form.transform) {
             (Encoding::Json, Transform::None) if !self.form.pretty => self.json_list(objects, meta)?,
             (Encoding::Protobuf, _) => vec![self.protobuf_list(objects, meta)?],
@@ -150,12 +150,9 @@ impl Presenter<'_> {
         };
         let media_type = self.form.encoding.media_type();
         if let [whole] = chunks.as_slice() {
-            return Ok((respond::bytes(StatusCode::OK, media_type, whole.clone()), Some(whole.clone())));
+            return Ok(respond::compress(respond::bytes(StatusCode::OK, media_type, whole.clone()), request, whole));
         }
-        let stream = futures::stream::iter(chunks.into_iter().map(Ok::<_, std::convert::Infallible>));
-        let mut response = respond::bytes(StatusCode::OK, media_type, Bytes::new());
-        *response.body_mut() = Body::from_stream(stream);
-        Ok((response, None))
+        Ok(respond::chunks(respond::bytes(StatusCode::OK, media_type, Bytes::new()), request, chunks))
     }
 
     fn list_head(&self, kind: &str, api_version: &str, meta: &ListMeta) -> Vec<u8> {
@@ -198,11 +195,11 @@ impl Presenter<'_> {
 
     fn protobuf_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Bytes, Status> {
         let types = protobuf::builtin();
-        let list_meta_id = apimachinery::schema::builtin().lookup("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta").ok_or_else(|| Status::internal_error("no schema for ListMeta".to_owned()))?;
-        let list_meta = types.encode(list_meta_id, &meta.to_value()).map_err(|e| Status::internal_error(e.to_string()))?;
+        let list_meta_id = apimachinery::schema::builtin().lookup("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta").ok_or_else(|| Status::internal_error("no schema for ListMeta"))?;
+        let list_meta = types.encode(list_meta_id, &meta.to_value()).map_err(|e| Status::internal_error(&e.to_string()))?;
         let messages = objects.iter().map(|o| self.message(o)).collect::<Result<Vec<_>, _>>()?;
         if let Transform::Metadata(version) | Transform::MetadataList(version) = &self.form.transform {
-            let items = messages.iter().map(|m| envelope::partial_object_metadata(m)).collect::<Result<Vec<_>, _>>().map_err(|e| Status::internal_error(e.to_string()))?;
+            let items = messages.iter().map(|m| envelope::partial_object_metadata(m)).collect::<Result<Vec<_>, _>>().map_err(|e| Status::internal_error(&e.to_string()))?;
             let message = envelope::encode_list(&list_meta, items.iter().map(Vec::as_slice));
             return Ok(envelope::wrap(&format!("meta.k8s.io/{version}"), "PartialObjectMetadataList", &message).into());
         }

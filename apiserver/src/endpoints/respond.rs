@@ -1,7 +1,7 @@
 //! The one writer of responses: objects, lists, Status, texts, each in the form that the client asked for.
 
 use apimachinery::status::Status;
-use apimachinery::{json, protobuf, schema, yaml};
+use apimachinery::{json, protobuf, yaml};
 use axum::body::Body;
 use bytes::Bytes;
 use flate2::Compression;
@@ -39,59 +39,80 @@ pub fn page_not_found() -> Response<Body> {
 
 /// A Status in `form`'s encoding; transformations do not apply to it.
 pub fn status(status: &Status, form: &Form) -> Response<Body> {
-    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let value = status.to_value();
-    let mut response = match value_bytes(&value, form, STATUS_TYPE, "v1", "Status") {
+    let code = if status.is_success() { StatusCode::OK } else { StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR) };
+    let mut response = match value_bytes(&status.to_value(), form) {
         Ok(body) => bytes(code, form.encoding.media_type(), body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
-    if let Some(seconds) = status.retry_after_seconds() {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    if let Some(details) = status.details.as_ref().filter(|d| d.retry_after_seconds > 0) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(details.retry_after_seconds));
     }
     response
 }
 
-/// The definition name of Status.
-pub const STATUS_TYPE: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
-
 /// An object of a built-in type that is given as a value (with `kind` and `apiVersion` in it).
-pub fn value(code: StatusCode, value: &Value, form: &Form, schema_type: &str) -> Result<Response<Body>, Status> {
-    let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-    let body = value_bytes(value, form, schema_type, &text("apiVersion"), &text("kind"))?;
-    Ok(bytes(code, form.encoding.media_type(), body))
+pub fn value(code: StatusCode, value: &Value, form: &Form) -> Result<Response<Body>, Status> {
+    Ok(bytes(code, form.encoding.media_type(), value_bytes(value, form)?))
 }
 
-fn value_bytes(value: &Value, form: &Form, schema_type: &str, api_version: &str, kind: &str) -> Result<Bytes, Status> {
+fn value_bytes(value: &Value, form: &Form) -> Result<Bytes, Status> {
     Ok(match form.encoding {
         Encoding::Json => json_text(value, form.pretty),
         Encoding::Yaml => yaml::to_string(value).into(),
-        Encoding::Protobuf => {
-            let types = schema::builtin();
-            let id = types.lookup(schema_type).ok_or_else(|| Status::internal_error(format!("no schema for {schema_type}")))?;
-            let message = protobuf::encode(types, id, value).map_err(|e| Status::internal_error(e.to_string()))?;
-            protobuf::envelope(api_version, kind, &message).into()
-        }
+        Encoding::Protobuf => protobuf::builtin().encode_object(value).map_err(|e| Status::unknown(e.to_string()))?.into(),
     })
 }
 
 /// JSON with the newline that ends every JSON body of the API.
 pub fn json_text(value: &Value, pretty: bool) -> Bytes {
-    let mut out = if pretty { json::to_vec_pretty(value) } else { json::to_vec(value) };
+    let mut out = Vec::with_capacity(1024);
+    if pretty {
+        json::write_pretty(&mut out, value);
+    } else {
+        json::write(&mut out, value);
+    }
     out.push(b'\n');
     out.into()
 }
 
-/// Compresses a body that is whole and large, if the client accepts gzip.
-pub fn compress(response: Response<Body>, request_headers: &HeaderMap, size: usize, body: &Bytes) -> Response<Body> {
-    if size < GZIP_THRESHOLD_BYTES || !accepts_gzip(request_headers) {
+/// Compresses a response that is one whole body, if it is large and the client accepts gzip.
+pub fn compress(response: Response<Body>, request_headers: &HeaderMap, body: &Bytes) -> Response<Body> {
+    if body.len() < GZIP_THRESHOLD_BYTES || !accepts_gzip(request_headers) {
         return response;
     }
-    let mut encoder = GzEncoder::new(Vec::with_capacity(size / 8), Compression::new(GZIP_LEVEL));
-    let Some(compressed) = encoder.write_all(body).and_then(|()| encoder.finish()).ok() else { return response };
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::new(GZIP_LEVEL));
+    let Ok(compressed) = encoder.write_all(body).and_then(|()| encoder.finish()) else { return response };
     let (mut head, _) = response.into_parts();
-    head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    head.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    compressed_head(&mut head.headers);
     Response::from_parts(head, Body::from(compressed))
+}
+
+/// A body of chunks: compressed as it goes out, if the client accepts gzip. Lists of more than one chunk are always large.
+pub fn chunks(mut response: Response<Body>, request_headers: &HeaderMap, chunks: Vec<Bytes>) -> Response<Body> {
+    if !accepts_gzip(request_headers) {
+        let stream = futures::stream::iter(chunks.into_iter().map(Ok::<_, std::convert::Infallible>));
+        *response.body_mut() = Body::from_stream(stream);
+        return response;
+    }
+    compressed_head(response.headers_mut());
+    let encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
+    let stream = futures::stream::unfold((Some(encoder), chunks.into_iter()), |(encoder, mut rest)| async move {
+        let mut encoder = encoder?;
+        match rest.next() {
+            Some(chunk) => {
+                let written = encoder.write_all(&chunk).map(|()| Bytes::from(std::mem::take(encoder.get_mut())));
+                Some((written, (Some(encoder), rest)))
+            }
+            None => Some((encoder.finish().map(Bytes::from), (None, rest))),
+        }
+    });
+    *response.body_mut() = Body::from_stream(stream);
+    response
+}
+
+fn compressed_head(headers: &mut HeaderMap) {
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 /// Whether `gzip` stands in Accept-Encoding just so; weights are not read, as upstream does not read them.

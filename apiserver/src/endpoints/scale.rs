@@ -62,7 +62,7 @@ pub async fn scale(call: Call) -> Answer {
     match call.request.info.verb.as_str() {
         "get" => {
             let object = call.fresh_named().await?;
-            let response = respond::value(StatusCode::OK, &scale_of(&call, &object), &form, SCHEMA)?;
+            let response = respond::value(StatusCode::OK, &scale_of(&call, &object), &form)?;
             Ok(call.finish(response))
         }
         "update" => replace(call, &form).await,
@@ -99,13 +99,16 @@ async fn patch_scale(mut call: Call, form: &negotiate::Form) -> Answer {
     let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
     let types = apimachinery::schema::builtin();
     let type_id = types.lookup(SCHEMA).ok_or_else(|| Status::internal_error("no schema for Scale"))?;
+    let field_validation = options.field_validation;
     write_scale(call, form, &options, move |call, current| {
-        let mut patched = patch::patched(types, type_id, patch_type, &bytes, current)?;
+        let patch::Patched { value: mut patched, mut problems, shown } =
+            patch::patched(types, type_id, patch_type, &bytes, current, field_validation)?;
         let gvk = gvk();
+        let before = patched.clone();
         let unknown = apimachinery::schema::decode::decode(types, type_id, &mut patched)
-            .map_err(|e| patch::undecodable(&patched, &e.to_string()))?;
-        let problems = unknown.iter().map(|p| format!("unknown field {}", apimachinery::field::quote(p))).collect();
-        body::validate_fields(&gvk, problems, options.field_validation, &mut call.warnings)?;
+            .map_err(|e| patch::undecodable(&before, shown.as_ref(), &e.to_string()))?;
+        problems.extend(unknown.iter().map(|p| format!("unknown field {}", apimachinery::field::quote(p))));
+        body::validate_fields(&gvk, problems, field_validation, &mut call.warnings)?;
         Ok(patched)
     })
     .await
@@ -147,7 +150,7 @@ async fn write_scale(
                         shown
                     }
                 };
-                let response = respond::value(StatusCode::OK, &value, form, SCHEMA)?;
+                let response = respond::value(StatusCode::OK, &value, form)?;
                 return Ok(call.finish(response));
             }
         }

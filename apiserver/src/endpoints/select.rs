@@ -4,7 +4,16 @@ use apimachinery::selector::{field as field_selector, label as label_selector};
 use apimachinery::status::Status;
 
 use crate::catalog::Resource;
-use crate::storage::object::Object;
+use crate::storage::Object;
+
+/// An object's labels, as selectors read them.
+struct LabelsOf<'a>(&'a Object);
+
+impl label_selector::Labels for LabelsOf<'_> {
+    fn get_label(&self, key: &str) -> Option<&str> {
+        self.0.labels().get(key)
+    }
+}
 
 /// A field of an object that selectors can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,19 +36,19 @@ pub struct Filter {
 impl Filter {
     /// Parses the selectors; unknown fields are refused in upstream's words.
     pub fn parse(resource: &Resource, namespace: &str, labels: &str, fields: &str) -> Result<Filter, Status> {
-        let labels = label_selector::parse(labels).map_err(|e| Status::bad_request(e.to_string()))?;
-        let parsed = field_selector::parse(fields).map_err(|e| Status::bad_request(e.to_string()))?;
+        let labels = label_selector::Selector::parse(labels).map_err(|e| Status::bad_request(e.to_string()))?;
+        let parsed = field_selector::Selector::parse(fields).map_err(|e| Status::bad_request(e.to_string()))?;
         let fields = parsed
-            .requirements()
+            .terms()
             .iter()
-            .map(|r| resolve(resource, &r.field).map(|f| (f, r.equals, r.value.clone())))
+            .map(|t| resolve(resource, &t.field).map(|f| (f, !t.negated, t.value.clone())))
             .collect::<Result<_, _>>()?;
         Ok(Filter { namespace: namespace.to_owned(), labels, fields })
     }
 
     /// Everything in a namespace (or, with "", everywhere).
     pub fn everything(namespace: &str) -> Filter {
-        Filter { namespace: namespace.to_owned(), labels: label_selector::Selector::default(), fields: Vec::new() }
+        Filter { namespace: namespace.to_owned(), labels: label_selector::Selector::of(Vec::new()), fields: Vec::new() }
     }
 
     /// Whether it lets everything pass that is in its namespace.
@@ -59,7 +68,7 @@ impl Filter {
             };
             (found == value) == *equals
         });
-        fields && self.labels.matches(|key| object.labels().get(key))
+        fields && self.labels.matches(&LabelsOf(object))
     }
 
     /// The exact `metadata.name` that is asked for, if one is.

@@ -49,7 +49,7 @@ pub fn respond(call: Call, form: &negotiate::Form, include: crate::registry::tab
     let presenter = Presenter { resource: &call.resource, form, include_object: include, now: call.request.now };
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     let response = match &written.outcome {
-        Created::Stored(object) => presenter.object(code, object)?,
+        Created::Stored(object) => presenter.object(code, object, &call.request.headers)?,
         Created::DryRun(value) => presenter.value(code, value)?,
     };
     Ok(call.finish(response))
@@ -90,17 +90,26 @@ pub fn modified(call: &Call) -> Status {
     Status::modified(call.resource.group(), &call.resource.plural, call.name())
 }
 
-/// The body's name and namespace must be the path's; absent ones become them.
+/// The body's namespace must be the path's (an absent one becomes it), and so must its name.
 fn check_names(call: &Call, object: &mut Value) -> Result<(), Status> {
-    let name = meta::text(object, "name").to_owned();
+    meta::ensure_namespace(object, call.namespace())?;
+    check_name(call, object)
+}
+
+/// The object must have the name that the path has, and no other namespace.
+pub fn check_name(call: &Call, object: &Value) -> Result<(), Status> {
+    let (name, namespace) = (meta::text(object, "name"), meta::text(object, "namespace"));
+    let refuse = |why: String| Err(Status::bad_request(why));
     if name.is_empty() {
-        meta::set_text(object, "name", call.name());
-        return meta::ensure_namespace(object, call.namespace());
+        return refuse(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name()));
     }
     if name != call.name() {
-        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
+        return refuse(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name()));
     }
-    meta::ensure_namespace(object, call.namespace())
+    if !namespace.is_empty() && namespace != call.namespace() {
+        return refuse(format!("the namespace of the object ({namespace}) does not match the namespace on the URL ({})", call.namespace()));
+    }
+    Ok(())
 }
 
 /// One attempt of an update over the object as it is now.
@@ -115,6 +124,11 @@ pub async fn put(call: &mut Call, change: Change) -> Result<Written, Failure> {
             return Ok(Written { outcome, created: true });
         }
     };
+    // A PUT says which object it is about; a patch that changes the uid is merely invalid.
+    let uid = meta::text(&change.object, "uid");
+    if !uid.is_empty() && uid != current.uid() {
+        return Err(precondition_failed(call, uid, current.uid()).into());
+    }
     replace(call, &current, change).await
 }
 
@@ -131,10 +145,6 @@ async fn create_instead(call: &mut Call, change: Change) -> Result<Created, Fail
 pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> Result<Written, Failure> {
     let old = current.value();
     let mut object = change.object;
-    let uid = meta::text(&object, "uid").to_owned();
-    if !uid.is_empty() && uid != current.uid() {
-        return Err(precondition_failed(call, &uid, current.uid()).into());
-    }
     let mut warnings = std::mem::take(&mut call.warnings);
     meta::dedup_owner_references(&mut object, &mut warnings);
     let resource = call.resource.clone();
@@ -151,6 +161,7 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     }
     call.warnings = warnings;
     check_version(call, current, &mut new)?;
+    meta::ensure_namespace(&mut new, call.namespace())?;
     call.admit_change(&mut new, &old, change.dry_run, &options)?;
     let outcome = commit(call, current, new, change.dry_run).await?;
     Ok(Written { outcome, created: false })
@@ -184,10 +195,9 @@ async fn commit(call: &mut Call, current: &Arc<Object>, new: Value, dry_run: boo
     }
     let result = if is_finished(&new) {
         // The last finalizer of an object on its way out: this update is its deletion.
-        call.api.storage.delete(cache, call.namespace(), current.name(), Some(current.revision())).await.map(|deleted| {
-            let mut last = new;
-            meta::set_text(&mut last, "resourceVersion", &deleted.revision().to_string());
-            Created::DryRun(convert::from_storage(&resource, last))
+        call.api.storage.delete(cache, call.namespace(), current.name(), Some(current.revision())).await.map(|_| {
+            // Clients of an update expect the object that they sent, at the version that it replaced.
+            Created::DryRun(convert::from_storage(&resource, new))
         })
     } else {
         call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(&resource)).await.map(Created::Stored)

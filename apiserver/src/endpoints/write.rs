@@ -7,7 +7,7 @@ use apimachinery::field::{ErrorList, Path};
 use apimachinery::managed_fields::{self, Converted, Converter, Filter, Root};
 use apimachinery::schema::defaults::apply_defaults;
 use apimachinery::status::Status;
-use apimachinery::validation::meta::{FinalizerRule, MetaRules, validate_object_meta, validate_object_meta_update};
+use apimachinery::validation::{FinalizerRule, MetaRules, validate_object_meta, validate_object_meta_update};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ impl Call {
     /// The strategy and ownership filter of the endpoint that is written to.
     pub fn update_rules(&self) -> Option<(&dyn UpdateStrategy, &Filter)> {
         match self.subresource().map(|s| &s.kind) {
-            None => Some((self.resource.strategy.as_update(), &self.resource.filter)),
+            None => Some((&*self.resource.strategy, &self.resource.filter)),
             Some(SubresourceKind::Object { strategy, filter }) => Some((&**strategy, filter)),
             Some(_) => None,
         }

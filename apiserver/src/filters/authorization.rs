@@ -1,5 +1,6 @@
 //! May they? Asks the configured authorizers in order; the first opinion counts, and no opinion is a refusal.
 
+use apimachinery::field::quote;
 use apimachinery::status::Status;
 
 use super::authentication::User;
@@ -47,25 +48,16 @@ impl Authorizer for Union {
 
 /// The 403 for a request that was not allowed, in the API's words.
 pub fn forbidden(user: &User, request: &RequestInfo, reason: &str) -> Status {
+    let user = quote(&user.name);
     let suffix = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    let name = apimachinery::field::quote(&user.name);
     if !request.is_resource {
-        return Status::forbidden("", "", "", format!("forbidden: User {name} cannot {} path {}{suffix}", request.verb, apimachinery::field::quote(&request.path)));
+        let why = format!("User {user} cannot {} path {}{suffix}", request.verb, quote(&request.path));
+        return Status::forbidden("", "", "", &why);
     }
     let resource = if request.subresource.is_empty() { request.resource.clone() } else { format!("{}/{}", request.resource, request.subresource) };
-    let place = if request.namespace.is_empty() {
-        "at the cluster scope".to_owned()
-    } else {
-        format!("in the namespace {}", apimachinery::field::quote(&request.namespace))
-    };
-    let shown_group = if request.group.is_empty() { String::new() } else { format!(".{}", request.group) };
-    let object = if request.name.is_empty() { String::new() } else { format!(" {}", apimachinery::field::quote(&request.name)) };
-    let message = format!(
-        "{}{shown_group}{object} is forbidden: User {name} cannot {} resource {} in API group {} {place}{suffix}",
-        request.resource,
-        request.verb,
-        apimachinery::field::quote(&resource),
-        apimachinery::field::quote(&request.group),
-    );
-    Status::forbidden(&request.group, &request.resource, &request.name, message)
+    let place =
+        if request.namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {}", quote(&request.namespace)) };
+    let why =
+        format!("User {user} cannot {} resource {} in API group {} {place}{suffix}", request.verb, quote(&resource), quote(&request.group));
+    Status::forbidden(&request.group, &request.resource, &request.name, &why)
 }

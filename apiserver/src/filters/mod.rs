@@ -40,11 +40,32 @@ pub struct Authorized {
     pub body: Option<Incoming>,
     /// The protocol upgrade that the client asks for, if it does.
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
-    sealed: Sealed,
+    /// Keeps others from making one.
+    _sealed: Sealed,
 }
 
-/// Keeps others from making an [`Authorized`].
 struct Sealed;
+
+impl Authorized {
+    /// A request of the API server to itself, which needs no permission: `system:apiserver` in `system:masters`.
+    pub fn loopback(method: Method, path: &str, user_agent: &'static str) -> Authorized {
+        let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut headers = HeaderMap::new();
+        headers.insert(http::header::USER_AGENT, HeaderValue::from_static(user_agent));
+        Authorized {
+            info: RequestInfo::parse(&method, path, ""),
+            user: User { name: "system:apiserver".to_owned(), groups: vec!["system:masters".to_owned()], ..User::default() },
+            method,
+            headers,
+            raw_query: String::new(),
+            peer: Peer { address: nowhere, local: nowhere, certificates: Arc::new([]) },
+            now: Timestamp::now(),
+            body: None,
+            upgrade: None,
+            _sealed: Sealed,
+        }
+    }
+}
 
 /// The names of the steps of [`serve`], in order; a test holds them to it.
 pub const ORDER: [&str; 8] =
@@ -79,6 +100,7 @@ async fn pass(api: Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Resp
     let (head, body) = request.into_parts();
     let form = form_of_errors(&head.headers, &query);
     let verdict = admit(&api, &head.method, &head.headers, &query, &info, &peer, &mut common);
+    let counted = info.clone();
     let response = match verdict {
         Err(refused) => refused.respond(&form),
         Ok(user) => {
@@ -93,9 +115,9 @@ async fn pass(api: Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Resp
                 now: Timestamp::now(),
                 body: Some(body),
                 upgrade,
-                sealed: Sealed,
+                _sealed: Sealed,
             };
-            let answer = dispatch::dispatch(api, request);
+            let answer = dispatch::dispatch(api.clone(), request);
             let answered = if long_running { Ok(answer.await) } else { tokio::time::timeout(REQUEST_TIMEOUT, answer).await };
             match answered {
                 Ok(Ok(response)) => response,
@@ -104,6 +126,7 @@ async fn pass(api: Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Resp
             }
         }
     };
+    api.metrics.request(&counted, response.status().as_u16());
     finish(response, common)
 }
 

@@ -7,6 +7,7 @@ mod document;
 pub mod gnostic;
 pub mod operation;
 mod paths;
+pub mod serve;
 pub mod resource;
 pub mod schema;
 

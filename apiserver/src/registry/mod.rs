@@ -23,12 +23,15 @@ pub mod read;
 pub mod scheduling;
 pub mod storage;
 pub mod strategy;
+pub mod table;
 
 use std::borrow::Cow;
 
 use apimachinery::field::ErrorList;
 use jiff::Timestamp;
 use serde_json::Value;
+
+use crate::catalog::{Conversion, Versioned};
 
 /// What a strategy may know about the request.
 pub struct Cx<'a> {
@@ -43,7 +46,7 @@ pub struct Cx<'a> {
 }
 
 /// The rules of an update to a resource or to one of its subresources.
-pub trait UpdateStrategy: Sync {
+pub trait UpdateStrategy: Send + Sync {
     /// Resets what this endpoint may not set (a main endpoint keeps the old `status`; a status endpoint keeps
     /// everything else), and computes `metadata.generation`. Both objects are defaulted and canonical.
     fn prepare_for_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value);
@@ -209,4 +212,69 @@ pub enum Description {
     Text(&'static str),
     /// The description of a field of a schema type, such as (`io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta`, `name`).
     Field(&'static str, &'static str),
+}
+
+/// Every built-in kind.
+pub fn definitions() -> Vec<&'static Definition> {
+    [
+        core::RESOURCES,
+        apps::RESOURCES,
+        autoscaling::RESOURCES,
+        batch::RESOURCES,
+        coordination::RESOURCES,
+        discovery::RESOURCES,
+        events::RESOURCES,
+        networking::RESOURCES,
+        node::RESOURCES,
+        policy::RESOURCES,
+        scheduling::RESOURCES,
+        storage::RESOURCES,
+    ]
+    .concat()
+}
+
+/// Every defaulting hook, by the name of the type that it completes.
+pub fn default_hooks() -> Vec<defaulting::Hook> {
+    [
+        core::defaults::DEFAULTS,
+        core::pod::defaults::DEFAULTS,
+        apps::defaults::DEFAULTS,
+        autoscaling::defaults::DEFAULTS,
+        batch::defaults::DEFAULTS,
+        discovery::defaults::DEFAULTS,
+        networking::defaults::DEFAULTS,
+        scheduling::defaults::DEFAULTS,
+        storage::defaults::DEFAULTS,
+    ]
+    .concat()
+}
+
+/// Versions that are served but not stored.
+pub fn versioned() -> Vec<Versioned> {
+    vec![
+        Versioned {
+            group: "autoscaling",
+            version: "v1",
+            plural: "horizontalpodautoscalers",
+            stored_group: "autoscaling",
+            stored_version: "v2",
+            stored_schema: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
+            conversion: Conversion {
+                to_storage: autoscaling::conversion::to_v2,
+                from_storage: autoscaling::conversion::to_v1,
+            },
+        },
+        Versioned {
+            group: "events.k8s.io",
+            version: "v1",
+            plural: "events",
+            stored_group: "",
+            stored_version: "v1",
+            stored_schema: "io.k8s.api.core.v1.Event",
+            conversion: Conversion {
+                to_storage: |event| events::conversion::to_core(&event),
+                from_storage: |event| events::conversion::from_core(&event),
+            },
+        },
+    ]
 }

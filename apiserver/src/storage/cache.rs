@@ -171,7 +171,10 @@ impl Resource {
 
     /// Drops encodings that nobody asks for any more.
     pub(super) fn sweep_encodings(&self) {
-        let map = self.state.read().map.clone();
+        let state = self.state.read();
+        state.log.sweep_encodings();
+        let map = state.map.clone();
+        drop(state);
         map.values().for_each(|object| object.sweep_encodings());
     }
 

@@ -152,6 +152,18 @@ impl Log {
         self.next - self.ring.len() as u64
     }
 
+    /// Drops encodings that nobody asks for any more, of the objects that are only here. The current ones are the cache's.
+    pub fn sweep_encodings(&self) {
+        for event in &self.ring {
+            if event.kind == EventKind::Deleted {
+                event.object.sweep_encodings();
+            }
+            if let Some(previous) = &event.previous {
+                previous.sweep_encodings();
+            }
+        }
+    }
+
     /// Appends an event and names those to be woken once it may be seen.
     pub fn append(&mut self, event: Event, wake: &mut Vec<Arc<Notify>>) {
         let event = Arc::new(event);

@@ -12,6 +12,9 @@ pub mod node;
 pub mod node_selector;
 pub mod persistent_volume;
 pub mod persistent_volume_claim;
+pub mod pod;
+pub mod pod_template;
+pub mod replication_controller;
 pub mod resource;
 pub mod resource_quota;
 pub mod secret;
@@ -32,6 +35,9 @@ pub static RESOURCES: &[&Definition] = &[
     &node::RESOURCE,
     &persistent_volume_claim::RESOURCE,
     &persistent_volume::RESOURCE,
+    &pod::RESOURCE,
+    &pod_template::RESOURCE,
+    &replication_controller::RESOURCE,
     &resource_quota::RESOURCE,
     &secret::RESOURCE,
     &service_account::RESOURCE,

@@ -15,6 +15,8 @@ use super::{Slot, Value};
 
 /// Bump when the record format changes.
 const FORMAT: u64 = 1;
+/// In place of the format while a snapshot is being restored.
+const UNFINISHED: u64 = u64::MAX;
 const FORMAT_KEY: &str = "format";
 const REVISION_KEY: &str = "revision";
 const HEADER_BYTES: usize = 16;
@@ -64,13 +66,25 @@ impl FjallDisk {
         let disk = FjallDisk { database, data, meta };
         match disk.meta_number(FORMAT_KEY)? {
             Some(FORMAT) => {}
-            None => {
-                disk.meta.insert(FORMAT_KEY, FORMAT.to_le_bytes()).map_err(failed)?;
-                disk.database.persist(PersistMode::SyncAll).map_err(failed)?;
+            None => disk.set_format(FORMAT)?,
+            Some(UNFINISHED) => {
+                let message = format!("a restore into {} was not finished; empty the directory and restore again", directory.display());
+                return Err(StoreError::Corrupt(message));
             }
             Some(other) => return Err(StoreError::Corrupt(format!("format {other} of {} is unknown", directory.display()))),
         }
         Ok(disk)
+    }
+
+    /// While unfinished, the directory cannot be opened.
+    pub fn set_unfinished(&self, unfinished: bool) -> Result<(), StoreError> {
+        self.set_format(if unfinished { UNFINISHED } else { FORMAT })
+    }
+
+    fn set_format(&self, format: u64) -> Result<(), StoreError> {
+        let failed = |e: fjall::Error| StoreError::Failed(e.to_string());
+        self.meta.insert(FORMAT_KEY, format.to_le_bytes()).map_err(failed)?;
+        self.database.persist(PersistMode::SyncAll).map_err(failed)
     }
 
     fn meta_number(&self, key: &str) -> Result<Option<u64>, StoreError> {

@@ -38,6 +38,7 @@ pub fn restore(file: &Path, directory: &Path) -> Result<Revision, StoreError> {
     input.take(MAGIC.len())?;
     let revision = Revision(input.number()?);
     let mut disk = FjallDisk::open(directory)?;
+    disk.set_unfinished(true)?;
     let mut records = Vec::with_capacity(RESTORE_BATCH);
     for _ in 0..input.number()? {
         records.push(input.record()?);
@@ -47,6 +48,7 @@ pub fn restore(file: &Path, directory: &Path) -> Result<Revision, StoreError> {
         }
     }
     disk.append(&records, revision).map_err(StoreError::Failed)?;
+    disk.set_unfinished(false)?;
     Ok(revision)
 }
 

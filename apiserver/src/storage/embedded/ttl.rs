@@ -35,6 +35,18 @@ impl Expiries {
         }
     }
 
+    /// How many deadlines there are, void ones included.
+    pub fn len(&self) -> usize {
+        self.heap.lock().len()
+    }
+
+    /// Forgets the deadlines that a later write has made void.
+    pub fn retain(&self, stands: impl Fn(&Key, Revision) -> bool) {
+        let mut heap = self.heap.lock();
+        heap.retain(|Reverse((_, key, revision))| stands(key, *revision));
+        heap.shrink_to_fit();
+    }
+
     fn due(&self, now_ms: u64) -> Option<(Key, Revision)> {
         let mut heap = self.heap.lock();
         if heap.peek().is_none_or(|Reverse((at, ..))| *at > now_ms) {

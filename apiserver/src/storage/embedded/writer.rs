@@ -14,6 +14,8 @@ use super::{Append, Record, Shared, Slot, ttl};
 /// How much one batch takes: enough that a sync is shared by all who wait, little enough that nobody waits for long.
 const BATCH_JOBS: usize = 512;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// A key that is written often leaves a void deadline each time; so many are let be.
+const PRUNE_FLOOR: usize = 4096;
 
 pub(super) struct Job {
     pub txn: Txn,
@@ -30,6 +32,8 @@ pub(super) struct Writer {
     revision: Revision,
     jobs: mpsc::Receiver<Job>,
     failed: Option<String>,
+    /// Deadlines are looked through when there are so many.
+    prune_at: usize,
 }
 
 /// What one batch will do.
@@ -49,7 +53,7 @@ impl Writer {
         revision: Revision,
         jobs: mpsc::Receiver<Job>,
     ) -> Writer {
-        Writer { shared, disk, index, revision, jobs, failed: None }
+        Writer { shared, disk, index, revision, jobs, failed: None, prune_at: PRUNE_FLOOR }
     }
 
     /// Works until the queue is closed and empty.
@@ -130,6 +134,10 @@ impl Writer {
                     if let Some((_, Slot { expires_ms: Some(at), .. })) = &record.value {
                         self.shared.expiries.add(*at, event.key.clone(), event.revision);
                     }
+                }
+                if self.shared.expiries.len() >= self.prune_at {
+                    self.shared.expiries.retain(|key, revision| self.index.get(key).is_some_and(|slot| slot.revision == revision));
+                    self.prune_at = (self.shared.expiries.len() * 2).max(PRUNE_FLOOR);
                 }
                 self.shared.feed.publish(Batch { events: plan.events, revision: self.revision });
             }

@@ -66,7 +66,7 @@ impl Etcd {
         let status = limited(client.status()).await?;
         Ok(Etcd {
             client,
-            root: format!("/{}/", options.prefix.trim_matches('/')),
+            root: root(&options.prefix),
             progress_by: ProgressBy::for_version(status.version()),
             progress_requests: Sender::new(0),
             leases: Leases::default(),
@@ -203,6 +203,14 @@ impl Store for Etcd {
 
     fn compact(&self, round: Round) -> BoxFuture<'_, Result<(Round, Option<Revision>), StoreError>> {
         self.play(round).boxed()
+    }
+}
+
+/// The prefix as keys begin with it.
+fn root(prefix: &str) -> String {
+    match prefix.trim_matches('/') {
+        "" => "/".to_owned(),
+        prefix => format!("/{prefix}/"),
     }
 }
 

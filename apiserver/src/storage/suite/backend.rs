@@ -46,11 +46,16 @@ impl Backend {
     }
 
     pub async fn open(&self) -> Arc<dyn Store> {
+        self.open_at("/registry").await
+    }
+
+    /// The prefix matters to etcd only.
+    pub async fn open_at(&self, prefix: &str) -> Arc<dyn Store> {
         match self {
             Backend::Embedded(directory) => Arc::new(Embedded::open(directory.path()).unwrap()),
             Backend::Etcd(server) => {
                 let options =
-                    etcd::Options { endpoints: vec![format!("http://127.0.0.1:{}", server.client)], prefix: "/registry".into(), tls: None };
+                    etcd::Options { endpoints: vec![format!("http://127.0.0.1:{}", server.client)], prefix: prefix.into(), tls: None };
                 for _ in 0..100 {
                     let opened = tokio::time::timeout(Duration::from_secs(2), Etcd::connect(options.clone())).await;
                     if let Ok(Ok(store)) = opened {

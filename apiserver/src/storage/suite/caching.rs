@@ -16,7 +16,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::Backend;
-use crate::storage::store::{Batch, Loaded, Round, Txn};
+use crate::storage::store::{Batch, Expected, Loaded, Round, Txn};
 use crate::storage::{
     Config, Cursor, Error, Event, EventKind, FieldOrder, Freshness, LogLimits, Object, Resource, ResourceSpec, Revision, Scope,
     SelectableField, Snapshot, Storage, Store, StoreError,
@@ -416,11 +416,7 @@ async fn servers_that_share_an_etcd_see_each_others_writes() {
     assert!(matches!(lost, Err(Error::Conflict { .. })));
     assert_eq!(two.pods.get("ns", "a").unwrap().value()["spec"]["nodeName"], "n2", "after a conflict the cache has what won");
     // A read is answered although nothing of ours has happened since.
-    one.storage
-        .store()
-        .commit(Txn::put(crate::storage::Key::new("elsewhere/x"), "v".into(), crate::storage::store::Expected::Any))
-        .await
-        .unwrap();
+    one.storage.store().commit(Txn::put(crate::storage::Key::new("elsewhere/x"), "v".into(), Expected::Any)).await.unwrap();
     let list = two.storage.list(&two.pods, Freshness::Latest).await.unwrap();
     assert!(list.revision() > two.pods.get("ns", "a").unwrap().revision());
     let mut told = 0;
@@ -455,4 +451,76 @@ async fn a_resource_that_is_forgotten_expires_its_watchers_and_can_come_back() {
     assert_eq!(all(&after.snapshot()).len(), 1);
     storage.delete(&after, "ns", "a", None).await.unwrap();
     assert!(after.snapshot().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resource_is_loaded_without_a_gap_while_it_is_written() {
+    let backend = Backend::embedded();
+    let store = backend.open().await;
+    let storage = Storage::open(store.clone(), Config::default()).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (store, stop) = (store.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut n = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    n += 1;
+                    let name = format!("p{writer}-{}", n % 20);
+                    let value = serde_json::to_vec(&pod("ns", &name, "n1", n)).unwrap().into();
+                    let key = crate::storage::key::object("pods", "ns", &name);
+                    store.commit(Txn::put(key, value, Expected::Any)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut watched_pods = Vec::new();
+    for _ in 0..30 {
+        let pods = storage.register(pods()).await.unwrap();
+        let (snapshot, cursor) = pods.list_and_watch(Scope::All);
+        watched_pods.push((pods.clone(), all(&snapshot), cursor));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let (resource, state, cursor) = watched_pods.last_mut().unwrap();
+        let now = resource.snapshot();
+        // Up to the snapshot, not further: events go on meanwhile.
+        let mut events = Vec::new();
+        while events.last().is_none_or(|e: &Arc<Event>| e.revision < now.revision()) && cursor.bookmark().is_none_or(|b| b < now.revision())
+        {
+            events.extend(next(cursor).await);
+        }
+        events.retain(|e| e.revision <= now.revision());
+        watched(state, &events, |_| true);
+        assert_eq!(*state, all(&now));
+        storage.unregister(&pods);
+    }
+    stop.store(true, Ordering::SeqCst);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let pods = storage.register(pods()).await.unwrap();
+    let revisions = |entries: Vec<(String, u64)>| entries.into_iter().collect::<BTreeMap<_, _>>();
+    let stored = store.load("pods/", None).await.unwrap().entries;
+    let stored = revisions(stored.iter().map(|e| (e.key["pods/".len()..].to_owned(), e.revision.0)).collect());
+    storage.refresh().await.unwrap();
+    assert_eq!(revisions(all(&pods.snapshot()).into_iter().map(|(k, (r, _))| (k, r)).collect()), stored);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_remembers_what_the_log_has_lost_and_lies_as_upstream_has_it() {
+    let Some(backend) = Backend::etcd("etcd_remembers_what_the_log_has_lost_and_lies_as_upstream_has_it") else { return };
+    let World { storage, pods } = world(&backend, small_log(2)).await;
+    let mut pictures = Vec::new();
+    for n in 0..10 {
+        storage.update(&pods, &pod("ns", &format!("p{}", n % 3), "n1", n), None, None).await.unwrap();
+        pictures.push((storage.revision(), all(&pods.snapshot())));
+    }
+    for (revision, expected) in &pictures {
+        assert_eq!(&all(&storage.list(&pods, Freshness::Exact(*revision)).await.unwrap()), expected);
+    }
+    let (round, _) = storage.store().compact(Round::default()).await.unwrap();
+    storage.store().compact(round).await.unwrap();
+    assert!(matches!(storage.list(&pods, Freshness::Exact(pictures[0].0)).await, Err(Error::Expired(_))));
+    let everything = backend.open_at("").await.load("", None).await.unwrap();
+    let keys: Vec<_> = everything.entries.iter().map(|e| e.key.as_str()).collect();
+    assert_eq!(keys, ["registry/pods/ns/p0", "registry/pods/ns/p1", "registry/pods/ns/p2"]);
 }

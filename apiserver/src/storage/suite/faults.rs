@@ -151,6 +151,9 @@ async fn a_snapshot_restores_everything_or_is_refused() {
     drop(restored);
     assert!(snapshot::restore(&path("online"), &path("restored")).unwrap_err().to_string().contains("is not empty"));
 
+    FjallDisk::open(&path("half")).unwrap().set_unfinished(true).unwrap();
+    assert!(Embedded::open(&path("half")).err().unwrap().to_string().contains("was not finished"));
+
     let whole = fs::read(path("online")).unwrap();
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;

@@ -1,0 +1,98 @@
+//! Paths that are not resources: health, version, discovery, OpenAPI, metrics.
+
+use apimachinery::status::Status;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{HeaderValue, Method, Response, StatusCode};
+
+use super::negotiate::{self, Offer};
+use super::options::Query;
+use super::{Answer, respond};
+use crate::api::Api;
+use crate::filters::Authorized;
+
+/// The checks that health endpoints list, in upstream's order, for what this server has of them.
+const CHECKS: [&str; 4] = ["ping", "log", "etcd", "shutdown"];
+/// The store must answer by then to count as healthy.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answers a request to a path outside the resources.
+pub async fn serve(api: &Api, request: &Authorized) -> Answer {
+    let path = request.info.path.as_str();
+    let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+    let segments: Vec<&str> = trimmed.split('/').filter(|s| !s.is_empty()).collect();
+    match segments.as_slice() {
+        ["healthz" | "livez" | "readyz", rest @ ..] if rest.len() <= 1 => Ok(health(api, request, &segments).await),
+        ["version"] => read_only(request).and_then(|()| version(request)),
+        ["metrics"] => Ok(metrics(api)),
+        ["openapi", rest @ ..] => crate::openapi::serve::serve(api, request, rest),
+        _ => crate::discovery::serve::serve(api, request, &segments),
+    }
+}
+
+/// Documents can only be read.
+pub fn read_only(request: &Authorized) -> Result<(), Status> {
+    if request.method == Method::GET { Ok(()) } else { Err(Status::generic(405, "", "", "", "", "")) }
+}
+
+fn version(request: &Authorized) -> Answer {
+    let query = Query::parse(&request.raw_query);
+    let form = negotiate::output(&request.headers, query.get("pretty"), Offer::PLAIN)?;
+    let value = crate::discovery::documents::version(&crate::version::BUILD);
+    Ok(respond::bytes(StatusCode::OK, "application/json", respond::json_text(&value, form.pretty)))
+}
+
+/// `/healthz`, `/livez`, `/readyz`, with `verbose`, `exclude` and single checks below them.
+async fn health(api: &Api, request: &Authorized, segments: &[&str]) -> Response<Body> {
+    let query = Query::parse(&request.raw_query);
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    let endpoint = segments[0];
+    if let Some(single) = segments.get(1) {
+        if !CHECKS.contains(single) {
+            return respond::page_not_found();
+        }
+        if healthy(api, single, endpoint).await {
+            return respond::text(StatusCode::OK, "ok");
+        }
+        return respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {single} failed\n"));
+    }
+    let mut report = String::new();
+    let mut failed = Vec::new();
+    for check in CHECKS {
+        if excluded.contains(&check) {
+            report.push_str(&format!("[+]{check} excluded: ok\n"));
+        } else if healthy(api, check, endpoint).await {
+            report.push_str(&format!("[+]{check} ok\n"));
+        } else {
+            report.push_str(&format!("[-]{check} failed: reason withheld\n"));
+            failed.push(check);
+        }
+    }
+    if failed.is_empty() {
+        if query.get("verbose").is_none() {
+            return respond::text(StatusCode::OK, "ok");
+        }
+        report.push_str(&format!("{endpoint} check passed\n"));
+        return respond::text(StatusCode::OK, report);
+    }
+    report.push_str(&format!("{endpoint} check failed\n"));
+    respond::text(StatusCode::INTERNAL_SERVER_ERROR, report)
+}
+
+async fn healthy(api: &Api, check: &str, endpoint: &str) -> bool {
+    match check {
+        "etcd" => matches!(tokio::time::timeout(STORE_TIMEOUT, api.storage.store().revision()).await, Ok(Ok(_))),
+        // A server that is shutting down is alive but no longer ready.
+        "shutdown" => endpoint != "readyz" || !*api.shutdown.borrow(),
+        _ => true,
+    }
+}
+
+fn metrics(api: &Api) -> Response<Body> {
+    let mut response = respond::text(StatusCode::OK, api.metrics.render());
+    let headers = response.headers_mut();
+    headers.remove("x-content-type-options");
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores"));
+    response
+}

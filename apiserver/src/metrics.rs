@@ -1,0 +1,70 @@
+//! Counters that `/metrics` tells, under upstream's names.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+/// Label sets of `apiserver_request_total` that are kept; more are counted under `other`, so that memory stays bounded.
+const MAX_SERIES: usize = 4096;
+
+/// All metrics of one server.
+#[derive(Default)]
+pub struct Metrics {
+    requests: Mutex<BTreeMap<RequestLabels, u64>>,
+    /// Requests being served now, watches excluded.
+    pub inflight: AtomicU64,
+    /// Watches open now.
+    pub watches: AtomicU64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct RequestLabels {
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    verb: String,
+    code: u16,
+}
+
+impl Metrics {
+    /// Counts an answered request.
+    pub fn request(&self, info: &crate::filters::request_info::RequestInfo, code: u16) {
+        let labels = RequestLabels {
+            group: info.group.clone(),
+            version: info.version.clone(),
+            resource: info.resource.clone(),
+            subresource: info.subresource.clone(),
+            verb: info.verb.to_uppercase(),
+            code,
+        };
+        let mut requests = self.requests.lock();
+        if requests.len() >= MAX_SERIES && !requests.contains_key(&labels) {
+            let other = RequestLabels { group: String::new(), version: String::new(), resource: "other".into(), subresource: String::new(), verb: labels.verb, code };
+            *requests.entry(other).or_default() += 1;
+            return;
+        }
+        *requests.entry(labels).or_default() += 1;
+    }
+
+    /// The exposition text (Prometheus text format 0.0.4).
+    pub fn render(&self) -> String {
+        let mut out = String::with_capacity(4096);
+        out.push_str("# HELP apiserver_request_total [STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.\n# TYPE apiserver_request_total counter\n");
+        for (l, count) in self.requests.lock().iter() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                out,
+                "apiserver_request_total{{code=\"{}\",component=\"apiserver\",dry_run=\"\",group=\"{}\",resource=\"{}\",scope=\"\",subresource=\"{}\",verb=\"{}\",version=\"{}\"}} {count}",
+                l.code, l.group, l.resource, l.subresource, l.verb, l.version
+            );
+        }
+        out.push_str("# HELP apiserver_current_inflight_requests [STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.\n# TYPE apiserver_current_inflight_requests gauge\n");
+        let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"all\"}} {}", self.inflight.load(Ordering::Relaxed));
+        out.push_str("# HELP apiserver_longrunning_requests [STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.\n# TYPE apiserver_longrunning_requests gauge\n");
+        let _ = writeln!(out, "apiserver_longrunning_requests{{verb=\"WATCH\"}} {}", self.watches.load(Ordering::Relaxed));
+        out
+    }
+}

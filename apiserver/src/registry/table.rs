@@ -1,0 +1,84 @@
+//! `as=Table`: rows of cells for people, built from a kind's printer.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::{Column, Description, Printer};
+
+/// What stands in a row's `object`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IncludeObject {
+    None,
+    /// Its metadata, as PartialObjectMetadata.
+    Metadata,
+    Object,
+}
+
+/// A meta.k8s.io Table of `values`, which are in the version that the client asked for.
+///
+/// `version` is that of meta.k8s.io. Without `with_columns` the definitions are null: all but the first event of a watch.
+pub fn build<'v>(
+    printer: &Printer,
+    version: &str,
+    values: impl Iterator<Item = &'v Value>,
+    list_meta: &Value,
+    include: IncludeObject,
+    with_columns: bool,
+    now: Timestamp,
+) -> Value {
+    let columns = if with_columns { Value::Array(printer.columns.iter().map(column).collect()) } else { Value::Null };
+    let rows: Vec<Value> = values.map(|value| row(printer, version, value, include, now)).collect();
+    serde_json::json!({
+        "kind": "Table",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": list_meta,
+        "columnDefinitions": columns,
+        "rows": rows,
+    })
+}
+
+fn column(column: &Column) -> Value {
+    let description = match &column.description {
+        Description::Text(text) => text,
+        Description::Field(schema, field) => apimachinery::schema::description(schema, Some(field)).unwrap_or(""),
+    };
+    serde_json::json!({
+        "name": column.name,
+        "type": column.kind,
+        "format": column.format,
+        "description": description,
+        "priority": column.priority,
+    })
+}
+
+fn row(printer: &Printer, version: &str, value: &Value, include: IncludeObject, now: Timestamp) -> Value {
+    let mut row = Map::new();
+    row.insert("cells".to_owned(), Value::Array((printer.cells)(value, now)));
+    if let Some(condition) = completed(value) {
+        row.insert("conditions".to_owned(), Value::Array(vec![condition]));
+    }
+    let object = match include {
+        IncludeObject::None => Value::Null,
+        IncludeObject::Object => value.clone(),
+        IncludeObject::Metadata => serde_json::json!({
+            "kind": "PartialObjectMetadata",
+            "apiVersion": format!("meta.k8s.io/{version}"),
+            "metadata": value.get("metadata").cloned().unwrap_or_default(),
+        }),
+    };
+    row.insert("object".to_owned(), object);
+    Value::Object(row)
+}
+
+/// Pods that have run to their end are marked, so that clients may hide them.
+fn completed(value: &Value) -> Option<Value> {
+    if value.get("kind").and_then(Value::as_str) != Some("Pod") {
+        return None;
+    }
+    let (reason, message) = match value.pointer("/status/phase").and_then(Value::as_str)? {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return None,
+    };
+    Some(serde_json::json!({ "type": "Completed", "status": "True", "reason": reason, "message": message }))
+}

@@ -247,6 +247,7 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         storage::defaults::DEFAULTS,
     ]
     .concat()
+    [core::defaults::DEFAULTS, core::pod::defaults::DEFAULTS, networking::defaults::DEFAULTS, scheduling::defaults::DEFAULTS].concat()
 }
 
 /// Versions that are served but not stored.

@@ -6,6 +6,7 @@ pub(crate) mod access;
 pub mod aggregate;
 pub mod assignment;
 pub mod conditions;
+pub mod connect;
 pub mod defaults;
 pub mod eviction;
 mod gates;

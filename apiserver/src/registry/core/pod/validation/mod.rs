@@ -15,7 +15,6 @@ mod options;
 mod os;
 mod paths;
 mod printed;
-mod printed_container;
 mod probes;
 mod projected;
 #[cfg(test)]

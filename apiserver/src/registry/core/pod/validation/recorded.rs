@@ -31,6 +31,23 @@ fn created_with(spec: &str, annotations: &str) -> Value {
     pod
 }
 
+#[test]
+fn an_absent_spec_lacks_only_its_containers() {
+    let types: &Types = builtin();
+    let hooks = Hooks::new(types, DEFAULTS).expect("known types");
+    for (definition, field) in
+        [(&RESOURCE, "spec.containers"), (&crate::registry::core::pod_template::RESOURCE, "template.spec.containers")]
+    {
+        let id = types.lookup(definition.schema).expect("in the table");
+        let mut object = json!({"apiVersion": "v1", "kind": definition.kind, "metadata": {"name": "p"}});
+        decode(types, id, &mut object).expect("decodes");
+        apply_defaults(types, &hooks, id, &mut object);
+        canonicalize(types, id, &mut object, Empties::Keep);
+        definition.strategy.prepare_for_create(&cx(), &mut object);
+        assert_eq!(messages(&definition.strategy.validate(&cx(), &object)), [format!("{field}: Required value")]);
+    }
+}
+
 /// A name for the case, its spec, and the errors in order.
 type Case = (&'static str, &'static str, &'static [&'static str]);
 

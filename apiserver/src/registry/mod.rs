@@ -247,7 +247,6 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         storage::defaults::DEFAULTS,
     ]
     .concat()
-    [core::defaults::DEFAULTS, core::pod::defaults::DEFAULTS, networking::defaults::DEFAULTS, scheduling::defaults::DEFAULTS].concat()
 }
 
 /// Versions that are served but not stored.
@@ -273,8 +272,8 @@ pub fn versioned() -> Vec<Versioned> {
             stored_version: "v1",
             stored_schema: "io.k8s.api.core.v1.Event",
             conversion: Conversion {
-                to_storage: |event| events::conversion::to_core(&event),
-                from_storage: |event| events::conversion::from_core(&event),
+                to_storage: events::conversion::to_core,
+                from_storage: events::conversion::from_core,
             },
         },
     ]

@@ -99,7 +99,7 @@ pub fn to_v2(v1: Value) -> Value {
 }
 
 /// Removes the annotations that only v1 objects have; what upstream does to every v2 object that it reads.
-pub fn drop_round_trip_annotations(object: &mut Value) {
+pub fn drop_round_trip_annotations(object: &mut Map<String, Value>) {
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
     for key in ROUND_TRIP {
@@ -116,9 +116,8 @@ fn without_round_trip_annotations(object: &Value, api_version: &str) -> Map<Stri
     out.insert("kind".to_owned(), "HorizontalPodAutoscaler".into());
     out.insert("apiVersion".to_owned(), api_version.into());
     let metadata = object.get("metadata").filter(|m| !m.is_null()).cloned();
-    let mut holder = json!({"metadata": metadata.unwrap_or_else(|| Value::Object(Map::new()))});
-    drop_round_trip_annotations(&mut holder);
-    out.insert("metadata".to_owned(), holder["metadata"].take());
+    out.insert("metadata".to_owned(), metadata.unwrap_or_else(|| Value::Object(Map::new())));
+    drop_round_trip_annotations(&mut out);
     out
 }
 

@@ -4,11 +4,17 @@
 //! selectable fields, printer columns), its [`Strategy`] and its validation. A kind's file is pure: it
 //! maps values to values and errors. It never performs I/O, never names a store, and never sees HTTP.
 
+pub mod admissionregistration;
+pub mod apiregistration;
 pub mod core;
+pub mod declared;
 pub mod defaulting;
 pub mod diff;
 pub mod events;
+pub mod flowcontrol;
+pub mod go_struct;
 pub mod printer;
+pub mod rbac;
 pub mod read;
 pub mod storage;
 pub mod strategy;

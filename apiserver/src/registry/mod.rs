@@ -6,6 +6,9 @@
 
 pub mod admissionregistration;
 pub mod apiregistration;
+pub mod authentication;
+pub mod authorization;
+pub mod certificates;
 pub mod core;
 pub mod declared;
 pub mod defaulting;
@@ -17,6 +20,7 @@ pub mod printer;
 pub mod rbac;
 pub mod read;
 pub mod storage;
+pub mod storagemigration;
 pub mod strategy;
 
 use std::borrow::Cow;

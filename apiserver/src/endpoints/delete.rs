@@ -12,7 +12,7 @@ use super::options::DeleteOptions;
 use super::present::Presenter;
 use super::{Answer, Call, convert, meta, respond, update, write};
 use crate::admission::Operation;
-use crate::registry::Propagation;
+use crate::registry::{Propagation, RETURN_DELETED_OBJECT};
 use crate::registry::table::IncludeObject;
 use crate::storage::{self, Object};
 
@@ -26,7 +26,7 @@ pub async fn delete(mut call: Call) -> Answer {
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: IncludeObject::Metadata, now: call.request.now };
     let response = match outcome {
         Outcome::Gone(object) => {
-            let returns_object = &*call.resource.plural == "namespaces" && call.resource.group().is_empty();
+            let returns_object = RETURN_DELETED_OBJECT.contains(&(call.resource.group(), &*call.resource.plural));
             if returns_object { presenter.object(StatusCode::OK, &object, &call.request.headers)? } else { respond::status(&gone(&call, &object), &form) }
         }
         Outcome::Leaving(object) => presenter.object(leaving_code(&options), &object, &call.request.headers)?,

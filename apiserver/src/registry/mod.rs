@@ -4,28 +4,28 @@
 //! selectable fields, printer columns), its [`Strategy`] and its validation. A kind's file is pure: it
 //! maps values to values and errors. It never performs I/O, never names a store, and never sees HTTP.
 
+pub mod admissionregistration;
+pub mod apiregistration;
 pub mod apps;
+pub mod authentication;
+pub mod authorization;
 pub mod autoscaling;
 pub mod batch;
 pub mod cells;
-pub mod coordination;
-pub mod admissionregistration;
-pub mod apiregistration;
-pub mod authentication;
-pub mod authorization;
 pub mod certificates;
+pub mod coordination;
 pub mod core;
 pub mod declared;
 pub mod defaulting;
 pub mod diff;
 pub mod discovery;
 pub mod events;
+pub mod flowcontrol;
+pub mod go_struct;
 pub mod internal_form;
 pub mod networking;
 pub mod node;
 pub mod policy;
-pub mod flowcontrol;
-pub mod go_struct;
 pub mod printer;
 pub mod rbac;
 pub mod read;
@@ -228,17 +228,25 @@ pub enum Description {
 pub fn definitions() -> Vec<&'static Definition> {
     [
         core::RESOURCES,
+        admissionregistration::RESOURCES,
+        apiregistration::RESOURCES,
         apps::RESOURCES,
+        authentication::RESOURCES,
+        authorization::RESOURCES,
         autoscaling::RESOURCES,
         batch::RESOURCES,
+        certificates::RESOURCES,
         coordination::RESOURCES,
         discovery::RESOURCES,
         events::RESOURCES,
+        flowcontrol::RESOURCES,
         networking::RESOURCES,
         node::RESOURCES,
         policy::RESOURCES,
+        rbac::RESOURCES,
         scheduling::RESOURCES,
         storage::RESOURCES,
+        storagemigration::RESOURCES,
     ]
     .concat()
 }
@@ -248,11 +256,16 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
     [
         core::defaults::DEFAULTS,
         core::pod::defaults::DEFAULTS,
+        admissionregistration::defaults::DEFAULTS,
+        apiregistration::defaults::DEFAULTS,
+        authentication::defaults::DEFAULTS,
         apps::defaults::DEFAULTS,
         autoscaling::defaults::DEFAULTS,
         batch::defaults::DEFAULTS,
         discovery::defaults::DEFAULTS,
+        flowcontrol::defaults::DEFAULTS,
         networking::defaults::DEFAULTS,
+        rbac::defaults::DEFAULTS,
         scheduling::defaults::DEFAULTS,
         storage::defaults::DEFAULTS,
     ]

@@ -292,7 +292,7 @@ fn keep_node_ports(new: &mut Value, old: &Value) {
 fn stays_as_it_is(new: &Value, old: &Value) -> bool {
     const PREFER: &str = "PreferDualStack";
     kind(old) == kind(new)
-        && needs_cluster_ip(new)
+        && matches!(kind(new), "ClusterIP" | "NodePort" | "LoadBalancer")
         && policy(new) == Some(PREFER)
         && policy(old).is_none_or(|policy| policy == PREFER)
         && cluster_ips(new) == cluster_ips(old)
@@ -503,7 +503,7 @@ fn change_ports(new: &Value, old: &Value, plan: &mut Plan) -> Result<(), Refusal
         take_missing_ports(new, &before, plan)?;
         let after = node_ports(new);
         plan.released_ports.extend(before.difference(&after));
-    } else if exposed(old) {
+    } else if exposed(old) && matches!(kind(new), "ExternalName" | "ClusterIP") {
         plan.released_ports.extend(&before);
     }
     match (needs_health_check(old), needs_health_check(new)) {

@@ -4,6 +4,8 @@
 //! selectable fields, printer columns), its [`Strategy`] and its validation. A kind's file is pure: it
 //! maps values to values and errors. It never performs I/O, never names a store, and never sees HTTP.
 
+pub mod admissionregistration;
+pub mod apiregistration;
 pub mod core;
 pub mod scheduling;
 //TMP pub mod policy;
@@ -16,7 +18,14 @@ pub mod coordination;
 pub mod defaulting;
 pub mod diff;
 //TMP pub mod events;
+pub mod declared;
+pub mod defaulting;
+pub mod diff;
+pub mod events;
+pub mod flowcontrol;
+pub mod go_struct;
 pub mod printer;
+pub mod rbac;
 pub mod read;
 //TMP pub mod storage;
 pub mod strategy;

@@ -232,7 +232,10 @@ mod tests {
         assert_eq!(numbers(f.month), [1, 3]);
         assert_eq!(numbers(f.day_of_week), [5, 6]);
         assert_eq!((f.minute.unrestricted, f.day_of_month.unrestricted), (false, true));
-        assert_eq!(fields("TZ=Asia/Tokyo  0 0 * * *").time_zone.and_then(|z| z.iana_name().map(str::to_owned)).as_deref(), Some("Asia/Tokyo"));
+        assert_eq!(
+            fields("TZ=Asia/Tokyo  0 0 * * *").time_zone.and_then(|z| z.iana_name().map(str::to_owned)).as_deref(),
+            Some("Asia/Tokyo")
+        );
         assert_eq!(fields("@weekly").day_of_week, Set { bits: 1, unrestricted: false });
         assert_eq!(parse("@every 1h30m"), Ok(Schedule::Every(5_400_000_000_000)));
     }
@@ -250,7 +253,10 @@ mod tests {
             ("*/2/3 * * * *", "too many slashes: */2/3"),
             ("*/0 * * * *", "step of range should be a positive number: */0"),
             ("a * * * *", "failed to parse int from a: strconv.Atoi: parsing \"a\": invalid syntax"),
-            ("*/99999999999999999999 * * * *", "failed to parse int from 99999999999999999999: strconv.Atoi: parsing \"99999999999999999999\": value out of range"),
+            (
+                "*/99999999999999999999 * * * *",
+                "failed to parse int from 99999999999999999999: strconv.Atoi: parsing \"99999999999999999999\": value out of range",
+            ),
             ("-1 * * * *", "failed to parse int from : strconv.Atoi: parsing \"\": invalid syntax"),
             ("*/-5 * * * *", "negative number (-5) not allowed: -5"),
             ("@reboot", "unrecognized descriptor: @reboot"),

@@ -61,6 +61,8 @@ impl fmt::Display for Path<'_> {
         };
         match self.step {
             Step::Empty => Ok(()),
+            // An empty name prints as an empty key, as the reference's paths do.
+            Step::Name("") => f.write_str("[]"),
             Step::Name(name) if nested => write!(f, ".{name}"),
             Step::Name(name) => f.write_str(name),
             Step::Index(i) => write!(f, "[{i}]"),

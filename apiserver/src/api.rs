@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::admission::{Chain, Lookup};
 use crate::catalog::Catalog;
+use crate::discovery::Index;
 use crate::filters::authentication::Authenticator;
 use crate::filters::authorization::Authorizer;
 use crate::flow_control::FlowControl;
@@ -21,6 +22,7 @@ pub struct Api {
     pub authorizer: Box<dyn Authorizer>,
     pub admission: Chain,
     pub flow_control: FlowControl,
+    pub discovery: ArcSwap<Index>,
     pub openapi: OpenApi,
     pub metrics: Metrics,
     /// Turns true when the server is to stop; watches end then.

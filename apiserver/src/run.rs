@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::admission::{Chain, namespace_lifecycle::NamespaceLifecycle};
 use crate::api::Api;
 use crate::catalog::{self, Catalog};
+use crate::discovery::{self, Index};
 use crate::filters::authentication::{self, Authenticator};
 use crate::filters::authorization::{SystemMasters, Union};
 use crate::flow_control::FlowControl;
@@ -21,7 +22,7 @@ use crate::registry;
 use crate::storage::embedded::Embedded;
 use crate::storage::{self, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
 use crate::system::service_cidr::ServiceRange;
-use crate::{bootstrap, filters, server, system, tls, version};
+use crate::{bootstrap, filters, server, system, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
 #[derive(Clone, Debug)]
@@ -92,7 +93,8 @@ impl Server {
             None => Default::default(),
         };
         let api = Arc::new(Api {
-            openapi: OpenApi::new(&registry::definitions(), apimachinery::schema::builtin(), version::KUBERNETES),
+            openapi: OpenApi::new(&registry::definitions(), apimachinery::schema::builtin(), discovery::documents::GIT_VERSION),
+            discovery: ArcSwap::from_pointee(Index::new(discovery::builtin::group_versions(&registry::definitions()))),
             catalog: ArcSwap::from_pointee(catalog),
             storage,
             authenticator: Authenticator::new(tokens, Vec::new(), config.anonymous_auth),

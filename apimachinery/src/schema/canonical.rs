@@ -71,12 +71,13 @@ fn absent(types: &Types, field: &Field, empties: Empties) -> Option<Value> {
             structure(types, types.get(*id), &mut map, empties);
             Some(Value::Object(map))
         }
+        // A quantity is a struct in Go, and `omitempty` never omits structs.
+        Type::Quantity if !field.pointer && !field.omit_zero => Some(Value::String("0".to_owned())),
         _ if field.omit_empty || field.omit_zero => None,
         _ if field.pointer => Some(Value::Null),
         Type::String => Some(Value::String(String::new())),
         Type::Bool => Some(Value::Bool(false)),
         Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float | Type::IntOrString => Some(Value::from(0)),
-        Type::Quantity => Some(Value::String("0".to_owned())),
         Type::Duration => Some(Value::String("0s".to_owned())),
         _ => Some(Value::Null),
     }

@@ -8,6 +8,7 @@ pub mod aggregated;
 pub mod builtin;
 pub mod custom;
 pub mod documents;
+pub mod serve;
 pub mod priority;
 
 use std::cmp::Reverse;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use apimachinery::field;
 use apimachinery::status::Status;
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
 use super::options::{ListOptions, VersionMatch};
@@ -13,6 +14,12 @@ use super::present::{ListMeta, Presenter, include_object};
 use super::select::Filter;
 use super::{Answer, Call, negotiate};
 use crate::storage::{Freshness, Object, Revision, Snapshot};
+
+/// URL-safe base64 without padding, read as leniently as Go reads it.
+const TOKEN_ENCODING: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true));
 
 /// Answers with a list.
 pub async fn list(call: Call) -> Answer {
@@ -65,7 +72,8 @@ fn cut(snapshot: &Snapshot, options: &ListOptions, filter: &Filter, namespace: &
     let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
     let after_key = after.map(|a| format!("{prefix}{a}"));
     let range_namespace = filter.exact_namespace().unwrap_or("");
-    let limit = usize::try_from(options.limit).ok().filter(|l| *l > 0);
+    // Whatever the cache has (resourceVersion=0) is given whole.
+    let limit = usize::try_from(options.limit).ok().filter(|l| *l > 0 && options.resource_version != "0");
     let mut objects = Vec::new();
     let mut more = false;
     let mut remaining = 0i64;
@@ -74,19 +82,18 @@ fn cut(snapshot: &Snapshot, options: &ListOptions, filter: &Filter, namespace: &
             remaining += 1;
             continue;
         }
-        if !filter.matches(object) {
-            continue;
-        }
         if limit.is_some_and(|l| objects.len() >= l) {
             more = true;
             remaining += 1;
             if !filter.is_trivial() {
-                // With a selector nobody counts what is left.
+                // With a selector nobody counts what is left, nor looks whether any of it matches.
                 break;
             }
             continue;
         }
-        objects.push(object.clone());
+        if filter.matches(object) {
+            objects.push(object.clone());
+        }
     }
     let mut meta = ListMeta { resource_version: snapshot.revision().to_string(), ..ListMeta::default() };
     if let (true, Some(last)) = (more, objects.last()) {
@@ -137,12 +144,12 @@ impl Token {
         let revision = self.revision.map_or(-1, |r| r.cast_signed());
         // The next key after the last one: its name and a zero byte.
         let text = serde_json::json!({ "v": "meta.k8s.io/v1", "rv": revision, "start": format!("{}\u{0}", self.start) }).to_string();
-        URL_SAFE_NO_PAD.encode(text)
+        TOKEN_ENCODING.encode(text)
     }
 
     fn decode(token: &str) -> Result<Token, Status> {
         let refuse = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|_| refuse("illegal base64 data at input byte 0"))?;
+        let bytes = TOKEN_ENCODING.decode(token.trim_end_matches('=')).map_err(|_| refuse("illegal base64 data at input byte 0"))?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|_| refuse(&syntax_error(&bytes)))?;
         let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("");
         let version = text("v");

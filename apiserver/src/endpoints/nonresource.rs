@@ -27,7 +27,7 @@ pub async fn serve(api: &Api, request: &Authorized) -> Answer {
         ["version"] => read_only(request).and_then(|()| version(request)),
         ["metrics"] => Ok(metrics(api)),
         ["openapi", rest @ ..] => crate::openapi::serve::serve(api, request, rest),
-        _ => Ok(respond::page_not_found()),
+        _ => crate::discovery::serve::serve(api, request, &segments),
     }
 }
 
@@ -39,10 +39,8 @@ pub fn read_only(request: &Authorized) -> Result<(), Status> {
 fn version(request: &Authorized) -> Answer {
     let query = Query::parse(&request.raw_query);
     let form = negotiate::output(&request.headers, query.get("pretty"), Offer::PLAIN)?;
-    let value = crate::version::info();
-    let mut response = respond::bytes(StatusCode::OK, "application/json", respond::json_text(&value, form.pretty));
-    response.headers_mut().remove("x-content-type-options");
-    Ok(response)
+    let value = crate::discovery::documents::version(&crate::version::BUILD);
+    Ok(respond::bytes(StatusCode::OK, "application/json", respond::json_text(&value, form.pretty)))
 }
 
 /// `/healthz`, `/livez`, `/readyz`, with `verbose`, `exclude` and single checks below them.

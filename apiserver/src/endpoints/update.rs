@@ -184,10 +184,9 @@ async fn commit(call: &mut Call, current: &Arc<Object>, new: Value, dry_run: boo
     }
     let result = if is_finished(&new) {
         // The last finalizer of an object on its way out: this update is its deletion.
-        call.api.storage.delete(cache, call.namespace(), current.name(), Some(current.revision())).await.map(|deleted| {
-            let mut last = new;
-            meta::set_text(&mut last, "resourceVersion", &deleted.revision().to_string());
-            Created::DryRun(convert::from_storage(&resource, last))
+        call.api.storage.delete(cache, call.namespace(), current.name(), Some(current.revision())).await.map(|_| {
+            // Clients of an update expect the object that they sent, at the version that it replaced.
+            Created::DryRun(convert::from_storage(&resource, new))
         })
     } else {
         call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(&resource)).await.map(Created::Stored)

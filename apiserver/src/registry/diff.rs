@@ -213,7 +213,10 @@ mod tests {
 
     #[test]
     fn changes_far_apart_are_separate_groups() {
-        let (old, new) = ((0..20).map(|i| i.to_string()).collect::<Vec<_>>(), (0..20).map(|i| if i == 1 || i == 18 { "x".to_owned() } else { i.to_string() }).collect::<Vec<_>>());
+        let (old, new) = (
+            (0..20).map(|i| i.to_string()).collect::<Vec<_>>(),
+            (0..20).map(|i| if i == 1 || i == 18 { "x".to_owned() } else { i.to_string() }).collect::<Vec<_>>(),
+        );
         let text = unified(&old.join("\n"), &new.join("\n"));
         assert_eq!(text.matches("@@ -").count(), 2, "{text}");
         assert!(text.starts_with("@@ -1,5 +1,5 @@\n 0\n-1\n+x\n 2\n 3\n 4\n"), "{text}");

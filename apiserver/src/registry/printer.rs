@@ -6,7 +6,7 @@ use apimachinery::time::human_duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::read::at;
+use super::read::{at, str_at};
 use super::{Column, Description, Printer};
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
@@ -56,7 +56,7 @@ pub const DEFAULT: Printer = Printer {
 
 /// The object's name.
 pub fn name(object: &Value) -> Value {
-    at(object, "/metadata/name").clone()
+    str_at(object, "/metadata/name").into()
 }
 
 /// The object's age at `now`.

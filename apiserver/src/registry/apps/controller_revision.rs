@@ -106,10 +106,10 @@ mod tests {
         let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "n", user: "u", groups: &[] };
         let check = |object: Value| Main.validate(&cx, &object).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert!(check(json!({"data": {}})).is_empty());
-        assert_eq!(check(json!({"revision": -1, "data": 5})), [
-            "revision: Invalid value: -1: must be greater than or equal to 0",
-            "data: Required value: data must be a valid JSON object"
-        ]);
+        assert_eq!(
+            check(json!({"revision": -1, "data": 5})),
+            ["revision: Invalid value: -1: must be greater than or equal to 0", "data: Required value: data must be a valid JSON object"]
+        );
         assert_eq!(check(json!({})), ["data: Required value: data is mandatory"]);
     }
 }

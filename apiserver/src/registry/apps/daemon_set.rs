@@ -21,9 +21,7 @@ use super::template;
 use crate::registry::cells;
 use crate::registry::printer::{self, integer, text, wide};
 use crate::registry::read::{at, int_at};
-use crate::registry::strategy::{
-    bump_generation_if_changed, drop_field, keep_all_but_status, keep_status, set_generation,
-};
+use crate::registry::strategy::{bump_generation_if_changed, drop_field, keep_all_but_status, keep_status, set_generation};
 use crate::registry::{
     ALL_VERBS, Behaviour, Column, Cx, Definition, Description, Printer, SUBRESOURCE_VERBS, Scope, Strategy, Subresource, UpdateStrategy,
 };
@@ -177,7 +175,7 @@ fn set_template_generation(object: &mut Value, generation: i64) {
 
 fn validate_spec(object: &Value, old: Option<&Value>, path: &Path<'_>) -> ErrorList {
     let daemon_set: DaemonSet = view(object);
-    let spec: DaemonSetSpec = daemon_set.spec.unwrap_or_default();
+    let spec: DaemonSetSpec = daemon_set.spec;
     let raw = at(object, "/spec");
     let raw_selector = at(raw, "/selector");
     let selector = (!raw_selector.is_null()).then_some(&spec.selector);

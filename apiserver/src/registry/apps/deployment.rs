@@ -150,7 +150,7 @@ impl UpdateStrategy for Status {
 
 fn validate_spec(object: &Value, old: Option<&Value>, path: &Path<'_>) -> ErrorList {
     let deployment: Deployment = view(object);
-    let spec: DeploymentSpec = deployment.spec.unwrap_or_default();
+    let spec: DeploymentSpec = deployment.spec;
     let raw = at(object, "/spec");
     let mut errors = validate_nonnegative_field(i64::from(spec.replicas.unwrap_or(0)), &path.child("replicas"));
     errors.extend(template::validate_required_selector(raw, &spec.selector, "deployment", path));

@@ -62,7 +62,10 @@ mod tests {
         assert!(is_not_more_than_100_percent(&IntOrString::Int(500), &p).is_empty());
         assert_eq!(int_or_percent_value(&text("0%")), 0);
         assert_eq!(int_or_percent_value(&text("nonsense")), 0);
-        assert_eq!(validate_positive_int_or_percent(&IntOrString::Int(-1), &p)[0].body(), "Invalid value: -1: must be greater than or equal to 0");
+        assert_eq!(
+            validate_positive_int_or_percent(&IntOrString::Int(-1), &p)[0].body(),
+            "Invalid value: -1: must be greater than or equal to 0"
+        );
         assert_eq!(validate_positive_int_or_percent(&text("x"), &p).len(), 1);
     }
 }

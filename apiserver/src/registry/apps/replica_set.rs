@@ -12,9 +12,7 @@ use super::template;
 use crate::registry::cells;
 use crate::registry::printer::{self, integer, wide};
 use crate::registry::read::{at, int_at};
-use crate::registry::strategy::{
-    bump_generation_if_changed, drop_field, generation, keep_all_but_status, keep_status, set_generation,
-};
+use crate::registry::strategy::{bump_generation_if_changed, drop_field, generation, keep_all_but_status, keep_status, set_generation};
 use crate::registry::{
     ALL_VERBS, Behaviour, Column, Cx, Definition, Description, Printer, SUBRESOURCE_VERBS, Scope, Strategy, Subresource, UpdateStrategy,
 };
@@ -136,7 +134,7 @@ impl UpdateStrategy for Status {
 
 fn validate_spec(object: &Value, old: Option<&Value>, path: &Path<'_>) -> ErrorList {
     let replica_set: ReplicaSet = view(object);
-    let spec: ReplicaSetSpec = replica_set.spec.unwrap_or_default();
+    let spec: ReplicaSetSpec = replica_set.spec;
     let raw = at(object, "/spec");
     let mut errors = validate_nonnegative_field(i64::from(spec.replicas.unwrap_or(0)), &path.child("replicas"));
     errors.extend(validate_nonnegative_field(i64::from(spec.min_ready_seconds.unwrap_or(0)), &path.child("minReadySeconds")));
@@ -148,8 +146,7 @@ fn validate_spec(object: &Value, old: Option<&Value>, path: &Path<'_>) -> ErrorL
 }
 
 fn validate_status(status: &Value, path: &Path<'_>) -> ErrorList {
-    let counts =
-        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration", "terminatingReplicas"];
+    let counts = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration", "terminatingReplicas"];
     let mut errors = template::nonnegative_counts(status, &counts, path);
     errors.extend(template::counts_within_replicas(status, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], path));
     errors.extend(template::available_within_ready(status, "cannot be greater than readyReplicas", path));

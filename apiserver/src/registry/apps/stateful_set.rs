@@ -17,12 +17,11 @@ use serde_json::{Value, json};
 
 use super::int_or_percent::{int_or_percent_value, is_not_more_than_100_percent, shown, validate_positive_int_or_percent};
 use super::template;
-use crate::registry::core::{persistent_volume_claim, pod};
+use crate::registry::core::persistent_volume_claim::{self, SpecRules};
+use crate::registry::core::pod;
 use crate::registry::printer::{self, text};
 use crate::registry::read::{at, int_at, list_at};
-use crate::registry::strategy::{
-    bump_generation_if_changed, drop_field, generation, keep_all_but_status, keep_status, set_generation,
-};
+use crate::registry::strategy::{bump_generation_if_changed, drop_field, generation, keep_all_but_status, keep_status, set_generation};
 use crate::registry::{
     ALL_VERBS, Behaviour, Column, Cx, Definition, Description, Printer, SUBRESOURCE_VERBS, Scope, Strategy, Subresource, UpdateStrategy,
 };
@@ -172,15 +171,14 @@ fn claim_warnings(object: &Value, suffix: &str) -> Vec<String> {
     claims
         .flat_map(|(i, claim)| {
             let dotted = format!("spec.volumeClaimTemplates[{i}]{suffix}");
-            persistent_volume_claim::warnings_for_spec(&Path::new(&dotted), at(claim, "/spec"))
+            persistent_volume_claim::warnings_for_spec(at(claim, "/spec"), &Path::new(&dotted))
         })
         .collect()
 }
 
 fn revision_warning(object: &Value) -> Option<String> {
-    (int_at(object, "/spec/revisionHistoryLimit") < 0).then(|| {
-        "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned()
-    })
+    (int_at(object, "/spec/revisionHistoryLimit") < 0)
+        .then(|| "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned())
 }
 
 fn validate_unchanged(new: &Value, old: &Value, field: &str, path: &Path<'_>) -> ErrorList {
@@ -200,9 +198,10 @@ fn validate_unchanged(new: &Value, old: &Value, field: &str, path: &Path<'_>) ->
 
 fn validate_spec(object: &Value, old: Option<&Value>, tolerated: &Tolerated, path: &Path<'_>) -> ErrorList {
     let stateful_set: StatefulSet = view(object);
-    let spec: StatefulSetSpec = stateful_set.spec.unwrap_or_default();
+    let spec: StatefulSetSpec = stateful_set.spec;
     let raw = at(object, "/spec");
-    let mut errors = validate_pod_management_policy(spec.pod_management_policy.as_deref().unwrap_or(""), &path.child("podManagementPolicy"));
+    let mut errors =
+        validate_pod_management_policy(spec.pod_management_policy.as_deref().unwrap_or(""), &path.child("podManagementPolicy"));
     let strategy = spec.update_strategy.clone().unwrap_or_default();
     errors.extend(validate_update_strategy(&strategy, tolerated.recreate, &path.child("updateStrategy")));
     if let Some(policy) = &spec.persistent_volume_claim_retention_policy {
@@ -212,7 +211,8 @@ fn validate_spec(object: &Value, old: Option<&Value>, tolerated: &Tolerated, pat
         let claims = path.child("volumeClaimTemplates");
         for (i, claim) in spec.volume_claim_templates.iter().flatten().enumerate() {
             let claim_path = claims.index(i);
-            errors.extend(persistent_volume_claim::validate_claim_spec(claim, &claim_path.child("spec")));
+            let claim_spec = claim.spec.clone().unwrap_or_default();
+            errors.extend(persistent_volume_claim::validate_spec(&claim_spec, SpecRules::default(), &claim_path.child("spec")));
         }
     }
     errors.extend(validate_nonnegative_field(i64::from(spec.replicas.unwrap_or(0)), &path.child("replicas")));
@@ -365,15 +365,8 @@ fn validate_template_metadata(pods: &PodTemplateSpec, old_raw: Option<&Value>, p
 }
 
 fn validate_status(status: &Value, path: &Path<'_>) -> ErrorList {
-    let counts = [
-        "replicas",
-        "readyReplicas",
-        "currentReplicas",
-        "updatedReplicas",
-        "availableReplicas",
-        "observedGeneration",
-        "collisionCount",
-    ];
+    let counts =
+        ["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas", "observedGeneration", "collisionCount"];
     let mut errors = template::nonnegative_counts(status, &counts, path);
     let within = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
     errors.extend(template::counts_within_replicas(status, &within, path));
@@ -395,7 +388,9 @@ mod tests {
         assert!(check(json!({"type": "OnDelete"})).is_empty());
         assert_eq!(
             check(json!({"type": "OnDelete", "rollingUpdate": {"partition": 2}})),
-            [r#"updateStrategy.rollingUpdate: Invalid value: {"Partition":2,"MaxUnavailable":null}: only allowed for updateStrategy 'RollingUpdate'"#]
+            [
+                r#"updateStrategy.rollingUpdate: Invalid value: {"Partition":2,"MaxUnavailable":null}: only allowed for updateStrategy 'RollingUpdate'"#
+            ]
         );
         assert_eq!(
             check(json!({"type": "Recreate"})),

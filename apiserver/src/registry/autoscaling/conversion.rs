@@ -5,9 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::DEFAULT_CPU_UTILIZATION;
 use super::defaults::cpu_utilization;
 use super::metric_conversion::{self, Malformed};
-use super::DEFAULT_CPU_UTILIZATION;
 use crate::registry::read::{at, int_at, list_at};
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -24,7 +24,8 @@ const ROUND_TRIP: [&str; 6] = [
 ];
 
 /// An autoscaling/v1 object of a canonical autoscaling/v2 one.
-pub fn to_v1(v2: &Value) -> Value {
+pub fn to_v1(v2: Value) -> Value {
+    let v2 = &v2;
     let mut object = without_round_trip_annotations(v2, "autoscaling/v1");
     let metrics = list_at(v2, "/spec/metrics");
     let current = list_at(v2, "/status/currentMetrics");
@@ -50,7 +51,8 @@ pub fn to_v1(v2: &Value) -> Value {
 }
 
 /// An autoscaling/v2 object of a defaulted autoscaling/v1 one. What annotations say that is not well-formed is ignored.
-pub fn to_v2(v1: &Value) -> Value {
+pub fn to_v2(v1: Value) -> Value {
+    let v1 = &v1;
     let annotations = at(v1, "/metadata/annotations");
     let mut object = without_round_trip_annotations(v1, "autoscaling/v2");
     let cpu = at(v1, "/spec/targetCPUUtilizationPercentage").as_i64().map(cpu_utilization);
@@ -92,23 +94,27 @@ pub fn to_v2(v1: &Value) -> Value {
     Value::Object(object)
 }
 
+/// Removes the annotations that only v1 objects have; what upstream does to every v2 object that it reads.
+pub fn drop_round_trip_annotations(object: &mut Value) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
+    for key in ROUND_TRIP {
+        annotations.shift_remove(key);
+    }
+    if annotations.is_empty() {
+        metadata.shift_remove("annotations");
+    }
+}
+
 /// `kind`, the other `apiVersion`, and the metadata without the annotations that only v1 objects have.
 fn without_round_trip_annotations(object: &Value, api_version: &str) -> Map<String, Value> {
-    let mut metadata = at(object, "/metadata").clone();
-    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-        for key in ROUND_TRIP {
-            annotations.shift_remove(key);
-        }
-        if annotations.is_empty()
-            && let Some(fields) = metadata.as_object_mut()
-        {
-            fields.shift_remove("annotations");
-        }
-    }
     let mut out = Map::new();
     out.insert("kind".to_owned(), "HorizontalPodAutoscaler".into());
     out.insert("apiVersion".to_owned(), api_version.into());
-    out.insert("metadata".to_owned(), if metadata.is_null() { Value::Object(Map::new()) } else { metadata });
+    let metadata = object.get("metadata").filter(|m| !m.is_null()).cloned();
+    let mut holder = json!({"metadata": metadata.unwrap_or_else(|| Value::Object(Map::new()))});
+    drop_round_trip_annotations(&mut holder);
+    out.insert("metadata".to_owned(), holder["metadata"].take());
     out
 }
 
@@ -166,8 +172,8 @@ fn status_to_v1(v2: &Value, current: &[Value]) -> Value {
     }
     let is_cpu = |m: &&Value| at(m, "/type") == "Resource" && at(m, "/resource/name") == "cpu";
     // The last one counts.
-    let shares = current.iter().filter(is_cpu).filter_map(|m| at(m, "/resource/current/averageUtilization").as_i64());
-    if let Some(share) = shares.last() {
+    let mut shares = current.iter().filter(is_cpu).filter_map(|m| at(m, "/resource/current/averageUtilization").as_i64());
+    if let Some(share) = shares.next_back() {
         status.insert("currentCPUUtilizationPercentage".to_owned(), share.into());
     }
     Value::Object(status)
@@ -179,7 +185,8 @@ fn behavior_to_internal(behavior: &Value) -> Value {
         if rules.is_null() {
             return Value::Null;
         }
-        let policy = |p: &Value| json!({"Type": at(p, "/type"), "Value": int_at(p, "/value"), "PeriodSeconds": int_at(p, "/periodSeconds")});
+        let policy =
+            |p: &Value| json!({"Type": at(p, "/type"), "Value": int_at(p, "/value"), "PeriodSeconds": int_at(p, "/periodSeconds")});
         let policies = at(rules, "/policies").as_array().map(|all| all.iter().map(policy).collect::<Value>());
         json!({"StabilizationWindowSeconds": at(rules, "/stabilizationWindowSeconds"), "SelectPolicy": at(rules, "/selectPolicy"),
             "Policies": policies, "Tolerance": at(rules, "/tolerance")})
@@ -291,9 +298,12 @@ mod tests {
 
     #[test]
     fn what_v1_cannot_say_travels_in_annotations() {
-        let v1 = to_v1(&v2());
-        assert_eq!(v1["spec"], json!({"scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"},
-            "minReplicas": 1, "maxReplicas": 5, "targetCPUUtilizationPercentage": 60}));
+        let v1 = to_v1(v2());
+        assert_eq!(
+            v1["spec"],
+            json!({"scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"},
+            "minReplicas": 1, "maxReplicas": 5, "targetCPUUtilizationPercentage": 60})
+        );
         assert_eq!(v1["status"], json!({"currentReplicas": 0, "desiredReplicas": 2, "currentCPUUtilizationPercentage": 30}));
         let annotations = &v1["metadata"]["annotations"];
         assert_eq!(annotations[METRICS], r#"[{"type":"Pods","pods":{"metricName":"m","targetAverageValue":"1"}}]"#);
@@ -302,13 +312,13 @@ mod tests {
             r#"{"ScaleUp":{"StabilizationWindowSeconds":0,"SelectPolicy":"Max","Policies":[{"Type":"Pods","Value":4,"PeriodSeconds":15}],"Tolerance":"100m"},"ScaleDown":null}"#
         );
         assert_eq!(annotations[CONDITIONS], r#"[{"type":"AbleToScale","status":"True","lastTransitionTime":null,"reason":"r"}]"#);
-        assert_eq!(to_v2(&v1), v2());
+        assert_eq!(to_v2(v1), v2());
     }
 
     #[test]
     fn a_v1_object_without_a_target_gets_the_default_one() {
         let v1 = json!({"metadata": {"annotations": {METRICS: "nonsense", BEHAVIOR: "{\"ScaleUp\": 5}"}}, "spec": {"maxReplicas": 1}});
-        let v2 = to_v2(&v1);
+        let v2 = to_v2(v1);
         assert_eq!(v2["spec"], json!({"maxReplicas": 1, "metrics": [cpu_utilization(80)]}));
         assert_eq!(v2["metadata"], json!({}));
         assert_eq!(v2["status"], json!({"desiredReplicas": 0, "currentMetrics": null}));

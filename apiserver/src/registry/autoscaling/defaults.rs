@@ -58,8 +58,11 @@ mod tests {
     fn an_autoscaler_aims_at_four_fifths_of_the_cpu() {
         let mut map = Map::new();
         autoscaler_v2(&mut map);
-        assert_eq!(Value::Object(map), json!({"spec": {"minReplicas": 1, "metrics": [{"type": "Resource",
-            "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]}}));
+        assert_eq!(
+            Value::Object(map),
+            json!({"spec": {"minReplicas": 1, "metrics": [{"type": "Resource",
+            "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]}})
+        );
     }
 
     #[test]

@@ -302,7 +302,13 @@ mod tests {
 
     #[test]
     fn text_of_the_wrong_types_is_refused() {
-        for bad in [json!(1), json!({"type": 1}), json!({"pods": 5}), json!({"pods": {"targetAverageValue": "x"}}), json!({"resource": {"targetAverageUtilization": 1.5}})] {
+        for bad in [
+            json!(1),
+            json!({"type": 1}),
+            json!({"pods": 5}),
+            json!({"pods": {"targetAverageValue": "x"}}),
+            json!({"resource": {"targetAverageUtilization": 1.5}}),
+        ] {
             assert_eq!(spec_to_v2(&bad), Err(Malformed), "{bad}");
         }
     }

@@ -123,10 +123,7 @@ mod tests {
     fn replicas_go_back_into_the_parent() {
         let mut parent = json!({"metadata": {"uid": "u", "resourceVersion": "5"}, "spec": {"replicas": 1}});
         let scale = json!({"metadata": {"uid": "v", "resourceVersion": "4"}, "spec": {"replicas": 3}});
-        assert_eq!(
-            uid_precondition(&scale, &parent),
-            Err("Precondition failed: UID in precondition: v, UID in object meta: u".to_owned())
-        );
+        assert_eq!(uid_precondition(&scale, &parent), Err("Precondition failed: UID in precondition: v, UID in object meta: u".to_owned()));
         apply(&scale, &mut parent);
         assert_eq!(parent, json!({"metadata": {"uid": "u", "resourceVersion": "4"}, "spec": {"replicas": 3}}));
         let texts: Vec<String> = validate_update(&json!({"spec": {"replicas": -1}})).iter().map(ToString::to_string).collect();

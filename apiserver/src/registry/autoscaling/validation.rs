@@ -10,7 +10,7 @@ use k8s_openapi::api::autoscaling::v2::{
 };
 use serde_json::Value;
 
-use crate::registry::core::pod;
+use crate::registry::core::resource;
 use crate::registry::read::{at, int_at, list_at, optional_int_at};
 
 const MAX_PERIOD_SECONDS: i32 = 1800;
@@ -59,7 +59,7 @@ pub fn validate_status(new: &Value) -> ErrorList {
 
 fn spec_of(object: &Value) -> HorizontalPodAutoscalerSpec {
     let autoscaler: HorizontalPodAutoscaler = view(object);
-    autoscaler.spec.unwrap_or_default()
+    autoscaler.spec
 }
 
 fn validate_spec(
@@ -175,7 +175,9 @@ fn validate_metric(metric: &MetricSpec, described: ReferenceRules, path: &Path<'
         errors.extend(validate_source(metric, field, described, &path.child(field)));
     }
     match sources(metric).into_iter().find(|(_, name, _)| *name == kind) {
-        Some((field, _, false)) => errors.push(Error::required(&path.child(field), "must populate information for the given metric source")),
+        Some((field, _, false)) => {
+            errors.push(Error::required(&path.child(field), "must populate information for the given metric source"))
+        }
         Some(_) => {}
         // Upstream says so twice.
         None => errors.push(Error::not_supported(&type_path, kind, &METRIC_TYPES)),
@@ -204,7 +206,7 @@ fn validate_source(metric: &MetricSpec, field: &str, described: ReferenceRules, 
             let (name_path, container_path) = (path.child("name"), path.child("container"));
             let mut errors = match source.name.as_str() {
                 "" => vec![Error::required(&name_path, "must specify a resource name")],
-                name => pod::validation::validate_container_resource_name(name, &name_path),
+                name => resource::validate_container_name(name, &name_path),
             };
             match source.container.as_str() {
                 "" => errors.push(Error::required(&container_path, "must specify a container")),
@@ -299,7 +301,7 @@ fn validate_target(target: &MetricTarget, path: &Path<'_>) -> ErrorList {
 
 /// -1, 0 or 1. The schema pass has checked the syntax.
 fn sign(quantity: &str) -> i32 {
-    Quantity::parse(quantity).map_or(0, |q| i32::from(q.sign()))
+    Quantity::parse(quantity).map_or(0, |q| q.sign())
 }
 
 fn validate_identifier(metric: &MetricIdentifier, path: &Path<'_>) -> ErrorList {
@@ -434,6 +436,9 @@ mod tests {
                 "spec.behavior.scaleUp.tolerance: Invalid value: \"-1\": must be greater than or equal to 0"
             ]
         );
-        assert_eq!(rules(json!({"selectPolicy": "Max"})), ["spec.behavior.scaleUp.policies: Required value: must specify at least one Policy"]);
+        assert_eq!(
+            rules(json!({"selectPolicy": "Max"})),
+            ["spec.behavior.scaleUp.policies: Required value: must specify at least one Policy"]
+        );
     }
 }

@@ -129,7 +129,10 @@ mod tests {
                 "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0"
             ]
         );
-        assert_eq!(check(json!({"preferredHolder": "a"})), ["spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined"]);
+        assert_eq!(
+            check(json!({"preferredHolder": "a"})),
+            ["spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined"]
+        );
         assert_eq!(
             check(json!({"strategy": "x"})),
             ["spec.strategy.strategy: Unsupported value: \"x\": supported values: \"OldestEmulationVersion\""]

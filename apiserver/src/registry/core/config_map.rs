@@ -128,6 +128,9 @@ mod tests {
     #[test]
     fn the_size_of_all_values_is_bounded() {
         let big = "x".repeat(MAX_DATA_BYTES);
-        assert_eq!(messages(&ConfigMapStrategy.validate(&cx(), &json!({"data": {"a": big, "b": "y"}}))), [": Too long: may not be more than 1048576 bytes"]);
+        assert_eq!(
+            messages(&ConfigMapStrategy.validate(&cx(), &json!({"data": {"a": big, "b": "y"}}))),
+            [": Too long: may not be more than 1048576 bytes"]
+        );
     }
 }

@@ -3,8 +3,8 @@
 use apimachinery::quantity::Quantity;
 use serde_json::{Map, Value};
 
-use super::{endpoints, limit_range, namespace, persistent_volume};
-use crate::registry::defaulting::{Hook, set_if_empty};
+use super::{endpoints, limit_range, namespace, node, persistent_volume, persistent_volume_claim, secret, service};
+use crate::registry::defaulting::Hook;
 
 /// By schema type. Pods and what they consist of have their own table.
 pub static DEFAULTS: &[Hook] = &[
@@ -14,16 +14,20 @@ pub static DEFAULTS: &[Hook] = &[
         round_amounts(item, &["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"]);
     }),
     ("io.k8s.api.core.v1.Namespace", namespace::default_namespace),
+    ("io.k8s.api.core.v1.NodeSpec", node::default_spec),
     ("io.k8s.api.core.v1.NodeStatus", |status| {
-        let _ = status;
+        node::default_status(status);
         round_amounts(status, &["capacity", "allocatable"]);
     }),
     ("io.k8s.api.core.v1.PersistentVolume", persistent_volume::default_volume),
+    ("io.k8s.api.core.v1.PersistentVolumeClaim", persistent_volume_claim::default_claim),
+    ("io.k8s.api.core.v1.PersistentVolumeClaimSpec", persistent_volume_claim::default_spec),
     ("io.k8s.api.core.v1.PersistentVolumeClaimStatus", |status| round_amounts(status, &["capacity", "allocatedResources"])),
     ("io.k8s.api.core.v1.PersistentVolumeSpec", |spec| round_amounts(spec, &["capacity"])),
     ("io.k8s.api.core.v1.ResourceQuotaSpec", |spec| round_amounts(spec, &["hard"])),
     ("io.k8s.api.core.v1.ResourceQuotaStatus", |status| round_amounts(status, &["hard", "used"])),
-    ("io.k8s.api.core.v1.Secret", |secret| set_if_empty(secret, "type", "Opaque")),
+    ("io.k8s.api.core.v1.Secret", secret::default_secret),
+    ("io.k8s.api.core.v1.Service", service::default_service),
     ("io.k8s.api.core.v1.VolumeResourceRequirements", |needs| round_amounts(needs, &["limits", "requests"])),
 ];
 

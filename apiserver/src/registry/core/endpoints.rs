@@ -222,9 +222,16 @@ mod tests {
     #[test]
     fn endpoint_addresses_must_be_reachable() {
         let path = Path::new("ip");
-        for (text, errors) in
-            [("1.2.3.4", 0), ("127.0.0.1", 1), ("169.254.1.1", 1), ("224.0.0.9", 1), ("0.0.0.0", 1), ("ff02::1", 1), ("x", 1), ("fd00::1", 0)]
-        {
+        for (text, errors) in [
+            ("1.2.3.4", 0),
+            ("127.0.0.1", 1),
+            ("169.254.1.1", 1),
+            ("224.0.0.9", 1),
+            ("0.0.0.0", 1),
+            ("ff02::1", 1),
+            ("x", 1),
+            ("fd00::1", 0),
+        ] {
             assert_eq!(validate_endpoint_ip(text, &path).len(), errors, "{text}");
         }
     }

@@ -145,8 +145,7 @@ fn validate_item(item: &LimitRangeItem, path: &Path<'_>) -> ErrorList {
     }
     let ratio = amounts(item, item.max_limit_request_ratio.as_ref(), &path.child("maxLimitRequestRatio"), &mut errors);
 
-    let names: BTreeSet<&String> =
-        max.keys().chain(min.keys()).chain(default.keys()).chain(request.keys()).chain(ratio.keys()).collect();
+    let names: BTreeSet<&String> = max.keys().chain(min.keys()).chain(default.keys()).chain(request.keys()).chain(ratio.keys()).collect();
     for name in names {
         let one = OneResource {
             name,
@@ -262,7 +261,10 @@ mod tests {
             check(json!({"type": "PersistentVolumeClaim"})),
             ["spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided"]
         );
-        assert_eq!(check(json!({"type": "Bogus"})), ["spec.limits[0].type: Invalid value: \"Bogus\": must be a standard limit type or fully qualified"]);
+        assert_eq!(
+            check(json!({"type": "Bogus"})),
+            ["spec.limits[0].type: Invalid value: \"Bogus\": must be a standard limit type or fully qualified"]
+        );
     }
 
     #[test]

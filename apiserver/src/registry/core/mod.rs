@@ -5,18 +5,20 @@ pub mod component_status;
 pub mod config_map;
 pub mod defaults;
 pub mod endpoints;
-//TMP pub mod event;
+pub mod event;
 pub mod limit_range;
 pub mod namespace;
-//TMP pub mod pod;
-//TMP pub mod node;
+pub mod node;
 pub mod node_selector;
 pub mod persistent_volume;
-//TMP pub mod persistent_volume_claim;
+pub mod persistent_volume_claim;
+pub mod pod;
+pub mod pod_template;
+pub mod replication_controller;
 pub mod resource;
 pub mod resource_quota;
 pub mod secret;
-//TMP pub mod service;
+pub mod service;
 pub mod service_account;
 
 use super::Definition;
@@ -27,16 +29,19 @@ pub static RESOURCES: &[&Definition] = &[
     &component_status::RESOURCE,
     &config_map::RESOURCE,
     &endpoints::RESOURCE,
-    //TMP &event::RESOURCE,
+    &event::RESOURCE,
     &limit_range::RESOURCE,
     &namespace::RESOURCE,
-    //TMP &node::RESOURCE,
-    //TMP &persistent_volume_claim::RESOURCE,
+    &node::RESOURCE,
+    &persistent_volume_claim::RESOURCE,
     &persistent_volume::RESOURCE,
+    &pod::RESOURCE,
+    &pod_template::RESOURCE,
+    &replication_controller::RESOURCE,
     &resource_quota::RESOURCE,
     &secret::RESOURCE,
     &service_account::RESOURCE,
-    //TMP &service::RESOURCE,
+    &service::RESOURCE,
 ];
 
 #[cfg(test)]

@@ -50,15 +50,10 @@ pub static RESOURCE: Definition = Definition {
             behaviour: Behaviour::Object { strategy: &StatusStrategy, reset_fields: &["spec"] },
         },
     ],
-    selectable: &[
-        ("name", |namespace| str_at(namespace, "/metadata/name").into()),
-        ("status.phase", |namespace| str_at(namespace, "/status/phase").into()),
-    ],
+    selectable: &[("status.phase", |namespace| str_at(namespace, "/status/phase").into())],
     printer: Printer {
         columns: &[NAME, printer::text("Status", Description::Text("The status of the namespace")), AGE],
-        cells: |object, now| {
-            vec![printer::name(object), str_at(object, "/status/phase").into(), printer::object_age(object, now)]
-        },
+        cells: |object, now| vec![printer::name(object), str_at(object, "/status/phase").into(), printer::object_age(object, now)],
     },
     reset_fields: &["status"],
 };

@@ -58,7 +58,8 @@ pub fn validate(selector: &NodeSelector, allow_invalid_values: bool, path: &Path
     terms.flat_map(|(i, term)| validate_term(term, allow_invalid_values, &path.index(i))).collect()
 }
 
-fn validate_term(term: &NodeSelectorTerm, allow_invalid_values: bool, path: &Path<'_>) -> ErrorList {
+/// Each requirement of a term is well formed.
+pub fn validate_term(term: &NodeSelectorTerm, allow_invalid_values: bool, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let expressions = path.child("matchExpressions");
     for (i, requirement) in term.match_expressions.iter().flatten().enumerate() {
@@ -145,8 +146,6 @@ pub fn as_go_prints(selector: &NodeSelector) -> Value {
     let requirements = |list: Option<&Vec<NodeSelectorRequirement>>| {
         list.map(|list| list.iter().map(|r| json!({"Key": r.key, "Operator": r.operator, "Values": r.values})).collect::<Vec<_>>())
     };
-    let term = |term: &NodeSelectorTerm| {
-        json!({"MatchExpressions": requirements(term.match_expressions.as_ref()), "MatchFields": requirements(term.match_fields.as_ref())})
-    };
+    let term = |term: &NodeSelectorTerm| json!({"MatchExpressions": requirements(term.match_expressions.as_ref()), "MatchFields": requirements(term.match_fields.as_ref())});
     json!({"NodeSelectorTerms": selector.node_selector_terms.iter().map(term).collect::<Vec<_>>()})
 }

@@ -42,10 +42,7 @@ pub static RESOURCE: Definition = Definition {
     printer: Printer {
         columns: &[
             NAME,
-            printer::text(
-                "Request",
-                Description::Text("Request represents a minimum amount of cpu/memory that a container may consume."),
-            ),
+            printer::text("Request", Description::Text("Request represents a minimum amount of cpu/memory that a container may consume.")),
             printer::text(
                 "Limit",
                 Description::Text(
@@ -173,17 +170,23 @@ fn validate_spec(spec: &ResourceQuotaSpec) -> ErrorList {
 fn is_standard_scope(scope: &str) -> bool {
     matches!(
         scope,
-        "Terminating" | "NotTerminating" | "BestEffort" | "NotBestEffort" | "PriorityClass" | "VolumeAttributesClass" | "CrossNamespacePodAffinity"
+        "Terminating"
+            | "NotTerminating"
+            | "BestEffort"
+            | "NotBestEffort"
+            | "PriorityClass"
+            | "VolumeAttributesClass"
+            | "CrossNamespacePodAffinity"
     )
 }
 
 /// Whether the scope can select what the resource counts.
 fn scope_fits(scope: &str, resource: &str) -> bool {
-    let compute = || {
-        matches!(resource, "cpu" | "memory" | "limits.cpu" | "limits.memory" | "requests.cpu" | "requests.memory")
-    };
+    let compute = || matches!(resource, "cpu" | "memory" | "limits.cpu" | "limits.memory" | "requests.cpu" | "requests.memory");
     match scope {
-        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => resource == "pods" || compute(),
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+            resource == "pods" || compute()
+        }
         "BestEffort" => resource == "pods",
         "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
         _ => true,

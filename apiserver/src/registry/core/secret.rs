@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::validation::{is_config_map_key, name_is_dns_subdomain};
 use apimachinery::view::view;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::config_map::MAX_DATA_BYTES;
+use crate::registry::defaulting::{nested, set_if_empty};
 use crate::registry::printer::{self, AGE, NAME};
 use crate::registry::read::{at, str_at};
 use crate::registry::strategy::set_field;
@@ -49,6 +52,19 @@ pub static RESOURCE: Definition = Definition {
     },
     reset_fields: &[],
 };
+
+/// What was given as text becomes data; a secret without a type is opaque.
+pub fn default_secret(secret: &mut Map<String, Value>) {
+    set_if_empty(secret, "type", "Opaque");
+    let Some(Value::Object(texts)) = secret.shift_remove("stringData") else { return };
+    if texts.is_empty() {
+        return;
+    }
+    let Some(data) = nested(secret, "data") else { return };
+    for (key, text) in texts {
+        data.insert(key, STANDARD.encode(text.as_str().unwrap_or("")).into());
+    }
+}
 
 struct SecretStrategy;
 
@@ -226,10 +242,7 @@ mod tests {
             ("kubernetes.io/basic-auth", vec!["data[username]: Required value", "data[password]: Required value"]),
             ("kubernetes.io/dockercfg", vec!["data[.dockercfg]: Required value"]),
             ("kubernetes.io/dockerconfigjson", vec!["data[.dockerconfigjson]: Required value"]),
-            (
-                "kubernetes.io/service-account-token",
-                vec!["metadata.annotations[kubernetes.io/service-account.name]: Required value"],
-            ),
+            ("kubernetes.io/service-account-token", vec!["metadata.annotations[kubernetes.io/service-account.name]: Required value"]),
             ("example.com/any", vec![]),
         ];
         for (kind, want) in cases {
@@ -246,6 +259,13 @@ mod tests {
                 "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": json: cannot unmarshal array into Go value of type map[string]interface {}"
             ]
         );
+    }
+
+    #[test]
+    fn text_becomes_data() {
+        let mut secret = json!({"data": {"a": "YQ==", "b": "Yg=="}, "stringData": {"b": "x"}});
+        default_secret(secret.as_object_mut().unwrap());
+        assert_eq!(secret, json!({"data": {"a": "YQ==", "b": "eA=="}, "type": "Opaque"}));
     }
 
     #[test]

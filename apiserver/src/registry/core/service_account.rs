@@ -31,10 +31,7 @@ pub static RESOURCE: Definition = Definition {
         behaviour: Behaviour::Endpoint,
     }],
     selectable: &[],
-    printer: Printer {
-        columns: &[NAME, AGE],
-        cells: |object, now| vec![printer::name(object), printer::object_age(object, now)],
-    },
+    printer: Printer { columns: &[NAME, AGE], cells: |object, now| vec![printer::name(object), printer::object_age(object, now)] },
     reset_fields: &[],
 };
 

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 
 use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::validation::{
-    Ip, get_warnings_for_ip, is_dns1123_label, is_fully_qualified_domain_name, is_qualified_name, is_valid_ip, is_valid_ip_for_legacy_field,
-    is_valid_label_value, name_is_dns_subdomain, validate_labels,
+    Ip, get_warnings_for_ip, is_dns1123_label, is_fully_qualified_domain_name, is_qualified_name, is_valid_ip,
+    is_valid_ip_for_legacy_field, is_valid_label_value, name_is_dns_subdomain, validate_labels,
 };
 use apimachinery::view::view;
 use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 use serde_json::Value;
 
-use crate::registry::core::ip::validate_endpoint_ip;
+use crate::registry::core::endpoints::validate_endpoint_ip;
 use crate::registry::printer::{self, text};
 use crate::registry::read::{at, list_at, str_at};
 use crate::registry::strategy::{generation, set_generation};
@@ -337,10 +337,7 @@ mod tests {
         let slice = |kind: &str, address: &str| json!({"addressType": kind, "endpoints": [{"addresses": [address]}]});
         assert!(check(slice("IPv4", "10.0.0.1"), None).is_empty());
         assert!(check(slice("FQDN", "a.example.com"), None).is_empty());
-        assert_eq!(
-            check(slice("IPv4", "fd00::1"), None),
-            ["endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address"]
-        );
+        assert_eq!(check(slice("IPv4", "fd00::1"), None), ["endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address"]);
         assert_eq!(check(slice("IPv4", "127.0.0.1"), None).len(), 1);
     }
 

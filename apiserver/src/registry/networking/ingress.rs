@@ -171,7 +171,8 @@ impl Tolerated {
         let ingress: Ingress = view(old);
         let spec = ingress.spec.unwrap_or_default();
         let secret_names = spec.tls.iter().flatten().any(|tls| !secret_name_problems(tls).is_empty());
-        let bad_rule = |rule: &&IngressRule| !rule.http.iter().flat_map(|http| validate_http(http, &Path::ROOT)).collect::<Vec<_>>().is_empty();
+        let bad_rule =
+            |rule: &&IngressRule| !rule.http.iter().flat_map(|http| validate_http(http, &Path::ROOT)).collect::<Vec<_>>().is_empty();
         let wildcards = spec.rules.iter().flatten().filter(|rule| rule.host.as_deref().unwrap_or("").contains('*'));
         Tolerated { secret_names, rules_of_wildcard_hosts: wildcards.filter(bad_rule).count() > 0 }
     }
@@ -301,6 +302,9 @@ mod tests {
         let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "n", user: "u", groups: &[] };
         let object = json!({"metadata": {"annotations": {CLASS_ANNOTATION: "a"}}, "spec": {"ingressClassName": "b", "rules": [{}]}});
         let texts: Vec<String> = Main.validate(&cx, &object).iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["annotations.kubernetes.io/ingress.class: Invalid value: \"a\": must match `ingressClassName` when both are specified"]);
+        assert_eq!(
+            texts,
+            ["annotations.kubernetes.io/ingress.class: Invalid value: \"a\": must match `ingressClassName` when both are specified"]
+        );
     }
 }

@@ -35,8 +35,7 @@ fn name(name: &str, _prefix: bool) -> Vec<String> {
 }
 
 /// Upstream has no column for the age that its rows end with.
-const COLUMNS: &[Column] =
-    &[printer::NAME, text("ParentRef", Description::Field("io.k8s.api.networking.v1.IPAddressSpec", "parentRef"))];
+const COLUMNS: &[Column] = &[printer::NAME, text("ParentRef", Description::Field("io.k8s.api.networking.v1.IPAddressSpec", "parentRef"))];
 
 fn row(object: &Value, now: Timestamp) -> Vec<Value> {
     vec![printer::name(object), parent(at(object, "/spec/parentRef")).into(), printer::object_age(object, now)]

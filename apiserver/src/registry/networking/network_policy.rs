@@ -35,11 +35,8 @@ pub static RESOURCE: Definition = Definition {
     reset_fields: &[],
 };
 
-const COLUMNS: &[Column] = &[
-    printer::NAME,
-    text("Pod-Selector", Description::Field("io.k8s.api.networking.v1.NetworkPolicySpec", "podSelector")),
-    printer::AGE,
-];
+const COLUMNS: &[Column] =
+    &[printer::NAME, text("Pod-Selector", Description::Field("io.k8s.api.networking.v1.NetworkPolicySpec", "podSelector")), printer::AGE];
 
 fn row(object: &Value, now: Timestamp) -> Vec<Value> {
     let everything = Value::Object(serde_json::Map::new());

@@ -175,7 +175,9 @@ mod tests {
         assert!(check(json!({"minAvailable": 1})).is_empty());
         assert_eq!(
             check(json!({"minAvailable": 1, "maxUnavailable": "5%"})),
-            [r#"spec: Invalid value: {"MinAvailable":1,"Selector":null,"MaxUnavailable":"5%","UnhealthyPodEvictionPolicy":null}: minAvailable and maxUnavailable cannot be both set"#]
+            [
+                r#"spec: Invalid value: {"MinAvailable":1,"Selector":null,"MaxUnavailable":"5%","UnhealthyPodEvictionPolicy":null}: minAvailable and maxUnavailable cannot be both set"#
+            ]
         );
         assert_eq!(
             check(json!({"maxUnavailable": "200%", "unhealthyPodEvictionPolicy": "x"})),

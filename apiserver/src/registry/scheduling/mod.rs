@@ -1,7 +1,7 @@
 //! scheduling.k8s.io/v1: which pods come first.
 
-pub mod priority_class;
 pub mod defaults;
+pub mod priority_class;
 use crate::registry::Definition;
 
 /// In the order in which discovery lists them.

@@ -69,7 +69,8 @@ impl Strategy for Main {
         let mut errors = Vec::new();
         if name.starts_with(SYSTEM_PREFIX) {
             if let Err(problem) = is_known_system_class(name, value, bool_at(new, "/globalDefault")) {
-                let detail = format!("priority class names with '{SYSTEM_PREFIX}' prefix are reserved for system use only. error: {problem}");
+                let detail =
+                    format!("priority class names with '{SYSTEM_PREFIX}' prefix are reserved for system use only. error: {problem}");
                 errors.push(Error::forbidden(&Path::new("metadata.name"), detail));
             }
         } else if value > HIGHEST_USER_DEFINABLE_PRIORITY {
@@ -139,11 +140,15 @@ mod tests {
         assert_eq!(check("mine", 1_000_000_001), ["value: Forbidden: maximum allowed value of a user defined priority is 1000000000"]);
         assert_eq!(
             check("system-x", 1),
-            ["metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: system-x is not a known system priority class"]
+            [
+                "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: system-x is not a known system priority class"
+            ]
         );
         assert_eq!(
             check("system-cluster-critical", 1),
-            ["metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: value of system-cluster-critical PriorityClass must be 2000000000"]
+            [
+                "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: value of system-cluster-critical PriorityClass must be 2000000000"
+            ]
         );
     }
 }

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeSpec, VolumeNodeAffinity};
 use serde_json::{Map, Value, json};
 
-pub use self::sources::validate_csi_driver_name;
 use self::sources::SOURCES;
+pub use self::sources::validate_csi_driver_name;
 use super::node_selector;
 use super::resource::{quantity, validate_basic, validate_positive};
 use crate::registry::defaulting::{nested, set_if_empty, set_if_unset};
@@ -51,7 +51,7 @@ pub static RESOURCE: Definition = Definition {
         verbs: SUBRESOURCE_VERBS,
         behaviour: Behaviour::Object { strategy: &StatusStrategy, reset_fields: &["spec"] },
     }],
-    selectable: &[("name", |volume| str_at(volume, "/metadata/name").into())],
+    selectable: &[],
     printer: Printer {
         columns: &[
             NAME,
@@ -147,7 +147,8 @@ impl UpdateStrategy for VolumeStrategy {
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let old_spec: PersistentVolumeSpec = view(at(old, "/spec"));
         let affinity = old_spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
-        let rules = SpecRules { allow_invalid_values: affinity.is_some_and(node_selector::has_invalid_label_value), ..SpecRules::default() };
+        let rules =
+            SpecRules { allow_invalid_values: affinity.is_some_and(node_selector::has_invalid_label_value), ..SpecRules::default() };
         let mut errors = validate(new, rules);
         errors.extend(validate_mount_options(new));
         errors.extend(validate(new, rules));

@@ -70,7 +70,8 @@ fn the_source_never_changes() {
         ]
     );
     let plain = volume(json!({"csi": {"driver": "d", "volumeHandle": "h"}}));
-    let expandable = volume(json!({"csi": {"driver": "d", "volumeHandle": "h", "controllerExpandSecretRef": {"name": "a", "namespace": "b"}}}));
+    let expandable =
+        volume(json!({"csi": {"driver": "d", "volumeHandle": "h", "controllerExpandSecretRef": {"name": "a", "namespace": "b"}}}));
     assert!(VolumeStrategy.validate_update(&cx(), &expandable, &plain).is_empty());
     assert_eq!(VolumeStrategy.validate_update(&cx(), &plain, &expandable).len(), 1);
 }

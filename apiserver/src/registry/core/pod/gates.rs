@@ -83,7 +83,7 @@ pub(super) fn drop_disabled_pod_fields(pod: &mut Value, old: Option<&Value>) {
 }
 
 /// Drops them from a pod template.
-pub(super) fn drop_disabled_template_fields(template: &mut Value, old: Option<&Value>) {
+pub fn drop_disabled_template_fields(template: &mut Value, old: Option<&Value>) {
     let old_spec = old.and_then(|template| template.get("spec"));
     if let Some(spec) = template.get_mut("spec") {
         drop_gated(SPEC_GATES, spec, old_spec, CONTAINERS);

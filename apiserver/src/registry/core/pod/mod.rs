@@ -5,6 +5,7 @@
 pub(crate) mod access;
 pub mod aggregate;
 pub mod assignment;
+pub mod conditions;
 pub mod defaults;
 pub mod eviction;
 mod gates;
@@ -15,6 +16,7 @@ pub mod qos;
 pub mod semantic;
 pub mod strategy;
 pub mod validation;
+mod virtual_paths;
 pub mod warnings;
 
 use std::borrow::Cow;

@@ -245,7 +245,10 @@ mod tests {
         let cases = [
             (pod(two.clone(), json!({"phase": "Pending"})), ("0/2", "Pending", "0")),
             (
-                pod(two.clone(), json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [up, done]})),
+                pod(
+                    two.clone(),
+                    json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [up, done]}),
+                ),
                 ("1/2", "Running", "0"),
             ),
             (pod(two.clone(), json!({"phase": "Running", "containerStatuses": [up, done]})), ("1/2", "NotReady", "0")),
@@ -262,7 +265,10 @@ mod tests {
                 ("0/2", "CrashLoopBackOff", "3 (5m ago)"),
             ),
             (
-                pod(init.clone(), json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "restartCount": 1, "state": {"running": {}}}]})),
+                pod(
+                    init.clone(),
+                    json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "restartCount": 1, "state": {"running": {}}}]}),
+                ),
                 ("0/2", "Init:0/2", "1"),
             ),
             (
@@ -286,11 +292,10 @@ mod tests {
                 ),
                 ("2/2", "Running", "1"),
             ),
-            (pod(two, json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]})), (
-                "0/2",
-                "SchedulingGated",
-                "0",
-            )),
+            (
+                pod(two, json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]})),
+                ("0/2", "SchedulingGated", "0"),
+            ),
         ];
         for (pod, (ready, status, restarts)) in cases {
             assert_eq!(shown(&pod), (ready.to_owned(), status.to_owned(), restarts.to_owned()), "{pod}");

@@ -143,10 +143,7 @@ fn seccomp_mismatch(annotation: &str, profile: &SeccompProfile, path: &Path<'_>)
         "RuntimeDefault" => matches!(annotation, RUNTIME_DEFAULT | DOCKER_DEFAULT),
         "Localhost" => match annotation.strip_prefix(LOCALHOST) {
             Some(file) if profile.localhost_profile.as_deref() != Some(file) => {
-                return Some(Error::forbidden(
-                    &path.child("localhostProfile"),
-                    "seccomp profile in annotation and field must match",
-                ));
+                return Some(Error::forbidden(&path.child("localhostProfile"), "seccomp profile in annotation and field must match"));
             }
             file => file.is_some(),
         },
@@ -174,10 +171,9 @@ pub(super) fn validate_app_armor_matches(meta: &ObjectMeta, spec: &PodSpec, spec
             "RuntimeDefault" if annotation != RUNTIME_DEFAULT => errors.push(Error::forbidden(&path.child("type"), TYPE)),
             "Localhost" => match annotation.strip_prefix(LOCALHOST) {
                 None => errors.push(Error::forbidden(&path.child("type"), TYPE)),
-                file if file != profile.localhost_profile.as_deref() => errors.push(Error::forbidden(
-                    &path.child("localhostProfile"),
-                    "apparmor profile in annotation and field must match",
-                )),
+                file if file != profile.localhost_profile.as_deref() => {
+                    errors.push(Error::forbidden(&path.child("localhostProfile"), "apparmor profile in annotation and field must match"))
+                }
                 Some(_) => {}
             },
             _ => {}

@@ -95,9 +95,20 @@ fn convert_field_label<'a>(version: &str, label: &'a str) -> Result<&'a str, Str
         };
     }
     match label {
-        "metadata.annotations" | "metadata.labels" | "metadata.name" | "metadata.namespace" | "metadata.uid" | "spec.nodeName"
-        | "spec.restartPolicy" | "spec.serviceAccountName" | "spec.schedulerName" | "status.phase" | "status.hostIP" | "status.hostIPs"
-        | "status.podIP" | "status.podIPs" => Ok(label),
+        "metadata.annotations"
+        | "metadata.labels"
+        | "metadata.name"
+        | "metadata.namespace"
+        | "metadata.uid"
+        | "spec.nodeName"
+        | "spec.restartPolicy"
+        | "spec.serviceAccountName"
+        | "spec.schedulerName"
+        | "status.phase"
+        | "status.hostIP"
+        | "status.hostIPs"
+        | "status.podIP"
+        | "status.podIPs" => Ok(label),
         "spec.host" => Ok("spec.nodeName"),
         _ => Err(format!("field label not supported: {label}")),
     }
@@ -145,9 +156,7 @@ pub(super) fn validate_container_resource_field_selector(field: &ResourceFieldSe
     }
     let Some(divisor) = field.divisor.as_ref().map(amount).filter(|divisor| !divisor.is_zero()) else { return errors };
     let (allowed, detail): (&[&str], _) = match resource {
-        "limits.cpu" | "requests.cpu" => {
-            (&["1m", "1"], "only divisor's values 1m and 1 are supported with the cpu resource".to_owned())
-        }
+        "limits.cpu" | "requests.cpu" => (&["1m", "1"], "only divisor's values 1m and 1 are supported with the cpu resource".to_owned()),
         "limits.memory" | "requests.memory" => (BYTE_DIVISORS, format!("{BYTE_DIVISORS_TEXT} memory resource")),
         "limits.ephemeral-storage" | "requests.ephemeral-storage" => {
             (BYTE_DIVISORS, format!("{BYTE_DIVISORS_TEXT} local ephemeral storage resource"))
@@ -219,4 +228,3 @@ pub(super) fn validate_env_from(sources: &[EnvFromSource], path: &Path<'_>) -> E
     }
     errors
 }
-

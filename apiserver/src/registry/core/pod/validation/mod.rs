@@ -15,8 +15,11 @@ mod options;
 mod os;
 mod paths;
 mod printed;
+mod printed_container;
 mod probes;
 mod projected;
+#[cfg(test)]
+mod recorded;
 mod resize;
 mod resources;
 mod scheduling;
@@ -34,6 +37,8 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use serde_json::Value;
 
 pub use annotations::validate_pod_annotations;
+pub(crate) use annotations::{APP_ARMOR, SECCOMP_CONTAINER, SECCOMP_POD};
+pub(crate) use huge_pages::is_huge_pages;
 pub use options::Options;
 pub use resize::validate_pod_resize;
 pub(crate) use resources::{amount, is_pod_level};
@@ -44,12 +49,9 @@ pub use spec::validate_pod_spec;
 pub use status::validate_pod_status_update;
 pub use update::{validate_ephemeral_containers_update, validate_pod_update};
 
-use super::access::{items, text};
+pub use crate::registry::core::resource::validate_container_name as validate_container_resource_name;
 
-/// The exceptions for a pod template that replaces `old`.
-pub fn options_for_template(_new: &PodTemplateSpec, old: Option<&PodTemplateSpec>) -> Options {
-    Options::for_template(old)
-}
+use super::access::{items, text};
 
 /// One "Invalid value" per message.
 pub(crate) fn invalid_all(path: &Path<'_>, value: impl Into<Value>, messages: Vec<String>) -> ErrorList {

@@ -37,7 +37,7 @@ pub struct Options {
 
 impl Options {
     /// For a pod template, given the template it replaces.
-    pub(super) fn for_template(old: Option<&PodTemplateSpec>) -> Options {
+    pub fn for_template(old: Option<&PodTemplateSpec>) -> Options {
         Options::from_old(old.and_then(|t| t.spec.as_ref()), old.and_then(|t| t.metadata.as_ref()))
     }
 
@@ -61,11 +61,8 @@ impl Options {
             .iter()
             .any(|c| c.label_selector.as_ref().is_some_and(|selector| !selector_is_valid(selector)));
         opts.allow_non_local_projected_token_path = has_non_local_token_path(spec);
-        opts.allow_host_sysctls = spec
-            .security_context
-            .iter()
-            .flat_map(|sc| items(&sc.sysctls))
-            .any(|sysctl| host_sysctl_conflict(&sysctl.name, spec).is_some());
+        opts.allow_host_sysctls =
+            spec.security_context.iter().flat_map(|sc| items(&sc.sysctls)).any(|sysctl| host_sysctl_conflict(&sysctl.name, spec).is_some());
         opts.old_violates_match_label_keys = items(&spec.topology_spread_constraints)
             .iter()
             .any(|c| !match_label_keys_errors(&Path::ROOT, items(&c.match_label_keys), &[], c.label_selector.as_ref()).is_empty());
@@ -74,8 +71,7 @@ impl Options {
             .any(|c| !is_sidecar(c) && items(&c.resize_policy).iter().any(|p| p.restart_policy == "RestartContainer"));
         opts.allow_user_namespaces_with_volume_devices = user_namespace && any_container(spec, &|c| !items(&c.volume_devices).is_empty());
         opts.allow_user_namespaces_with_host_network = user_namespace && on(spec.host_network);
-        opts.allow_toleration_comparison =
-            items(&spec.tolerations).iter().any(|t| matches!(text(&t.operator), "Lt" | "Gt"));
+        opts.allow_toleration_comparison = items(&spec.tolerations).iter().any(|t| matches!(text(&t.operator), "Lt" | "Gt"));
         opts.allow_empty_image_volume_reference =
             items(&spec.volumes).iter().any(|v| v.image.as_ref().is_some_and(|image| text(&image.reference).is_empty()));
         opts.allow_sys_admin_without_escalation =

@@ -142,11 +142,7 @@ fn service_account_token(token: &ServiceAccountTokenProjection, volume: &Path<'_
     errors
 }
 
-fn cluster_trust_bundle<'s>(
-    bundle: &'s ClusterTrustBundleProjection,
-    path: &Path<'_>,
-    taken: &mut Taken<'_, '_, 's>,
-) -> ErrorList {
+fn cluster_trust_bundle<'s>(bundle: &'s ClusterTrustBundleProjection, path: &Path<'_>, taken: &mut Taken<'_, '_, 's>) -> ErrorList {
     let mut errors = ErrorList::new();
     match (&bundle.name, &bundle.signer_name) {
         (Some(_), Some(_)) => {

@@ -97,10 +97,11 @@ fn validate_pod_level_resize(new: &PodSpec, old: &PodSpec, munged: &mut Value, b
     }
     take_cpu_and_memory(munged, before);
     let absent = at(before, "/resources").is_null();
-    if absent && at(munged, "/resources").as_object().is_some_and(Map::is_empty) {
-        if let Some(spec) = munged.as_object_mut() {
-            spec.shift_remove("resources");
-        }
+    if absent
+        && at(munged, "/resources").as_object().is_some_and(Map::is_empty)
+        && let Some(spec) = munged.as_object_mut()
+    {
+        spec.shift_remove("resources");
     }
     if !same(at(munged, "/resources"), at(before, "/resources")) {
         errors.push(Error::forbidden(path, "only cpu and memory resources are mutable at pod-level"));

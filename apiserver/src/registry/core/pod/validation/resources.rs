@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{PodResourceClaim, PodSpec, ResourceClaim, Resou
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Typed;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::options::Options;
 use super::huge_pages::{is_huge_pages, validate_pages};
+use super::options::Options;
 use super::{annotations, invalid_all, printed};
 use crate::registry::core::pod::access::{ResourceList, items, text};
 use crate::registry::core::pod::aggregate;

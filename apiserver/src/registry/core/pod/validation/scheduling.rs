@@ -120,12 +120,7 @@ fn validate_weight(weight: i32, path: &Path<'_>) -> Option<Error> {
     (!(1..=100).contains(&weight)).then(|| Error::invalid(&path.child("weight"), weight, WEIGHT))
 }
 
-fn validate_pod_terms(
-    required: &[PodAffinityTerm],
-    preferred: &[WeightedPodAffinityTerm],
-    path: &Path<'_>,
-    opts: &Options,
-) -> ErrorList {
+fn validate_pod_terms(required: &[PodAffinityTerm], preferred: &[WeightedPodAffinityTerm], path: &Path<'_>, opts: &Options) -> ErrorList {
     let (required_path, preferred_path) = (path.child(REQUIRED), path.child(PREFERRED));
     let mut errors = ErrorList::new();
     for (i, term) in required.iter().enumerate() {

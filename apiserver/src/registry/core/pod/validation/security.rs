@@ -143,7 +143,8 @@ pub(crate) fn validate_app_armor_profile(profile: &AppArmorProfile, path: &Path<
 }
 
 fn validate_sysctls(sc: &PodSecurityContext, spec: &PodSpec, path: &Path<'_>, opts: &Options) -> ErrorList {
-    const FORM: &str = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+    const FORM: &str =
+        "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
     let mut errors = ErrorList::new();
     let mut names = BTreeSet::new();
     for (i, sysctl) in items(&sc.sysctls).iter().enumerate() {
@@ -223,7 +224,8 @@ mod tests {
 
     #[test]
     fn sysctl_names_are_dotted_segments() {
-        for (name, ok) in [("kernel.shm_rmid_forced", true), ("net/ipv4/ip_forward", true), ("a..b", false), ("-a", false), ("Bad", false)] {
+        for (name, ok) in [("kernel.shm_rmid_forced", true), ("net/ipv4/ip_forward", true), ("a..b", false), ("-a", false), ("Bad", false)]
+        {
             assert_eq!(is_valid_sysctl_name(name), ok, "{name}");
         }
     }

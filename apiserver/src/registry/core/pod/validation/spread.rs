@@ -15,11 +15,7 @@ const NODE_POLICIES: &[&str] = &["Honor", "Ignore"];
 const NO_SELECTOR: &str = "must not be specified when labelSelector is not set";
 const IN_BOTH: &str = "exists in both matchLabelKeys and labelSelector";
 
-pub(super) fn validate_topology_spread_constraints(
-    constraints: &[TopologySpreadConstraint],
-    path: &Path<'_>,
-    opts: &Options,
-) -> ErrorList {
+pub(super) fn validate_topology_spread_constraints(constraints: &[TopologySpreadConstraint], path: &Path<'_>, opts: &Options) -> ErrorList {
     let mut errors = ErrorList::new();
     for (i, constraint) in constraints.iter().enumerate() {
         let path = path.index(i);
@@ -46,8 +42,7 @@ pub(super) fn validate_topology_spread_constraints(
                 errors.push(Error::invalid(&path, domains, detail));
             }
         }
-        let policies =
-            [("nodeAffinityPolicy", &constraint.node_affinity_policy), ("nodeTaintsPolicy", &constraint.node_taints_policy)];
+        let policies = [("nodeAffinityPolicy", &constraint.node_affinity_policy), ("nodeTaintsPolicy", &constraint.node_taints_policy)];
         for (name, policy) in policies {
             if let Some(policy) = policy.as_deref().filter(|p| !NODE_POLICIES.contains(p)) {
                 errors.push(Error::not_supported(&path.child(name), policy, NODE_POLICIES));
@@ -67,12 +62,7 @@ pub(super) fn validate_topology_spread_constraints(
 }
 
 /// Label keys that creation merges into the selector's expressions: a key may stand there once, from the merge.
-pub(super) fn match_label_keys_errors(
-    path: &Path<'_>,
-    same: &[String],
-    other: &[String],
-    selector: Option<&LabelSelector>,
-) -> ErrorList {
+pub(super) fn match_label_keys_errors(path: &Path<'_>, same: &[String], other: &[String], selector: Option<&LabelSelector>) -> ErrorList {
     let same_path = path.child("matchLabelKeys");
     let mut errors = label_keys_errors(&same_path, same, selector);
     errors.extend(label_keys_errors(&path.child("mismatchLabelKeys"), other, selector));

@@ -7,10 +7,12 @@ use serde_json::{Map, Value};
 
 use super::annotations::{is_mirror_pod, validate_pod_annotations_update};
 use super::options::Options;
+use super::printed_container::ephemeral_container;
 use super::scheduling::validate_tolerations_with;
 use super::{printed, validate_pod_annotations_and_spec};
 use crate::registry::core::pod::access::{items, text};
-use crate::registry::core::pod::semantic::{diff, same};
+use crate::registry::core::pod::semantic::same;
+use crate::registry::diff;
 use crate::registry::read::at;
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -65,7 +67,7 @@ pub fn validate_pod_update(new_raw: &Value, old_raw: &Value) -> ErrorList {
         take_node_selection(&mut munged, before);
     }
     if !same(&munged, before) {
-        let detail = format!("pod updates may not change fields other than {UPDATABLE}\n{}", diff(before, &munged));
+        let detail = format!("pod updates may not change fields other than {UPDATABLE}\n{}", diff::of_values(before, &munged));
         errors.push(Error::forbidden(&spec_path, detail));
     }
     errors
@@ -126,7 +128,8 @@ fn with_updatable_fields_of(new: &Value, old: &Value) -> Value {
     let mut munged = new.clone();
     let Some(spec) = munged.as_object_mut() else { return munged };
     for list in ["containers", "initContainers"] {
-        let (Some(after), Some(before)) = (spec.get_mut(list).and_then(Value::as_array_mut), old.get(list).and_then(Value::as_array)) else {
+        let (Some(after), Some(before)) = (spec.get_mut(list).and_then(Value::as_array_mut), old.get(list).and_then(Value::as_array))
+        else {
             continue;
         };
         for (container, before) in after.iter_mut().zip(before) {
@@ -158,7 +161,8 @@ fn validate_gated_pod(new: &PodSpec, old: &PodSpec, path: &Path<'_>) -> ErrorLis
     let none = Default::default();
     let (after, before) = (new.node_selector.as_ref().unwrap_or(&none), old.node_selector.as_ref().unwrap_or(&none));
     if before.iter().any(|(key, value)| after.get(key) != Some(value)) {
-        let shown = new.node_selector.as_ref().map_or(Value::Null, |s| s.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect());
+        let shown =
+            new.node_selector.as_ref().map_or(Value::Null, |s| s.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect());
         let detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
         errors.push(Error::invalid(&path.child("nodeSelector"), shown, detail));
     }
@@ -246,13 +250,15 @@ pub fn validate_ephemeral_containers_update(new_raw: &Value, old_raw: &Value) ->
     let after = list(new_raw);
     for before in list(old_raw) {
         let name = before.get("name").and_then(Value::as_str).unwrap_or_default();
+        // With a name listed twice, the last counts.
         match after.iter().rfind(|c| c.get("name") == before.get("name")) {
             None => {
                 let detail = format!("existing ephemeral containers {} may not be removed\n", quote(name));
                 errors.push(Error::forbidden(&path, detail));
             }
             Some(now) if !same(now, &before) => {
-                let detail = format!("existing ephemeral containers {} may not be changed\n{}", quote(name), diff(&before, now));
+                let difference = diff::of_values(&ephemeral_container(&view(&before)), &ephemeral_container(&view(now)));
+                let detail = format!("existing ephemeral containers {} may not be changed\n{difference}", quote(name));
                 errors.push(Error::forbidden(&path, detail));
             }
             Some(_) => {}

@@ -13,8 +13,8 @@ use super::containers::validate_pull_policy;
 use super::invalid_all;
 use super::options::Options;
 use super::paths::{validate_local_descending_path, validate_local_non_reserved_path, validate_path_no_backsteps};
-use apimachinery::validation::is_valid_user_id;
 use crate::registry::core::pod::access::{items, on, text};
+use apimachinery::validation::is_valid_user_id;
 
 const FILE_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const PARTITION: &str = "must be between 1 and 255, inclusive";
@@ -154,11 +154,7 @@ pub(super) fn fc(source: &FCVolumeSource, path: &Path<'_>) -> ErrorList {
 }
 
 fn partition(partition: Option<i32>, path: &Path<'_>) -> ErrorList {
-    partition
-        .filter(|p| !(0..=255).contains(p))
-        .map(|p| Error::invalid(&path.child("partition"), p, PARTITION))
-        .into_iter()
-        .collect()
+    partition.filter(|p| !(0..=255).contains(p)).map(|p| Error::invalid(&path.child("partition"), p, PARTITION)).into_iter().collect()
 }
 
 pub(super) fn gce_persistent_disk(source: &GCEPersistentDiskVolumeSource, path: &Path<'_>) -> ErrorList {
@@ -267,11 +263,7 @@ pub(super) fn flex(source: &FlexVolumeSource, path: &Path<'_>) -> ErrorList {
         let namespace = key.split_once('/').map_or(key.as_str(), |(namespace, _)| namespace);
         let normalized = format!(".{}", namespace.to_lowercase());
         if normalized.ends_with(".kubernetes.io") || normalized.ends_with(".k8s.io") {
-            errors.push(Error::invalid(
-                &path.child("options").key(key),
-                key.as_str(),
-                "kubernetes.io and k8s.io namespaces are reserved",
-            ));
+            errors.push(Error::invalid(&path.child("options").key(key), key.as_str(), "kubernetes.io and k8s.io namespaces are reserved"));
         }
     }
     errors

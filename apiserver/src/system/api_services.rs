@@ -30,7 +30,9 @@ pub async fn ensure_builtin(client: &Loopback) -> Result<(), Status> {
         return Ok(());
     }
     let catalog = client.api().catalog.load_full();
-    let versions: BTreeSet<(&str, &str)> = catalog.iter().map(|r| (&*r.gvk.group, &*r.gvk.version)).collect();
+    // The registrations themselves are served before any is looked at, and are not registered.
+    let registered = catalog.iter().filter(|r| &*r.gvk.group != GROUP);
+    let versions: BTreeSet<(&str, &str)> = registered.map(|r| (&*r.gvk.group, &*r.gvk.version)).collect();
     let wanted: HashMap<String, Value> = versions
         .into_iter()
         .map(|(group, version)| (format!("{version}.{group}"), object(group, version, Priority::of(group, version), ON_START)))

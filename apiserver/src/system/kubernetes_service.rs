@@ -35,37 +35,48 @@ pub fn watched(api: &Arc<Api>) -> Watched {
 pub async fn keep(client: &Loopback, settings: &Settings, mut watched: Watched) {
     loop {
         let last = Instant::now();
-        watched.changed().await;
-        tokio::time::sleep_until(last + PERIOD).await;
-        if let Err(status) = ensure(client, settings).await {
-            tracing::warn!(error = status.message, "the service kubernetes is not as it should be");
+        match ensure(client, settings).await {
+            Ok(()) => watched.changed().await,
+            Err(status) => tracing::warn!(error = status.message, "the service kubernetes is not as it should be"),
         }
+        tokio::time::sleep_until(last + PERIOD).await;
     }
 }
 
 /// Creates the service and its address if they are missing, and sets its endpoints right.
 pub async fn ensure(client: &Loopback, settings: &Settings) -> Result<(), Status> {
     let Some(range) = settings.service_ranges.first() else { return Ok(()) };
-    let address = range.first();
-    if client.serves("", "services") && client.get("", "services", NAMESPACE, NAME).is_none() {
-        client.ensure(SERVICES, service(address, settings.port)).await?;
+    let service = ensure_service(client, range.first(), settings.port).await;
+    let endpoints = match settings.advertise_address {
+        Some(advertised) => ensure_endpoints(client, advertised, settings.port).await,
+        None => Ok(()),
+    };
+    service.and(endpoints)
+}
+
+async fn ensure_service(client: &Loopback, address: IpAddr, port: u16) -> Result<(), Status> {
+    if !client.serves("", "services") {
+        return Ok(());
+    }
+    if client.get("", "services", NAMESPACE, NAME).is_none() {
+        client.ensure(SERVICES, service(address, port)).await?;
     }
     // The allocator makes this one with the service; a service that was restored without it gets it here.
-    let has_service = client.get("", "services", NAMESPACE, NAME).is_some();
-    if has_service && client.serves("networking.k8s.io", "ipaddresses") {
-        let name = address.to_string();
-        if client.get("networking.k8s.io", "ipaddresses", "", &name).is_none() {
-            client.ensure(ADDRESSES, ip_address(address)).await?;
-        }
+    let name = address.to_string();
+    if client.serves("networking.k8s.io", "ipaddresses") && client.get("networking.k8s.io", "ipaddresses", "", &name).is_none() {
+        client.ensure(ADDRESSES, ip_address(address)).await?;
     }
-    let Some(advertised) = settings.advertise_address else { return Ok(()) };
+    Ok(())
+}
+
+async fn ensure_endpoints(client: &Loopback, advertised: IpAddr, port: u16) -> Result<(), Status> {
     if client.serves("", "endpoints") {
         let current = client.get("", "endpoints", NAMESPACE, NAME);
-        keep_object(client, ENDPOINTS, current, endpoints(advertised, settings.port), &["subsets"]).await?;
+        keep_object(client, ENDPOINTS, current, endpoints(advertised, port), &["subsets"]).await?;
     }
     if client.serves("discovery.k8s.io", "endpointslices") {
         let current = client.get("discovery.k8s.io", "endpointslices", NAMESPACE, NAME);
-        keep_object(client, SLICES, current, slice(advertised, settings.port), &["addressType", "endpoints", "ports"]).await?;
+        keep_object(client, SLICES, current, slice(advertised, port), &["addressType", "endpoints", "ports"]).await?;
     }
     Ok(())
 }

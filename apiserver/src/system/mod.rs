@@ -58,7 +58,11 @@ pub async fn prepare(api: &Arc<Api>, settings: &Settings) -> Result<(), Status> 
     };
     let services = async {
         service_cidr::ensure(&client, settings).await?;
-        kubernetes_service::ensure(&client, settings).await
+        if let Err(status) = kubernetes_service::ensure(&client, settings).await {
+            // A full range, say, must not keep the server from starting: it is tried again later.
+            tracing::warn!(error = status.message, "the service kubernetes is not there yet");
+        }
+        Ok(())
     };
     let accounts = async {
         authentication_trust::ensure(&client, settings).await?;

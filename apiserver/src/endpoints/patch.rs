@@ -133,7 +133,8 @@ fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> R
     }
 }
 
-async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manager: &str) -> Result<Written, Status> {
+/// Server-side apply of a configuration (YAML or JSON text).
+pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manager: &str) -> Result<Written, Status> {
     let config = read_config(call, bytes, options)?;
     for attempt in 1.. {
         let current = call.current().await?;

@@ -10,14 +10,6 @@ pub mod batch;
 pub mod cells;
 pub mod coordination;
 pub mod core;
-pub mod scheduling;
-//TMP pub mod policy;
-//TMP pub mod node;
-pub mod networking;
-//TMP pub mod discovery;
-pub mod coordination;
-//TMP pub mod autoscaling;
-//TMP pub mod apps;
 pub mod defaulting;
 pub mod diff;
 pub mod discovery;
@@ -38,6 +30,8 @@ use std::borrow::Cow;
 use apimachinery::field::ErrorList;
 use jiff::Timestamp;
 use serde_json::Value;
+
+use crate::catalog::{Conversion, Versioned};
 
 /// What a strategy may know about the request.
 pub struct Cx<'a> {
@@ -222,15 +216,65 @@ pub enum Description {
 
 /// Every built-in kind.
 pub fn definitions() -> Vec<&'static Definition> {
-    [core::RESOURCES, coordination::RESOURCES, networking::RESOURCES, scheduling::RESOURCES].concat()
+    [
+        core::RESOURCES,
+        apps::RESOURCES,
+        autoscaling::RESOURCES,
+        batch::RESOURCES,
+        coordination::RESOURCES,
+        discovery::RESOURCES,
+        events::RESOURCES,
+        networking::RESOURCES,
+        node::RESOURCES,
+        policy::RESOURCES,
+        scheduling::RESOURCES,
+        storage::RESOURCES,
+    ]
+    .concat()
 }
 
 /// Every defaulting hook, by the name of the type that it completes.
 pub fn default_hooks() -> Vec<defaulting::Hook> {
-    [core::defaults::DEFAULTS, networking::defaults::DEFAULTS, scheduling::defaults::DEFAULTS].concat()
+    [
+        core::defaults::DEFAULTS,
+        core::pod::defaults::DEFAULTS,
+        apps::defaults::DEFAULTS,
+        autoscaling::defaults::DEFAULTS,
+        batch::defaults::DEFAULTS,
+        discovery::defaults::DEFAULTS,
+        networking::defaults::DEFAULTS,
+        scheduling::defaults::DEFAULTS,
+        storage::defaults::DEFAULTS,
+    ]
+    .concat()
 }
 
 /// Versions that are served but not stored.
-pub fn versioned() -> Vec<crate::catalog::Versioned> {
-    Vec::new()
+pub fn versioned() -> Vec<Versioned> {
+    vec![
+        Versioned {
+            group: "autoscaling",
+            version: "v1",
+            plural: "horizontalpodautoscalers",
+            stored_group: "autoscaling",
+            stored_version: "v2",
+            stored_schema: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
+            conversion: Conversion {
+                to_storage: |v1| autoscaling::conversion::to_v2(&v1),
+                from_storage: |v2| autoscaling::conversion::to_v1(&v2),
+            },
+        },
+        Versioned {
+            group: "events.k8s.io",
+            version: "v1",
+            plural: "events",
+            stored_group: "",
+            stored_version: "v1",
+            stored_schema: "io.k8s.api.core.v1.Event",
+            conversion: Conversion {
+                to_storage: |event| events::conversion::to_core(&event),
+                from_storage: |event| events::conversion::from_core(&event),
+            },
+        },
+    ]
 }

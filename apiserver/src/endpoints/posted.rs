@@ -39,8 +39,8 @@ pub struct Posted {
     kind: Kind,
 }
 
-/// Reads the body of a request. `complete` sets the defaults that the schema does not know.
-pub async fn read(call: &mut Call, kind: Kind, complete: fn(&mut Value)) -> Result<Posted, Status> {
+/// Reads the body of a request.
+pub async fn read(call: &mut Call, kind: Kind) -> Result<Posted, Status> {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::PLAIN)?;
     let encoding = negotiate::input(&call.request.headers)?;
     let bytes = call.read_body().await?;
@@ -50,7 +50,6 @@ pub async fn read(call: &mut Call, kind: Kind, complete: fn(&mut Value)) -> Resu
     body::validate_fields(&kind.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
     apply_defaults(&types, &call.resource.hooks, kind.type_id, &mut object);
-    complete(&mut object);
     canonicalize(&types, kind.type_id, &mut object, Empties::Drop);
     let api_version = kind.gvk.api_version();
     let scope = Scope {
@@ -65,6 +64,8 @@ pub async fn read(call: &mut Call, kind: Kind, complete: fn(&mut Value)) -> Resu
     let reset = managed_fields::asks_for_reset(&object);
     let manager = options.manager(call.user_agent());
     managed_fields::on_update(&scope, None, &mut object, &manager, call.request.now, reset);
+    // What ownership added takes its place among the fields.
+    canonicalize(&types, kind.type_id, &mut object, Empties::Drop);
     Ok(Posted { object, form, kind })
 }
 

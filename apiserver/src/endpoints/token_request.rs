@@ -1,27 +1,24 @@
 //! POST serviceaccounts/<name>/token: a signed token for an account, possibly bound to an object.
 
-use apimachinery::field::{self, ErrorList, Path, quote};
+use apimachinery::field::{self, Path, quote};
 use apimachinery::status::Status;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::posted::{self, Kind, Posted};
 use super::{Answer, Call, meta, write};
+use crate::registry::authentication::{self, GROUP};
 use crate::registry::read::{at, int_at, list_at, str_at};
 use crate::storage::{self, Freshness};
 use crate::tokens::claims::{Claims, EXTENDED_EXPIRATION_SECONDS, Ref, WARN_ONLY_EXPIRATION_SECONDS};
 use crate::tokens::{Issuer, jws};
 
-const GROUP: &str = "authentication.k8s.io";
 const KIND: &str = "TokenRequest";
-const DEFAULT_EXPIRATION_SECONDS: i64 = 60 * 60;
-const MIN_EXPIRATION_SECONDS: i64 = 10 * 60;
-const MAX_EXPIRATION_SECONDS: i64 = 1 << 32;
 
 /// Answers with the request, its status filled in.
 pub async fn token_request(mut call: Call) -> Answer {
     let kind = Kind::of(&call)?;
-    let mut posted = posted::read(&mut call, kind, default).await?;
+    let mut posted = posted::read(&mut call, kind).await?;
     let issuer = call.api.issuer.clone();
     let account = prepare(&call, &mut posted, &issuer).await?;
     let bound = bind(&call, &posted.object).await?;
@@ -40,15 +37,6 @@ pub async fn token_request(mut call: Call) -> Answer {
     let expires = Timestamp::from_second(now.saturating_add(seconds)).unwrap_or(Timestamp::MAX);
     posted.object["status"] = json!({ "token": token, "expirationTimestamp": format_seconds(expires) });
     posted.created(call)
-}
-
-fn default(object: &mut Value) {
-    if at(object, "/spec/expirationSeconds").is_null() {
-        if !object["spec"].is_object() {
-            object["spec"] = json!({});
-        }
-        object["spec"]["expirationSeconds"] = json!(DEFAULT_EXPIRATION_SECONDS);
-    }
 }
 
 /// Checks the request against its account and completes it; gives the account.
@@ -78,24 +66,11 @@ async fn prepare(call: &Call, posted: &mut Posted, issuer: &Issuer) -> Result<Re
     meta::set_text(object, "uid", &uid);
     meta::set_text(object, "creationTimestamp", &format_seconds(call.request.now));
     object["status"] = json!({});
-    let errors = validate(int_at(object, "/spec/expirationSeconds"));
+    let errors = authentication::token_request::validate(object);
     if !errors.is_empty() {
         return Err(Status::invalid(GROUP, KIND, "", &errors));
     }
     Ok(Ref::new(&name, &uid))
-}
-
-fn validate(seconds: i64) -> ErrorList {
-    let spec = Path::new("spec");
-    let path = spec.child("expirationSeconds");
-    let mut errors = ErrorList::new();
-    if seconds < MIN_EXPIRATION_SECONDS {
-        errors.push(field::Error::invalid(&path, seconds, "may not specify a duration less than 10 minutes"));
-    }
-    if seconds > MAX_EXPIRATION_SECONDS {
-        errors.push(field::Error::invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds"));
-    }
-    errors
 }
 
 /// What a token is bound to.

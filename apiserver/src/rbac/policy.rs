@@ -75,7 +75,6 @@ fn head(line: &'static str) -> Option<Entry> {
     }
     if resource.ends_with("bindings") {
         object["roleRef"] = json!({ "apiGroup": GROUP, "kind": words.next()?, "name": words.next()? });
-        object["subjects"] = json!([]);
     }
     let mut gathered = Vec::new();
     for word in words {
@@ -90,8 +89,6 @@ fn head(line: &'static str) -> Option<Entry> {
     object["metadata"]["labels"] = Value::Object(labels);
     if !gathered.is_empty() {
         object["aggregationRule"] = json!({ "clusterRoleSelectors": gathered });
-    } else if !resource.ends_with("bindings") {
-        object["rules"] = json!([]);
     }
     Some(Entry { resource, namespace, name, object })
 }
@@ -127,8 +124,9 @@ fn add(entry: &mut Entry, part: &str) {
 }
 
 fn push(object: &mut Value, field: &str, item: Value) {
-    if let Some(items) = object.get_mut(field).and_then(Value::as_array_mut) {
-        items.push(item);
+    match object.get_mut(field).and_then(Value::as_array_mut) {
+        Some(items) => items.push(item),
+        None => object[field] = json!([item]),
     }
 }
 

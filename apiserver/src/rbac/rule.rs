@@ -137,10 +137,15 @@ fn url_covers(pattern: &str, path: &str) -> bool {
     pattern == path || (pattern.ends_with('*') && path.starts_with(pattern.trim_end_matches('*')))
 }
 
+/// What of `wanted` nobody with `owned` has, in the smallest pieces.
+pub fn missing_atoms<'a>(owned: &[&Rule], wanted: impl Iterator<Item = &'a Rule>) -> Vec<Rule> {
+    wanted.flat_map(Rule::atoms).filter(|atom| !owned.iter().any(|own| own.covers(atom))).collect()
+}
+
 /// What of `wanted` nobody with `owned` has, told as text: one line for each group and resource, sorted. Empty if nothing is missing.
 pub fn missing<'a>(owned: &[&Rule], wanted: impl Iterator<Item = &'a Rule>) -> Vec<String> {
     let mut gathered: Vec<Rule> = Vec::new();
-    for atom in wanted.flat_map(Rule::atoms).filter(|atom| !owned.iter().any(|own| own.covers(atom))) {
+    for atom in missing_atoms(owned, wanted) {
         let same = |other: &&mut Rule| {
             (&other.api_groups, &other.resources, &other.resource_names) == (&atom.api_groups, &atom.resources, &atom.resource_names)
         };

@@ -11,6 +11,9 @@ pub mod cells;
 pub mod coordination;
 pub mod admissionregistration;
 pub mod apiregistration;
+pub mod authentication;
+pub mod authorization;
+pub mod certificates;
 pub mod core;
 pub mod declared;
 pub mod defaulting;
@@ -28,6 +31,7 @@ pub mod rbac;
 pub mod read;
 pub mod scheduling;
 pub mod storage;
+pub mod storagemigration;
 pub mod strategy;
 pub mod table;
 

@@ -239,6 +239,14 @@ pub fn definitions() -> Vec<&'static Definition> {
         policy::RESOURCES,
         scheduling::RESOURCES,
         storage::RESOURCES,
+        admissionregistration::RESOURCES,
+        apiregistration::RESOURCES,
+        authentication::RESOURCES,
+        authorization::RESOURCES,
+        certificates::RESOURCES,
+        flowcontrol::RESOURCES,
+        rbac::RESOURCES,
+        storagemigration::RESOURCES,
     ]
     .concat()
 }
@@ -255,6 +263,11 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         networking::defaults::DEFAULTS,
         scheduling::defaults::DEFAULTS,
         storage::defaults::DEFAULTS,
+        admissionregistration::defaults::DEFAULTS,
+        apiregistration::defaults::DEFAULTS,
+        authentication::defaults::DEFAULTS,
+        flowcontrol::defaults::DEFAULTS,
+        rbac::defaults::DEFAULTS,
     ]
     .concat()
 }
@@ -270,8 +283,8 @@ pub fn versioned() -> Vec<Versioned> {
             stored_version: "v2",
             stored_schema: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
             conversion: Conversion {
-                to_storage: |v1| autoscaling::conversion::to_v2(&v1),
-                from_storage: |v2| autoscaling::conversion::to_v1(&v2),
+                to_storage: autoscaling::conversion::to_v2,
+                from_storage: autoscaling::conversion::to_v1,
             },
         },
         Versioned {

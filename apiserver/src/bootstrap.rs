@@ -13,6 +13,7 @@ use crate::endpoints::options::{Query, WriteOptions};
 use crate::endpoints::update::{Change, Failure};
 use crate::endpoints::{Call, create, patch, update};
 use crate::filters::Authorized;
+use crate::rbac;
 
 /// Who owns what the server makes.
 const MANAGER: &str = "kube-apiserver";
@@ -26,7 +27,7 @@ pub async fn run(api: &Arc<Api>) -> Result<(), Status> {
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
         ensure(api, "/api/v1/namespaces", namespace).await?;
     }
-    Ok(())
+    rbac::bootstrap::run(api).await
 }
 
 /// Creates an object unless it exists. `collection` is the path that a client would POST to.

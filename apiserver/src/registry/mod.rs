@@ -246,6 +246,13 @@ pub fn definitions() -> Vec<&'static Definition> {
         rbac::RESOURCES,
         scheduling::RESOURCES,
         storage::RESOURCES,
+        admissionregistration::RESOURCES,
+        apiregistration::RESOURCES,
+        authentication::RESOURCES,
+        authorization::RESOURCES,
+        certificates::RESOURCES,
+        flowcontrol::RESOURCES,
+        rbac::RESOURCES,
         storagemigration::RESOURCES,
     ]
     .concat()
@@ -268,6 +275,11 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         rbac::defaults::DEFAULTS,
         scheduling::defaults::DEFAULTS,
         storage::defaults::DEFAULTS,
+        admissionregistration::defaults::DEFAULTS,
+        apiregistration::defaults::DEFAULTS,
+        authentication::defaults::DEFAULTS,
+        flowcontrol::defaults::DEFAULTS,
+        rbac::defaults::DEFAULTS,
     ]
     .concat()
 }

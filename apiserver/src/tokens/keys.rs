@@ -156,7 +156,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 
 fn generate(private_path: &Path, public_path: &Path) -> Result<(Signer, PublicKey), Error> {
     let failed = |reason: String| Error::Key { path: private_path.to_owned(), reason };
-    let key = rsa::RsaPrivateKey::new(&mut rand::rng(), GENERATED_BITS).map_err(|e| failed(e.to_string()))?;
+    let key = rsa::PrivateKey::new(&mut rand::rng(), GENERATED_BITS).map_err(|e| failed(e.to_string()))?;
     let private = key.to_pkcs8_pem(LineEnding::LF).map_err(|e| failed(e.to_string()))?;
     let public = key.to_public_key().to_public_key_pem(LineEnding::LF).map_err(|e| failed(e.to_string()))?;
     let made = signer(private.as_bytes()).map_err(failed)?;

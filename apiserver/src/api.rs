@@ -5,6 +5,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::admission::{Chain, Lookup};
+use crate::allocation::Allocator;
+use crate::backend::Backends;
 use crate::catalog::Catalog;
 use crate::discovery::Index;
 use crate::filters::authentication::Authenticator;
@@ -21,6 +23,8 @@ pub struct Api {
     pub authenticator: Authenticator,
     pub authorizer: Box<dyn Authorizer>,
     pub admission: Chain,
+    pub allocator: Allocator,
+    pub backends: Backends,
     pub flow_control: FlowControl,
     pub discovery: ArcSwap<Index>,
     pub openapi: OpenApi,

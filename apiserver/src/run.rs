@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::admission::{Chain, namespace_lifecycle::NamespaceLifecycle};
 use crate::api::Api;
+use crate::backend::Backends;
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Index};
 use crate::filters::authentication::{self, Authenticator};
@@ -21,6 +22,7 @@ use crate::pki::{self, Pki};
 use crate::registry;
 use crate::storage::embedded::Embedded;
 use crate::storage::{self, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
+use crate::allocation::{self, Allocator};
 use crate::{bootstrap, filters, server, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
@@ -95,11 +97,14 @@ impl Server {
             authenticator: Authenticator::new(tokens, Vec::new(), config.anonymous_auth),
             authorizer: Box::new(Union(vec![Box::new(SystemMasters)])),
             admission: Chain::new(vec![Box::new(NamespaceLifecycle)]),
+            allocator: Allocator::default(),
+            backends: Backends::new(&pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
             flow_control: FlowControl::default(),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
         });
         bootstrap::run(&api).await.map_err(Error::Bootstrap)?;
+        tokio::spawn(allocation::repair::run(api.clone()));
         write_kubeconfig(config, &pki, address)?;
         Ok(Server { api, address, listener, tls, shutdown })
     }

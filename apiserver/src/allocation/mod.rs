@@ -112,7 +112,7 @@ pub async fn release_deleted(call: &Call, old: &Value) {
     if !allocates(&call.resource) {
         return;
     }
-    for address in releases(old).released_addresses {
+    for address in releases(old, &addresses::families(&call.api)).released_addresses {
         addresses::release(&call.api, &address).await;
     }
 }

@@ -122,7 +122,7 @@ impl Ports {
 }
 
 fn ports_of(service: &Object) -> HashSet<u16> {
-    releases(&service.value()).released_ports.into_iter().filter_map(port).collect()
+    releases(&service.value(), &[]).released_ports.into_iter().filter_map(port).collect()
 }
 
 /// The ports of one write under way; they are let go of with it.

@@ -45,10 +45,10 @@ async fn repair(api: &Arc<Api>) {
         cache.snapshot()
     };
     let services: Vec<Value> = services.range("", None).map(|service| service.value()).collect();
-    for fix in plan(&services, &addresses::managed(api), Timestamp::now()) {
+    for fix in plan(&services, &addresses::managed(api), &addresses::families(api), Timestamp::now()) {
         match fix {
             Fix::Record { address, namespace, name } => {
-                let family = if address.is_ipv6() { Family::V6 } else { Family::V4 };
+                let family = family(address);
                 match addresses::create_object(api, address, family, Owner { namespace: &namespace, name: &name }).await {
                     Ok(()) | Err(Refused::Allocated) => tracing::info!(%address, namespace, name, "recorded the address of a service"),
                     Err(error) => tracing::warn!(%address, namespace, name, %error, "the address of a service could not be recorded"),
@@ -62,17 +62,22 @@ async fn repair(api: &Arc<Api>) {
     }
 }
 
-fn plan(services: &[Value], objects: &[Value], now: Timestamp) -> Vec<Fix> {
+const fn family(address: IpAddr) -> Family {
+    if address.is_ipv6() { Family::V6 } else { Family::V4 }
+}
+
+/// `cluster` are the families that addresses are recorded of; an address of another one is left alone while it is used.
+fn plan(services: &[Value], objects: &[Value], cluster: &[Family], now: Timestamp) -> Vec<Fix> {
     let mut used: BTreeMap<IpAddr, (&str, &str)> = BTreeMap::new();
     for service in services {
-        for address in releases(service).released_addresses.iter().filter_map(|text| addresses::canonical(text)) {
+        for address in releases(service, &[Family::V4, Family::V6]).released_addresses.iter().filter_map(|text| addresses::canonical(text)) {
             used.entry(address).or_insert((meta::text(service, "namespace"), meta::text(service, "name")));
         }
     }
     let recorded: BTreeSet<IpAddr> = objects.iter().filter_map(|object| meta::text(object, "name").parse().ok()).collect();
     let mut fixes: Vec<Fix> = used
         .iter()
-        .filter(|(address, _)| !recorded.contains(address))
+        .filter(|(address, _)| !recorded.contains(address) && cluster.contains(&family(**address)))
         .map(|(address, (namespace, name))| Fix::Record { address: *address, namespace: (*namespace).to_owned(), name: (*name).to_owned() })
         .collect();
     for object in objects {
@@ -105,6 +110,6 @@ mod tests {
         let services = [service("a", "10.0.0.1"), service("b", "10.0.0.2"), service("h", "None")];
         let objects = [object("10.0.0.1", "a", old), object("10.0.0.3", "gone", old), object("10.0.0.4", "coming", young)];
         let record = Fix::Record { address: "10.0.0.2".parse().unwrap(), namespace: "n".into(), name: "b".into() };
-        assert_eq!(plan(&services, &objects, now), [record, Fix::Release { address: "10.0.0.3".into() }]);
+        assert_eq!(plan(&services, &objects, &[Family::V4], now), [record, Fix::Release { address: "10.0.0.3".into() }]);
     }
 }

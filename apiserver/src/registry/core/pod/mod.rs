@@ -4,12 +4,15 @@
 
 pub(crate) mod access;
 pub mod aggregate;
+mod app_armor;
 pub mod assignment;
 pub mod conditions;
+pub mod connect;
 pub mod defaults;
 pub mod eviction;
 mod gates;
 pub mod image;
+mod label_keys;
 pub mod levels;
 pub mod printer;
 pub mod qos;

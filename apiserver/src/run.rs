@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::admission::{Chain, namespace_lifecycle::NamespaceLifecycle};
 use crate::api::Api;
+use crate::backend::Backends;
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Index};
 use crate::filters::authentication::{self, Authenticator};
@@ -23,6 +24,7 @@ use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
 use crate::storage::embedded::Embedded;
 use crate::storage::{self, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
+use crate::allocation::{self, Allocator};
 use crate::system::service_cidr::ServiceRange;
 use crate::tokens::verify::{Cached, Verifier};
 use crate::tokens::{self, Issuer};
@@ -139,6 +141,8 @@ impl Server {
             authorizer: authorizer.clone(),
             issuer,
             admission: Chain::new(vec![Box::new(NamespaceLifecycle), Box::new(Escalation { rbac: rbac.clone(), authorizer })]),
+            allocator: Allocator::default(),
+            backends: Backends::new(&pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
             flow_control: FlowControl::default(),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
@@ -147,6 +151,7 @@ impl Server {
         let settings = settings(config, &pki, address)?;
         system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
         system::spawn(&api, &settings);
+        tokio::spawn(allocation::repair::run(api.clone()));
         let catalog = api.catalog.load_full();
         rbac.follow(&catalog, shutdown.clone());
         if config.authorization_mode.contains(&Mode::Node) {

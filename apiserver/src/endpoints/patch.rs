@@ -199,7 +199,12 @@ fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, f
     let versions = Versions { call };
     let api_version = call.resource.api_version();
     let scope = managed_fields::Scope { root: Root::Builtin(call.resource.type_id), ..call.ownership_scope(&api_version, filter, &versions) };
-    managed_fields::apply(&scope, before, config, manager, call.request.now, force).map_err(|error| match error {
+    managed_fields::apply(&scope, before, config, manager, call.request.now, force).map_err(apply_refused)
+}
+
+/// The Status that a refused apply gets.
+pub fn apply_refused(error: ApplyError) -> Status {
+    match error {
         ApplyError::BadRequest(message) => Status::bad_request(message),
         ApplyError::Internal(message) => Status::unknown(message),
         ApplyError::Conflict(conflicts) => {
@@ -210,5 +215,5 @@ fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, f
                 .collect();
             Status::apply_conflict(causes, conflicts.to_string())
         }
-    })
+    }
 }

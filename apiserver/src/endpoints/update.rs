@@ -12,6 +12,7 @@ use super::options::WriteOptions;
 use super::present::{Presenter, include_object};
 use super::{Answer, Call, body, convert, meta, negotiate, write};
 use crate::admission::Operation;
+use crate::allocation;
 use crate::storage::{self, Object};
 
 /// Replaces the object by the request's body.
@@ -162,9 +163,13 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     call.warnings = warnings;
     check_version(call, current, &mut new)?;
     meta::ensure_namespace(&mut new, call.namespace())?;
-    call.admit_change(&mut new, &old, change.dry_run, &options)?;
-    let outcome = commit(call, current, new, change.dry_run).await?;
-    Ok(Written { outcome, created: false })
+    let taken = allocation::begin(call, &mut new, Some(&old), change.dry_run).await?;
+    let outcome = match call.admit_change(&mut new, &old, change.dry_run, &options) {
+        Ok(()) => commit(call, current, new, change.dry_run).await,
+        Err(refused) => Err(refused.into()),
+    };
+    taken.finish(&call.api, outcome.is_ok()).await;
+    Ok(Written { outcome: outcome?, created: false })
 }
 
 /// The body's resourceVersion must be the current one; where the kind allows, none at all means "whatever is current".

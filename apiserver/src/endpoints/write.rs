@@ -54,7 +54,8 @@ impl Call {
     /// The strategy and ownership filter of the endpoint that is written to.
     pub fn update_rules(&self) -> Option<(&dyn UpdateStrategy, &Filter)> {
         match self.subresource().map(|s| &s.kind) {
-            None => Some((&*self.resource.strategy, &self.resource.filter)),
+            // A scale is written as the whole object with other replicas.
+            None | Some(SubresourceKind::Scale) => Some((&*self.resource.strategy, &self.resource.filter)),
             Some(SubresourceKind::Object { strategy, filter }) => Some((&**strategy, filter)),
             Some(_) => None,
         }

@@ -92,6 +92,8 @@ pub enum Refusal {
     Invalid(ErrorList),
     /// Answered as an internal error.
     Internal(String),
+    /// Answered as a failure without a reason.
+    Unknown(String),
 }
 
 impl AddressRequest {
@@ -529,7 +531,7 @@ fn take_missing_ports(new: &Value, before: &BTreeSet<i64>, plan: &mut Plan) -> R
             plan.ports.push(PortRequest { place: PortPlace::Ports(vec![i]), number: Some(number) });
         }
         if !used.insert((protocol, number)) {
-            return Err(Refusal::Internal(format!("duplicate nodePort: {{{protocol} {number}}}")));
+            return Err(Refusal::Unknown(format!("duplicate nodePort: {{{protocol} {number}}}")));
         }
     }
     Ok(())

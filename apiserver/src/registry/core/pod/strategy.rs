@@ -19,64 +19,6 @@ use crate::registry::read::{at, list_at, str_at};
 use crate::registry::strategy::{generation, keep_field, keep_metadata, keep_status, set_field, set_generation};
 use crate::registry::{Cx, Strategy, UpdateStrategy};
 
-/// Everything but the lists of containers, and more.
-macro_rules! reset_fields {
-    ($($more:literal),+) => {
-        &[
-            "metadata",
-            "status",
-            "spec.activeDeadlineSeconds",
-            "spec.affinity",
-            "spec.automountServiceAccountToken",
-            "spec.dnsConfig",
-            "spec.dnsPolicy",
-            "spec.enableServiceLinks",
-            "spec.evictionResponders",
-            "spec.hostAliases",
-            "spec.hostIPC",
-            "spec.hostNetwork",
-            "spec.hostPID",
-            "spec.hostUsers",
-            "spec.hostname",
-            "spec.hostnameOverride",
-            "spec.imagePullSecrets",
-            "spec.nodeName",
-            "spec.nodeSelector",
-            "spec.os",
-            "spec.overhead",
-            "spec.preemptionPolicy",
-            "spec.priority",
-            "spec.priorityClassName",
-            "spec.readinessGates",
-            "spec.resourceClaims",
-            "spec.resources",
-            "spec.restartPolicy",
-            "spec.runtimeClassName",
-            "spec.schedulerName",
-            "spec.schedulingGates",
-            "spec.schedulingGroup",
-            "spec.securityContext",
-            "spec.serviceAccount",
-            "spec.serviceAccountName",
-            "spec.setHostnameAsFQDN",
-            "spec.shareProcessNamespace",
-            "spec.subdomain",
-            "spec.terminationGracePeriodSeconds",
-            "spec.tolerations",
-            "spec.topologySpreadConstraints",
-            "spec.volumes",
-            $($more),+
-        ]
-    };
-}
-
-/// Everything but the ephemeral containers.
-pub(super) const EPHEMERAL_RESET_FIELDS: &[&str] = reset_fields!("spec.containers", "spec.initContainers");
-
-/// Everything but resources and resize policies of containers, as far as whole fields can say it: `containers` and
-/// `initContainers` stay, though upstream resets their other fields too.
-pub(super) const RESIZE_RESET_FIELDS: &[&str] = reset_fields!("spec.ephemeralContainers");
-
 pub(super) struct PodStrategy;
 pub(super) struct StatusStrategy;
 pub(super) struct EphemeralContainersStrategy;
@@ -365,7 +307,6 @@ mod tests {
         ResizeStrategy.prepare_for_update(&cx(), &mut new, &old);
         assert_eq!(new["spec"], spec("2", "a"));
         assert_eq!(new["metadata"]["generation"], 4);
-        assert!(RESIZE_RESET_FIELDS.iter().all(|f| !f.ends_with("ontainers") || *f == "spec.ephemeralContainers"));
     }
 
     #[test]

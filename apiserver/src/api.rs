@@ -2,38 +2,37 @@
 
 use std::sync::Arc;
 
-use apimachinery::status::Status;
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
-use http::Method;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::admission::{Chain, Cluster, Lookup, WriteError};
+use crate::allocation::Allocator;
+use crate::backend::Backends;
 use crate::catalog::{Catalog, Gvk};
 use crate::discovery::Index;
-use crate::endpoints::options::Query;
-use crate::endpoints::update::{self, Change, Failure};
-use crate::endpoints::{Call, meta};
-use crate::filters::Authorized;
+use crate::endpoints::meta;
 use crate::filters::authentication::{Authenticator, User};
 use crate::filters::authorization::{Authorizer, Decision};
 use crate::filters::request_info::RequestInfo;
 use crate::flow_control::FlowControl;
+use crate::loopback::{Loopback, is_overtaken};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::storage::Storage;
-
-/// The manager of fields that the server writes itself.
-const MANAGER: &str = "kube-apiserver";
+use crate::tokens::Issuer;
 
 /// Shared by all requests; cheap to reach through an `Arc`.
 pub struct Api {
     pub catalog: ArcSwap<Catalog>,
     pub storage: Storage,
     pub authenticator: Authenticator,
-    pub authorizer: Box<dyn Authorizer>,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub issuer: Arc<Issuer>,
     pub admission: Chain,
+    pub allocator: Allocator,
+    pub backends: Backends,
     pub flow_control: FlowControl,
     pub discovery: ArcSwap<Index>,
     pub openapi: OpenApi,
@@ -72,19 +71,8 @@ impl Cluster for Arc<Api> {
         Box::pin(async move {
             let (namespace, name) = (meta::text(&object, "namespace"), meta::text(&object, "name"));
             let path = format!("/api/v1/namespaces/{namespace}/{resource}/{name}/status");
-            let request = Authorized::loopback(Method::PUT, &path, MANAGER);
-            let catalog = self.catalog.load_full();
-            let unserved = || WriteError::Refused(Status::internal_error(&format!("{path} is not served")));
-            let resource = catalog.find("", "v1", resource).cloned().ok_or_else(unserved)?;
-            let siblings = catalog.versions_of(&resource);
-            let mut call = Call { api: self.clone(), request, resource, siblings, query: Query::default(), warnings: Vec::new() };
-            let change = Change { object, reset: false, manager: MANAGER.to_owned(), dry_run: false, apply: false };
-            match update::put(&mut call, change).await {
-                Ok(_) => Ok(()),
-                Err(Failure::Conflict) => Err(WriteError::Stale(update::modified(&call))),
-                Err(Failure::Status(status)) if status.code == 404 => Err(WriteError::Stale(*status)),
-                Err(Failure::Status(status)) => Err(WriteError::Refused(*status)),
-            }
+            let written = Loopback::new(self).replace(&path, object).await;
+            written.map(|_| ()).map_err(|status| if is_overtaken(&status) { WriteError::Stale(status) } else { WriteError::Refused(status) })
         })
     }
 }

@@ -280,6 +280,12 @@ impl Chain {
         Chain::new(steps.collect())
     }
 
+    /// This chain and one more at its end, which no flag turns off.
+    pub fn and(mut self, plugin: impl Plugin + 'static) -> Chain {
+        self.steps.push(Step::pure(plugin));
+        self
+    }
+
     /// The names of the plugins that are on.
     pub fn names(&self) -> Vec<&'static str> {
         self.steps.iter().map(Step::name).collect()

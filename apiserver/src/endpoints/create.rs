@@ -9,13 +9,14 @@ use super::options::WriteOptions;
 use super::present::{Presenter, include_object};
 use super::{Answer, Call, body, convert, meta, negotiate, write};
 use crate::admission::Operation;
+use crate::allocation;
 use crate::storage;
 
 /// Generated names that are taken are replaced this many times.
 const NAME_ATTEMPTS: usize = 8;
 
 /// Creates the object in the request's body.
-pub async fn create(mut call: Call) -> Answer {
+pub async fn create(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     let encoding = negotiate::input(&call.request.headers)?;
     let bytes = call.read_body().await?;
@@ -26,13 +27,13 @@ pub async fn create(mut call: Call) -> Answer {
     let object = decoded.value;
     let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
-    let created = store(&mut call, object, &manager, options.dry_run).await?;
+    let created = store(call, object, &manager, options.dry_run).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
     let response = match created {
         Created::Stored(object) => presenter.object(StatusCode::CREATED, &object, &call.request.headers)?,
         Created::DryRun(value) => presenter.value(StatusCode::CREATED, &value)?,
     };
-    Ok(call.finish(response))
+    Ok(response)
 }
 
 /// What a creation gave.
@@ -82,9 +83,15 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
         if generated {
             meta::set_text(&mut candidate, "name", &meta::generate_name(&base));
         }
-        call.admit_new(&mut candidate, &namespace, dry_run, &options).await?;
         let name = meta::text(&candidate, "name").to_owned();
-        match commit(call, candidate, dry_run).await {
+        let taken = allocation::begin(call, &mut candidate, None, dry_run).await?;
+        if let Err(refused) = call.admit_new(&mut candidate, &namespace, dry_run, &options).await {
+            taken.finish(&call.api, false).await;
+            return Err(refused);
+        }
+        let committed = commit(call, candidate, dry_run).await;
+        taken.finish(&call.api, committed.is_ok()).await;
+        match committed {
             Ok(created) => return Ok(created),
             Err(storage::Error::AlreadyExists) if generated && attempt < NAME_ATTEMPTS => {}
             Err(storage::Error::AlreadyExists) if generated => {

@@ -13,7 +13,7 @@ use super::{
     Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch,
 };
 use crate::api::Api;
-use crate::catalog::SubresourceKind;
+use crate::catalog::{Gvk, SubresourceKind};
 use crate::filters::Authorized;
 use crate::storage::{self, Freshness, Object};
 
@@ -35,9 +35,25 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     };
     let siblings = catalog.versions_of(&resource);
     let query = Query::parse(&request.raw_query);
-    let call = Call { api, request, resource, siblings, query, warnings: Vec::new() };
-    check_route(&call)?;
-    run(call).await
+    let warnings = deprecation(&resource.gvk).into_iter().collect();
+    let mut call = Call { api, request, resource, siblings, query, warnings };
+    let form = negotiate::of_errors(&call.request.headers, &call.request.raw_query);
+    let answer = match check_route(&call) {
+        Ok(()) => run(&mut call).await,
+        Err(refused) => Err(refused),
+    };
+    // Warnings go with errors too: they may say why.
+    let response = answer.unwrap_or_else(|status| respond::status(&status, &form));
+    Ok(call.finish(response))
+}
+
+/// Kinds that are served for old clients' sake: what every answer about them warns of.
+fn deprecation(gvk: &Gvk) -> Option<String> {
+    match (&*gvk.group, &*gvk.version, &*gvk.kind) {
+        ("", "v1", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()),
+        ("", "v1", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+".to_owned()),
+        _ => None,
+    }
 }
 
 /// 404 in the words of a server that knows the group but not the path.
@@ -66,6 +82,10 @@ fn check_route(call: &Call) -> Result<(), Status> {
     }
     if !call.resource.namespaced && !info.namespace.is_empty() && &*call.resource.plural != "namespaces" {
         return Err(not_found());
+    }
+    if info.subresource == "proxy" {
+        // Whatever the method is, it is passed on.
+        return Ok(());
     }
     let verb = route_verb(&call.request.method, &info.verb, named).ok_or_else(not_allowed)?;
     let allowed = match call.subresource() {
@@ -101,7 +121,7 @@ fn route_verb(method: &Method, verb: &str, named: bool) -> Option<&'static str> 
     })
 }
 
-async fn run(call: Call) -> Answer {
+async fn run(call: &mut Call) -> Answer {
     let named = call.request.info.parts.len() > 1;
     match call.subresource().map(|s| &s.kind) {
         Some(SubresourceKind::Scale) => return scale::scale(call).await,

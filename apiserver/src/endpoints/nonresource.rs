@@ -11,6 +11,8 @@ use super::options::Query;
 use super::{Answer, respond};
 use crate::api::Api;
 use crate::filters::Authorized;
+use crate::tokens::discovery;
+use crate::tokens::keys::KeySet;
 
 /// The checks that health endpoints list, in upstream's order, for what this server has of them.
 const CHECKS: [&str; 4] = ["ping", "log", "etcd", "shutdown"];
@@ -26,6 +28,8 @@ pub async fn serve(api: &Api, request: &Authorized) -> Answer {
         ["healthz" | "livez" | "readyz", rest @ ..] if rest.len() <= 1 => Ok(health(api, request, &segments).await),
         ["version"] => read_only(request).and_then(|()| version(request)),
         ["metrics"] => Ok(metrics(api)),
+        [".well-known", "openid-configuration"] => openid_configuration(api, request).await,
+        ["openid", "v1", "jwks"] => openid_keys(api, request).await,
         ["openapi", rest @ ..] => crate::openapi::serve::serve(api, request, rest),
         _ => crate::discovery::serve::serve(api, request, &segments),
     }
@@ -41,6 +45,36 @@ fn version(request: &Authorized) -> Answer {
     let form = negotiate::output(&request.headers, query.get("pretty"), Offer::PLAIN)?;
     let value = crate::discovery::documents::version(&crate::version::BUILD);
     Ok(respond::bytes(StatusCode::OK, "application/json", respond::json_text(&value, form.pretty)))
+}
+
+/// Where relying parties learn who issues service account tokens.
+async fn openid_configuration(api: &Api, request: &Authorized) -> Answer {
+    read_only(request)?;
+    negotiate::route_accepts(&request.headers, &[negotiate::Encoding::Json])?;
+    let keys = signing_keys(api).await?;
+    let address = request.peer.local.to_string();
+    Ok(discovery::document(&discovery::configuration(&api.issuer, &keys, &address), "application/json"))
+}
+
+/// The keys that verify service account tokens. Only clients that take JSON Web Key Sets get them.
+async fn openid_keys(api: &Api, request: &Authorized) -> Answer {
+    read_only(request)?;
+    if !takes_key_sets(&request.headers) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+        return Ok(response);
+    }
+    let keys = signing_keys(api).await?;
+    Ok(discovery::document(&discovery::key_set(&keys), "application/jwk-set+json"))
+}
+
+fn takes_key_sets(headers: &http::HeaderMap) -> bool {
+    let accepted = negotiate::header(headers, &http::header::ACCEPT);
+    accepted.is_empty() || accepted.split(',').filter_map(|one| one.split(';').next()).any(|one| matches!(one.trim(), "*/*" | "application/*" | "application/jwk-set+json"))
+}
+
+async fn signing_keys(api: &Api) -> Result<std::sync::Arc<KeySet>, Status> {
+    api.issuer.keys.ready().await.ok_or_else(|| Status::service_unavailable("there is no key to sign service account tokens with"))
 }
 
 /// `/healthz`, `/livez`, `/readyz`, with `verbose`, `exclude` and single checks below them.

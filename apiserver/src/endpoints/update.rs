@@ -12,10 +12,11 @@ use super::options::WriteOptions;
 use super::present::{Presenter, include_object};
 use super::{Answer, Call, body, convert, meta, negotiate, write};
 use crate::admission::Operation;
+use crate::allocation;
 use crate::storage::{self, Object};
 
 /// Replaces the object by the request's body.
-pub async fn update(mut call: Call) -> Answer {
+pub async fn update(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions", false)?;
@@ -24,7 +25,7 @@ pub async fn update(mut call: Call) -> Answer {
     let decoded = body::decode(&bytes, encoding, &expected)?;
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
-    check_names(&call, &mut object)?;
+    check_names(call, &mut object)?;
     let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let reset = managed_fields::asks_for_reset(&object);
@@ -34,9 +35,9 @@ pub async fn update(mut call: Call) -> Answer {
     let written = loop {
         attempt += 1;
         let change = Change { object: object.clone(), reset, manager: manager.clone(), dry_run: options.dry_run, apply: false };
-        match put(&mut call, change).await {
+        match put(call, change).await {
             Err(Failure::Conflict) if version.is_empty() && attempt < write::CONFLICT_ATTEMPTS => {}
-            Err(Failure::Conflict) => return Err(modified(&call)),
+            Err(Failure::Conflict) => return Err(modified(call)),
             Err(Failure::Status(status)) => return Err(*status),
             Ok(written) => break written,
         }
@@ -45,14 +46,14 @@ pub async fn update(mut call: Call) -> Answer {
 }
 
 /// Writes what an update made as a response.
-pub fn respond(call: Call, form: &negotiate::Form, include: crate::registry::table::IncludeObject, written: Written) -> Answer {
+pub fn respond(call: &mut Call, form: &negotiate::Form, include: crate::registry::table::IncludeObject, written: Written) -> Answer {
     let presenter = Presenter { resource: &call.resource, form, include_object: include, now: call.request.now };
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     let response = match &written.outcome {
         Created::Stored(object) => presenter.object(code, object, &call.request.headers)?,
         Created::DryRun(value) => presenter.value(code, value)?,
     };
-    Ok(call.finish(response))
+    Ok(response)
 }
 
 /// The result of an update.
@@ -90,17 +91,26 @@ pub fn modified(call: &Call) -> Status {
     Status::modified(call.resource.group(), &call.resource.plural, call.name())
 }
 
-/// The body's name and namespace must be the path's; absent ones become them.
+/// The body's namespace must be the path's (an absent one becomes it), and so must its name.
 fn check_names(call: &Call, object: &mut Value) -> Result<(), Status> {
-    let name = meta::text(object, "name").to_owned();
+    meta::ensure_namespace(object, call.namespace())?;
+    check_name(call, object)
+}
+
+/// The object must have the name that the path has, and no other namespace.
+pub fn check_name(call: &Call, object: &Value) -> Result<(), Status> {
+    let (name, namespace) = (meta::text(object, "name"), meta::text(object, "namespace"));
+    let refuse = |why: String| Err(Status::bad_request(why));
     if name.is_empty() {
-        meta::set_text(object, "name", call.name());
-        return meta::ensure_namespace(object, call.namespace());
+        return refuse(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name()));
     }
     if name != call.name() {
-        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
+        return refuse(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name()));
     }
-    meta::ensure_namespace(object, call.namespace())
+    if !namespace.is_empty() && namespace != call.namespace() {
+        return refuse(format!("the namespace of the object ({namespace}) does not match the namespace on the URL ({})", call.namespace()));
+    }
+    Ok(())
 }
 
 /// One attempt of an update over the object as it is now.
@@ -115,6 +125,11 @@ pub async fn put(call: &mut Call, change: Change) -> Result<Written, Failure> {
             return Ok(Written { outcome, created: true });
         }
     };
+    // A PUT says which object it is about; a patch that changes the uid is merely invalid.
+    let uid = meta::text(&change.object, "uid");
+    if !uid.is_empty() && uid != current.uid() {
+        return Err(precondition_failed(call, uid, current.uid()).into());
+    }
     replace(call, &current, change).await
 }
 
@@ -131,10 +146,6 @@ async fn create_instead(call: &mut Call, change: Change) -> Result<Created, Fail
 pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> Result<Written, Failure> {
     let old = current.value();
     let mut object = change.object;
-    let uid = meta::text(&object, "uid").to_owned();
-    if !uid.is_empty() && uid != current.uid() {
-        return Err(precondition_failed(call, &uid, current.uid()).into());
-    }
     let mut warnings = std::mem::take(&mut call.warnings);
     meta::dedup_owner_references(&mut object, &mut warnings);
     let resource = call.resource.clone();
@@ -151,9 +162,14 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     }
     call.warnings = warnings;
     check_version(call, current, &mut new)?;
-    call.admit_change(&mut new, &old, change.dry_run, &options).await?;
-    let outcome = commit(call, current, new, change.dry_run).await?;
-    Ok(Written { outcome, created: false })
+    meta::ensure_namespace(&mut new, call.namespace())?;
+    let taken = allocation::begin(call, &mut new, Some(&old), change.dry_run).await?;
+    let outcome = match call.admit_change(&mut new, &old, change.dry_run, &options).await {
+        Ok(()) => commit(call, current, new, change.dry_run).await,
+        Err(refused) => Err(refused.into()),
+    };
+    taken.finish(&call.api, outcome.is_ok()).await;
+    Ok(Written { outcome: outcome?, created: false })
 }
 
 /// The body's resourceVersion must be the current one; where the kind allows, none at all means "whatever is current".

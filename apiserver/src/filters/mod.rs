@@ -1,10 +1,11 @@
 //! What every request passes on its way in, in this order and no other:
-//! panic, request info, deadline, audit id, authentication, flow control, authorization, dispatch.
+//! panic, request info, audit id, deadline, authentication, impersonation, flow control, authorization, dispatch.
 //!
 //! Only [`serve`] makes an [`Authorized`] request, so no endpoint can be reached around the filters.
 
 pub mod authentication;
 pub mod authorization;
+pub mod impersonation;
 pub mod request_info;
 
 use std::panic::AssertUnwindSafe;
@@ -19,7 +20,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 
 use crate::api::Api;
-use crate::endpoints::negotiate::{self, Form, Offer};
+use crate::endpoints::negotiate::{self, Form};
 use crate::endpoints::options::Query;
 use crate::endpoints::{dispatch, respond};
 use crate::server::Peer;
@@ -68,8 +69,17 @@ impl Authorized {
 }
 
 /// The names of the steps of [`serve`], in order; a test holds them to it.
-pub const ORDER: [&str; 8] =
-    ["panic", "request_info", "audit_id", "deadline", "authentication", "flow_control", "authorization", "dispatch"];
+pub const ORDER: [&str; 9] = [
+    "panic",
+    "request_info",
+    "audit_id",
+    "deadline",
+    "authentication",
+    "impersonation",
+    "flow_control",
+    "authorization",
+    "dispatch",
+];
 
 /// The longest a request that is not a watch may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -97,9 +107,9 @@ async fn pass(api: Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Resp
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
     let mut common = Common { audit_id: audit_id(request.headers()), flow: None };
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
-    let (head, body) = request.into_parts();
-    let form = form_of_errors(&head.headers, &query);
-    let verdict = admit(&api, &head.method, &head.headers, &query, &info, &peer, &mut common);
+    let (mut head, body) = request.into_parts();
+    let form = negotiate::of_errors(&head.headers, &query);
+    let verdict = admit(&api, &mut head.headers, &query, &info, &peer, &mut common);
     let counted = info.clone();
     let response = match verdict {
         Err(refused) => refused.respond(&form),
@@ -150,8 +160,7 @@ impl Refused {
 
 fn admit(
     api: &Api,
-    _method: &Method,
-    headers: &HeaderMap,
+    headers: &mut HeaderMap,
     query: &str,
     info: &RequestInfo,
     peer: &Peer,
@@ -162,6 +171,7 @@ fn admit(
         check_deadline(query).map_err(plain)?;
     }
     let user = api.authenticator.authenticate(headers, &peer.certificates).ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
+    let user = impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(plain)?;
     common.flow = api.flow_control.classify(&user, info);
     match api.authorizer.authorize(&user, info) {
         Decision::Allow(_) => Ok(user),
@@ -187,15 +197,6 @@ fn check_deadline(query: &str) -> Result<(), Status> {
             Err(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))),
         },
         None => Ok(()),
-    }
-}
-
-/// Errors take the form that was asked for where that can be had, else JSON.
-fn form_of_errors(headers: &HeaderMap, query: &str) -> Form {
-    let query = Query::parse(query);
-    match negotiate::output(headers, query.get("pretty"), Offer::OBJECT) {
-        Ok(form) => Form { transform: negotiate::Transform::None, ..form },
-        Err(_) => Form::JSON,
     }
 }
 

@@ -76,6 +76,9 @@ fn check_route(call: &Call) -> Result<(), Status> {
         return Err(not_found());
     }
     let named = info.parts.len() > 1;
+    if across_namespaces && !call.resource.allows("list") {
+        return Err(not_found());
+    }
     // A cluster-scoped resource has no path below a namespace; a namespaced object none above one.
     if named && across_namespaces {
         return Err(not_found());

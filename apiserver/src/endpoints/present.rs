@@ -288,7 +288,7 @@ impl Presenter<'_> {
 }
 
 /// `PartialObjectMetadata` of an object.
-fn metadata_only(value: &Value, version: &str) -> Value {
+pub fn metadata_only(value: &Value, version: &str) -> Value {
     serde_json::json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": format!("meta.k8s.io/{version}"),

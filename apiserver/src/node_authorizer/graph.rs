@@ -152,7 +152,8 @@ mod tests {
         let volume = json!({ "spec": { "claimRef": { "namespace": "a", "name": "c" }, "csi": { "nodeStageSecretRef": { "namespace": "x", "name": "s" } } } });
         graph.set_volume("v", Some(&volume));
         let reached = |graph: &Graph, node: &str| {
-            [(Kind::Claim, "a", "c"), (Kind::Volume, "", "v"), (Kind::Secret, "x", "s")].map(|(kind, ns, name)| graph.reaches(kind, ns, name, node))
+            [(Kind::Claim, "a", "c"), (Kind::Volume, "", "v"), (Kind::Secret, "x", "s")]
+                .map(|(kind, ns, name)| graph.reaches(kind, ns, name, node))
         };
         assert_eq!(reached(&graph, "n"), [true; 3]);
         assert_eq!(reached(&graph, "m"), [false; 3]);

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::admission::{Chain, namespace_lifecycle::NamespaceLifecycle};
 use crate::api::Api;
+use crate::backend::Backends;
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Index};
 use crate::filters::authentication::{self, Authenticator};
@@ -23,9 +24,11 @@ use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
 use crate::storage::embedded::Embedded;
 use crate::storage::{self, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
+use crate::allocation::{self, Allocator};
+use crate::system::service_cidr::ServiceRange;
 use crate::tokens::verify::{Cached, Verifier};
 use crate::tokens::{self, Issuer};
-use crate::{bootstrap, filters, server, tls};
+use crate::{bootstrap, filters, server, system, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
 #[derive(Clone, Debug)]
@@ -44,6 +47,10 @@ pub struct Config {
     pub anonymous_auth: bool,
     /// Names and addresses beyond the usual ones that the serving certificate is for.
     pub extra_sans: Vec<String>,
+    /// The address that others in the cluster reach this server at; found out if absent.
+    pub advertise_address: Option<IpAddr>,
+    /// Where services get their addresses from: one range, or one of each family.
+    pub service_cluster_ip_range: Vec<ServiceRange>,
 }
 
 /// A source of permissions, as `--authorization-mode` names it.
@@ -134,11 +141,17 @@ impl Server {
             authorizer: authorizer.clone(),
             issuer,
             admission: Chain::new(vec![Box::new(NamespaceLifecycle), Box::new(Escalation { rbac: rbac.clone(), authorizer })]),
+            allocator: Allocator::default(),
+            backends: Backends::new(&pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
             flow_control: FlowControl::default(),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
         });
         bootstrap::run(&api).await.map_err(Error::Bootstrap)?;
+        let settings = settings(config, &pki, address)?;
+        system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
+        system::spawn(&api, &settings);
+        tokio::spawn(allocation::repair::run(api.clone()));
         let catalog = api.catalog.load_full();
         rbac.follow(&catalog, shutdown.clone());
         if config.authorization_mode.contains(&Mode::Node) {
@@ -157,6 +170,34 @@ impl Server {
         let handler = move |request, peer| filters::serve(api.clone(), request, peer);
         server::serve(self.listener, self.tls, handler, self.shutdown).await;
     }
+}
+
+/// What the objects in the cluster say about this server.
+fn settings(config: &Config, pki: &Pki, address: SocketAddr) -> Result<system::Settings, Error> {
+    let advertise_address = config.advertise_address.or_else(|| advertised(config.bind_address));
+    if advertise_address.is_none() {
+        tracing::warn!("no address to advertise: the service kubernetes has no endpoints; see --advertise-address");
+    }
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".to_owned());
+    Ok(system::Settings {
+        advertise_address,
+        port: address.port(),
+        service_ranges: config.service_cluster_ip_range.clone(),
+        client_ca: pki.ca()?,
+        hostname: hostname.trim().to_owned(),
+    })
+}
+
+/// The bind address if others can reach it, else the address that this machine has towards its default route.
+fn advertised(bind_address: IpAddr) -> Option<IpAddr> {
+    if !bind_address.is_unspecified() && !bind_address.is_loopback() {
+        return Some(bind_address);
+    }
+    // Connecting a UDP socket sends nothing; it only chooses the route. The address is from the range for documentation.
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((std::net::Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
 /// The authorizers of the modes, after the one that no mode turns off.
@@ -207,7 +248,9 @@ fn acceptor(config: &Config, pki: &Pki) -> Result<tokio_rustls::TlsAcceptor, Err
         ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
             .map(str::to_owned)
             .to_vec();
-    let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([10, 96, 0, 1])];
+    let mut addresses = vec![IpAddr::from([127, 0, 0, 1])];
+    addresses.extend(config.service_cluster_ip_range.iter().map(ServiceRange::first));
+    addresses.extend(config.advertise_address.or_else(|| advertised(config.bind_address)));
     if !config.bind_address.is_unspecified() && !addresses.contains(&config.bind_address) {
         addresses.push(config.bind_address);
     }

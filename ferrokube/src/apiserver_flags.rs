@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use apiserver::run::{Config, Mode, Server};
+use apiserver::system::service_cidr::ServiceRange;
 use apiserver::tokens;
 use clap::Args;
 use tokio::sync::watch;
@@ -50,6 +51,12 @@ pub struct Flags {
     /// Another name or address that the serving certificate is for; may be repeated.
     #[arg(long = "tls-san")]
     pub tls_sans: Vec<String>,
+    /// The address that others in the cluster reach this server at; found out if not given.
+    #[arg(long)]
+    pub advertise_address: Option<IpAddr>,
+    /// Where services get their addresses from: one range, or one of each family.
+    #[arg(long, default_value = "10.96.0.0/16", value_delimiter = ',')]
+    pub service_cluster_ip_range: Vec<ServiceRange>,
 }
 
 impl Flags {
@@ -73,6 +80,8 @@ impl Flags {
             aggregate_cluster_roles: !alone,
             anonymous_auth: self.anonymous_auth,
             extra_sans: self.tls_sans.clone(),
+            advertise_address: self.advertise_address,
+            service_cluster_ip_range: self.service_cluster_ip_range.clone(),
         }
     }
 }

@@ -122,7 +122,16 @@ async fn bind(call: &Call, object: &Value) -> Result<Bound, Status> {
             bound.secret = Some(Ref::new(name, secret.uid()));
             secret.uid().to_owned()
         }
-        _ => return Err(Status::bad_request(format!("cannot bind token to object of type {}", shown_kind(api_version, kind)))),
+        _ => {
+            // Tokens for webhooks are an alpha feature of v1.37, and off.
+            let is_webhook = matches!(kind, "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration");
+            let gate = if is_webhook && api_version == "admissionregistration.k8s.io/v1" {
+                " (feature gate APIServerWebhookAuthenticationToken is disabled)"
+            } else {
+                ""
+            };
+            return Err(Status::bad_request(format!("cannot bind token to object of type {}{gate}", shown_kind(api_version, kind))));
+        }
     };
     let wanted = str_at(reference, "/uid");
     if !wanted.is_empty() && wanted != uid {

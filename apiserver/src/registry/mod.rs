@@ -4,28 +4,28 @@
 //! selectable fields, printer columns), its [`Strategy`] and its validation. A kind's file is pure: it
 //! maps values to values and errors. It never performs I/O, never names a store, and never sees HTTP.
 
+pub mod admissionregistration;
+pub mod apiregistration;
 pub mod apps;
+pub mod authentication;
+pub mod authorization;
 pub mod autoscaling;
 pub mod batch;
 pub mod cells;
-pub mod coordination;
-pub mod admissionregistration;
-pub mod apiregistration;
-pub mod authentication;
-pub mod authorization;
 pub mod certificates;
+pub mod coordination;
 pub mod core;
 pub mod declared;
 pub mod defaulting;
 pub mod diff;
 pub mod discovery;
 pub mod events;
+pub mod flowcontrol;
+pub mod go_struct;
 pub mod internal_form;
 pub mod networking;
 pub mod node;
 pub mod policy;
-pub mod flowcontrol;
-pub mod go_struct;
 pub mod printer;
 pub mod rbac;
 pub mod read;
@@ -228,15 +228,22 @@ pub enum Description {
 pub fn definitions() -> Vec<&'static Definition> {
     [
         core::RESOURCES,
+        admissionregistration::RESOURCES,
+        apiregistration::RESOURCES,
         apps::RESOURCES,
+        authentication::RESOURCES,
+        authorization::RESOURCES,
         autoscaling::RESOURCES,
         batch::RESOURCES,
+        certificates::RESOURCES,
         coordination::RESOURCES,
         discovery::RESOURCES,
         events::RESOURCES,
+        flowcontrol::RESOURCES,
         networking::RESOURCES,
         node::RESOURCES,
         policy::RESOURCES,
+        rbac::RESOURCES,
         scheduling::RESOURCES,
         storage::RESOURCES,
         admissionregistration::RESOURCES,
@@ -256,11 +263,16 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
     [
         core::defaults::DEFAULTS,
         core::pod::defaults::DEFAULTS,
+        admissionregistration::defaults::DEFAULTS,
+        apiregistration::defaults::DEFAULTS,
+        authentication::defaults::DEFAULTS,
         apps::defaults::DEFAULTS,
         autoscaling::defaults::DEFAULTS,
         batch::defaults::DEFAULTS,
         discovery::defaults::DEFAULTS,
+        flowcontrol::defaults::DEFAULTS,
         networking::defaults::DEFAULTS,
+        rbac::defaults::DEFAULTS,
         scheduling::defaults::DEFAULTS,
         storage::defaults::DEFAULTS,
         admissionregistration::defaults::DEFAULTS,
@@ -295,8 +307,8 @@ pub fn versioned() -> Vec<Versioned> {
             stored_version: "v1",
             stored_schema: "io.k8s.api.core.v1.Event",
             conversion: Conversion {
-                to_storage: |event| events::conversion::to_core(&event),
-                from_storage: |event| events::conversion::from_core(&event),
+                to_storage: events::conversion::to_core,
+                from_storage: events::conversion::from_core,
             },
         },
     ]

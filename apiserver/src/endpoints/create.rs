@@ -16,7 +16,7 @@ use crate::storage;
 const NAME_ATTEMPTS: usize = 8;
 
 /// Creates the object in the request's body.
-pub async fn create(mut call: Call) -> Answer {
+pub async fn create(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     let encoding = negotiate::input(&call.request.headers)?;
     let bytes = call.read_body().await?;
@@ -27,13 +27,13 @@ pub async fn create(mut call: Call) -> Answer {
     let object = decoded.value;
     let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
-    let created = store(&mut call, object, &manager, options.dry_run).await?;
+    let created = store(call, object, &manager, options.dry_run).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
     let response = match created {
         Created::Stored(object) => presenter.object(StatusCode::CREATED, &object, &call.request.headers)?,
         Created::DryRun(value) => presenter.value(StatusCode::CREATED, &value)?,
     };
-    Ok(call.finish(response))
+    Ok(response)
 }
 
 /// What a creation gave.

@@ -15,7 +15,7 @@ use super::write::{self, Versions};
 use super::{Answer, Call, body, convert, create, meta, negotiate};
 
 /// Applies the patch in the request's body.
-pub async fn patch(mut call: Call) -> Answer {
+pub async fn patch(call: &mut Call) -> Answer {
     let patch_type = negotiate::patch_type(&call.request.headers)?;
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     let bytes = call.read_body().await?;
@@ -23,9 +23,9 @@ pub async fn patch(mut call: Call) -> Answer {
     let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let written = if patch_type == PatchType::Apply {
-        apply(&mut call, &bytes, &options, &manager).await?
+        apply(call, &bytes, &options, &manager).await?
     } else {
-        modify(&mut call, patch_type, &bytes, &options, &manager).await?
+        modify(call, patch_type, &bytes, &options, &manager).await?
     };
     update::respond(call, &form, include, written)
 }

@@ -41,13 +41,13 @@ fn parent_of(call: &Call, object: &Object) -> Value {
 }
 
 /// GET, PUT and PATCH of a scale.
-pub async fn scale(call: Call) -> Answer {
+pub async fn scale(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     match call.request.info.verb.as_str() {
         "get" => {
             let object = call.fresh_named().await?;
-            let response = respond::value(StatusCode::OK, &scale_of(&parent_of(&call, &object))?, &form)?;
-            Ok(call.finish(response))
+            let response = respond::value(StatusCode::OK, &scale_of(&parent_of(call, &object))?, &form)?;
+            Ok(response)
         }
         "update" => replace(call, &form).await,
         "patch" => patch_scale(call, &form).await,
@@ -61,7 +61,7 @@ struct Wanted {
     settled: bool,
 }
 
-async fn replace(mut call: Call, form: &negotiate::Form) -> Answer {
+async fn replace(call: &mut Call, form: &negotiate::Form) -> Answer {
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions", false)?;
     let encoding = negotiate::input(&call.request.headers)?;
@@ -79,7 +79,7 @@ async fn replace(mut call: Call, form: &negotiate::Form) -> Answer {
     write_scale(call, form, &options, move |_, _| Ok(Wanted { scale: wanted.clone(), settled: false })).await
 }
 
-async fn patch_scale(mut call: Call, form: &negotiate::Form) -> Answer {
+async fn patch_scale(call: &mut Call, form: &negotiate::Form) -> Answer {
     let patch_type = negotiate::patch_type(&call.request.headers)?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
@@ -145,7 +145,7 @@ fn scope(filter: &Filter) -> Result<managed_fields::Scope<'_>, Status> {
 
 /// Writes the replicas of a wanted Scale into the object.
 async fn write_scale(
-    mut call: Call,
+    call: &mut Call,
     form: &negotiate::Form,
     options: &WriteOptions,
     mut wanted: impl FnMut(&mut Call, &Value) -> Result<Wanted, Status>,
@@ -153,34 +153,34 @@ async fn write_scale(
     let manager = options.manager(call.user_agent());
     for attempt in 1.. {
         let current = call.fresh_named().await?;
-        let parent = parent_of(&call, &current);
-        let before = with_owners(&call, scale_of(&parent)?, &parent)?;
-        let Wanted { mut scale, settled } = wanted(&mut call, &before)?;
+        let parent = parent_of(call, &current);
+        let before = with_owners(call, scale_of(&parent)?, &parent)?;
+        let Wanted { mut scale, settled } = wanted(call, &before)?;
         let version = meta::text(&scale, "resourceVersion").to_owned();
         let reset = managed_fields::asks_for_reset(&scale);
-        check(&call, &scale, &parent)?;
+        check(call, &scale, &parent)?;
         if !settled {
             let filter = Filter::default();
             managed_fields::on_update(&scope(&filter)?, Some(&before), &mut scale, &manager, call.request.now, reset);
         }
-        let object = scaled(&call, &scale, parent)?;
+        let object = scaled(call, &scale, parent)?;
         let change = Change { object, reset: false, manager: manager.clone(), dry_run: options.dry_run, apply: true };
         let unpinned = version.is_empty() || meta::text(&before, "resourceVersion") == version;
-        match update::replace(&mut call, &current, change).await {
+        match update::replace(call, &current, change).await {
             Err(Failure::Conflict) if unpinned && attempt < write::CONFLICT_ATTEMPTS => {}
-            Err(Failure::Conflict) => return Err(update::modified(&call)),
+            Err(Failure::Conflict) => return Err(update::modified(call)),
             Err(Failure::Status(status)) => return Err(*status),
             Ok(written) => {
                 let value = match &written.outcome {
-                    Created::Stored(object) => scale_of(&parent_of(&call, object))?,
+                    Created::Stored(object) => scale_of(&parent_of(call, object))?,
                     Created::DryRun(value) => scale_of(value)?,
                 };
                 let response = respond::value(StatusCode::OK, &value, form)?;
-                return Ok(call.finish(response));
+                return Ok(response);
             }
         }
     }
-    Err(update::modified(&call))
+    Err(update::modified(call))
 }
 
 /// Where each served version of the workload has its replicas.

@@ -27,15 +27,15 @@ const ATTEMPTS: usize = 20;
 const CAUSE: &str = "DisruptionBudget";
 
 /// Evicts the pod that the path names.
-pub async fn evict(mut call: Call) -> Answer {
+pub async fn evict(call: &mut Call) -> Answer {
     let takes = Takes { gvk: Gvk::new("policy", "v1", "Eviction"), schema: "io.k8s.api.policy.v1.Eviction", also: &["v1beta1"] };
-    let Posted { object, options, form } = posted(&mut call, &takes).await?;
-    let object = admitted(&mut call, object, options.dry_run)?;
+    let Posted { object, options, form } = posted(call, &takes).await?;
+    let object = admitted(call, object, options.dry_run)?;
     let asked = if options.dry_run { vec!["All".to_owned()] } else { Vec::new() };
     let wanted = eviction::delete_options(&object, &asked).map_err(Status::unknown)?;
     let wanted = DeleteOptions::from_body(&wanted)?;
-    let status = run(&mut call, &wanted).await?;
-    created(call, &form, status)
+    let status = run(call, &wanted).await?;
+    created(&form, status)
 }
 
 fn admitted(call: &mut Call, mut object: Value, dry_run: bool) -> Result<Value, Status> {

@@ -71,12 +71,12 @@ fn accepted(takes: &Takes<'_>, bytes: &Bytes, encoding: negotiate::Encoding) -> 
 }
 
 /// The answer to a creation that has a Status for a result, which tells the response's code unless it has one of its own.
-pub fn created(call: Call, form: &Form, mut status: Status) -> super::Answer {
+pub fn created(form: &Form, mut status: Status) -> super::Answer {
     if status.code == 0 {
         status.code = StatusCode::CREATED.as_u16();
     }
     let response: Response<_> = respond::value(StatusCode::CREATED, &status.to_value(), form)?;
-    Ok(call.finish(response))
+    Ok(response)
 }
 
 /// The resource `v1` pods, which the endpoints of other resources write to as well.

@@ -12,7 +12,7 @@ use crate::endpoints::{Answer, Call};
 use crate::registry::read::str_at;
 
 /// Streams the log.
-pub async fn log(call: Call) -> Answer {
+pub async fn log(call: &mut Call) -> Answer {
     let options = Options::parse(&call.query)?;
     let errors = options.check();
     if !errors.is_empty() {
@@ -25,15 +25,15 @@ pub async fn log(call: Call) -> Answer {
         // Nobody runs it yet, so it has said nothing.
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        return Ok(call.finish(response));
+        return Ok(response);
     }
-    let node = super::node(&call, node).await?;
+    let node = super::node(call, node).await?;
     let path = format!("/containerLogs/{}/{}/{container}", str_at(&pod, "/metadata/namespace"), str_at(&pod, "/metadata/name"));
     let target = location::on_kubelet(&node, path, options.query())?;
     fetch(call, &target).await
 }
 
-async fn fetch(call: Call, target: &Target) -> Answer {
+async fn fetch(call: &mut Call, target: &Target) -> Answer {
     let request = http::Request::builder()
         .method(Method::GET)
         .uri(target.path_and_query())
@@ -48,11 +48,11 @@ async fn fetch(call: Call, target: &Target) -> Answer {
         return Err(Status::unknown(format!("Get {}: redirects forbidden", quote(&url))));
     }
     if !(code.is_success() || code == StatusCode::SWITCHING_PROTOCOLS) {
-        return Err(refused(&call, code, response.into_body()).await);
+        return Err(refused(call, code, response.into_body()).await);
     }
     let mut streamed = Response::new(Body::new(response.into_body()));
     streamed.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    Ok(call.finish(streamed))
+    Ok(streamed)
 }
 
 /// What the kubelet said in place of a log, as far as it is of a reasonable length.

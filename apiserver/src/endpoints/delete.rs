@@ -184,7 +184,7 @@ async fn attempt(call: &mut Call, namespace: &str, current: &Arc<Object>, option
     let old = current.value();
     let plan = plan(call, &old, options);
     if by == By::Request && plan != Plan::Keep {
-        admit(call, namespace, current.name(), &old, options)?;
+        admit(call, namespace, current.name(), &old, options).await?;
     }
     match plan {
         Plan::Keep => Ok(Outcome::Leaving(current.clone())),
@@ -215,12 +215,12 @@ fn plan(call: &Call, old: &Value, options: &DeleteOptions) -> Plan {
     decide(old, options, rules, call.request.now)
 }
 
-fn admit(call: &mut Call, namespace: &str, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
+async fn admit(call: &mut Call, namespace: &str, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
     let option_value = serde_json::json!({ "kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1" });
     let mut warnings = Vec::new();
     {
         let attributes = call.attributes(Operation::Delete, name, namespace, options.dry_run, &option_value);
-        call.api.admission.validate(&attributes, &*call.api, None, Some(old), &mut warnings)?;
+        call.api.admission.validate(&attributes, &call.api, None, Some(old), &mut warnings).await?;
     }
     call.warnings.append(&mut warnings);
     Ok(())

@@ -103,7 +103,7 @@ async fn node(call: &Call, name: &str) -> Result<Value, Status> {
 }
 
 /// Asks admission about a connection; connections have no dry run.
-fn connect_admission(call: &mut Call) -> Result<(), Status> {
+async fn connect_admission(call: &mut Call) -> Result<(), Status> {
     if call.query.get("dryRun").is_some() {
         return Err(Status::bad_request("dryRun is not supported"));
     }
@@ -113,8 +113,8 @@ fn connect_admission(call: &mut Call) -> Result<(), Status> {
     let mut warnings = std::mem::take(&mut call.warnings);
     {
         let attributes = call.attributes(Operation::Connect, &name, call.namespace(), false, &Value::Null);
-        call.api.admission.admit(&attributes, &*call.api, &mut options, None, &mut warnings)?;
-        call.api.admission.validate(&attributes, &*call.api, Some(&options), None, &mut warnings)?;
+        call.api.admission.admit(&attributes, &call.api, &mut options, None, &mut warnings).await?;
+        call.api.admission.validate(&attributes, &call.api, Some(&options), None, &mut warnings).await?;
     }
     call.warnings = warnings;
     Ok(())

@@ -17,7 +17,7 @@ pub async fn stream(call: &mut Call) -> Answer {
         "portforward" => port_parameters(&call.query)?,
         _ => stream_parameters(&call.query),
     };
-    connect_admission(call)?;
+    connect_admission(call).await?;
     may_create(call)?;
     let pod = call.fresh_named().await?.value();
     let (namespace, name) = (str_at(&pod, "/metadata/namespace"), str_at(&pod, "/metadata/name"));

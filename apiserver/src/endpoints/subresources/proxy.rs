@@ -18,7 +18,7 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// Passes the request on to what the path names.
 pub async fn proxy(call: &mut Call) -> Answer {
-    connect_admission(call)?;
+    connect_admission(call).await?;
     let id = call.name().to_owned();
     let kind = call.resource.singular.clone();
     let (scheme, name, port) =

@@ -19,6 +19,9 @@ const CHECKS: [&str; 4] = ["ping", "log", "etcd", "shutdown"];
 /// The store must answer by then to count as healthy.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The media type of JSON Web Key Sets.
+const KEY_SET: &str = "application/jwk-set+json";
+
 /// Answers a request to a path outside the resources.
 pub async fn serve(api: &Api, request: &Authorized) -> Answer {
     let path = request.info.path.as_str();
@@ -59,18 +62,9 @@ async fn openid_configuration(api: &Api, request: &Authorized) -> Answer {
 /// The keys that verify service account tokens. Only clients that take JSON Web Key Sets get them.
 async fn openid_keys(api: &Api, request: &Authorized) -> Answer {
     read_only(request)?;
-    if !takes_key_sets(&request.headers) {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
-        return Ok(response);
-    }
+    negotiate::route_accepts_types(&request.headers, &[KEY_SET])?;
     let keys = signing_keys(api).await?;
-    Ok(discovery::document(&discovery::key_set(&keys), "application/jwk-set+json"))
-}
-
-fn takes_key_sets(headers: &http::HeaderMap) -> bool {
-    let accepted = negotiate::header(headers, &http::header::ACCEPT);
-    accepted.is_empty() || accepted.split(',').filter_map(|one| one.split(';').next()).any(|one| matches!(one.trim(), "*/*" | "application/*" | "application/jwk-set+json"))
+    Ok(discovery::document(&discovery::key_set(&keys), KEY_SET))
 }
 
 async fn signing_keys(api: &Api) -> Result<std::sync::Arc<KeySet>, Status> {

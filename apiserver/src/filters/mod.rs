@@ -69,17 +69,8 @@ impl Authorized {
 }
 
 /// The names of the steps of [`serve`], in order; a test holds them to it.
-pub const ORDER: [&str; 9] = [
-    "panic",
-    "request_info",
-    "audit_id",
-    "deadline",
-    "authentication",
-    "impersonation",
-    "flow_control",
-    "authorization",
-    "dispatch",
-];
+pub const ORDER: [&str; 9] =
+    ["panic", "request_info", "audit_id", "deadline", "authentication", "impersonation", "flow_control", "authorization", "dispatch"];
 
 /// The longest a request that is not a watch may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -143,40 +134,32 @@ async fn pass(api: Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Resp
 /// A refusal by a filter.
 struct Refused {
     status: Status,
-    /// Refusals of authorization carry nosniff and are always JSON, as the reference has it.
-    forbidden: bool,
+    /// Refusals of impersonation and authorization carry nosniff, as the reference has it.
+    nosniff: bool,
 }
 
 impl Refused {
     fn respond(self, form: &Form) -> Response<Body> {
-        if !self.forbidden {
-            return respond::status(&self.status, form);
-        }
         let mut response = respond::status(&self.status, form);
-        response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        if self.nosniff {
+            response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        }
         response
     }
 }
 
-fn admit(
-    api: &Api,
-    headers: &mut HeaderMap,
-    query: &str,
-    info: &RequestInfo,
-    peer: &Peer,
-    common: &mut Common,
-) -> Result<User, Refused> {
-    let plain = |status| Refused { status, forbidden: false };
+fn admit(api: &Api, headers: &mut HeaderMap, query: &str, info: &RequestInfo, peer: &Peer, common: &mut Common) -> Result<User, Refused> {
+    let plain = |status| Refused { status, nosniff: false };
     if !is_long_running(info) {
         check_deadline(query).map_err(plain)?;
     }
     let user = api.authenticator.authenticate(headers, &peer.certificates).ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
-    let user = impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(plain)?;
+    let user = impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(|status| Refused { status, nosniff: true })?;
     common.flow = api.flow_control.classify(&user, info);
     match api.authorizer.authorize(&user, info) {
         Decision::Allow(_) => Ok(user),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => {
-            Err(Refused { status: authorization::forbidden(&user, info, &reason), forbidden: true })
+            Err(Refused { status: authorization::forbidden(&user, info, &reason), nosniff: true })
         }
     }
 }

@@ -247,13 +247,6 @@ pub fn definitions() -> Vec<&'static Definition> {
         rbac::RESOURCES,
         scheduling::RESOURCES,
         storage::RESOURCES,
-        admissionregistration::RESOURCES,
-        apiregistration::RESOURCES,
-        authentication::RESOURCES,
-        authorization::RESOURCES,
-        certificates::RESOURCES,
-        flowcontrol::RESOURCES,
-        rbac::RESOURCES,
         storagemigration::RESOURCES,
     ]
     .concat()
@@ -276,11 +269,6 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         rbac::defaults::DEFAULTS,
         scheduling::defaults::DEFAULTS,
         storage::defaults::DEFAULTS,
-        admissionregistration::defaults::DEFAULTS,
-        apiregistration::defaults::DEFAULTS,
-        authentication::defaults::DEFAULTS,
-        flowcontrol::defaults::DEFAULTS,
-        rbac::defaults::DEFAULTS,
     ]
     .concat()
 }
@@ -313,4 +301,17 @@ pub fn versioned() -> Vec<Versioned> {
             },
         },
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_resource_is_registered_once() {
+        let mut names: Vec<_> = definitions().iter().map(|d| (d.group, d.version, d.plural)).collect();
+        names.sort_unstable();
+        let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+    }
 }

@@ -1,5 +1,7 @@
 //! The API server's state: everything that filters and endpoints share.
 
+use std::sync::Arc;
+
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -13,13 +15,15 @@ use crate::flow_control::FlowControl;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::storage::Storage;
+use crate::tokens::Issuer;
 
 /// Shared by all requests; cheap to reach through an `Arc`.
 pub struct Api {
     pub catalog: ArcSwap<Catalog>,
     pub storage: Storage,
     pub authenticator: Authenticator,
-    pub authorizer: Box<dyn Authorizer>,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub issuer: Arc<Issuer>,
     pub admission: Chain,
     pub flow_control: FlowControl,
     pub discovery: ArcSwap<Index>,

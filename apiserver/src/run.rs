@@ -13,15 +13,19 @@ use crate::api::Api;
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Index};
 use crate::filters::authentication::{self, Authenticator};
-use crate::filters::authorization::{SystemMasters, Union};
+use crate::filters::authorization::{AlwaysAllow, AlwaysDeny, Authorizer, SystemMasters, Union};
 use crate::flow_control::FlowControl;
 use crate::metrics::Metrics;
+use crate::node_authorizer::NodeAuthorizer;
 use crate::openapi::OpenApi;
 use crate::pki::{self, Pki};
+use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
 use crate::storage::embedded::Embedded;
 use crate::storage::{self, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
 use crate::system::service_cidr::ServiceRange;
+use crate::tokens::verify::{Cached, Verifier};
+use crate::tokens::{self, Issuer};
 use crate::{bootstrap, filters, server, system, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
@@ -33,6 +37,11 @@ pub struct Config {
     /// 0 takes a free port.
     pub secure_port: u16,
     pub token_auth_file: Option<PathBuf>,
+    /// Asked in this order; the first opinion counts.
+    pub authorization_mode: Vec<Mode>,
+    pub tokens: tokens::Config,
+    /// Put aggregated cluster roles together, as the controller manager does in a cluster that has one.
+    pub aggregate_cluster_roles: bool,
     pub anonymous_auth: bool,
     /// Names and addresses beyond the usual ones that the serving certificate is for.
     pub extra_sans: Vec<String>,
@@ -40,6 +49,29 @@ pub struct Config {
     pub advertise_address: Option<IpAddr>,
     /// Where services get their addresses from: one range, or one of each family.
     pub service_cluster_ip_range: Vec<ServiceRange>,
+}
+
+/// A source of permissions, as `--authorization-mode` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    AlwaysAllow,
+    AlwaysDeny,
+    Node,
+    Rbac,
+}
+
+impl std::str::FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Mode, String> {
+        match text {
+            "AlwaysAllow" => Ok(Mode::AlwaysAllow),
+            "AlwaysDeny" => Ok(Mode::AlwaysDeny),
+            "Node" => Ok(Mode::Node),
+            "RBAC" => Ok(Mode::Rbac),
+            other => Err(format!("authorization-mode {} is not a valid mode", apimachinery::field::quote(other))),
+        }
+    }
 }
 
 /// Why the API server could not start.
@@ -57,6 +89,8 @@ pub enum Error {
     Catalog(#[from] catalog::Error),
     #[error(transparent)]
     Tokens(#[from] authentication::TokenFileError),
+    #[error(transparent)]
+    Keys(#[from] tokens::keys::Error),
     #[error("listening on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("{path}: {source}")]
@@ -88,23 +122,36 @@ impl Server {
         let address = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
         let tls = acceptor(config, &pki)?;
 
-        let tokens = match &config.token_auth_file {
+        let static_tokens = match &config.token_auth_file {
             Some(path) => authentication::read_token_file(path)?,
             None => Default::default(),
         };
+        let issuer = Issuer::start(&config.tokens, &config.data_dir.join("pki"))?;
+        let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog) };
+        let (rbac, nodes) = (Rbac::default(), NodeAuthorizer::default());
+        let authorizer = authorizer(&config.authorization_mode, &rbac, &nodes);
         let api = Arc::new(Api {
             openapi: OpenApi::new(&registry::definitions(), apimachinery::schema::builtin(), discovery::documents::GIT_VERSION),
             discovery: ArcSwap::from_pointee(Index::new(discovery::builtin::group_versions(&registry::definitions()))),
             catalog: ArcSwap::from_pointee(catalog),
             storage,
-            authenticator: Authenticator::new(tokens, Vec::new(), config.anonymous_auth),
-            authorizer: Box::new(Union(vec![Box::new(SystemMasters)])),
-            admission: Chain::new(vec![Box::new(NamespaceLifecycle)]),
+            authenticator: Authenticator::new(static_tokens, vec![Box::new(verifier)], config.anonymous_auth, issuer.audiences.clone()),
+            authorizer: authorizer.clone(),
+            issuer,
+            admission: Chain::new(vec![Box::new(NamespaceLifecycle), Box::new(Escalation { rbac: rbac.clone(), authorizer })]),
             flow_control: FlowControl::default(),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
         });
         bootstrap::run(&api).await.map_err(Error::Bootstrap)?;
+        let catalog = api.catalog.load_full();
+        rbac.follow(&catalog, shutdown.clone());
+        if config.authorization_mode.contains(&Mode::Node) {
+            nodes.follow(&catalog, shutdown.clone());
+        }
+        if config.aggregate_cluster_roles {
+            rbac::aggregate::follow(&api, shutdown.clone());
+        }
         let settings = settings(config, &pki, address)?;
         system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
         system::spawn(&api, &settings);
@@ -146,6 +193,20 @@ fn advertised(bind_address: IpAddr) -> Option<IpAddr> {
     socket.connect((std::net::Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
     let address = socket.local_addr().ok()?.ip();
     (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+/// The authorizers of the modes, after the one that no mode turns off.
+fn authorizer(modes: &[Mode], rbac: &Rbac, nodes: &NodeAuthorizer) -> Arc<dyn Authorizer> {
+    let mut chain: Vec<(&'static str, Box<dyn Authorizer>)> = vec![("kubernetes.io/system-privileged-group", Box::new(SystemMasters))];
+    for mode in modes {
+        chain.push(match mode {
+            Mode::AlwaysAllow => ("alwaysallow", Box::new(AlwaysAllow)),
+            Mode::AlwaysDeny => ("alwaysdeny", Box::new(AlwaysDeny)),
+            Mode::Node => ("node", Box::new(nodes.clone())),
+            Mode::Rbac => ("rbac", Box::new(rbac.clone())),
+        });
+    }
+    Arc::new(Union(chain))
 }
 
 /// Resolves the built-in resources and loads their objects into memory.

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use apiserver::run::{Config, Server};
+use apiserver::run::{Config, Mode, Server};
 use apiserver::system::service_cidr::ServiceRange;
+use apiserver::tokens;
 use clap::Args;
 use tokio::sync::watch;
 
@@ -20,6 +21,30 @@ pub struct Flags {
     /// A CSV file of static tokens: token,user,uid[,"group1,group2"].
     #[arg(long)]
     pub token_auth_file: Option<PathBuf>,
+    /// Who decides what users may do, asked in this order: Node, RBAC, AlwaysAllow, AlwaysDeny.
+    #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
+    pub authorization_mode: Vec<Mode>,
+    /// The issuer of service account tokens; may be repeated, all are accepted and the first is used.
+    #[arg(long)]
+    pub service_account_issuer: Vec<String>,
+    /// Who this server is to tokens; the issuers by default.
+    #[arg(long, value_delimiter = ',')]
+    pub api_audiences: Vec<String>,
+    /// PEM keys that verify service account tokens; may be repeated.
+    #[arg(long)]
+    pub service_account_key_file: Vec<PathBuf>,
+    /// The PEM key that signs service account tokens; made and kept in the data directory by default.
+    #[arg(long)]
+    pub service_account_signing_key_file: Option<PathBuf>,
+    /// Where relying parties find the keys, if not at this server's address.
+    #[arg(long)]
+    pub service_account_jwks_uri: Option<String>,
+    /// The longest validity in seconds of a service account token.
+    #[arg(long)]
+    pub service_account_max_token_expiration_seconds: Option<i64>,
+    /// Let tokens that kubelets project for this server live for a year.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub service_account_extend_token_expiration: bool,
     /// Let requests without credentials in as system:anonymous.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub anonymous_auth: bool,
@@ -35,12 +60,24 @@ pub struct Flags {
 }
 
 impl Flags {
-    pub fn config(&self, data_dir: PathBuf) -> Config {
+    /// `alone`: nothing but the API server runs in this process.
+    pub fn config(&self, data_dir: PathBuf, alone: bool) -> Config {
         Config {
             data_dir,
             bind_address: self.bind_address,
             secure_port: self.secure_port,
             token_auth_file: self.token_auth_file.clone(),
+            authorization_mode: self.authorization_mode.clone(),
+            tokens: tokens::Config {
+                service_account_issuer: self.service_account_issuer.clone(),
+                api_audiences: self.api_audiences.clone(),
+                service_account_key_file: self.service_account_key_file.clone(),
+                service_account_signing_key_file: self.service_account_signing_key_file.clone(),
+                service_account_jwks_uri: self.service_account_jwks_uri.clone(),
+                service_account_max_token_expiration_seconds: self.service_account_max_token_expiration_seconds,
+                service_account_extend_token_expiration: self.service_account_extend_token_expiration,
+            },
+            aggregate_cluster_roles: !alone,
             anonymous_auth: self.anonymous_auth,
             extra_sans: self.tls_sans.clone(),
             advertise_address: self.advertise_address,
@@ -61,7 +98,7 @@ pub struct Apiserver {
 
 impl Apiserver {
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let server = Server::start(&self.flags.config(self.data_dir), shutdown).await?;
+        let server = Server::start(&self.flags.config(self.data_dir, true), shutdown).await?;
         tracing::info!(address = %server.address, "serving");
         server.serve().await;
         Ok(())

@@ -26,7 +26,7 @@ impl Up {
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
         let started = Instant::now();
         let kubeconfig = kubeconfig_path(&self.data_dir);
-        let server = Server::start(&self.flags.config(self.data_dir), shutdown).await?;
+        let server = Server::start(&self.flags.config(self.data_dir, false), shutdown).await?;
         tracing::info!(nodes = self.nodes, address = %server.address, "control plane ready in {} ms", started.elapsed().as_millis());
         tracing::info!("try: kubectl --kubeconfig {} get namespaces", kubeconfig.display());
         server.serve().await;

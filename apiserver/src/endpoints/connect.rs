@@ -4,9 +4,17 @@
 
 use apimachinery::status::Status;
 
-use super::{Answer, Call};
+use super::{Answer, Call, reviews, token_request};
 
-/// Runs the endpoint of a subresource that is not the object itself.
+/// Runs the endpoint of a subresource that is not the object itself, or of a resource that is only ever posted to.
 pub async fn connect(call: Call) -> Answer {
-    Err(Status::not_found(call.resource.group(), &call.resource.plural, call.name()))
+    let resource = call.resource.clone();
+    match (resource.group(), &*resource.plural, call.request.info.subresource.as_str()) {
+        ("", "serviceaccounts", "token") => token_request::token_request(call).await,
+        ("authentication.k8s.io", "selfsubjectreviews", "") => reviews::authentication::self_subject_review(call).await,
+        ("authentication.k8s.io", "tokenreviews", "") => reviews::authentication::token_review(call).await,
+        ("authorization.k8s.io", "selfsubjectrulesreviews", "") => reviews::authorization::rules_review(call).await,
+        ("authorization.k8s.io", _, "") => reviews::authorization::access_review(call).await,
+        _ => Err(Status::not_found(call.resource.group(), &call.resource.plural, call.name())),
+    }
 }

@@ -9,9 +9,7 @@ use http::{HeaderName, HeaderValue, Method, Response};
 
 use super::negotiate::{self, Encoding};
 use super::options::Query;
-use super::{
-    Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch,
-};
+use super::{Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch};
 use crate::api::Api;
 use crate::catalog::SubresourceKind;
 use crate::filters::Authorized;
@@ -65,6 +63,11 @@ fn check_route(call: &Call) -> Result<(), Status> {
         return Err(not_found());
     }
     if !call.resource.namespaced && !info.namespace.is_empty() && &*call.resource.plural != "namespaces" {
+        return Err(not_found());
+    }
+    // What is only ever posted has no path of its own.
+    let is_kept = ["get", "update", "patch", "delete"].iter().any(|verb| call.resource.allows(verb));
+    if named && info.subresource.is_empty() && !is_kept {
         return Err(not_found());
     }
     let verb = route_verb(&call.request.method, &info.verb, named).ok_or_else(not_allowed)?;

@@ -11,11 +11,16 @@ use super::options::Query;
 use super::{Answer, respond};
 use crate::api::Api;
 use crate::filters::Authorized;
+use crate::tokens::discovery;
+use crate::tokens::keys::KeySet;
 
 /// The checks that health endpoints list, in upstream's order, for what this server has of them.
 const CHECKS: [&str; 4] = ["ping", "log", "etcd", "shutdown"];
 /// The store must answer by then to count as healthy.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The media type of JSON Web Key Sets.
+const KEY_SET: &str = "application/jwk-set+json";
 
 /// Answers a request to a path outside the resources.
 pub async fn serve(api: &Api, request: &Authorized) -> Answer {
@@ -26,6 +31,9 @@ pub async fn serve(api: &Api, request: &Authorized) -> Answer {
         ["healthz" | "livez" | "readyz", rest @ ..] if rest.len() <= 1 => Ok(health(api, request, &segments).await),
         ["version"] => read_only(request).and_then(|()| version(request)),
         ["metrics"] => Ok(metrics(api)),
+        ["debug", "api_priority_and_fairness", dump] => Ok(api.flow_control.dump(dump).map_or_else(respond::page_not_found, debug_text)),
+        [".well-known", "openid-configuration"] => openid_configuration(api, request).await,
+        ["openid", "v1", "jwks"] => openid_keys(api, request).await,
         ["openapi", rest @ ..] => crate::openapi::serve::serve(api, request, rest),
         _ => crate::discovery::serve::serve(api, request, &segments),
     }
@@ -41,6 +49,27 @@ fn version(request: &Authorized) -> Answer {
     let form = negotiate::output(&request.headers, query.get("pretty"), Offer::PLAIN)?;
     let value = crate::discovery::documents::version(&crate::version::BUILD);
     Ok(respond::bytes(StatusCode::OK, "application/json", respond::json_text(&value, form.pretty)))
+}
+
+/// Where relying parties learn who issues service account tokens.
+async fn openid_configuration(api: &Api, request: &Authorized) -> Answer {
+    read_only(request)?;
+    negotiate::route_accepts(&request.headers, &[negotiate::Encoding::Json])?;
+    let keys = signing_keys(api).await?;
+    let address = request.peer.local.to_string();
+    Ok(discovery::document(&discovery::configuration(&api.issuer, &keys, &address), "application/json"))
+}
+
+/// The keys that verify service account tokens. Only clients that take JSON Web Key Sets get them.
+async fn openid_keys(api: &Api, request: &Authorized) -> Answer {
+    read_only(request)?;
+    negotiate::route_accepts_types(&request.headers, &[KEY_SET])?;
+    let keys = signing_keys(api).await?;
+    Ok(discovery::document(&discovery::key_set(&keys), KEY_SET))
+}
+
+async fn signing_keys(api: &Api) -> Result<std::sync::Arc<KeySet>, Status> {
+    api.issuer.keys.ready().await.ok_or_else(|| Status::service_unavailable("there is no key to sign service account tokens with"))
 }
 
 /// `/healthz`, `/livez`, `/readyz`, with `verbose`, `exclude` and single checks below them.
@@ -89,8 +118,17 @@ async fn healthy(api: &Api, check: &str, endpoint: &str) -> bool {
     }
 }
 
+/// Text that browsers may sniff at, as upstream serves its dumps.
+fn debug_text(text: String) -> Response<Body> {
+    let mut response = respond::text(StatusCode::OK, text);
+    response.headers_mut().remove("x-content-type-options");
+    response
+}
+
 fn metrics(api: &Api) -> Response<Body> {
-    let mut response = respond::text(StatusCode::OK, api.metrics.render());
+    let mut text = api.metrics.render();
+    api.flow_control.render(&mut text);
+    let mut response = respond::text(StatusCode::OK, text);
     let headers = response.headers_mut();
     headers.remove("x-content-type-options");
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores"));

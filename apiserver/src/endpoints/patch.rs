@@ -132,7 +132,7 @@ fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> R
     }
 }
 
-/// Server-side apply of a configuration (YAML or JSON text).
+/// Server-side apply of a configuration to the named object, which is made if it is not there.
 pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manager: &str) -> Result<Written, Status> {
     let config = read_config(call, bytes, options)?;
     for attempt in 1.. {

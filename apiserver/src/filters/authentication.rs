@@ -41,10 +41,18 @@ impl User {
     }
 }
 
+/// A user, and the audiences that were asked for and that the token is meant for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    pub user: User,
+    pub audiences: Vec<String>,
+}
+
 /// Verifies service account tokens (and whatever other issuer is configured later).
 pub trait TokenVerifier: Send + Sync {
-    /// `None` if the token is not one of this verifier's; an error if it is and must be refused.
-    fn verify(&self, token: &str) -> Result<Option<User>, String>;
+    /// `None` if the token is not one of this verifier's; an error if it is and must be refused. The token must be meant for
+    /// one of the audiences; without any, for this API server.
+    fn verify(&self, token: &str, audiences: Option<&[String]>) -> Result<Option<Verified>, String>;
 }
 
 /// The configured ways in.
@@ -52,6 +60,8 @@ pub struct Authenticator {
     static_tokens: HashMap<String, User>,
     verifiers: Vec<Box<dyn TokenVerifier>>,
     anonymous: bool,
+    /// Who this server is to tokens.
+    audiences: Vec<String>,
 }
 
 /// Why a token file could not be read.
@@ -64,8 +74,13 @@ pub enum TokenFileError {
 }
 
 impl Authenticator {
-    pub fn new(static_tokens: HashMap<String, User>, verifiers: Vec<Box<dyn TokenVerifier>>, anonymous: bool) -> Authenticator {
-        Authenticator { static_tokens, verifiers, anonymous }
+    pub fn new(
+        static_tokens: HashMap<String, User>,
+        verifiers: Vec<Box<dyn TokenVerifier>>,
+        anonymous: bool,
+        audiences: Vec<String>,
+    ) -> Authenticator {
+        Authenticator { static_tokens, verifiers, anonymous, audiences }
     }
 
     /// The user of a request, or `None` if its credentials are refused (401).
@@ -74,28 +89,43 @@ impl Authenticator {
             return Some(user.authenticated());
         }
         match bearer_token(headers) {
-            Some(token) => self.token(token),
+            Some(token) => match self.token(token, None) {
+                Ok(verified) => Some(verified.user),
+                Err(reason) => {
+                    tracing::debug!(reason, "token refused");
+                    None
+                }
+            },
             None if header(headers, &AUTHORIZATION).is_empty() || self.anonymous => self.anonymous.then(User::anonymous),
             None => None,
         }
     }
 
-    /// The user of a bearer token; also what TokenReview asks.
-    pub fn token(&self, token: &str) -> Option<User> {
+    /// The user of a bearer token that is meant for one of `audiences` (for this server without any); also what TokenReview
+    /// asks, and shows the error of.
+    pub fn token(&self, token: &str, audiences: Option<&[String]>) -> Result<Verified, String> {
+        const INVALID: &str = "invalid bearer token";
+        let mut errors = vec![INVALID.to_owned()];
         if let Some(user) = self.static_tokens.get(token) {
-            return Some(user.clone().authenticated());
-        }
-        for verifier in &self.verifiers {
-            match verifier.verify(token) {
-                Ok(Some(user)) => return Some(user.authenticated()),
-                Ok(None) => {}
-                Err(reason) => {
-                    tracing::debug!(reason, "token refused");
-                    return None;
-                }
+            let wanted = audiences.unwrap_or(&self.audiences);
+            let common: Vec<String> = self.audiences.iter().filter(|a| wanted.contains(a)).cloned().collect();
+            if !common.is_empty() {
+                return Ok(Verified { user: user.clone().authenticated(), audiences: common });
             }
         }
-        None
+        for verifier in &self.verifiers {
+            match verifier.verify(token, audiences) {
+                Ok(Some(verified)) => return Ok(Verified { user: verified.user.authenticated(), audiences: verified.audiences }),
+                Ok(None) => {}
+                Err(reason) => errors.push(reason),
+            }
+        }
+        Err(if errors.len() == 1 { INVALID.to_owned() } else { format!("[{}]", errors.join(", ")) })
+    }
+
+    /// Who this server is to tokens.
+    pub fn audiences(&self) -> &[String] {
+        &self.audiences
     }
 }
 
@@ -129,7 +159,8 @@ pub fn read_token_file(path: &Path) -> Result<HashMap<String, User>, TokenFileEr
             tracing::warn!(line = at + 1, "empty token ignored");
             continue;
         }
-        let groups = rest.first().map(|g| g.split(',').filter(|g| !g.is_empty()).map(|g| g.trim().to_owned()).collect()).unwrap_or_default();
+        let groups =
+            rest.first().map(|g| g.split(',').filter(|g| !g.is_empty()).map(|g| g.trim().to_owned()).collect()).unwrap_or_default();
         tokens.insert(token.clone(), User { name: name.clone(), uid: uid.clone(), groups, extra: Vec::new() });
     }
     Ok(tokens)

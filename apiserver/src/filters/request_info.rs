@@ -2,6 +2,7 @@
 //!
 //! Everything that follows (authorization, flow control, audit, dispatch) speaks of a [`RequestInfo`], never of paths.
 
+use apimachinery::selector::field::{Selector, Term};
 use http::Method;
 
 /// A request in the API's terms (authorization.k8s.io ResourceAttributes / NonResourceAttributes).
@@ -22,6 +23,8 @@ pub struct RequestInfo {
     pub name: String,
     /// Path segments from the resource on.
     pub parts: Vec<String>,
+    /// What a list, a watch or a deletion of many is limited to, if that can be read.
+    pub field_selector: Vec<Term>,
 }
 
 /// Subresources of `namespaces`; any other segment after a namespace's name is a resource in it.
@@ -90,6 +93,10 @@ impl RequestInfo {
         }
         if info.name.is_empty() && info.verb == "delete" {
             info.verb = "deletecollection".to_owned();
+        }
+        if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
+            let text = form_pairs(query).into_iter().find(|(key, _)| key == "fieldSelector").map(|(_, value)| value);
+            info.field_selector = text.and_then(|text| Selector::parse(&text).ok()).map(|s| s.terms().to_vec()).unwrap_or_default();
         }
         info
     }

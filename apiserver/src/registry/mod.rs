@@ -7,9 +7,12 @@
 pub mod admissionregistration;
 pub mod apiregistration;
 pub mod apps;
+pub mod authentication;
+pub mod authorization;
 pub mod autoscaling;
 pub mod batch;
 pub mod cells;
+pub mod certificates;
 pub mod coordination;
 pub mod core;
 pub mod declared;
@@ -28,6 +31,7 @@ pub mod rbac;
 pub mod read;
 pub mod scheduling;
 pub mod storage;
+pub mod storagemigration;
 pub mod strategy;
 pub mod table;
 
@@ -227,8 +231,11 @@ pub fn definitions() -> Vec<&'static Definition> {
         admissionregistration::RESOURCES,
         apiregistration::RESOURCES,
         apps::RESOURCES,
+        authentication::RESOURCES,
+        authorization::RESOURCES,
         autoscaling::RESOURCES,
         batch::RESOURCES,
+        certificates::RESOURCES,
         coordination::RESOURCES,
         discovery::RESOURCES,
         events::RESOURCES,
@@ -239,6 +246,7 @@ pub fn definitions() -> Vec<&'static Definition> {
         rbac::RESOURCES,
         scheduling::RESOURCES,
         storage::RESOURCES,
+        storagemigration::RESOURCES,
     ]
     .concat()
 }
@@ -251,6 +259,7 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         admissionregistration::defaults::DEFAULTS,
         apiregistration::defaults::DEFAULTS,
         apps::defaults::DEFAULTS,
+        authentication::defaults::DEFAULTS,
         autoscaling::defaults::DEFAULTS,
         batch::defaults::DEFAULTS,
         discovery::defaults::DEFAULTS,

@@ -1,0 +1,84 @@
+//! Objects that are posted to be answered and never stored: reviews, token requests.
+//!
+//! Owns the way in (negotiation, decoding, defaults, ownership) and the way out. What is answered is the endpoint's.
+
+use apimachinery::managed_fields::{self, Filter, OneVersion, Root, Scope};
+use apimachinery::schema::canonical::{Empties, canonicalize};
+use apimachinery::schema::defaults::apply_defaults;
+use apimachinery::schema::{self, TypeId};
+use apimachinery::status::Status;
+use http::StatusCode;
+use serde_json::Value;
+
+use super::options::WriteOptions;
+use super::{Answer, Call, body, meta, negotiate, respond};
+use crate::catalog::Gvk;
+use crate::endpoints::negotiate::Form;
+
+/// The kind that an endpoint takes.
+pub struct Kind {
+    pub gvk: Gvk,
+    type_id: TypeId,
+}
+
+impl Kind {
+    /// The kind that a call's subresource speaks, or that of its resource.
+    pub fn of(call: &Call) -> Result<Kind, Status> {
+        let gvk = call.subresource().map_or(&call.resource.gvk, |s| &s.gvk).clone();
+        let type_id = schema::builtin()
+            .by_kind(&gvk.group, &gvk.version, &gvk.kind)
+            .ok_or_else(|| Status::internal_error(&format!("{} has no schema", gvk.kind)))?;
+        Ok(Kind { gvk, type_id })
+    }
+}
+
+/// A decoded body, complete, with its sender as the owner of its fields.
+pub struct Posted {
+    pub object: Value,
+    pub form: Form,
+    kind: Kind,
+}
+
+/// Reads the body of a request.
+pub async fn read(call: &mut Call, kind: Kind) -> Result<Posted, Status> {
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::PLAIN)?;
+    let encoding = negotiate::input(&call.request.headers)?;
+    let bytes = call.read_body().await?;
+    let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
+    let types = call.resource.types.clone();
+    let decoded = body::decode(&bytes, encoding, &body::Expected { gvk: &kind.gvk, types: &types, type_id: kind.type_id })?;
+    body::validate_fields(&kind.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
+    let mut object = decoded.value;
+    let namespace = call.namespace();
+    if !namespace.is_empty() {
+        meta::ensure_namespace(&mut object, namespace)?;
+    }
+    apply_defaults(&types, &call.resource.hooks, kind.type_id, &mut object);
+    canonicalize(&types, kind.type_id, &mut object, Empties::Drop);
+    let api_version = kind.gvk.api_version();
+    let scope = Scope {
+        types: &types,
+        root: Root::Builtin(kind.type_id),
+        api_version: &api_version,
+        kind: &kind.gvk.kind,
+        subresource: &call.request.info.subresource,
+        filter: &Filter::except(&[]),
+        converter: &OneVersion,
+    };
+    let reset = managed_fields::asks_for_reset(&object);
+    let manager = options.manager(call.user_agent());
+    managed_fields::on_update(&scope, None, &mut object, &manager, call.request.now, reset);
+    // What ownership added takes its place among the fields.
+    canonicalize(&types, kind.type_id, &mut object, Empties::Drop);
+    Ok(Posted { object, form, kind })
+}
+
+impl Posted {
+    /// Answers with the object as it stands now.
+    pub fn created(mut self, call: Call) -> Answer {
+        meta::metadata_mut(&mut self.object);
+        canonicalize(&call.resource.types, self.kind.type_id, &mut self.object, Empties::Drop);
+        let response = respond::value(StatusCode::CREATED, &self.object, &self.form)?;
+        Ok(call.finish(response))
+    }
+}

@@ -1,0 +1,42 @@
+//! OpenID discovery: where relying parties learn the issuer and its keys.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::CACHE_CONTROL;
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::Issuer;
+use super::keys::KeySet;
+use crate::endpoints::respond;
+
+/// Both documents may be cached for an hour.
+const CACHED: HeaderValue = HeaderValue::from_static("public, max-age=3600");
+
+/// `/.well-known/openid-configuration`; `address` is where clients reach this server.
+pub fn configuration(issuer: &Issuer, keys: &KeySet, address: &str) -> Value {
+    let mut algorithms: Vec<&str> = keys.public.iter().map(|key| key.algorithm.name()).collect();
+    algorithms.sort_unstable();
+    algorithms.dedup();
+    let uri = issuer.jwks_uri.clone().unwrap_or_else(|| format!("https://{address}/openid/v1/jwks"));
+    json!({
+        "issuer": issuer.name(),
+        "jwks_uri": uri,
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": algorithms,
+    })
+}
+
+/// `/openid/v1/jwks`.
+pub fn key_set(keys: &KeySet) -> Value {
+    let keys: Vec<&Value> = keys.public.iter().map(|key| &key.jwk).collect();
+    json!({ "keys": keys })
+}
+
+/// A document of discovery as a response; unlike other JSON of the API it ends without a newline.
+pub fn document(value: &Value, media_type: &'static str) -> Response<Body> {
+    let mut response = respond::bytes(StatusCode::OK, media_type, Bytes::from(value.to_string()));
+    response.headers_mut().insert(CACHE_CONTROL, CACHED);
+    response
+}

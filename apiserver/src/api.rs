@@ -7,6 +7,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::admission::{Chain, Lookup};
+use crate::allocation::Allocator;
+use crate::backend::Backends;
 use crate::catalog::Catalog;
 use crate::discovery::Index;
 use crate::filters::authentication::Authenticator;
@@ -25,6 +27,8 @@ pub struct Api {
     pub authorizer: Arc<dyn Authorizer>,
     pub issuer: Arc<Issuer>,
     pub admission: Chain,
+    pub allocator: Allocator,
+    pub backends: Backends,
     pub flow_control: FlowControl,
     pub discovery: ArcSwap<Index>,
     pub openapi: OpenApi,

@@ -1,7 +1,9 @@
 //! The Kubernetes API server: one engine for built-in and custom resources over a durable store.
 
 pub mod admission;
+pub mod allocation;
 pub mod api;
+pub mod backend;
 pub mod bootstrap;
 pub mod catalog;
 pub mod discovery;

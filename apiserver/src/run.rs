@@ -8,8 +8,10 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::allocation::{self, Allocator};
 use crate::admission::{Chain, namespace_lifecycle::NamespaceLifecycle};
 use crate::api::Api;
+use crate::backend::Backends;
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Index};
 use crate::filters::authentication::{self, Authenticator};
@@ -139,6 +141,8 @@ impl Server {
             authorizer: authorizer.clone(),
             issuer,
             admission: Chain::new(vec![Box::new(NamespaceLifecycle), Box::new(Escalation { rbac: rbac.clone(), authorizer })]),
+            allocator: Allocator::default(),
+            backends: Backends::new(&pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
             flow_control: FlowControl::default(),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
@@ -155,6 +159,7 @@ impl Server {
         let settings = settings(config, &pki, address)?;
         system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
         system::spawn(&api, &settings);
+        tokio::spawn(allocation::repair::run(api.clone()));
         write_kubeconfig(config, &pki, address)?;
         Ok(Server { api, address, listener, tls, shutdown })
     }

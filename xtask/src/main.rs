@@ -1,13 +1,16 @@
 //! Checks and fixes of the repository.
 
+mod check;
 mod schema;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let result = match std::env::args().nth(1).as_deref() {
+        Some("check") => check::run(),
+        Some("fix") => check::fix(),
         Some("schema") => schema::regenerate(),
-        _ => Err("usage: xtask schema".into()),
+        _ => Err("usage: cargo xtask check|fix|schema".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

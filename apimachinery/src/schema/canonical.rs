@@ -73,7 +73,7 @@ fn absent(types: &Types, field: &Field, empties: Empties) -> Option<Value> {
         }
         // A quantity is a struct in Go, and `omitempty` never omits structs.
         Type::Quantity if !field.pointer && !field.omit_zero => Some(Value::String("0".to_owned())),
-        _ if field.omit_empty || field.omit_zero => None,
+        _ if field.omit_zero || (field.omit_empty && (field.pointer || !is_struct_in_go(&field.ty))) => None,
         _ if field.pointer => Some(Value::Null),
         Type::String => Some(Value::String(String::new())),
         Type::Bool => Some(Value::Bool(false)),
@@ -81,6 +81,11 @@ fn absent(types: &Types, field: &Field, empties: Empties) -> Option<Value> {
         Type::Duration => Some(Value::String("0s".to_owned())),
         _ => Some(Value::Null),
     }
+}
+
+/// Scalars of JSON that are structs in Go, which `omitempty` never drops.
+fn is_struct_in_go(ty: &Type) -> bool {
+    matches!(ty, Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString | Type::Duration | Type::RawExtension)
 }
 
 fn inner(types: &Types, ty: &Type, value: &mut Value, empties: Empties) {

@@ -107,11 +107,23 @@ pub fn set_type_meta(value: &mut Value, gvk: &Gvk) {
 
 /// Kind and version may be left out; if they are there they must be the endpoint's.
 fn check_kind(value: &Value, expected: &Gvk) -> Result<(), Status> {
+    match wrong_kind(value, expected) {
+        None => Ok(()),
+        Some((kind, version, reason)) => Err(Status::bad_request(format!(
+            "{kind} in version {} cannot be handled as a {}: {reason}",
+            field::quote(&version),
+            expected.kind
+        ))),
+    }
+}
+
+/// The kind and version that an object says it has, and why it cannot be the expected one; `None` if it is.
+pub fn wrong_kind(value: &Value, expected: &Gvk) -> Option<(String, String, String)> {
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("");
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let expected_version = expected.api_version();
     if (api_version.is_empty() || api_version == expected_version) && (kind.is_empty() || kind == &*expected.kind) {
-        return Ok(());
+        return None;
     }
     // What the body leaves out is the endpoint's.
     let api_version = if api_version.is_empty() { &expected_version } else { api_version };
@@ -131,7 +143,7 @@ fn check_kind(value: &Value, expected: &Gvk) -> Result<(), Status> {
             field::quote(api_version)
         )
     };
-    Err(Status::bad_request(format!("{kind} in version {} cannot be handled as a {}: {reason}", field::quote(version), expected.kind)))
+    Some((kind.to_owned(), version.to_owned(), reason))
 }
 
 /// `Kind in version "v1" cannot be handled as a Kind: reason`.

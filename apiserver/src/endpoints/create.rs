@@ -9,6 +9,7 @@ use super::options::WriteOptions;
 use super::present::{Presenter, include_object};
 use super::{Answer, Call, body, convert, meta, negotiate, write};
 use crate::admission::Operation;
+use crate::allocation;
 use crate::storage;
 
 /// Generated names that are taken are replaced this many times.
@@ -82,9 +83,15 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
         if generated {
             meta::set_text(&mut candidate, "name", &meta::generate_name(&base));
         }
-        call.admit_new(&mut candidate, &namespace, dry_run, &options)?;
         let name = meta::text(&candidate, "name").to_owned();
-        match commit(call, candidate, dry_run).await {
+        let taken = allocation::begin(call, &mut candidate, None, dry_run).await?;
+        if let Err(refused) = call.admit_new(&mut candidate, &namespace, dry_run, &options) {
+            taken.finish(&call.api, false).await;
+            return Err(refused);
+        }
+        let committed = commit(call, candidate, dry_run).await;
+        taken.finish(&call.api, committed.is_ok()).await;
+        match committed {
             Ok(created) => return Ok(created),
             Err(storage::Error::AlreadyExists) if generated && attempt < NAME_ATTEMPTS => {}
             Err(storage::Error::AlreadyExists) if generated => {

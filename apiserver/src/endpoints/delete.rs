@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use apimachinery::status::{Details, Status};
-use apimachinery::{json, protobuf, time};
+use apimachinery::{json, protobuf};
 use http::StatusCode;
 use serde_json::Value;
 
 use super::negotiate::{self, Encoding};
 use super::options::DeleteOptions;
 use super::present::Presenter;
-use super::{Answer, Call, convert, meta, respond, update, write};
+use super::deletion::{self, Plan, Rules};
+use super::{Answer, Call, convert, respond, update, write};
 use crate::admission::Operation;
-use crate::registry::Propagation;
+use crate::allocation;
+use crate::registry::RETURN_DELETED_OBJECT;
 use crate::registry::table::IncludeObject;
 use crate::storage::{self, Object};
 
@@ -20,19 +22,30 @@ use crate::storage::{self, Object};
 pub async fn delete(mut call: Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     let options = read_options(&mut call).await?;
+    warn_of_orphans(&mut call, &options);
     let name = call.name().to_owned();
     let namespace = call.namespace().to_owned();
     let outcome = remove(&mut call, &namespace, &name, &options).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: IncludeObject::Metadata, now: call.request.now };
     let response = match outcome {
         Outcome::Gone(object) => {
-            let returns_object = &*call.resource.plural == "namespaces" && call.resource.group().is_empty();
-            if returns_object { presenter.object(StatusCode::OK, &object, &call.request.headers)? } else { respond::status(&gone(&call, &object), &form) }
+            if returns_object(&call) { presenter.object(StatusCode::OK, &object, &call.request.headers)? } else { respond::status(&gone(&call, &object), &form) }
         }
+        Outcome::GoneDryRun(value) => presenter.value(StatusCode::OK, &value)?,
         Outcome::Leaving(object) => presenter.object(leaving_code(&options), &object, &call.request.headers)?,
         Outcome::LeavingDryRun(value) => presenter.value(leaving_code(&options), &value)?,
     };
     Ok(call.finish(response))
+}
+
+/// Whether a deletion of the kind answers with the object as it was; others answer with a Status.
+fn returns_object(call: &Call) -> bool {
+    let kind = (call.resource.group(), &*call.resource.plural);
+    is_namespace(call) || RETURN_DELETED_OBJECT.contains(&kind)
+}
+
+fn is_namespace(call: &Call) -> bool {
+    call.resource.group().is_empty() && &*call.resource.plural == "namespaces"
 }
 
 /// 202 where the client asked for dependents to go too, in the old way, and the object is still there.
@@ -55,6 +68,8 @@ fn gone(call: &Call, object: &Object) -> Status {
 pub enum Outcome {
     /// It is no more; its last state.
     Gone(Arc<Object>),
+    /// It would be no more; its last state, in the resource's version.
+    GoneDryRun(Value),
     /// It stays until its finalizers or its grace period are done.
     Leaving(Arc<Object>),
     LeavingDryRun(Value),
@@ -103,19 +118,43 @@ fn protobuf_options(bytes: &[u8]) -> Result<Value, Status> {
     Ok(value)
 }
 
+/// What those who delete jobs without saying what becomes of the pods are told.
+const JOBS_KEEP_PODS: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them \
+                              or set propagationPolicy=Orphan to suppress this warning";
+
+/// Warnings that the options alone deserve.
+pub fn warn_of_orphans(call: &mut Call, options: &DeleteOptions) {
+    let is_job = call.resource.group() == "batch" && &*call.resource.plural == "jobs";
+    if is_job && options.propagation.is_none() && options.orphan_dependents.is_none() {
+        call.warnings.push(JOBS_KEEP_PODS.to_owned());
+    }
+}
+
+/// Who asks for a deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A request to delete, which admission has a say in.
+    Request,
+    /// An endpoint whose request has been admitted as something else (an eviction).
+    Endpoint,
+}
+
 /// Deletes an object by the rules of its kind, as often as it takes to win against concurrent changes.
 pub async fn remove(call: &mut Call, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Outcome, Status> {
+    remove_by(call, namespace, name, options, By::Request).await
+}
+
+/// [`remove`], on somebody's behalf.
+pub async fn remove_by(call: &mut Call, namespace: &str, name: &str, options: &DeleteOptions, by: By) -> Result<Outcome, Status> {
     for _ in 0..write::CONFLICT_ATTEMPTS * 4 {
         let Some(current) = call.fresh(namespace, name).await? else {
             return Err(Status::not_found(call.resource.group(), &call.resource.plural, name));
         };
         check_preconditions(call, &current, options)?;
-        match attempt(call, namespace, &current, options).await {
-            Err(storage_error) => match storage_error {
-                update::Failure::Conflict if options.resource_version.is_none() => {}
-                update::Failure::Conflict => return Err(Status::modified(call.resource.group(), &call.resource.plural, name)),
-                update::Failure::Status(status) => return Err(*status),
-            },
+        match attempt(call, namespace, &current, options, by).await {
+            // With a resourceVersion precondition the next round finds it violated.
+            Err(update::Failure::Conflict) => {}
+            Err(update::Failure::Status(status)) => return Err(*status),
             Ok(outcome) => return Ok(outcome),
         }
     }
@@ -123,40 +162,90 @@ pub async fn remove(call: &mut Call, namespace: &str, name: &str, options: &Dele
 }
 
 fn check_preconditions(call: &Call, current: &Object, options: &DeleteOptions) -> Result<(), Status> {
-    let refuse = |why: String| Err(Status::conflict(call.resource.group(), &call.resource.plural, current.name(), &why));
-    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != current.uid()) {
-        return refuse(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", current.uid()));
-    }
     let revision = current.revision().to_string();
-    if let Some(version) = options.resource_version.as_deref().filter(|v| *v != revision) {
-        return refuse(format!("Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {revision}"));
+    let uid = options.uid.as_deref().filter(|uid| *uid != current.uid());
+    let version = options.resource_version.as_deref().filter(|v| *v != revision);
+    let (wanted, found, what, why) = match (uid, version) {
+        (Some(uid), _) => (uid, current.uid(), "UID", "The object might have been deleted and then recreated"),
+        (None, Some(version)) => (version, &*revision, "ResourceVersion", "The object might have been modified"),
+        (None, None) => return Ok(()),
+    };
+    if is_namespace(call) {
+        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+        return Err(Status::conflict("", "namespaces", current.name(), &why));
     }
-    Ok(())
+    // Upstream names the kind here, where other conflicts name the resource.
+    let stored = &call.resource.stored.gvk;
+    let why = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). {why}");
+    Err(Status::conflict(&stored.group, &stored.kind, current.name(), &why))
 }
 
-async fn attempt(call: &mut Call, namespace: &str, current: &Arc<Object>, options: &DeleteOptions) -> Result<Outcome, update::Failure> {
-    let resource = call.resource.clone();
+async fn attempt(call: &mut Call, namespace: &str, current: &Arc<Object>, options: &DeleteOptions, by: By) -> Result<Outcome, update::Failure> {
     let old = current.value();
+    let plan = plan(call, &old, options);
+    if by == By::Request && plan != Plan::Keep {
+        admit(call, namespace, current.name(), &old, options)?;
+    }
+    match plan {
+        Plan::Keep => Ok(Outcome::Leaving(current.clone())),
+        Plan::Remove if options.dry_run => Ok(Outcome::Gone(current.clone())),
+        Plan::Remove => erase(call, namespace, current).await,
+        Plan::Mark(new) if options.dry_run => Ok(Outcome::LeavingDryRun(shown(call, *new))),
+        Plan::Mark(new) => write_mark(call, current, *new).await.map(Outcome::Leaving),
+        Plan::MarkAndRemove(new) if options.dry_run => Ok(Outcome::GoneDryRun(shown(call, *new))),
+        Plan::MarkAndRemove(new) => {
+            let marked = write_mark(call, current, *new).await?;
+            match erase(call, namespace, &marked).await {
+                // Somebody else has finished what the mark began.
+                Err(update::Failure::Status(status)) if status.code == 404 => Ok(Outcome::Gone(marked)),
+                other => other,
+            }
+        }
+    }
+}
+
+fn plan(call: &Call, old: &Value, options: &DeleteOptions) -> Plan {
+    let strategy = &call.resource.strategy;
+    let rules = Rules {
+        grace: strategy.grace_period_seconds(&call.cx(), old, options.grace_period_seconds),
+        // Events have no dependents, whatever the options say.
+        dependents: (&*call.resource.stored.prefix != "events").then(|| strategy.default_propagation()),
+    };
+    let decide = if is_namespace(call) { deletion::plan_namespace } else { deletion::plan };
+    decide(old, options, rules, call.request.now)
+}
+
+fn admit(call: &mut Call, namespace: &str, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
     let option_value = serde_json::json!({ "kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1" });
     let mut warnings = Vec::new();
     {
-        let attributes = call.attributes(Operation::Delete, current.name(), namespace, options.dry_run, &option_value);
-        call.api.admission.validate(&attributes, &*call.api, None, Some(&old), &mut warnings)?;
+        let attributes = call.attributes(Operation::Delete, name, namespace, options.dry_run, &option_value);
+        call.api.admission.validate(&attributes, &*call.api, None, Some(old), &mut warnings)?;
     }
     call.warnings.append(&mut warnings);
+    Ok(())
+}
+
+fn shown(call: &Call, mut new: Value) -> Value {
+    convert::canonical_stored(&call.resource.stored, &mut new);
+    convert::from_storage(&call.resource, new)
+}
+
+async fn write_mark(call: &Call, current: &Object, mut new: Value) -> Result<Arc<Object>, update::Failure> {
+    let resource = &call.resource;
+    convert::canonical_stored(&resource.stored, &mut new);
     let cache = write::cache_of(&resource.stored)?;
-    let Some(new) = plan(call, &old, options) else {
-        if options.dry_run {
-            return Ok(Outcome::Gone(current.clone()));
-        }
-        let deleted = call.api.storage.delete(cache, namespace, current.name(), Some(current.revision())).await;
-        return deleted.map(Outcome::Gone).map_err(|e| failure(call, e, current.name()));
-    };
-    if options.dry_run {
-        return Ok(Outcome::LeavingDryRun(convert::from_storage(&resource, new)));
-    }
-    let written = call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(&resource)).await;
-    written.map(Outcome::Leaving).map_err(|e| failure(call, e, current.name()))
+    let written = call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(resource)).await;
+    written.map_err(|e| failure(call, e, current.name()))
+}
+
+/// Removes the object from storage, and gives back what was allocated for it.
+async fn erase(call: &Call, namespace: &str, current: &Object) -> Result<Outcome, update::Failure> {
+    let cache = write::cache_of(&call.resource.stored)?;
+    let deleted = call.api.storage.delete(cache, namespace, current.name(), Some(current.revision())).await;
+    let deleted = deleted.map_err(|e| failure(call, e, current.name()))?;
+    allocation::release_deleted(call, &deleted.value()).await;
+    Ok(Outcome::Gone(deleted))
 }
 
 fn failure(call: &Call, error: storage::Error, name: &str) -> update::Failure {
@@ -164,99 +253,4 @@ fn failure(call: &Call, error: storage::Error, name: &str) -> update::Failure {
         storage::Error::Conflict { .. } => update::Failure::Conflict,
         other => call.storage_error(other, name).into(),
     }
-}
-
-/// The object as it is while it waits for its end, or `None` if it can go at once.
-fn plan(call: &Call, old: &Value, options: &DeleteOptions) -> Option<Value> {
-    let resource = &call.resource;
-    let mut new = old.clone();
-    let already = !meta::text(old, "deletionTimestamp").is_empty();
-    let finalizers = finalizers_for(resource.strategy.default_propagation(), old, options);
-    let grace = resource.strategy.grace_period_seconds(&call.cx(), old, options.grace_period_seconds);
-    let pending_grace = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
-    let period = match (already, grace, pending_grace) {
-        // A second deletion may only shorten the grace period.
-        (true, Some(wanted), Some(pending)) => Some(wanted.min(pending)),
-        (true, None, Some(pending)) => Some(pending),
-        (_, grace, _) => grace,
-    };
-    let waits_for_namespace = resource.group().is_empty()
-        && &*resource.plural == "namespaces"
-        && old.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
-    let stays = !finalizers.is_empty() || waits_for_namespace || period.is_some_and(|p| p > 0);
-    if !stays {
-        return None;
-    }
-    set_finalizers(&mut new, finalizers);
-    let shortened = already && period.is_some() && period < pending_grace;
-    if !already || shortened {
-        mark(&mut new, call, period.unwrap_or(0), already);
-    }
-    if waits_for_namespace {
-        if let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) {
-            status.insert("phase".to_owned(), Value::String("Terminating".to_owned()));
-        }
-    }
-    convert::canonical_stored(&resource.stored, &mut new);
-    Some(new)
-}
-
-/// Sets the time of deletion: now plus the grace period; a shortened period counts from the first request.
-fn mark(new: &mut Value, call: &Call, period: i64, already: bool) {
-    let generation = crate::registry::strategy::generation(new);
-    let start = if already {
-        let set: Option<jiff::Timestamp> = meta::text(new, "deletionTimestamp").parse().ok();
-        let pending = new.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
-        set.and_then(|t| t.checked_sub(jiff::SignedDuration::from_secs(pending)).ok()).unwrap_or(call.request.now)
-    } else {
-        call.request.now
-    };
-    let at = start.checked_add(jiff::SignedDuration::from_secs(period)).unwrap_or(start);
-    let metadata = meta::metadata_mut(new);
-    metadata.insert("deletionTimestamp".to_owned(), Value::String(time::format_time(at)));
-    metadata.insert("deletionGracePeriodSeconds".to_owned(), period.into());
-    // Kinds that count generations count the deletion too.
-    if generation > 0 && !already {
-        metadata.insert("generation".to_owned(), (generation + 1).into());
-    }
-}
-
-fn set_finalizers(object: &mut Value, finalizers: Vec<String>) {
-    let metadata = meta::metadata_mut(object);
-    if finalizers.is_empty() {
-        metadata.shift_remove("finalizers");
-    } else {
-        metadata.insert("finalizers".to_owned(), finalizers.into());
-    }
-}
-
-/// The object's finalizers with those that the garbage collector waits for, as the options (or else the object itself, or else
-/// the kind's default) say.
-fn finalizers_for(default: Propagation, old: &Value, options: &DeleteOptions) -> Vec<String> {
-    const ORPHAN: &str = "orphan";
-    const FOREGROUND: &str = "foregroundDeletion";
-    let existing: Vec<String> = old
-        .pointer("/metadata/finalizers")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|f| f.as_str().map(str::to_owned))
-        .collect();
-    let has = |name: &str| existing.iter().any(|f| f == name);
-    let (orphan, foreground) = match (options.orphan_dependents, options.propagation.as_deref()) {
-        (Some(orphan), _) => (orphan, false),
-        (None, Some("Orphan")) => (true, false),
-        (None, Some("Foreground")) => (false, true),
-        (None, Some(_)) => (false, false),
-        (None, None) if has(ORPHAN) || has(FOREGROUND) => (has(ORPHAN), !has(ORPHAN) && has(FOREGROUND)),
-        (None, None) => (default == Propagation::Orphan, default == Propagation::Foreground),
-    };
-    let mut finalizers: Vec<String> = existing.into_iter().filter(|f| f != ORPHAN && f != FOREGROUND).collect();
-    if orphan {
-        finalizers.push(ORPHAN.to_owned());
-    }
-    if foreground {
-        finalizers.push(FOREGROUND.to_owned());
-    }
-    finalizers
 }

@@ -2,7 +2,7 @@
 
 use apimachinery::status::Status;
 
-use super::delete::{Outcome, read_options, remove};
+use super::delete::{Outcome, read_options, remove, warn_of_orphans};
 use super::options::ListOptions;
 use super::present::Presenter;
 use super::select::Filter;
@@ -14,11 +14,12 @@ pub async fn delete_collection(mut call: Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     let list_options = ListOptions::parse(&call.query, false)?;
     let options = read_options(&mut call).await?;
+    warn_of_orphans(&mut call, &options);
     let filter = Filter::parse(&call.resource, call.namespace(), &list_options.label_selector, &list_options.field_selector)?;
     let page = list::read_page(&call, &list_options, &filter).await?;
     for object in &page.objects {
         match remove(&mut call, object.namespace(), object.name(), &options).await {
-            Ok(Outcome::Gone(_) | Outcome::Leaving(_) | Outcome::LeavingDryRun(_)) => {}
+            Ok(Outcome::Gone(_) | Outcome::GoneDryRun(_) | Outcome::Leaving(_) | Outcome::LeavingDryRun(_)) => {}
             // Somebody else was faster.
             Err(status) if is_not_found(&status) => {}
             Err(status) => return Err(status),

@@ -11,7 +11,7 @@ use super::negotiate::{self, Encoding};
 use super::options::Query;
 use super::{Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch};
 use crate::api::Api;
-use crate::catalog::SubresourceKind;
+use crate::catalog::{Gvk, SubresourceKind};
 use crate::filters::Authorized;
 use crate::storage::{self, Freshness, Object};
 
@@ -33,9 +33,19 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     };
     let siblings = catalog.versions_of(&resource);
     let query = Query::parse(&request.raw_query);
-    let call = Call { api, request, resource, siblings, query, warnings: Vec::new() };
+    let warnings = deprecation(&resource.gvk).into_iter().collect();
+    let call = Call { api, request, resource, siblings, query, warnings };
     check_route(&call)?;
     run(call).await
+}
+
+/// Kinds that are served for old clients' sake: what every answer about them warns of.
+fn deprecation(gvk: &Gvk) -> Option<String> {
+    match (&*gvk.group, &*gvk.version, &*gvk.kind) {
+        ("", "v1", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()),
+        ("", "v1", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+".to_owned()),
+        _ => None,
+    }
 }
 
 /// 404 in the words of a server that knows the group but not the path.
@@ -69,6 +79,10 @@ fn check_route(call: &Call) -> Result<(), Status> {
     let is_kept = ["get", "update", "patch", "delete"].iter().any(|verb| call.resource.allows(verb));
     if named && info.subresource.is_empty() && !is_kept {
         return Err(not_found());
+    }
+    if info.subresource == "proxy" {
+        // Whatever the method is, it is passed on.
+        return Ok(());
     }
     let verb = route_verb(&call.request.method, &info.verb, named).ok_or_else(not_allowed)?;
     let allowed = match call.subresource() {

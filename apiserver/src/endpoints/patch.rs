@@ -1,7 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use apimachinery::managed_fields::{self, ApplyError, Root};
-use apimachinery::patch::Answer as Refusal;
+use apimachinery::patch::{Answer as Refusal, restore};
 use apimachinery::schema::{TypeId, Types, decode};
 use apimachinery::status::Status;
 use apimachinery::{field, json, yaml};
@@ -42,7 +42,7 @@ pub struct Patched {
 pub fn patched(types: &Types, id: TypeId, patch_type: PatchType, bytes: &[u8], current: &Value, validation: FieldValidation) -> Result<Patched, Status> {
     use apimachinery::patch::{json as json_patch, merge, strategic};
     let strict = validation != FieldValidation::Ignore;
-    let (mut document, duplicates) = json::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    let (mut document, duplicates) = json::parse(bytes).map_err(|_| Status::bad_request("invalid JSON patch"))?;
     let mut problems: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect();
     let refuse = |answer, text: String| refusal(answer, text);
     let value = match patch_type {
@@ -93,6 +93,7 @@ async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &
         let before = convert::from_storage(&call.resource, current.value());
         let patched = patched(&call.resource.types, call.resource.type_id, patch_type, bytes, &before, options.field_validation)?;
         let mut object = check_patched(call, patched, options)?;
+        update::check_name(call, &object)?;
         let reset = managed_fields::asks_for_reset(&object);
         let pinned = meta::text(&object, "resourceVersion") != meta::text(&before, "resourceVersion");
         call.complete(&mut object);
@@ -110,13 +111,13 @@ async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &
 /// The patched object must still be of the endpoint's kind and decode as it.
 fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> Result<Value, Status> {
     let Patched { value: mut object, mut problems, shown } = patched;
-    let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-    let (api_version, kind) = (text("apiVersion"), text("kind"));
-    if api_version != call.resource.api_version() || kind != *call.resource.gvk.kind {
-        let why = format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", field::quote(&kind), field::quote(&api_version));
-        return Err(Status::bad_request(why));
-    }
     let before = object.clone();
+    if let Some((_, _, reason)) = body::wrong_kind(&object, &call.resource.gvk) {
+        return Err(undecodable(&before, shown.as_ref(), &reason));
+    }
+    if let Some(shown) = &shown {
+        restore::restore(&call.resource.types, call.resource.type_id, &mut object).map_err(|e| undecodable(&before, Some(shown), &e.to_string()))?;
+    }
     let unknown =
         decode::decode(&call.resource.types, call.resource.type_id, &mut object).map_err(|e| undecodable(&before, shown.as_ref(), &e.to_string()))?;
     problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
@@ -145,8 +146,17 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
         decode::decode(&call.resource.types, call.resource.type_id, &mut object)
             .map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e.to_string())))?;
         call.complete(&mut object);
+        if call.resource.namespaced {
+            meta::ensure_namespace(&mut object, call.namespace())?;
+        }
+        update::check_name(call, &object)?;
         let Some(current) = current else {
-            meta::set_text(&mut object, "name", call.name());
+            let uid = meta::text(&object, "uid");
+            if !uid.is_empty() {
+                let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+                return Err(Status::conflict(call.resource.group(), &call.resource.plural, call.name(), &why));
+            }
+            meta::metadata_mut(&mut object).shift_remove("resourceVersion");
             meta::ensure_namespace(&mut object, call.namespace())?;
             let outcome = create::store_owned(call, object, options.dry_run).await?;
             return Ok(Written { outcome, created: true });
@@ -165,8 +175,8 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
 
 /// The applied configuration: YAML (and so JSON) of the endpoint's kind.
 fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<Value, Status> {
-    let parsed = yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {e}")))?;
-    let mut config = parsed.value;
+    let parsed = yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: error converting YAML to JSON: {e}")))?;
+    let config = parsed.value;
     if !config.is_object() {
         return Err(Status::bad_request("error decoding YAML: json: cannot unmarshal into Go value of type map[string]interface {}".to_owned()));
     }
@@ -177,17 +187,6 @@ fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<
         let mut problems: Vec<String> = parsed.strict_error.iter().map(ToString::to_string).collect();
         problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
         body::validate_fields(&call.resource.gvk, problems, options.field_validation, &mut call.warnings)?;
-    }
-    let name = meta::text(&config, "name").to_owned();
-    if !name.is_empty() && name != call.name() {
-        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
-    }
-    if name.is_empty() {
-        meta::set_text(&mut config, "name", call.name());
-    }
-    let namespace = call.namespace().to_owned();
-    if call.resource.namespaced {
-        meta::ensure_namespace(&mut config, &namespace)?;
     }
     Ok(config)
 }
@@ -200,7 +199,12 @@ fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, f
     let versions = Versions { call };
     let api_version = call.resource.api_version();
     let scope = managed_fields::Scope { root: Root::Builtin(call.resource.type_id), ..call.ownership_scope(&api_version, filter, &versions) };
-    managed_fields::apply(&scope, before, config, manager, call.request.now, force).map_err(|error| match error {
+    managed_fields::apply(&scope, before, config, manager, call.request.now, force).map_err(apply_refused)
+}
+
+/// The Status that a refused apply gets.
+pub fn apply_refused(error: ApplyError) -> Status {
+    match error {
         ApplyError::BadRequest(message) => Status::bad_request(message),
         ApplyError::Internal(message) => Status::unknown(message),
         ApplyError::Conflict(conflicts) => {
@@ -211,5 +215,5 @@ fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, f
                 .collect();
             Status::apply_conflict(causes, conflicts.to_string())
         }
-    })
+    }
 }

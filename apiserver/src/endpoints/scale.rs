@@ -1,59 +1,43 @@
 //! The `scale` subresource: `autoscaling/v1` Scale over a workload's replicas.
+//!
+//! A write changes the replicas of the workload itself, by the workload's own rules; who owns them is tracked in terms of the Scale
+//! and carried over.
 
-use apimachinery::selector::label::format_label_selector;
+use apimachinery::managed_fields::{self, Filter, OneVersion, Root, from_scale, to_scale};
+use apimachinery::schema::TypeId;
 use apimachinery::status::Status;
 use http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
+use super::create::Created;
 use super::negotiate::{self, PatchType};
 use super::options::WriteOptions;
 use super::update::{self, Change, Failure};
 use super::{Answer, Call, body, convert, meta, patch, respond, write};
 use crate::catalog::{Gvk, TypesHandle};
+use crate::registry::autoscaling::scale as rules;
+use crate::registry::read::list_at;
 use crate::storage::Object;
 
 const SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
+const API_VERSION: &str = "autoscaling/v1";
+const REPLICAS: &str = "spec.replicas";
 
 fn gvk() -> Gvk {
     Gvk::new("autoscaling", "v1", "Scale")
 }
 
-/// The Scale of an object in the resource's version.
-fn scale_of(call: &Call, object: &Object) -> Value {
-    let value = convert::from_storage(&call.resource, object.value());
-    let metadata = value.get("metadata");
-    let mut kept = Map::new();
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
-        if let Some(v) = metadata.and_then(|m| m.get(field)) {
-            kept.insert(field.to_owned(), v.clone());
-        }
-    }
-    let replicas = value.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
-    let selector = selector_text(call, &value);
-    let mut spec = Map::new();
-    if replicas != 0 {
-        spec.insert("replicas".to_owned(), replicas.into());
-    }
-    let mut status = json!({ "replicas": value.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0) });
-    if !selector.is_empty() {
-        status["selector"] = Value::String(selector);
-    }
-    json!({ "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept, "spec": spec, "status": status })
+fn type_id() -> Result<TypeId, Status> {
+    apimachinery::schema::builtin().lookup(SCHEMA).ok_or_else(|| Status::internal_error("no schema for Scale"))
 }
 
-/// Replication controllers select by a plain map, the others by a LabelSelector.
-fn selector_text(call: &Call, value: &Value) -> String {
-    let selector = value.pointer("/spec/selector");
-    if &*call.resource.plural == "replicationcontrollers" {
-        let Some(map) = selector.and_then(Value::as_object) else { return String::new() };
-        let mut pairs: Vec<String> = map.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect();
-        pairs.sort();
-        return pairs.join(",");
-    }
-    match selector {
-        Some(selector) => format_label_selector(Some(selector)),
-        None => String::new(),
-    }
+/// The Scale of an object in the resource's version.
+fn scale_of(object: &Value) -> Result<Value, Status> {
+    rules::of(object).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+fn parent_of(call: &Call, object: &Object) -> Value {
+    convert::from_storage(&call.resource, object.value())
 }
 
 /// GET, PUT and PATCH of a scale.
@@ -62,7 +46,7 @@ pub async fn scale(call: Call) -> Answer {
     match call.request.info.verb.as_str() {
         "get" => {
             let object = call.fresh_named().await?;
-            let response = respond::value(StatusCode::OK, &scale_of(&call, &object), &form)?;
+            let response = respond::value(StatusCode::OK, &scale_of(&parent_of(&call, &object))?, &form)?;
             Ok(call.finish(response))
         }
         "update" => replace(call, &form).await,
@@ -71,9 +55,10 @@ pub async fn scale(call: Call) -> Answer {
     }
 }
 
-fn expected<'a>(gvk: &'a Gvk, types: &'a TypesHandle) -> Result<body::Expected<'a>, Status> {
-    let type_id = types.lookup(SCHEMA).ok_or_else(|| Status::internal_error("no schema for Scale"))?;
-    Ok(body::Expected { gvk, types, type_id })
+/// What a write makes of the current Scale: the wanted one, and whether its ownership has been settled (by an apply).
+struct Wanted {
+    scale: Value,
+    settled: bool,
 }
 
 async fn replace(mut call: Call, form: &negotiate::Form) -> Answer {
@@ -81,7 +66,8 @@ async fn replace(mut call: Call, form: &negotiate::Form) -> Answer {
     let options = WriteOptions::parse(&call.query, "UpdateOptions", false)?;
     let encoding = negotiate::input(&call.request.headers)?;
     let (gvk, types) = (gvk(), TypesHandle::Builtin(apimachinery::schema::builtin()));
-    let decoded = body::decode(&bytes, encoding, &expected(&gvk, &types)?)?;
+    let expected = body::Expected { gvk: &gvk, types: &types, type_id: type_id()? };
+    let decoded = body::decode(&bytes, encoding, &expected)?;
     body::validate_fields(&gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut wanted = decoded.value;
     let name = meta::text(&wanted, "name").to_owned();
@@ -90,28 +76,71 @@ async fn replace(mut call: Call, form: &negotiate::Form) -> Answer {
     }
     let namespace = call.namespace().to_owned();
     meta::ensure_namespace(&mut wanted, &namespace)?;
-    write_scale(call, form, &options, move |_, _| Ok(wanted.clone())).await
+    write_scale(call, form, &options, move |_, _| Ok(Wanted { scale: wanted.clone(), settled: false })).await
 }
 
 async fn patch_scale(mut call: Call, form: &negotiate::Form) -> Answer {
     let patch_type = negotiate::patch_type(&call.request.headers)?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
-    let types = apimachinery::schema::builtin();
-    let type_id = types.lookup(SCHEMA).ok_or_else(|| Status::internal_error("no schema for Scale"))?;
-    let field_validation = options.field_validation;
+    let (manager, field_validation) = (options.manager(call.user_agent()), options.field_validation);
+    let force = options.force.unwrap_or(false);
     write_scale(call, form, &options, move |call, current| {
+        if patch_type == PatchType::Apply {
+            let scale = applied(call, &bytes, current, &manager, field_validation, force)?;
+            return Ok(Wanted { scale, settled: true });
+        }
+        let types = apimachinery::schema::builtin();
         let patch::Patched { value: mut patched, mut problems, shown } =
-            patch::patched(types, type_id, patch_type, &bytes, current, field_validation)?;
-        let gvk = gvk();
+            patch::patched(types, type_id()?, patch_type, &bytes, current, field_validation)?;
         let before = patched.clone();
-        let unknown = apimachinery::schema::decode::decode(types, type_id, &mut patched)
+        let unknown = apimachinery::schema::decode::decode(types, type_id()?, &mut patched)
             .map_err(|e| patch::undecodable(&before, shown.as_ref(), &e.to_string()))?;
         problems.extend(unknown.iter().map(|p| format!("unknown field {}", apimachinery::field::quote(p))));
-        body::validate_fields(&gvk, problems, field_validation, &mut call.warnings)?;
-        Ok(patched)
+        body::validate_fields(&gvk(), problems, field_validation, &mut call.warnings)?;
+        Ok(Wanted { scale: patched, settled: false })
     })
     .await
+}
+
+/// A Scale with an applied configuration in it.
+fn applied(
+    call: &mut Call,
+    bytes: &[u8],
+    current: &Value,
+    manager: &str,
+    field_validation: super::options::FieldValidation,
+    force: bool,
+) -> Result<Value, Status> {
+    let parsed =
+        apimachinery::yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {e}")))?;
+    let mut config = parsed.value;
+    let types = apimachinery::schema::builtin();
+    if let Ok(unknown) = apimachinery::schema::decode::decode(types, type_id()?, &mut config.clone()) {
+        let mut problems: Vec<String> = parsed.strict_error.iter().map(ToString::to_string).collect();
+        problems.extend(unknown.iter().map(|p| format!("unknown field {}", apimachinery::field::quote(p))));
+        body::validate_fields(&gvk(), problems, field_validation, &mut call.warnings)?;
+    }
+    if meta::text(&config, "name").is_empty() {
+        meta::set_text(&mut config, "name", call.name());
+    }
+    let filter = Filter::default();
+    let scope = scope(&filter)?;
+    let applied = managed_fields::apply(&scope, Some(current), &config, manager, call.request.now, force);
+    applied.map_err(patch::apply_refused)
+}
+
+/// What ownership needs to know of a Scale.
+fn scope(filter: &Filter) -> Result<managed_fields::Scope<'_>, Status> {
+    Ok(managed_fields::Scope {
+        types: apimachinery::schema::builtin(),
+        root: Root::Builtin(type_id()?),
+        api_version: API_VERSION,
+        kind: "Scale",
+        subresource: "scale",
+        filter,
+        converter: &OneVersion,
+    })
 }
 
 /// Writes the replicas of a wanted Scale into the object.
@@ -119,36 +148,32 @@ async fn write_scale(
     mut call: Call,
     form: &negotiate::Form,
     options: &WriteOptions,
-    mut wanted: impl FnMut(&mut Call, &Value) -> Result<Value, Status>,
+    mut wanted: impl FnMut(&mut Call, &Value) -> Result<Wanted, Status>,
 ) -> Answer {
     let manager = options.manager(call.user_agent());
     for attempt in 1.. {
         let current = call.fresh_named().await?;
-        let before = scale_of(&call, &current);
-        let scale = wanted(&mut call, &before)?;
-        let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
-        validate(&call, &scale, replicas)?;
+        let parent = parent_of(&call, &current);
+        let before = with_owners(&call, scale_of(&parent)?, &parent)?;
+        let Wanted { mut scale, settled } = wanted(&mut call, &before)?;
         let version = meta::text(&scale, "resourceVersion").to_owned();
-        let mut object = convert::from_storage(&call.resource, current.value());
-        if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-            spec.insert("replicas".to_owned(), replicas.into());
+        let reset = managed_fields::asks_for_reset(&scale);
+        check(&call, &scale, &parent)?;
+        if !settled {
+            let filter = Filter::default();
+            managed_fields::on_update(&scope(&filter)?, Some(&before), &mut scale, &manager, call.request.now, reset);
         }
-        if !version.is_empty() {
-            meta::set_text(&mut object, "resourceVersion", &version);
-        }
-        let change = Change { object, reset: false, manager: manager.clone(), dry_run: options.dry_run, apply: false };
+        let object = scaled(&call, &scale, parent)?;
+        let change = Change { object, reset: false, manager: manager.clone(), dry_run: options.dry_run, apply: true };
+        let unpinned = version.is_empty() || meta::text(&before, "resourceVersion") == version;
         match update::replace(&mut call, &current, change).await {
-            Err(Failure::Conflict) if (version.is_empty() || meta::text(&before, "resourceVersion") == version) && attempt < write::CONFLICT_ATTEMPTS => {}
+            Err(Failure::Conflict) if unpinned && attempt < write::CONFLICT_ATTEMPTS => {}
             Err(Failure::Conflict) => return Err(update::modified(&call)),
             Err(Failure::Status(status)) => return Err(*status),
             Ok(written) => {
                 let value = match &written.outcome {
-                    super::create::Created::Stored(object) => scale_of(&call, object),
-                    super::create::Created::DryRun(value) => {
-                        let mut shown = before.clone();
-                        shown["spec"] = json!({ "replicas": value.pointer("/spec/replicas").cloned().unwrap_or(json!(0)) });
-                        shown
-                    }
+                    Created::Stored(object) => scale_of(&parent_of(&call, object))?,
+                    Created::DryRun(value) => scale_of(value)?,
                 };
                 let response = respond::value(StatusCode::OK, &value, form)?;
                 return Ok(call.finish(response));
@@ -158,12 +183,44 @@ async fn write_scale(
     Err(update::modified(&call))
 }
 
-fn validate(call: &Call, _scale: &Value, replicas: i64) -> Result<(), Status> {
-    if replicas >= 0 {
-        return Ok(());
-    }
-    let path = apimachinery::field::Path::new("spec.replicas");
-    let errors = vec![apimachinery::field::Error::invalid(&path, replicas, "must be greater than or equal to 0")];
-    Err(Status::invalid("autoscaling", "Scale", call.name(), &errors))
+/// Where each served version of the workload has its replicas.
+fn versions(call: &Call) -> Vec<String> {
+    call.siblings.iter().map(|resource| resource.api_version()).collect()
 }
 
+fn owners(object: &Value) -> &[Value] {
+    list_at(object, "/metadata/managedFields")
+}
+
+/// The Scale with the owners that the workload's replicas have.
+fn with_owners(call: &Call, mut scale: Value, parent: &Value) -> Result<Value, Status> {
+    let versions = versions(call);
+    let paths: Vec<(&str, Option<&str>)> = versions.iter().map(|v| (v.as_str(), Some(REPLICAS))).collect();
+    if let Some(entries) = to_scale(owners(parent), &paths).map_err(|e| Status::unknown(e.to_string()))? {
+        meta::metadata_mut(&mut scale).insert("managedFields".to_owned(), entries);
+    }
+    Ok(scale)
+}
+
+/// The workload with the replicas of a Scale and with its owners.
+fn scaled(call: &Call, scale: &Value, mut parent: Value) -> Result<Value, Status> {
+    let versions = versions(call);
+    let paths: Vec<(&str, Option<&str>)> = versions.iter().map(|v| (v.as_str(), Some(REPLICAS))).collect();
+    let entries = from_scale(owners(&parent), owners(scale), &paths, &call.resource.api_version());
+    let entries = entries.map_err(|e| Status::unknown(e.to_string()))?;
+    let metadata = meta::metadata_mut(&mut parent);
+    match entries {
+        Some(entries) => metadata.insert("managedFields".to_owned(), entries),
+        None => metadata.shift_remove("managedFields"),
+    };
+    rules::apply(scale, &mut parent);
+    Ok(parent)
+}
+
+fn check(call: &Call, scale: &Value, parent: &Value) -> Result<(), Status> {
+    if let Err(why) = rules::uid_precondition(scale, parent) {
+        return Err(Status::conflict(call.resource.group(), &call.resource.plural, call.name(), &why));
+    }
+    let errors = rules::validate_update(scale);
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("autoscaling", "Scale", call.name(), &errors)) }
+}

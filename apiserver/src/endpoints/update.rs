@@ -12,6 +12,7 @@ use super::options::WriteOptions;
 use super::present::{Presenter, include_object};
 use super::{Answer, Call, body, convert, meta, negotiate, write};
 use crate::admission::Operation;
+use crate::allocation;
 use crate::storage::{self, Object};
 
 /// Replaces the object by the request's body.
@@ -90,17 +91,26 @@ pub fn modified(call: &Call) -> Status {
     Status::modified(call.resource.group(), &call.resource.plural, call.name())
 }
 
-/// The body's name and namespace must be the path's; absent ones become them.
+/// The body's namespace must be the path's (an absent one becomes it), and so must its name.
 fn check_names(call: &Call, object: &mut Value) -> Result<(), Status> {
-    let name = meta::text(object, "name").to_owned();
+    meta::ensure_namespace(object, call.namespace())?;
+    check_name(call, object)
+}
+
+/// The object must have the name that the path has, and no other namespace.
+pub fn check_name(call: &Call, object: &Value) -> Result<(), Status> {
+    let (name, namespace) = (meta::text(object, "name"), meta::text(object, "namespace"));
+    let refuse = |why: String| Err(Status::bad_request(why));
     if name.is_empty() {
-        meta::set_text(object, "name", call.name());
-        return meta::ensure_namespace(object, call.namespace());
+        return refuse(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.name()));
     }
     if name != call.name() {
-        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
+        return refuse(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name()));
     }
-    meta::ensure_namespace(object, call.namespace())
+    if !namespace.is_empty() && namespace != call.namespace() {
+        return refuse(format!("the namespace of the object ({namespace}) does not match the namespace on the URL ({})", call.namespace()));
+    }
+    Ok(())
 }
 
 /// One attempt of an update over the object as it is now.
@@ -115,6 +125,11 @@ pub async fn put(call: &mut Call, change: Change) -> Result<Written, Failure> {
             return Ok(Written { outcome, created: true });
         }
     };
+    // A PUT says which object it is about; a patch that changes the uid is merely invalid.
+    let uid = meta::text(&change.object, "uid");
+    if !uid.is_empty() && uid != current.uid() {
+        return Err(precondition_failed(call, uid, current.uid()).into());
+    }
     replace(call, &current, change).await
 }
 
@@ -131,10 +146,6 @@ async fn create_instead(call: &mut Call, change: Change) -> Result<Created, Fail
 pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> Result<Written, Failure> {
     let old = current.value();
     let mut object = change.object;
-    let uid = meta::text(&object, "uid").to_owned();
-    if !uid.is_empty() && uid != current.uid() {
-        return Err(precondition_failed(call, &uid, current.uid()).into());
-    }
     let mut warnings = std::mem::take(&mut call.warnings);
     meta::dedup_owner_references(&mut object, &mut warnings);
     let resource = call.resource.clone();
@@ -151,9 +162,14 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     }
     call.warnings = warnings;
     check_version(call, current, &mut new)?;
-    call.admit_change(&mut new, &old, change.dry_run, &options)?;
-    let outcome = commit(call, current, new, change.dry_run).await?;
-    Ok(Written { outcome, created: false })
+    meta::ensure_namespace(&mut new, call.namespace())?;
+    let taken = allocation::begin(call, &mut new, Some(&old), change.dry_run).await?;
+    let outcome = match call.admit_change(&mut new, &old, change.dry_run, &options) {
+        Ok(()) => commit(call, current, new, change.dry_run).await,
+        Err(refused) => Err(refused.into()),
+    };
+    taken.finish(&call.api, outcome.is_ok()).await;
+    Ok(Written { outcome: outcome?, created: false })
 }
 
 /// The body's resourceVersion must be the current one; where the kind allows, none at all means "whatever is current".

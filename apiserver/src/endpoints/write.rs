@@ -3,6 +3,8 @@
 //! The order is the contract: decode and default, track ownership, mutating admission, the strategy's preparation, metadata and
 //! kind validation, validating admission, canonical form, commit.
 
+use std::collections::HashSet;
+
 use apimachinery::field::{ErrorList, Path};
 use apimachinery::managed_fields::{self, Converted, Converter, Filter, Root};
 use apimachinery::schema::defaults::apply_defaults;
@@ -52,7 +54,8 @@ impl Call {
     /// The strategy and ownership filter of the endpoint that is written to.
     pub fn update_rules(&self) -> Option<(&dyn UpdateStrategy, &Filter)> {
         match self.subresource().map(|s| &s.kind) {
-            None => Some((&*self.resource.strategy, &self.resource.filter)),
+            // A scale is written as the whole object with other replicas.
+            None | Some(SubresourceKind::Scale) => Some((&*self.resource.strategy, &self.resource.filter)),
             Some(SubresourceKind::Object { strategy, filter }) => Some((&**strategy, filter)),
             Some(_) => None,
         }
@@ -113,12 +116,15 @@ impl Call {
         complete(&self.resource, object);
     }
 
-    /// `Invalid`, if there are errors.
+    /// `Invalid`, if there are errors. What several rules find is said once: upstream loses repetitions when it sorts out
+    /// what its declared rules have found as well.
     pub fn invalid(&self, name: &str, errors: &ErrorList) -> Result<(), Status> {
         if errors.is_empty() {
             return Ok(());
         }
-        Err(Status::invalid(self.resource.group(), &self.resource.gvk.kind, name, errors))
+        let mut said = HashSet::new();
+        let distinct: ErrorList = errors.iter().filter(|error| said.insert(error.to_string())).cloned().collect();
+        Err(Status::invalid(self.resource.group(), &self.resource.gvk.kind, name, &distinct))
     }
 
     fn meta_rules(&self) -> MetaRules {

@@ -547,7 +547,9 @@ mod tests {
         let mut retry = RetryAfter::default();
         let mut told = Vec::new();
         for second in 100..140 {
-            (0..200).for_each(|_| drop(retry.refused(Duration::from_secs(second))));
+            for _ in 0..200 {
+                retry.refused(Duration::from_secs(second));
+            }
             told.push(retry.refused(Duration::from_secs(second)));
         }
         assert_eq!(told[0], 1);

@@ -258,6 +258,7 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         core::pod::defaults::DEFAULTS,
         admissionregistration::defaults::DEFAULTS,
         apiregistration::defaults::DEFAULTS,
+        authentication::defaults::DEFAULTS,
         apps::defaults::DEFAULTS,
         authentication::defaults::DEFAULTS,
         autoscaling::defaults::DEFAULTS,
@@ -295,8 +296,8 @@ pub fn versioned() -> Vec<Versioned> {
             stored_version: "v1",
             stored_schema: "io.k8s.api.core.v1.Event",
             conversion: Conversion {
-                to_storage: |event| events::conversion::to_core(&event),
-                from_storage: |event| events::conversion::from_core(&event),
+                to_storage: events::conversion::to_core,
+                from_storage: events::conversion::from_core,
             },
         },
     ]

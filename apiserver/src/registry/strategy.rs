@@ -1,5 +1,8 @@
 //! Pieces that many strategies share: which part of an object an endpoint may set, and its generation.
 
+use std::collections::HashSet;
+
+use apimachinery::field::ErrorList;
 use serde_json::{Map, Value};
 
 /// Takes `status` from the old object: what the main endpoint of a kind with a status subresource does on update.
@@ -84,4 +87,11 @@ pub fn keep_metadata(new: &mut Value, old: &Value) {
     for field in STATUS_METADATA {
         keep_field(metadata, before, field);
     }
+}
+
+/// The errors without those that say again what one before them said: the reference tells nothing twice.
+pub fn without_repeats(mut errors: ErrorList) -> ErrorList {
+    let mut told = HashSet::new();
+    errors.retain(|error| told.insert(error.to_string()));
+    errors
 }

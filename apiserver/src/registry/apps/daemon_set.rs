@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Map, Value, json};
 
+use super::defaults::TEMPLATE_GENERATION;
 use super::int_or_percent::{int_or_percent_value, is_not_more_than_100_percent, shown, validate_positive_int_or_percent};
 use super::template;
 use crate::registry::cells;
@@ -154,8 +155,6 @@ impl UpdateStrategy for Status {
         errors
     }
 }
-
-const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 /// How often the template has changed, as the annotation says; 0 where it says nothing that is a number.
 fn template_generation(object: &Value) -> i64 {

@@ -15,7 +15,18 @@ fn has_type(strategy: &Map<String, Value>, name: &str) -> bool {
     strategy.get("type").and_then(Value::as_str) == Some(name)
 }
 
+/// The annotation by which a deprecated rollback request travels. Empty it is none, and reading drops it.
+pub const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
+
+/// The annotation that carries `spec.templateGeneration` of upstream's internal form, which every object has once read.
+pub const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
 fn deployment(object: &mut Map<String, Value>) {
+    if let Some(annotations) = existing(object, "metadata").and_then(|m| existing(m, "annotations"))
+        && annotations.get(ROLLBACK_TO).is_some_and(|v| v == "")
+    {
+        annotations.shift_remove(ROLLBACK_TO);
+    }
     let Some(spec) = nested(object, "spec") else { return };
     set_if_unset(spec, "replicas", 1);
     set_if_unset(spec, "revisionHistoryLimit", 10);
@@ -31,6 +42,9 @@ fn deployment(object: &mut Map<String, Value>) {
 }
 
 fn daemon_set(object: &mut Map<String, Value>) {
+    if let Some(annotations) = nested(object, "metadata").and_then(|m| nested(m, "annotations")) {
+        set_if_unset(annotations, TEMPLATE_GENERATION, "0");
+    }
     let Some(spec) = nested(object, "spec") else { return };
     set_if_unset(spec, "revisionHistoryLimit", 10);
     let Some(strategy) = nested(spec, "updateStrategy") else { return };
@@ -39,6 +53,10 @@ fn daemon_set(object: &mut Map<String, Value>) {
         && let Some(rolling) = nested(strategy, "rollingUpdate")
     {
         set_if_unset(rolling, "maxUnavailable", 1);
+        set_if_unset(rolling, "maxSurge", 0);
+    } else if let Some(rolling) = existing(strategy, "rollingUpdate") {
+        // Neither is optional in upstream's internal form, so both are there after reading.
+        set_if_unset(rolling, "maxUnavailable", 0);
         set_if_unset(rolling, "maxSurge", 0);
     }
 }
@@ -131,7 +149,7 @@ mod tests {
         check(
             daemon_set,
             json!({"spec": {}}),
-            json!({"spec": {"revisionHistoryLimit": 10,
+            json!({"metadata": {"annotations": {TEMPLATE_GENERATION: "0"}}, "spec": {"revisionHistoryLimit": 10,
                 "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}}}),
         );
     }

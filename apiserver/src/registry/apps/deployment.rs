@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy,
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
+use super::defaults::ROLLBACK_TO;
 use super::int_or_percent::{int_or_percent_value, is_not_more_than_100_percent, shown, validate_positive_int_or_percent};
 use super::template;
 use crate::registry::cells;
@@ -91,7 +92,6 @@ impl Strategy for Main {
     fn prepare_for_create(&self, _cx: &Cx<'_>, new: &mut Value) {
         drop_field(new, "status");
         set_generation(new, 1);
-        drop_empty_rollback(new);
         template::drop_disabled(new, None, template::AT_SPEC);
     }
 
@@ -109,7 +109,6 @@ impl Strategy for Main {
 impl UpdateStrategy for Main {
     fn prepare_for_update(&self, _cx: &Cx<'_>, new: &mut Value, old: &Value) {
         keep_status(new, old);
-        drop_empty_rollback(new);
         template::drop_disabled(new, Some(old), template::AT_SPEC);
         bump_generation_if_changed(new, old, &["spec"]);
         // Annotations are copied to the replica sets, so changing them is a new generation too.
@@ -171,17 +170,6 @@ fn validate_spec(object: &Value, old: Option<&Value>, path: &Path<'_>) -> ErrorL
         }
     }
     errors
-}
-
-/// The annotation by which a deprecated rollback request travels; empty it is none.
-const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
-
-fn drop_empty_rollback(object: &mut Value) {
-    if let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut)
-        && annotations.get(ROLLBACK_TO).is_some_and(|v| v == "")
-    {
-        annotations.shift_remove(ROLLBACK_TO);
-    }
 }
 
 fn validate_rollback(object: &Value, path: &Path<'_>) -> ErrorList {

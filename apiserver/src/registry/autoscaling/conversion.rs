@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::DEFAULT_CPU_UTILIZATION;
-use super::defaults::cpu_utilization;
+use super::defaults::{cpu_utilization, default_behavior};
 use super::metric_conversion::{self, Malformed};
 use crate::registry::read::{at, int_at, list_at};
 
@@ -24,7 +24,11 @@ const ROUND_TRIP: [&str; 6] = [
 ];
 
 /// An autoscaling/v1 object of a canonical autoscaling/v2 one.
-pub fn to_v1(v2: Value) -> Value {
+pub fn to_v1(mut v2: Value) -> Value {
+    // What was written as v1 is defaulted as v2 when it is read.
+    if let Some(spec) = v2.get_mut("spec").and_then(Value::as_object_mut) {
+        default_behavior(spec);
+    }
     let v2 = &v2;
     let mut object = without_round_trip_annotations(v2, "autoscaling/v1");
     let metrics = list_at(v2, "/spec/metrics");
@@ -95,7 +99,7 @@ pub fn to_v2(v1: Value) -> Value {
 }
 
 /// Removes the annotations that only v1 objects have; what upstream does to every v2 object that it reads.
-pub fn drop_round_trip_annotations(object: &mut Value) {
+pub fn drop_round_trip_annotations(object: &mut Map<String, Value>) {
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
     for key in ROUND_TRIP {
@@ -112,9 +116,8 @@ fn without_round_trip_annotations(object: &Value, api_version: &str) -> Map<Stri
     out.insert("kind".to_owned(), "HorizontalPodAutoscaler".into());
     out.insert("apiVersion".to_owned(), api_version.into());
     let metadata = object.get("metadata").filter(|m| !m.is_null()).cloned();
-    let mut holder = json!({"metadata": metadata.unwrap_or_else(|| Value::Object(Map::new()))});
-    drop_round_trip_annotations(&mut holder);
-    out.insert("metadata".to_owned(), holder["metadata"].take());
+    out.insert("metadata".to_owned(), metadata.unwrap_or_else(|| Value::Object(Map::new())));
+    drop_round_trip_annotations(&mut out);
     out
 }
 
@@ -290,7 +293,8 @@ mod tests {
                     {"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "1"}}},
                     {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}}],
                 "behavior": {"scaleUp": {"stabilizationWindowSeconds": 0, "selectPolicy": "Max",
-                    "policies": [{"type": "Pods", "value": 4, "periodSeconds": 15}], "tolerance": "100m"}}},
+                    "policies": [{"type": "Pods", "value": 4, "periodSeconds": 15}], "tolerance": "100m"},
+                    "scaleDown": {"selectPolicy": "Min", "policies": [{"type": "Pods", "value": 1, "periodSeconds": 15}]}}},
             "status": {"desiredReplicas": 2, "currentMetrics": [
                     {"type": "Resource", "resource": {"name": "cpu", "current": {"averageValue": "1", "averageUtilization": 30}}}],
                 "conditions": [{"type": "AbleToScale", "status": "True", "lastTransitionTime": null, "reason": "r"}]}})
@@ -309,7 +313,7 @@ mod tests {
         assert_eq!(annotations[METRICS], r#"[{"type":"Pods","pods":{"metricName":"m","targetAverageValue":"1"}}]"#);
         assert_eq!(
             annotations[BEHAVIOR],
-            r#"{"ScaleUp":{"StabilizationWindowSeconds":0,"SelectPolicy":"Max","Policies":[{"Type":"Pods","Value":4,"PeriodSeconds":15}],"Tolerance":"100m"},"ScaleDown":null}"#
+            r#"{"ScaleUp":{"StabilizationWindowSeconds":0,"SelectPolicy":"Max","Policies":[{"Type":"Pods","Value":4,"PeriodSeconds":15}],"Tolerance":"100m"},"ScaleDown":{"StabilizationWindowSeconds":null,"SelectPolicy":"Min","Policies":[{"Type":"Pods","Value":1,"PeriodSeconds":15}],"Tolerance":null}}"#
         );
         assert_eq!(annotations[CONDITIONS], r#"[{"type":"AbleToScale","status":"True","lastTransitionTime":null,"reason":"r"}]"#);
         assert_eq!(to_v2(v1), v2());

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::DEFAULT_CPU_UTILIZATION;
+use super::{DEFAULT_CPU_UTILIZATION, conversion};
 use crate::registry::defaulting::{Hook, existing, is_empty, is_unset, nested, set_if_unset};
 
 pub static DEFAULTS: &[Hook] = &[
@@ -10,19 +10,29 @@ pub static DEFAULTS: &[Hook] = &[
     ("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler", autoscaler_v2),
 ];
 
-/// The metric of autoscaling/v1 is defaulted by its conversion, which sees the annotations.
+/// The rest of autoscaling/v1 is defaulted by its conversion, which sees the annotations: what an object says once read is
+/// what is left of it after the way through the stored form.
 fn autoscaler_v1(object: &mut Map<String, Value>) {
     if let Some(spec) = nested(object, "spec") {
         set_if_unset(spec, "minReplicas", 1);
     }
+    if let Value::Object(read) = conversion::to_v1(conversion::to_v2(Value::Object(object.clone()))) {
+        *object = read;
+    }
 }
 
 fn autoscaler_v2(object: &mut Map<String, Value>) {
+    conversion::drop_round_trip_annotations(object);
     let Some(spec) = nested(object, "spec") else { return };
     set_if_unset(spec, "minReplicas", 1);
     if is_empty(spec, "metrics") {
         spec.insert("metrics".to_owned(), json!([cpu_utilization(DEFAULT_CPU_UTILIZATION)]));
     }
+    default_behavior(spec);
+}
+
+/// A behavior that is given at all says everything.
+pub fn default_behavior(spec: &mut Map<String, Value>) {
     if let Some(behavior) = existing(spec, "behavior") {
         scaling_rules(behavior, "scaleUp", Some(0), json!([policy("Pods", 4), policy("Percent", 100)]));
         // How long to wait before scaling down is the controller's setting, so it has no default here.

@@ -7,7 +7,6 @@ use apimachinery::validation::name_is_dns_subdomain;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::conversion::drop_round_trip_annotations;
 use super::{metric_cells, validation};
 use crate::registry::printer::{self, text};
 use crate::registry::read::{int_at, list_at, optional_int_at, str_at};
@@ -87,7 +86,6 @@ struct Main;
 impl Strategy for Main {
     fn prepare_for_create(&self, _cx: &Cx<'_>, new: &mut Value) {
         drop_field(new, "status");
-        drop_round_trip_annotations(new);
         set_generation(new, 1);
     }
 
@@ -99,7 +97,6 @@ impl Strategy for Main {
 impl UpdateStrategy for Main {
     fn prepare_for_update(&self, _cx: &Cx<'_>, new: &mut Value, old: &Value) {
         keep_status(new, old);
-        drop_round_trip_annotations(new);
         bump_generation_if_changed(new, old, &["spec"]);
     }
 
@@ -113,7 +110,6 @@ struct Status;
 impl UpdateStrategy for Status {
     fn prepare_for_update(&self, _cx: &Cx<'_>, new: &mut Value, old: &Value) {
         keep_all_but_status(new, old);
-        drop_round_trip_annotations(new);
     }
 
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {

@@ -109,8 +109,10 @@ struct Main;
 impl Strategy for Main {
     fn prepare_for_create(&self, _cx: &Cx<'_>, new: &mut Value) {
         if !bool_at(new, "/spec/manualSelector") {
+            // Labels that were defaulted from the template are one map with it upstream, and so get the generated ones too.
+            let shared = at(new, "/metadata/labels") == at(new, "/spec/template/metadata/labels");
             generate_selector(new);
-            take_labels_of_pods(new);
+            take_labels_of_pods(new, shared);
         }
         drop_field(new, "status");
         set_generation(new, 1);
@@ -190,11 +192,11 @@ fn generate_selector(object: &mut Value) {
 
 /// Upstream defaults a job when it reads it back, so one without labels shows those generated for its pods. Labels that
 /// cannot be are left where they are, to be refused there only.
-fn take_labels_of_pods(object: &mut Value) {
+fn take_labels_of_pods(object: &mut Value, shared: bool) {
     let Some(labels) = at(object, "/spec/template/metadata/labels").as_object().cloned() else { return };
     let valid = labels.values().all(|value| is_valid_label_value(value.as_str().unwrap_or("")).is_empty());
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
-    if valid && metadata.get("labels").and_then(Value::as_object).is_none_or(Map::is_empty) {
+    if valid && (shared || metadata.get("labels").and_then(Value::as_object).is_none_or(Map::is_empty)) {
         metadata.insert("labels".to_owned(), Value::Object(labels));
     }
 }

@@ -130,7 +130,7 @@ mod tests {
         let big = "x".repeat(MAX_DATA_BYTES);
         assert_eq!(
             messages(&ConfigMapStrategy.validate(&cx(), &json!({"data": {"a": big, "b": "y"}}))),
-            [": Too long: may not be more than 1048576 bytes"]
+            ["[]: Too long: may not be more than 1048576 bytes"]
         );
     }
 }

@@ -75,7 +75,13 @@ fn cells(event: &Value, now: Timestamp) -> Vec<Value> {
     let first = or(at(event, "/firstTimestamp"), printer::age(at(event, "/eventTime"), now));
     let (last, count) = match event.get("series") {
         Some(series) if !series.is_null() => (printer::age(at(series, "/lastObservedTime"), now), int_at(series, "/count")),
-        _ => (or(at(event, "/lastTimestamp"), first.clone()), int_at(event, "/count").max(1)),
+        _ => (
+            or(at(event, "/lastTimestamp"), first.clone()),
+            match int_at(event, "/count") {
+                0 => 1,
+                count => count,
+            },
+        ),
     };
     let kind = str_at(event, "/involvedObject/kind").to_lowercase();
     let object = match str_at(event, "/involvedObject/name") {

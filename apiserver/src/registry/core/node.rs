@@ -17,7 +17,7 @@ use super::resource::{quantity, validate_amount};
 use crate::registry::defaulting::{is_empty, is_unset};
 use crate::registry::printer::{self, AGE, NAME};
 use crate::registry::read::{at, bool_at, list_at, str_at};
-use crate::registry::strategy::{keep_all_but_status, keep_status};
+use crate::registry::strategy::{keep_all_but_status, keep_status, without_repeats};
 use crate::registry::{
     ALL_VERBS, Behaviour, Cx, Definition, Description, Printer, SUBRESOURCE_VERBS, Scope, Strategy, Subresource, UpdateStrategy, Verbs,
 };
@@ -163,12 +163,17 @@ impl UpdateStrategy for NodeStrategy {
         drop_unused(new, "spec", "podPreemptionPolicy", Some(old));
     }
 
-    /// The rules of a new node and those of a changed one, so that some are told twice: upstream's answer.
+    /// The rules of a new node and those of a changed one overlap.
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let (new, old): (Node, Node) = (view(new), view(old));
         let mut errors = validate(&new);
         errors.extend(validate_changes(&new, &old));
-        errors
+        let preemption = |node: &Node| node.spec.as_ref().and_then(|spec| spec.pod_preemption_policy.clone());
+        // An alpha field that the node has already may stay as it is.
+        if preemption(&new).is_some() && preemption(&new) != preemption(&old) {
+            errors.push(Error::forbidden(&Path::new("spec.podPreemptionPolicy"), ""));
+        }
+        without_repeats(errors)
     }
 
     fn warnings_on_update(&self, _cx: &Cx<'_>, new: &Value, _old: &Value) -> Vec<String> {
@@ -253,7 +258,7 @@ fn validate_pod_cidrs(cidrs: &[String]) -> ErrorList {
     }
     let parsed: Vec<Option<Cidr>> = cidrs.iter().map(|cidr| Cidr::parse_sloppy(cidr)).collect();
     if let Some(bad) = cidrs.iter().zip(&parsed).position(|(_, cidr)| cidr.is_none()) {
-        let why = format!("failed to parse CIDR value:{} with error:invalid CIDR address: {}", quote(&cidrs[bad]), cidrs[bad]);
+        let why = format!("invalid CIDR[{bad}]: <nil> (invalid CIDR address: {})", cidrs[bad]);
         errors.push(Error::internal(&path, format!("invalid PodCIDRs. failed to check with dual stack with error:{why}")));
     }
     let families: BTreeSet<bool> = parsed.iter().flatten().map(|cidr| cidr.ip.is_v6()).collect();

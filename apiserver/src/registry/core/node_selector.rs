@@ -147,5 +147,6 @@ pub fn as_go_prints(selector: &NodeSelector) -> Value {
         list.map(|list| list.iter().map(|r| json!({"Key": r.key, "Operator": r.operator, "Values": r.values})).collect::<Vec<_>>())
     };
     let term = |term: &NodeSelectorTerm| json!({"MatchExpressions": requirements(term.match_expressions.as_ref()), "MatchFields": requirements(term.match_fields.as_ref())});
-    json!({"NodeSelectorTerms": selector.node_selector_terms.iter().map(term).collect::<Vec<_>>()})
+    let terms: Vec<Value> = selector.node_selector_terms.iter().map(term).collect();
+    json!({"NodeSelectorTerms": if terms.is_empty() { Value::Null } else { terms.into() }})
 }

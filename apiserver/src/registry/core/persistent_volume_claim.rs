@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use apimachinery::field::{Error, ErrorList, Path, quote};
 use apimachinery::quantity::Quantity;
 use apimachinery::validation::{
-    FIELD_IMMUTABLE, LabelSelectorOptions, is_dns1123_subdomain, is_qualified_name, label_selector_has_invalid_label_value,
-    name_is_dns_label, name_is_dns_subdomain, validate_label_selector,
+    FIELD_IMMUTABLE, LabelSelectorOptions, is_dns1123_subdomain, is_qualified_name, is_valid_condition_reason, name_is_dns_label,
+    name_is_dns_subdomain, validate_label_selector,
 };
 use apimachinery::view::view;
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, TypedLocalObjectReference, TypedObjectReference,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Map, Value, json};
 
 use super::persistent_volume::{
@@ -227,11 +228,16 @@ impl SpecRules {
     fn of_update(old: &PersistentVolumeClaimSpec) -> SpecRules {
         let group = |source: Option<&Option<String>>| source.is_some_and(Option::is_some);
         SpecRules {
-            allow_invalid_label_values: old.selector.as_ref().is_some_and(label_selector_has_invalid_label_value),
+            allow_invalid_label_values: old.selector.as_ref().is_some_and(is_refused_today),
             allow_invalid_api_group: group(old.data_source.as_ref().map(|s| &s.api_group))
                 || group(old.data_source_ref.as_ref().map(|s| &s.api_group)),
         }
     }
+}
+
+/// Whether a selector that was accepted once would not be now: then its values may stay what no label's value can be.
+pub fn is_refused_today(selector: &LabelSelector) -> bool {
+    !validate_label_selector(selector, LabelSelectorOptions::default(), &Path::ROOT).is_empty()
 }
 
 /// All rules of a claim's spec; also those of claim templates.
@@ -430,7 +436,7 @@ fn as_go_prints(spec: &PersistentVolumeClaimSpec) -> Value {
     let limits = spec.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     json!({
         "AccessModes": spec.access_modes,
-        "Selector": spec.selector,
+        "Selector": spec.selector.as_ref().map(selector_as_go_prints),
         "Resources": {"Limits": limits, "Requests": requests(spec)},
         "VolumeName": spec.volume_name.as_deref().unwrap_or(""),
         "StorageClassName": spec.storage_class_name,
@@ -443,11 +449,29 @@ fn as_go_prints(spec: &PersistentVolumeClaimSpec) -> Value {
     })
 }
 
+/// Labels before expressions, as Go declares them.
+fn selector_as_go_prints(selector: &LabelSelector) -> Value {
+    let mut shown = Map::new();
+    if let Some(labels) = selector.match_labels.as_ref().filter(|labels| !labels.is_empty()) {
+        shown.insert("matchLabels".to_owned(), json!(labels));
+    }
+    if let Some(expressions) = selector.match_expressions.as_ref().filter(|expressions| !expressions.is_empty()) {
+        shown.insert("matchExpressions".to_owned(), json!(expressions));
+    }
+    Value::Object(shown)
+}
+
 fn validate_status(status: &PersistentVolumeClaimStatus) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("status");
     for (name, amount) in amounts(status.capacity.as_ref()) {
         errors.extend(validate_basic(&amount, &path.child("capacity").key(name)));
+    }
+    let health = status.health_status.iter().flat_map(|health| health.health_conditions.iter().flatten()).enumerate();
+    for (i, condition) in health.filter(|(_, condition)| !condition.reason.is_empty()) {
+        let (reason, path) = (condition.reason.as_str(), path.child("healthStatus.healthConditions"));
+        let messages = is_valid_condition_reason(reason).into_iter();
+        errors.extend(messages.map(|message| Error::invalid(&path.index(i).child("reason"), reason, message)));
     }
     let states = path.child("allocatedResourceStatuses");
     for (name, state) in status.allocated_resource_statuses.iter().flatten() {

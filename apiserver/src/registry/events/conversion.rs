@@ -68,7 +68,7 @@ const EVENTS_ORDER: [&str; 15] = [
 ];
 
 /// An events.k8s.io/v1 Event as core/v1 stores it.
-pub fn to_core(event: &Value) -> Value {
+pub fn to_core(event: Value) -> Value {
     let mut out = header("v1");
     put(&mut out, "metadata", event.get("metadata"), Omitted);
     for field in FIELDS.iter().filter(|field| field.core != "metadata") {
@@ -84,7 +84,7 @@ pub fn to_core(event: &Value) -> Value {
 }
 
 /// A core/v1 Event as events.k8s.io/v1 shows it.
-pub fn from_core(event: &Value) -> Value {
+pub fn from_core(event: Value) -> Value {
     let mut out = header("events.k8s.io/v1");
     for name in EVENTS_ORDER {
         if let Some(field) = FIELDS.iter().find(|field| field.events == name) {
@@ -132,16 +132,16 @@ mod tests {
             "regarding": {"namespace": "n"}, "related": {"name": "x"}, "note": "text", "type": "Normal", "deprecatedSource": {"host": "h"},
             "deprecatedFirstTimestamp": "2017-08-09T15:04:05Z", "deprecatedLastTimestamp": null, "deprecatedCount": 3,
         });
-        let core = to_core(&event);
+        let core = to_core(event.clone());
         assert_eq!(core["message"], "text");
         assert_eq!(core["involvedObject"], json!({"namespace": "n"}));
         assert_eq!(core["reportingComponent"], "k8s.io/c");
-        assert_eq!(from_core(&core).to_string(), event.to_string());
+        assert_eq!(from_core(core).to_string(), event.to_string());
     }
 
     #[test]
     fn empty_fields_print_as_each_group_does() {
-        let core = to_core(&json!({"metadata": {}}));
+        let core = to_core(json!({"metadata": {}}));
         assert_eq!(
             core.to_string(),
             json!({"kind": "Event", "apiVersion": "v1", "metadata": {}, "involvedObject": {}, "source": {}, "firstTimestamp": null,
@@ -149,7 +149,7 @@ mod tests {
             .to_string()
         );
         assert_eq!(
-            from_core(&core).to_string(),
+            from_core(core).to_string(),
             json!({"kind": "Event", "apiVersion": "events.k8s.io/v1", "metadata": {}, "eventTime": null, "regarding": {}, "deprecatedSource": {},
                 "deprecatedFirstTimestamp": null, "deprecatedLastTimestamp": null})
             .to_string()

@@ -185,7 +185,7 @@ fn validate_spec(object: &Value, tolerated: Tolerated) -> ErrorList {
     let rules = spec.rules.as_deref().unwrap_or_default();
     let mut errors = Vec::new();
     if rules.is_empty() && spec.default_backend.is_none() {
-        errors.push(Error::invalid(&path, Value::Null, "either `defaultBackend` or `rules` must be specified"));
+        errors.push(Error::invalid(&path, at(object, "/spec/rules").clone(), "either `defaultBackend` or `rules` must be specified"));
     }
     if let Some(backend) = &spec.default_backend {
         errors.extend(validate_backend(backend, &path.child("defaultBackend")));

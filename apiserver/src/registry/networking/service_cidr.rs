@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::registry::printer::{self, text};
-use crate::registry::read::list_at;
+use crate::registry::read::{at, list_at};
 use crate::registry::strategy::{drop_field, keep_all_but_status, keep_metadata, keep_status};
 use crate::registry::{
     ALL_VERBS, Behaviour, Column, Cx, Definition, Description, Printer, SUBRESOURCE_VERBS, Scope, Strategy, Subresource, UpdateStrategy,
@@ -63,7 +63,7 @@ impl UpdateStrategy for Main {
     }
 
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
-        validate_change(&cidrs(new), &cidrs(old), &Path::new("spec.cidrs"))
+        validate_change(&cidrs(new), &cidrs(old), at(new, "/spec/cidrs"), &Path::new("spec.cidrs"))
     }
 }
 
@@ -102,7 +102,7 @@ fn validate_cidrs(cidrs: &[&str], path: &Path<'_>) -> ErrorList {
 }
 
 /// Ranges never change, but a second one, of the other family, may be added.
-fn validate_change(new: &[&str], old: &[&str], path: &Path<'_>) -> ErrorList {
+fn validate_change(new: &[&str], old: &[&str], raw: &Value, path: &Path<'_>) -> ErrorList {
     let changed = |i: usize| Error::invalid(&path.index(i), new[i], FIELD_IMMUTABLE);
     if new.len() == old.len() {
         return (0..new.len()).filter(|i| new[*i] != old[*i]).map(changed).collect();
@@ -112,9 +112,7 @@ fn validate_change(new: &[&str], old: &[&str], path: &Path<'_>) -> ErrorList {
         errors.extend(validate_cidrs(new, path));
         return errors;
     }
-    // Upstream shows no ranges as null.
-    let shown = if new.is_empty() { Value::Null } else { json!(new) };
-    vec![Error::invalid(path, shown, FIELD_IMMUTABLE)]
+    vec![Error::invalid(path, raw.clone(), FIELD_IMMUTABLE)]
 }
 
 #[cfg(test)]
@@ -141,7 +139,7 @@ mod tests {
 
     #[test]
     fn ranges_are_only_added() {
-        let check = |new: &[&str], old: &[&str]| texts(validate_change(new, old, &Path::new("c")));
+        let check = |new: &[&str], old: &[&str]| texts(validate_change(new, old, &Value::Null, &Path::new("c")));
         assert!(check(&["10.0.0.0/24", "fd00::/112"], &["10.0.0.0/24"]).is_empty());
         assert_eq!(check(&["10.0.1.0/24"], &["10.0.0.0/24"]), ["c[0]: Invalid value: \"10.0.1.0/24\": field is immutable"]);
         assert_eq!(check(&[], &["10.0.0.0/24"]), ["c: Invalid value: null: field is immutable"]);

@@ -3,20 +3,26 @@
 use std::collections::BTreeSet;
 
 use apimachinery::field::{Error, ErrorList, Path};
-use apimachinery::validation::{FIELD_IMMUTABLE, is_qualified_name, name_is_dns_subdomain, validate_nonnegative_field};
+use apimachinery::validation::{
+    FIELD_IMMUTABLE, is_qualified_name, is_valid_condition_reason, name_is_dns_subdomain, validate_nonnegative_field,
+};
 use apimachinery::view::view;
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver};
 use serde_json::{Value, json};
 
 use crate::registry::core::persistent_volume::validate_csi_driver_name;
 use crate::registry::printer::{self, AGE, NAME};
-use crate::registry::read::{at, list_at};
+use crate::registry::read::{at, list_at, str_at};
 use crate::registry::strategy::{keep_all_but_status, keep_metadata, keep_status, set_field};
 use crate::registry::{
     ALL_VERBS, Behaviour, Cx, Definition, Description, Printer, SUBRESOURCE_VERBS, Scope, Strategy, Subresource, UpdateStrategy,
 };
 
 const MAX_NODE_ID: usize = 256;
+const HEALTH: [&str; 2] = ["StorageDegraded", "StorageUnreachable"];
+const MAX_CONDITIONS: usize = 16;
+const MAX_REASON_BYTES: usize = 256;
+const MAX_MESSAGE_BYTES: usize = 1024;
 
 pub static RESOURCE: Definition = Definition {
     group: "storage.k8s.io",
@@ -118,9 +124,44 @@ impl UpdateStrategy for StatusStrategy {
                 errors.push(Error::duplicate(&path, name));
             }
             errors.extend(validate_csi_driver_name(name, &path.child("name")));
+            errors.extend(validate_health(list_at(health, "/healthConditions"), &path.child("healthConditions")));
         }
         errors
     }
+}
+
+fn validate_health(conditions: &[Value], path: &Path<'_>) -> ErrorList {
+    if conditions.len() > MAX_CONDITIONS {
+        return vec![Error::too_many(path, conditions.len(), MAX_CONDITIONS)];
+    }
+    conditions.iter().enumerate().flat_map(|(i, condition)| validate_health_condition(condition, &path.index(i))).collect()
+}
+
+fn validate_health_condition(condition: &Value, path: &Path<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let status = str_at(condition, "/status");
+    if !HEALTH.contains(&status) {
+        errors.push(Error::not_supported(&path.child("status"), status, &HEALTH));
+    }
+    let (reason, place) = (str_at(condition, "/reason"), path.child("reason"));
+    if reason.is_empty() {
+        errors.push(Error::required(&place, ""));
+    } else {
+        errors.extend(is_valid_condition_reason(reason).into_iter().map(|message| Error::invalid(&place, reason, message)));
+    }
+    for (field, max) in [("reason", MAX_REASON_BYTES), ("message", MAX_MESSAGE_BYTES)] {
+        if condition.get(field).and_then(Value::as_str).unwrap_or("").len() > max {
+            errors.push(Error::too_long(&path.child(field), max));
+        }
+    }
+    let modes: [(&str, &[&str]); 2] =
+        [("accessMode", &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]), ("volumeMode", &["Filesystem", "Block"])];
+    for (field, known) in modes {
+        if let Some(mode) = condition.get(field).and_then(Value::as_str).filter(|mode| !known.contains(mode)) {
+            errors.push(Error::not_supported(&path.child(field), mode, known));
+        }
+    }
+    errors
 }
 
 fn validate(node: &CSINode) -> ErrorList {

@@ -1,15 +1,14 @@
 //! storage.k8s.io/v1 CSIStorageCapacity.
 
 use apimachinery::field::{Error, ErrorList, Path};
-use apimachinery::validation::{
-    FIELD_IMMUTABLE, LabelSelectorOptions, label_selector_has_invalid_label_value, name_is_dns_subdomain, validate_label_selector,
-};
+use apimachinery::validation::{FIELD_IMMUTABLE, LabelSelectorOptions, name_is_dns_subdomain, validate_label_selector};
 use apimachinery::view::view;
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use serde_json::Value;
 
 use crate::registry::core::node_selector::deprecated_label;
 use crate::registry::core::persistent_volume::or_unset;
+use crate::registry::core::persistent_volume_claim::is_refused_today;
 use crate::registry::core::resource::{quantity, validate_not_negative};
 use crate::registry::printer::{self, NAME};
 use crate::registry::read::{at, str_at};
@@ -50,7 +49,7 @@ impl UpdateStrategy for CapacityStrategy {
 
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let before: CSIStorageCapacity = view(old);
-        let mut errors = validate(&view(new), before.node_topology.as_ref().is_some_and(label_selector_has_invalid_label_value));
+        let mut errors = validate(&view(new), before.node_topology.as_ref().is_some_and(is_refused_today));
         for field in ["nodeTopology", "storageClassName"] {
             if new.get(field) != old.get(field) {
                 let shown = new.get(field).cloned().unwrap_or_default();

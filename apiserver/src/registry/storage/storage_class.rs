@@ -92,8 +92,10 @@ impl UpdateStrategy for ClassStrategy {
             let filled = |class: &'_ Value| class.get(field).filter(|value| value.as_object().is_none_or(|map| !map.is_empty())).cloned();
             filled(new) != filled(old)
         };
-        if changed("provisioner") {
-            errors.extend(missing_provisioner(new));
+        match missing_provisioner(new) {
+            Some(missing) if changed("provisioner") => errors.push(missing),
+            Some(missing) => errors.insert(0, missing),
+            None => {}
         }
         for field in ["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"] {
             if changed(field) {

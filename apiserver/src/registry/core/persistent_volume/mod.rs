@@ -143,7 +143,6 @@ impl UpdateStrategy for VolumeStrategy {
         keep_status(new, old);
     }
 
-    /// The rules of a new volume are applied twice, so what breaks them is reported twice: upstream's answer.
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let old_spec: PersistentVolumeSpec = view(at(old, "/spec"));
         let affinity = old_spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
@@ -151,7 +150,6 @@ impl UpdateStrategy for VolumeStrategy {
             SpecRules { allow_invalid_values: affinity.is_some_and(node_selector::has_invalid_label_value), ..SpecRules::default() };
         let mut errors = validate(new, rules);
         errors.extend(validate_mount_options(new));
-        errors.extend(validate(new, rules));
         errors.extend(validate_changes(new, old));
         errors
     }

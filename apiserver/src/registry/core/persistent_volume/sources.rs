@@ -332,8 +332,8 @@ fn csi(source: &Value, path: &Path<'_>) -> ErrorList {
 /// A reference with a well-formed name and namespace.
 fn named_secret(secret: &Value, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
-    let checks: [(&str, fn(&str) -> Vec<String>); 2] = [("name", is_dns1123_subdomain), ("namespace", is_dns1123_label)];
-    for (field, check) in checks {
+    type Form = fn(&str) -> Vec<String>;
+    for (field, check) in [("name", is_dns1123_subdomain as Form), ("namespace", is_dns1123_label as Form)] {
         let value = secret.get(field).and_then(Value::as_str).unwrap_or("");
         let path = path.child(field);
         if value.is_empty() {

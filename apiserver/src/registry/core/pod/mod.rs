@@ -4,12 +4,15 @@
 
 pub(crate) mod access;
 pub mod aggregate;
+mod app_armor;
 pub mod assignment;
 pub mod conditions;
+pub mod connect;
 pub mod defaults;
 pub mod eviction;
 mod gates;
 pub mod image;
+mod label_keys;
 pub mod levels;
 pub mod printer;
 pub mod qos;
@@ -46,13 +49,14 @@ pub static RESOURCE: Definition = Definition {
     subresources: &[
         endpoint("attach", "PodAttachOptions", CONNECT_VERBS),
         endpoint("binding", "Binding", CREATE_ONLY),
-        of_pod("ephemeralcontainers", &strategy::EphemeralContainersStrategy, strategy::EPHEMERAL_RESET_FIELDS),
+        // Upstream tells ownership nothing of what these two endpoints reset, so that a writer comes to own it.
+        of_pod("ephemeralcontainers", &strategy::EphemeralContainersStrategy, &[]),
         Subresource { group: "policy", ..endpoint("eviction", "Eviction", CREATE_ONLY) },
         endpoint("exec", "PodExecOptions", CONNECT_VERBS),
         endpoint("log", "Pod", &["get"]),
         endpoint("portforward", "PodPortForwardOptions", CONNECT_VERBS),
         endpoint("proxy", "PodProxyOptions", PROXY_VERBS),
-        of_pod("resize", &strategy::ResizeStrategy, strategy::RESIZE_RESET_FIELDS),
+        of_pod("resize", &strategy::ResizeStrategy, &[]),
         of_pod("status", &strategy::StatusStrategy, &["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"]),
     ],
     selectable: &[

@@ -1,7 +1,7 @@
 //! How `kubectl get pods` shows a pod.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::registry::printer::{self, AGE, NAME};
 use crate::registry::read::{at, bool_at, int_at, list_at, str_at};
@@ -44,16 +44,6 @@ fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
         or_none(str_at(pod, "/status/nominatedNodeName")),
         readiness_gates(pod).into(),
     ]
-}
-
-/// The conditions of a pod's Table row: a pod that has ended is completed.
-pub fn row_conditions(pod: &Value) -> Vec<Value> {
-    let (phase, message) = match str_at(pod, "/status/phase") {
-        phase @ "Succeeded" => (phase, "The pod has completed successfully."),
-        phase @ "Failed" => (phase, "The pod failed."),
-        _ => return Vec::new(),
-    };
-    vec![json!({"type": "Completed", "status": "True", "reason": phase, "message": message})]
 }
 
 #[derive(Default)]
@@ -220,6 +210,8 @@ fn readiness_gates(pod: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn shown(pod: &Value) -> (String, String, String) {

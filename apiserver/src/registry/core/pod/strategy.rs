@@ -3,88 +3,21 @@
 use apimachinery::field::{ErrorList, Path};
 use apimachinery::validation::{get_warnings_for_ip, is_dns1123_label};
 use apimachinery::view::view;
-use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
+use super::app_armor::{app_armor_warnings, set_app_armor_profiles};
 use super::conditions::{self, Condition};
 use super::gates::drop_disabled_pod_fields;
 pub use super::gates::drop_disabled_template_fields;
+use super::label_keys::merge_label_keys;
 use super::levels::default_pod_level_resources;
 use super::semantic::same;
-use super::validation::{self, APP_ARMOR, Options, validate_app_armor_profile};
+use super::validation::{self, Options};
 use super::{qos, warnings};
 use crate::registry::read::{at, list_at, str_at};
 use crate::registry::strategy::{generation, keep_field, keep_metadata, keep_status, set_field, set_generation};
 use crate::registry::{Cx, Strategy, UpdateStrategy};
-
-/// Everything but the ephemeral containers.
-pub(super) const EPHEMERAL_RESET_FIELDS: &[&str] = &[
-    "metadata",
-    "status",
-    "spec.activeDeadlineSeconds",
-    "spec.affinity",
-    "spec.automountServiceAccountToken",
-    "spec.containers",
-    "spec.dnsConfig",
-    "spec.dnsPolicy",
-    "spec.enableServiceLinks",
-    "spec.evictionResponders",
-    "spec.hostAliases",
-    "spec.hostIPC",
-    "spec.hostNetwork",
-    "spec.hostPID",
-    "spec.hostUsers",
-    "spec.hostname",
-    "spec.hostnameOverride",
-    "spec.imagePullSecrets",
-    "spec.initContainers",
-    "spec.nodeName",
-    "spec.nodeSelector",
-    "spec.os",
-    "spec.overhead",
-    "spec.preemptionPolicy",
-    "spec.priority",
-    "spec.priorityClassName",
-    "spec.readinessGates",
-    "spec.resourceClaims",
-    "spec.resources",
-    "spec.restartPolicy",
-    "spec.runtimeClassName",
-    "spec.schedulerName",
-    "spec.schedulingGates",
-    "spec.schedulingGroup",
-    "spec.securityContext",
-    "spec.serviceAccount",
-    "spec.serviceAccountName",
-    "spec.setHostnameAsFQDN",
-    "spec.shareProcessNamespace",
-    "spec.subdomain",
-    "spec.terminationGracePeriodSeconds",
-    "spec.tolerations",
-    "spec.topologySpreadConstraints",
-    "spec.volumes",
-];
-
-/// Everything but resources and resize policies of containers, as far as whole fields can say it: `containers` and
-/// `initContainers` stay, though upstream resets their other fields too.
-pub(super) const RESIZE_RESET_FIELDS: &[&str] = {
-    const KEPT: usize = 2;
-    const ALL: usize = EPHEMERAL_RESET_FIELDS.len();
-    const fn without_containers() -> [&'static str; ALL - KEPT + 1] {
-        let mut out = ["spec.ephemeralContainers"; ALL - KEPT + 1];
-        let (mut from, mut to) = (0, 1);
-        while from < ALL {
-            // Positions of `spec.containers` and `spec.initContainers` in the list above.
-            if from != 5 && from != 18 {
-                out[to] = EPHEMERAL_RESET_FIELDS[from];
-                to += 1;
-            }
-            from += 1;
-        }
-        out
-    }
-    &without_containers()
-};
 
 pub(super) struct PodStrategy;
 pub(super) struct StatusStrategy;
@@ -306,122 +239,6 @@ fn keep_observed_generations(status: &mut Value, before: &Value) {
     }
 }
 
-/// Merges `matchLabelKeys` and `mismatchLabelKeys` with the pod's labels into the selectors beside them.
-fn merge_label_keys(pod: &mut Value) {
-    let labels = at(pod, "/metadata/labels").as_object().cloned().unwrap_or_default();
-    for kind in ["podAffinity", "podAntiAffinity"] {
-        for (list, inner) in [
-            ("preferredDuringSchedulingIgnoredDuringExecution", Some("podAffinityTerm")),
-            ("requiredDuringSchedulingIgnoredDuringExecution", None),
-        ] {
-            let terms = pod.pointer_mut(&format!("/spec/affinity/{kind}/{list}")).and_then(Value::as_array_mut);
-            for term in terms.into_iter().flatten() {
-                let term = match inner {
-                    Some(inner) => term.get_mut(inner),
-                    None => Some(term),
-                };
-                if let Some(term) = term {
-                    merge_keys(term, "matchLabelKeys", "In", &labels);
-                    merge_keys(term, "mismatchLabelKeys", "NotIn", &labels);
-                }
-            }
-        }
-    }
-    let constraints = pod.pointer_mut("/spec/topologySpreadConstraints").and_then(Value::as_array_mut);
-    for constraint in constraints.into_iter().flatten() {
-        merge_keys(constraint, "matchLabelKeys", "In", &labels);
-    }
-}
-
-fn merge_keys(term: &mut Value, keys: &str, operator: &str, labels: &Map<String, Value>) {
-    let known = term.get(keys).and_then(Value::as_array).into_iter().flatten().filter_map(|key| {
-        let key = key.as_str()?;
-        labels.get(key).map(|value| json!({"key": key, "operator": operator, "values": [value]}))
-    });
-    let added: Vec<Value> = known.collect();
-    let Some(selector) = term.get_mut("labelSelector").and_then(Value::as_object_mut).filter(|_| !added.is_empty()) else { return };
-    let expressions = selector.entry("matchExpressions").or_insert_with(|| Value::Array(Vec::new()));
-    if expressions.is_null() {
-        *expressions = Value::Array(Vec::new());
-    }
-    if let Some(expressions) = expressions.as_array_mut() {
-        expressions.extend(added);
-    }
-}
-
-const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
-
-/// Gives containers without AppArmor profile the one that an old annotation names.
-fn set_app_armor_profiles(pod: &mut Value) {
-    if str_at(pod, "/spec/os/name") == "windows" {
-        return;
-    }
-    let annotations = at(pod, "/metadata/annotations").clone();
-    let of_pod = at(pod, "/spec/securityContext/appArmorProfile").clone();
-    for list in CONTAINER_LISTS {
-        let containers = pod.get_mut("spec").and_then(|spec| spec.get_mut(list)).and_then(Value::as_array_mut);
-        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
-            let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
-            let Some(annotation) = annotations.get(format!("{APP_ARMOR}{name}")).and_then(Value::as_str) else { continue };
-            let own = container.get("securityContext").and_then(|sc| sc.get("appArmorProfile"));
-            if own.is_some_and(|own| !own.is_null()) {
-                continue;
-            }
-            if let Some(profile) = usable_profile(annotation).filter(|profile| *profile != of_pod) {
-                let sc = container.entry("securityContext").or_insert_with(|| Value::Object(Map::new()));
-                if sc.is_null() {
-                    *sc = Value::Object(Map::new());
-                }
-                set_field(sc, "appArmorProfile", profile);
-            }
-        }
-    }
-}
-
-/// The profile that an annotation names, if it is valid.
-pub(super) fn profile_of_annotation(annotation: &str) -> Option<Value> {
-    match annotation {
-        "unconfined" => Some(json!({"type": "Unconfined"})),
-        "runtime/default" => Some(json!({"type": "RuntimeDefault"})),
-        _ => {
-            let profile = annotation.strip_prefix("localhost/").filter(|profile| !profile.is_empty())?;
-            Some(json!({"type": "Localhost", "localhostProfile": profile}))
-        }
-    }
-}
-
-fn usable_profile(annotation: &str) -> Option<Value> {
-    let profile = profile_of_annotation(annotation)?;
-    let typed: AppArmorProfile = view(&profile);
-    validate_app_armor_profile(&typed, &Path::ROOT).is_empty().then_some(profile)
-}
-
-/// Warns of annotations that have decided a container's profile, or that name none. By now the profile stands in the
-/// container, so that one which was given both ways is warned of too, where upstream is silent.
-fn app_armor_warnings(pod: &Value) -> Vec<String> {
-    let mut all = Vec::new();
-    if str_at(pod, "/spec/os/name") == "windows" {
-        return all;
-    }
-    let annotations = at(pod, "/metadata/annotations");
-    let of_pod = at(pod, "/spec/securityContext/appArmorProfile");
-    for list in CONTAINER_LISTS {
-        for container in at(pod, "/spec").get(list).and_then(Value::as_array).into_iter().flatten() {
-            let key = format!("{APP_ARMOR}{}", str_at(container, "/name"));
-            let Some(annotation) = annotations.get(&key).and_then(Value::as_str) else { continue };
-            let own = at(container, "/securityContext/appArmorProfile");
-            let decided = match usable_profile(annotation) {
-                Some(profile) => *own == profile && *own != *of_pod,
-                None => own.is_null(),
-            };
-            if decided {
-                all.push(format!("metadata.annotations[{key}]: deprecated since v1.30; use the \"appArmorProfile\" field instead"));
-            }
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -439,33 +256,6 @@ mod tests {
         assert_eq!(new["status"]["phase"], "Pending");
         assert_eq!(new["status"]["qosClass"], "BestEffort");
         assert_eq!(new["status"]["conditions"][0]["reason"], "SchedulingGated");
-    }
-
-    #[test]
-    fn label_keys_are_merged_into_selectors() {
-        let mut new = pod(json!({
-            "containers": [],
-            "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
-                {"labelSelector": {}, "matchLabelKeys": ["a", "none"]},
-                {"matchLabelKeys": ["a"]},
-            ]}},
-            "topologySpreadConstraints": [{"labelSelector": {"matchExpressions": null}, "matchLabelKeys": ["a"]}],
-        }));
-        PodStrategy.prepare_for_create(&cx(), &mut new);
-        let merged = json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]});
-        let terms = &new["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
-        assert_eq!(terms[0]["labelSelector"], merged);
-        assert_eq!(terms[1].get("labelSelector"), None);
-        assert_eq!(new["spec"]["topologySpreadConstraints"][0]["labelSelector"], merged);
-    }
-
-    #[test]
-    fn an_old_app_armor_annotation_becomes_a_profile_with_a_warning() {
-        let mut new = pod(json!({"containers": [{"name": "c"}]}));
-        new["metadata"]["annotations"] = json!({(format!("{APP_ARMOR}c")): "runtime/default"});
-        PodStrategy.prepare_for_create(&cx(), &mut new);
-        assert_eq!(new["spec"]["containers"][0]["securityContext"]["appArmorProfile"], json!({"type": "RuntimeDefault"}));
-        assert_eq!(PodStrategy.warnings_on_create(&cx(), &new).len(), 1);
     }
 
     #[test]
@@ -517,7 +307,6 @@ mod tests {
         ResizeStrategy.prepare_for_update(&cx(), &mut new, &old);
         assert_eq!(new["spec"], spec("2", "a"));
         assert_eq!(new["metadata"]["generation"], 4);
-        assert!(RESIZE_RESET_FIELDS.iter().all(|f| !f.ends_with("ontainers") || *f == "spec.ephemeralContainers"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::access::{ResourceList, items, text, visit_containers};
-use super::strategy::profile_of_annotation;
+use super::app_armor::profile_of_annotation;
 use super::validation::{APP_ARMOR, SECCOMP_CONTAINER, SECCOMP_POD, amount};
 use super::virtual_paths;
 use crate::registry::core::node_selector;

@@ -92,6 +92,8 @@ pub enum Refusal {
     Invalid(ErrorList),
     /// Answered as an internal error.
     Internal(String),
+    /// Answered as a failure without a reason.
+    Unknown(String),
 }
 
 impl AddressRequest {
@@ -192,18 +194,25 @@ pub fn allocations(new: &mut Value, old: Option<&Value>, cluster: &[Family]) -> 
             adopt_changed_address(new, old);
             fill_families(new, Some(old), cluster)?;
             change_addresses(new, old, &mut plan);
+            forget_foreign(&mut plan.released_addresses, cluster);
             change_ports(new, old, &mut plan)?;
         }
     }
     Ok(plan)
 }
 
+/// The cluster may have had a family once whose addresses nobody takes back.
+fn forget_foreign(addresses: &mut Vec<String>, cluster: &[Family]) {
+    addresses.retain(|address| Family::of(address).is_some_and(|family| cluster.contains(&family)));
+}
+
 /// What a deleted service gives back.
-pub fn releases(service: &Value) -> Plan {
+pub fn releases(service: &Value, cluster: &[Family]) -> Plan {
     let mut plan = Plan::default();
     let ips = cluster_ips(service);
     if needs_cluster_ip(service) && ips.first() != Some(&NONE) {
         plan.released_addresses = ips.into_iter().map(str::to_owned).collect();
+        forget_foreign(&mut plan.released_addresses, cluster);
     }
     plan.released_ports = node_ports(service).into_iter().collect();
     let health = int_at(service, "/spec/healthCheckNodePort");
@@ -285,7 +294,7 @@ fn keep_node_ports(new: &mut Value, old: &Value) {
 fn stays_as_it_is(new: &Value, old: &Value) -> bool {
     const PREFER: &str = "PreferDualStack";
     kind(old) == kind(new)
-        && needs_cluster_ip(new)
+        && matches!(kind(new), "ClusterIP" | "NodePort" | "LoadBalancer")
         && policy(new) == Some(PREFER)
         && policy(old).is_none_or(|policy| policy == PREFER)
         && cluster_ips(new) == cluster_ips(old)
@@ -308,8 +317,9 @@ fn fill_families(new: &mut Value, old: Option<&Value>, cluster: &[Family]) -> Re
     }
     let old_spec = old.map(|old| view::<ServiceSpec>(at(old, "/spec")));
     refuse_any(rules::validate(&view(at(new, "/spec")), old_spec.as_ref()))?;
-    refuse_any(reconcile_count(new, old))?;
-    refuse_any(infer_families(new, cluster))?;
+    let mut errors = reconcile_count(new, old);
+    errors.extend(infer_families(new, cluster));
+    refuse_any(errors)?;
     let default = cluster.first().copied().unwrap_or(Family::V4);
     let single = policy(new) == Some("SingleStack");
     let mut chosen: Vec<String> = families(new).into_iter().map(str::to_owned).collect();
@@ -495,7 +505,7 @@ fn change_ports(new: &Value, old: &Value, plan: &mut Plan) -> Result<(), Refusal
         take_missing_ports(new, &before, plan)?;
         let after = node_ports(new);
         plan.released_ports.extend(before.difference(&after));
-    } else if exposed(old) {
+    } else if exposed(old) && matches!(kind(new), "ExternalName" | "ClusterIP") {
         plan.released_ports.extend(&before);
     }
     match (needs_health_check(old), needs_health_check(new)) {
@@ -521,7 +531,7 @@ fn take_missing_ports(new: &Value, before: &BTreeSet<i64>, plan: &mut Plan) -> R
             plan.ports.push(PortRequest { place: PortPlace::Ports(vec![i]), number: Some(number) });
         }
         if !used.insert((protocol, number)) {
-            return Err(Refusal::Internal(format!("duplicate nodePort: {{{protocol} {number}}}")));
+            return Err(Refusal::Unknown(format!("duplicate nodePort: {{{protocol} {number}}}")));
         }
     }
     Ok(())
@@ -657,7 +667,7 @@ mod tests {
         let plan = allocations(&mut back, Some(&service(json!({"type": "ExternalName"}))), CLUSTER).unwrap();
         assert_eq!(plan.addresses.len(), 1);
         assert_eq!(
-            releases(&old),
+            releases(&old, CLUSTER),
             Plan { released_addresses: vec!["10.96.0.5".to_owned()], released_ports: vec![30000], ..Plan::default() }
         );
     }

@@ -96,7 +96,12 @@ fn validate_agreement(spec: &ServiceSpec, place: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let ips = list(&spec.cluster_ips);
     let sixes = ips.iter().filter(|ip| is_v6(ip)).count();
-    if ips.len() > 1 && (sixes == 0 || sixes == ips.len()) {
+    // An address of the old service passes unread.
+    let unread = ips.iter().position(|ip| Ip::parse_sloppy(ip).is_none()).filter(|_| ips.len() > 1);
+    if let Some(i) = unread {
+        errors.push(Error::internal(place, format!("failed to check for dual stack with error:invalid IP[{i}]: {}", ips[i])));
+    }
+    if ips.len() > 1 && (unread.is_some() || sixes == 0 || sixes == ips.len()) {
         let why = "may specify no more than one IP for each IP family";
         errors.push(Error::invalid(place, shown(&spec.cluster_ips), why));
     }

@@ -15,11 +15,12 @@ mod options;
 mod os;
 mod paths;
 mod printed;
-mod printed_container;
 mod probes;
 mod projected;
 #[cfg(test)]
 mod recorded;
+#[cfg(test)]
+mod recorded_answers;
 mod resize;
 mod resources;
 mod scheduling;

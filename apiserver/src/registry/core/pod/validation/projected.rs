@@ -146,7 +146,11 @@ fn cluster_trust_bundle<'s>(bundle: &'s ClusterTrustBundleProjection, path: &Pat
     let mut errors = ErrorList::new();
     match (&bundle.name, &bundle.signer_name) {
         (Some(_), Some(_)) => {
-            errors.push(Error::invalid(path, printed::cluster_trust_bundle(bundle), "only one of name and signerName may be used"));
+            errors.push(Error::invalid(
+                path,
+                printed::structure("ClusterTrustBundleProjection", bundle),
+                "only one of name and signerName may be used",
+            ));
         }
         (Some(name), None) => {
             let name_path = path.child("name");

@@ -171,12 +171,12 @@ pub(super) fn validate_pod_resource_claims(meta: Option<&ObjectMeta>, claims: &[
         match (&claim.resource_claim_name, &claim.resource_claim_template_name) {
             (Some(_), Some(_)) => errors.push(Error::invalid(
                 &path,
-                printed::resource_claim(claim),
+                printed::structure("PodResourceClaim", claim),
                 "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
             )),
             (None, None) => errors.push(Error::invalid(
                 &path,
-                printed::resource_claim(claim),
+                printed::structure("PodResourceClaim", claim),
                 "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
             )),
             _ => {}

@@ -41,12 +41,12 @@ pub(super) fn validate_security_context(sc: &SecurityContext, path: &Path<'_>, h
     if sc.allow_privilege_escalation == Some(false) {
         if on(sc.privileged) {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.push(Error::invalid(path, printed::security_context(sc), detail));
+            errors.push(Error::invalid(path, printed::structure("SecurityContext", sc), detail));
         }
         let added = sc.capabilities.iter().flat_map(|c| items(&c.add));
         for _ in added.filter(|c| !opts.allow_sys_admin_without_escalation && *c == "CAP_SYS_ADMIN") {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(Error::invalid(path, printed::security_context(sc), detail));
+            errors.push(Error::invalid(path, printed::structure("SecurityContext", sc), detail));
         }
     }
     if let Some(options) = &sc.windows_options {
@@ -110,7 +110,11 @@ fn validate_seccomp_profile(profile: &SeccompProfile, path: &Path<'_>) -> ErrorL
         ("Localhost", Some(file)) => errors.extend(validate_local_descending_path(file, &local)),
         ("Localhost", None) => errors.push(Error::required(&local, "must be set when seccomp type is Localhost")),
         (_, Some(_)) => {
-            errors.push(Error::invalid(&local, printed::seccomp_profile(profile), "can only be set when seccomp type is Localhost"));
+            errors.push(Error::invalid(
+                &local,
+                printed::structure("SeccompProfile", profile),
+                "can only be set when seccomp type is Localhost",
+            ));
         }
         (_, None) => {}
     }

@@ -7,13 +7,12 @@ use serde_json::{Map, Value};
 
 use super::annotations::{is_mirror_pod, validate_pod_annotations_update};
 use super::options::Options;
-use super::printed_container::ephemeral_container;
 use super::scheduling::validate_tolerations_with;
 use super::{printed, validate_pod_annotations_and_spec};
 use crate::registry::core::pod::access::{items, text};
 use crate::registry::core::pod::semantic::same;
-use crate::registry::diff;
 use crate::registry::read::at;
+use crate::registry::{diff, internal_form};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
                          `spec.tolerations` (only additions to existing tolerations),\
@@ -67,10 +66,15 @@ pub fn validate_pod_update(new_raw: &Value, old_raw: &Value) -> ErrorList {
         take_node_selection(&mut munged, before);
     }
     if !same(&munged, before) {
-        let detail = format!("pod updates may not change fields other than {UPDATABLE}\n{}", diff::of_values(before, &munged));
+        let detail = format!("pod updates may not change fields other than {UPDATABLE}\n{}", shown_difference("PodSpec", before, &munged));
         errors.push(Error::forbidden(&spec_path, detail));
     }
     errors
+}
+
+/// How two values of the internal type `name` differ.
+fn shown_difference(name: &str, old: &Value, new: &Value) -> String {
+    diff::of_values(&internal_form::render(name, old), &internal_form::render(name, new))
 }
 
 fn validate_images(containers: &[Container], path: &Path<'_>) -> ErrorList {
@@ -183,7 +187,7 @@ fn validate_node_affinity_mutation(new: Option<&NodeAffinity>, old: Option<&Node
     let path = path.child("nodeSelectorTerms");
     let count = after.as_ref().map_or(0, Vec::len);
     if !before.is_empty() && before.len() != count {
-        let shown = after.map_or(Value::Null, |terms| terms.iter().map(printed::node_selector_term).collect());
+        let shown = after.map_or(Value::Null, |terms| printed::list("NodeSelectorTerm", &terms));
         return vec![Error::invalid(&path, shown, "no additions/deletions to non-empty NodeSelectorTerms list are allowed")];
     }
     let after = after.unwrap_or_default();
@@ -192,7 +196,7 @@ fn validate_node_affinity_mutation(new: Option<&NodeAffinity>, old: Option<&Node
         .filter(|(_, (after, before))| !has_only_additions(after, before))
         .map(|(i, (after, _))| {
             let detail = "only additions are allowed (no mutations or deletions)";
-            Error::invalid(&path.index(i), printed::node_selector_term(after), detail)
+            Error::invalid(&path.index(i), printed::structure("NodeSelectorTerm", after), detail)
         })
         .collect()
 }
@@ -257,7 +261,7 @@ pub fn validate_ephemeral_containers_update(new_raw: &Value, old_raw: &Value) ->
                 errors.push(Error::forbidden(&path, detail));
             }
             Some(now) if !same(now, &before) => {
-                let difference = diff::of_values(&ephemeral_container(&view(&before)), &ephemeral_container(&view(now)));
+                let difference = shown_difference("EphemeralContainer", &before, now);
                 let detail = format!("existing ephemeral containers {} may not be changed\n{difference}", quote(name));
                 errors.push(Error::forbidden(&path, detail));
             }

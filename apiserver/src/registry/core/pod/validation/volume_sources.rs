@@ -1,7 +1,7 @@
 //! The rules of each volume source that stands for itself; those that project files are in `projected`.
 
 use apimachinery::field::{Error, ErrorList, Path};
-use apimachinery::validation::{is_dns1123_label, is_dns1123_subdomain, name_is_dns_subdomain};
+use apimachinery::validation::{is_dns1123_label, is_valid_user_id, name_is_dns_subdomain};
 use k8s_openapi::api::core::v1::{
     AWSElasticBlockStoreVolumeSource, AzureDiskVolumeSource, AzureFileVolumeSource, CSIVolumeSource, CinderVolumeSource,
     ConfigMapVolumeSource, FCVolumeSource, FlexVolumeSource, FlockerVolumeSource, GCEPersistentDiskVolumeSource, GitRepoVolumeSource,
@@ -13,8 +13,8 @@ use super::containers::validate_pull_policy;
 use super::invalid_all;
 use super::options::Options;
 use super::paths::{validate_local_descending_path, validate_local_non_reserved_path, validate_path_no_backsteps};
+use crate::registry::core::persistent_volume::validate_csi_driver_name;
 use crate::registry::core::pod::access::{items, on, text};
-use apimachinery::validation::is_valid_user_id;
 
 const FILE_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const PARTITION: &str = "must be between 1 and 255, inclusive";
@@ -319,14 +319,7 @@ pub(super) fn scale_io(source: &ScaleIOVolumeSource, path: &Path<'_>) -> ErrorLi
 }
 
 pub(super) fn csi(source: &CSIVolumeSource, path: &Path<'_>) -> ErrorList {
-    let driver_path = path.child("driver");
-    let mut errors = required(&source.driver, &driver_path);
-    if !source.driver.is_empty() {
-        if source.driver.len() > 63 {
-            errors.push(Error::too_long(&driver_path, 63));
-        }
-        errors.extend(invalid_all(&driver_path, source.driver.as_str(), is_dns1123_subdomain(&source.driver.to_lowercase())));
-    }
+    let mut errors = validate_csi_driver_name(&source.driver, &path.child("driver"));
     if let Some(secret) = &source.node_publish_secret_ref {
         if secret.name.is_empty() {
             errors.push(Error::required(&path.child("nodePublishSecretRef").child("name"), ""));

@@ -1,0 +1,33 @@
+# The two commands are `make up` and `make test`; everything else is for those who work on Ferrokube.
+
+DATA_DIR ?= $(HOME)/.ferrokube
+PORT ?= 6443
+# What a fresh Debian or Ubuntu lacks: a protobuf compiler to build the etcd client; for the tests an etcd to store in,
+# and kubectl's home.
+BUILD_PACKAGES := protobuf-compiler build-essential
+TEST_PACKAGES := $(BUILD_PACKAGES) etcd-server
+
+.PHONY: up test check bench build-packages test-packages
+
+up: build-packages
+	@echo "==> building (release); the first time takes some minutes"
+	cargo build --release --package ferrokube
+	@echo "==> starting the control plane on port $(PORT), data in $(DATA_DIR)"
+	@echo "    in another terminal: kubectl --kubeconfig $(DATA_DIR)/kubeconfig get namespaces"
+	./target/release/ferrokube up --data-dir $(DATA_DIR) --secure-port $(PORT)
+
+test: test-packages check
+	cargo test --workspace
+
+check:
+	cargo xtask check
+
+bench: build-packages
+	cargo build --release --package ferrokube --package apiserver --examples
+	./target/release/examples/store_rate
+
+build-packages:
+	@./xtask/install-packages $(BUILD_PACKAGES)
+
+test-packages:
+	@./xtask/install-packages $(TEST_PACKAGES)

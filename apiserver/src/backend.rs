@@ -1,0 +1,149 @@
+//! Connections of the API server to kubelets, pods and services.
+//!
+//! Opens one HTTP/1.1 connection a request and knows nothing of the API. Kubelets are shown the API server's client
+//! certificate; as with upstream's defaults, nobody's serving certificate is verified.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::endpoints::subresources::location::{Target, Transport};
+use crate::pki::Identity;
+use crate::tls;
+
+/// A connection must stand by then.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a request could not be passed on. The words are those of Go's dialer, which clients and their users know.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("dial tcp: lookup tcp/{0}: unknown port")]
+    UnknownPort(String),
+    #[error("dial tcp: lookup {0}: no such host")]
+    NoSuchHost(String),
+    #[error("dial tcp {0}: connect: connection refused")]
+    Refused(String),
+    #[error("dial tcp {0}: i/o timeout")]
+    Timeout(String),
+    #[error("dial tcp {address}: {source}")]
+    Connect { address: String, source: std::io::Error },
+    #[error("tls: {0}")]
+    Tls(std::io::Error),
+    #[error("{0} is no server name")]
+    ServerName(String),
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
+/// How connections are made.
+pub struct Backends {
+    kubelet: TlsConnector,
+    anybody: TlsConnector,
+}
+
+impl Backends {
+    /// `kubelet_client` is what kubelets are shown.
+    pub fn new(kubelet_client: &Identity) -> Result<Backends, tls::Error> {
+        let chain = CertificateDer::pem_slice_iter(kubelet_client.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(kubelet_client.key.as_bytes())?;
+        let kubelet = builder()?.with_client_auth_cert(chain, key)?;
+        let anybody = builder()?.with_no_client_auth();
+        Ok(Backends { kubelet: TlsConnector::from(Arc::new(kubelet)), anybody: TlsConnector::from(Arc::new(anybody)) })
+    }
+
+    /// Sends a request to a target and gives the head of the response. The connection lives as long as the response's body, or
+    /// as long as what it has been upgraded to.
+    pub async fn send(&self, target: &Target, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let stream = dial(target).await?;
+        if !target.https {
+            return exchange(stream, request).await;
+        }
+        let connector = match target.transport {
+            Transport::Kubelet => &self.kubelet,
+            Transport::Anybody => &self.anybody,
+        };
+        let name = ServerName::try_from(target.host.clone()).map_err(|_| Error::ServerName(target.host.clone()))?;
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connector.connect(name, stream)).await;
+        let stream = stream.map_err(|_| Error::Timeout(target.authority()))?.map_err(Error::Tls)?;
+        exchange(stream, request).await
+    }
+}
+
+async fn dial(target: &Target) -> Result<TcpStream, Error> {
+    let default = if target.https { 443 } else { 80 };
+    let port = if target.port.is_empty() { Ok(default) } else { target.port.parse::<u16>() };
+    let port = port.map_err(|_| Error::UnknownPort(target.port.clone()))?;
+    let found = tokio::net::lookup_host((target.host.as_str(), port)).await;
+    let addresses: Vec<std::net::SocketAddr> = found.map_err(|_| Error::NoSuchHost(target.host.clone()))?.collect();
+    let shown = addresses.first().map_or_else(|| target.authority(), ToString::to_string);
+    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addresses.as_slice())).await {
+        Err(_) => Err(Error::Timeout(shown)),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => Err(Error::Refused(shown)),
+        Ok(Err(source)) => Err(Error::Connect { address: shown, source }),
+        Ok(Ok(stream)) => Ok(stream),
+    }
+}
+
+async fn exchange<S>(stream: S, request: Request<Body>) -> Result<Response<Incoming>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a backend connection ended");
+        }
+    });
+    Ok(sender.send_request(request).await?)
+}
+
+fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Arc::new(Unverified { provider: provider.clone() });
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier))
+}
+
+/// Takes every certificate; signatures must still be the certificate's.
+#[derive(Debug)]
+struct Unverified {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

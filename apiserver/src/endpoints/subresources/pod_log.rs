@@ -1,0 +1,167 @@
+//! `pods/log`: a container's log, streamed from the pod's kubelet.
+
+use apimachinery::field::{Error, ErrorList, Path, quote};
+use apimachinery::status::Status;
+use apimachinery::time::{Moment, parse_time};
+use axum::body::Body;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+
+use super::location::{self, Target, encode_query};
+use crate::endpoints::options::Query;
+use crate::endpoints::{Answer, Call};
+use crate::registry::read::str_at;
+
+/// Streams the log.
+pub async fn log(call: Call) -> Answer {
+    let options = Options::parse(&call.query)?;
+    let errors = options.check();
+    if !errors.is_empty() {
+        return Err(Status::invalid("", "PodLogOptions", call.name(), &errors));
+    }
+    let pod = call.fresh_named().await?.value();
+    let container = location::container(&pod, &options.container)?;
+    let node = str_at(&pod, "/spec/nodeName");
+    if node.is_empty() {
+        // Nobody runs it yet, so it has said nothing.
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(call.finish(response));
+    }
+    let node = super::node(&call, node).await?;
+    let path = format!("/containerLogs/{}/{}/{container}", str_at(&pod, "/metadata/namespace"), str_at(&pod, "/metadata/name"));
+    let target = location::on_kubelet(&node, path, options.query())?;
+    fetch(call, &target).await
+}
+
+async fn fetch(call: Call, target: &Target) -> Answer {
+    let request = http::Request::builder()
+        .method(Method::GET)
+        .uri(target.path_and_query())
+        .header(header::HOST, target.authority())
+        .body(Body::empty())
+        .map_err(|e| Status::internal_error(&e.to_string()))?;
+    let url = format!("{}://{}{}", target.scheme(), target.authority(), target.path_and_query());
+    let sent = call.api.backends.send(target, request).await;
+    let response = sent.map_err(|e| Status::unknown(format!("Get {}: {e}", quote(&url))))?;
+    let code = response.status();
+    if code.is_redirection() && response.headers().contains_key(header::LOCATION) {
+        return Err(Status::unknown(format!("Get {}: redirects forbidden", quote(&url))));
+    }
+    if !(code.is_success() || code == StatusCode::SWITCHING_PROTOCOLS) {
+        return Err(refused(&call, code, response.into_body()).await);
+    }
+    let mut streamed = Response::new(Body::new(response.into_body()));
+    streamed.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(call.finish(streamed))
+}
+
+/// What the kubelet said in place of a log, as far as it is of a reasonable length.
+async fn refused(call: &Call, code: StatusCode, body: hyper::body::Incoming) -> Status {
+    const MAX_BYTES: usize = 1024;
+    let body = http_body_util::Limited::new(body, MAX_BYTES);
+    let text = match http_body_util::BodyExt::collect(body).await {
+        Ok(collected) => String::from_utf8_lossy(&collected.to_bytes()).into_owned(),
+        Err(_) => String::new(),
+    };
+    let mut status = Status::generic(code.as_u16(), "GET", "", "pods/log", call.name(), text.trim());
+    if code == StatusCode::BAD_REQUEST && !text.is_empty() {
+        status.message = text.trim().to_owned();
+    }
+    status
+}
+
+/// PodLogOptions.
+#[derive(Debug, Default)]
+struct Options {
+    container: String,
+    follow: bool,
+    previous: bool,
+    timestamps: bool,
+    since_seconds: Option<i64>,
+    since_time: Option<Moment>,
+    tail_lines: Option<i64>,
+    limit_bytes: Option<i64>,
+    stream: Option<String>,
+}
+
+impl Options {
+    fn parse(query: &Query) -> Result<Options, Status> {
+        let since_time = match query.get("sinceTime").filter(|text| !text.is_empty() && *text != "null") {
+            Some(text) => Some(parse_time(text).map_err(|e| Status::bad_request(e.to_string()))?),
+            None => None,
+        };
+        Ok(Options {
+            container: query.get("container").unwrap_or("").to_owned(),
+            follow: query.flag("follow"),
+            previous: query.flag("previous"),
+            timestamps: query.flag("timestamps"),
+            since_seconds: super::integer(query, "sinceSeconds")?,
+            since_time,
+            tail_lines: super::integer(query, "tailLines")?,
+            limit_bytes: super::integer(query, "limitBytes")?,
+            stream: query.get("stream").map(str::to_owned),
+        })
+    }
+
+    fn check(&self) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let Some(lines) = self.tail_lines.filter(|lines| *lines < 0) {
+            errors.push(Error::invalid(&Path::new("tailLines"), lines, "must be greater than or equal to 0"));
+        }
+        if let Some(bytes) = self.limit_bytes.filter(|bytes| *bytes < 1) {
+            errors.push(Error::invalid(&Path::new("limitBytes"), bytes, "must be greater than 0"));
+        }
+        match (self.since_seconds, &self.since_time) {
+            (Some(_), Some(_)) => {
+                let why = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+                errors.push(Error::forbidden(&Path::new(""), why));
+            }
+            (Some(seconds), None) if seconds < 1 => {
+                errors.push(Error::invalid(&Path::new("sinceSeconds"), seconds, "must be greater than 0"));
+            }
+            _ => {}
+        }
+        if self.stream.is_some() {
+            errors.push(Error::forbidden(&Path::new("stream"), "may not be specified"));
+        }
+        errors
+    }
+
+    /// What the kubelet is asked for.
+    fn query(&self) -> String {
+        let mut pairs: Vec<(&str, String)> = Vec::new();
+        for (key, set) in [("follow", self.follow), ("previous", self.previous), ("timestamps", self.timestamps)] {
+            if set {
+                pairs.push((key, "true".to_owned()));
+            }
+        }
+        let numbers = [("sinceSeconds", self.since_seconds), ("tailLines", self.tail_lines), ("limitBytes", self.limit_bytes)];
+        pairs.extend(numbers.into_iter().filter_map(|(key, number)| Some((key, number?.to_string()))));
+        pairs.extend(self.since_time.map(|time| ("sinceTime", time.to_time())));
+        encode_query(&pairs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(query: &str) -> Vec<String> {
+        Options::parse(&Query::parse(query)).unwrap().check().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn options_are_checked_and_passed_on() {
+        assert_eq!(problems("tailLines=-1&limitBytes=0"), [
+            "tailLines: Invalid value: -1: must be greater than or equal to 0",
+            "limitBytes: Invalid value: 0: must be greater than 0",
+        ]);
+        assert_eq!(problems("sinceSeconds=0"), ["sinceSeconds: Invalid value: 0: must be greater than 0"]);
+        assert_eq!(problems("sinceSeconds=1&sinceTime=2020-01-01T00:00:00Z").len(), 1);
+        assert_eq!(problems("stream=All"), ["stream: Forbidden: may not be specified"]);
+        let error = Options::parse(&Query::parse("tailLines=x")).unwrap_err();
+        assert_eq!((error.code, &*error.message), (400, "strconv.ParseInt: parsing \"x\": invalid syntax"));
+        let options = Options::parse(&Query::parse("follow=true&tailLines=5&timestamps=false&sinceTime=2020-01-01T00:00:00Z")).unwrap();
+        assert_eq!(options.query(), "follow=true&sinceTime=2020-01-01T00%3A00%3A00Z&tailLines=5");
+    }
+}

@@ -1,0 +1,77 @@
+//! `pods/exec`, `pods/attach` and `pods/portforward`: streams between the client and the pod's kubelet.
+
+use apimachinery::status::Status;
+
+use super::forward::{self, Mode};
+use super::location::{self, encode_query};
+use super::{connect_admission, node};
+use crate::endpoints::options::Query;
+use crate::endpoints::{Answer, Call};
+use crate::filters::authorization::Decision;
+use crate::registry::read::str_at;
+
+/// Connects the client with the kubelet.
+pub async fn stream(mut call: Call) -> Answer {
+    let subresource = call.request.info.subresource.clone();
+    let parameters = match subresource.as_str() {
+        "portforward" => port_parameters(&call.query)?,
+        _ => stream_parameters(&call.query),
+    };
+    connect_admission(&mut call)?;
+    may_create(&call)?;
+    let pod = call.fresh_named().await?.value();
+    let (namespace, name) = (str_at(&pod, "/metadata/namespace"), str_at(&pod, "/metadata/name"));
+    let path = if subresource == "portforward" {
+        format!("/portForward/{namespace}/{name}")
+    } else {
+        let container = location::container(&pod, call.query.get("container").unwrap_or(""))?;
+        format!("/{subresource}/{namespace}/{name}/{container}")
+    };
+    let node = node(&call, location::node_of(&pod)?).await?;
+    let target = location::on_kubelet(&node, path, encode_query(&parameters))?;
+    forward::forward(call, target, Mode::UpgradeOnly).await
+}
+
+/// Whoever connects by GET, as web sockets do, must also be allowed to create.
+fn may_create(call: &Call) -> Result<(), Status> {
+    let info = &call.request.info;
+    if info.verb == "create" {
+        return Ok(());
+    }
+    let mut create = info.clone();
+    create.verb = "create".to_owned();
+    match call.api.authorizer.authorize(&call.request.user, &create) {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(Status::forbidden(&info.group, &info.resource, &info.name, &reason)),
+    }
+}
+
+/// Which streams are wanted, in the kubelet's words.
+fn stream_parameters(query: &Query) -> Vec<(&'static str, String)> {
+    let streams = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+    let wanted = streams.into_iter().filter(|(option, _)| query.flag(option)).map(|(_, parameter)| (parameter, "1".to_owned()));
+    wanted.chain(query.all("command").map(|word| ("command", word.to_owned()))).collect()
+}
+
+fn port_parameters(query: &Query) -> Result<Vec<(&'static str, String)>, Status> {
+    let mut ports: Vec<String> = Vec::new();
+    for text in query.all("ports").flat_map(|list| list.split(',')) {
+        let number: i32 = text.parse().map_err(|_| super::not_an_integer(text))?;
+        ports.push(number.to_string());
+    }
+    Ok(if ports.is_empty() { Vec::new() } else { vec![("port", ports.join(","))] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_become_the_kubelets_parameters() {
+        let query = Query::parse("stdin=true&stdout=1&tty=false&command=sh&command=-c&container=a");
+        assert_eq!(encode_query(&stream_parameters(&query)), "command=sh&command=-c&input=1&output=1");
+        assert_eq!(encode_query(&port_parameters(&Query::parse("ports=80&ports=81")).unwrap()), "port=80%2C81");
+        assert!(port_parameters(&Query::parse("ports=x")).is_err());
+        assert!(port_parameters(&Query::parse("")).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,60 @@
+//! A `ferrokube up` process for a test, on a free port and a data directory of its own; killed when dropped.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// A start takes far less; a loaded machine may take longer.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub struct Cluster {
+    child: Child,
+    kubeconfig: PathBuf,
+}
+
+impl Cluster {
+    /// Starts on a data directory and waits until the kubeconfig of this start is there.
+    pub fn start(data_dir: &Path) -> Cluster {
+        let kubeconfig = data_dir.join("kubeconfig");
+        let _ = std::fs::remove_file(&kubeconfig);
+        let child = Command::new(env!("CARGO_BIN_EXE_ferrokube"))
+            .args(["up", "--bind-address", "127.0.0.1", "--secure-port", "0", "--data-dir"])
+            .arg(data_dir)
+            .env("RUST_LOG", "warn")
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let mut cluster = Cluster { child, kubeconfig };
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !cluster.kubeconfig.exists() {
+            assert!(cluster.child.try_wait().expect("the child can be asked").is_none(), "the control plane ended early");
+            assert!(Instant::now() < deadline, "the control plane did not start in time");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        cluster
+    }
+
+    /// A client with the administrator's certificate.
+    pub async fn client(&self) -> Client {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
+        Client::try_from(config).expect("a client")
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the process can be killed");
+        self.child.wait().expect("the process can be waited for");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // It may have been killed already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,135 @@
+//! `cargo xtask check`: everything that must hold of the repository without running a test. Reads only.
+//!
+//! Format, lints, the arrows between crates, who may name a store, and the licences of what we depend on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Which of our crates each crate may use. Anything else is an arrow that the design does not have.
+const ARROWS: [(&str, &[&str]); 4] = [
+    ("apimachinery", &[]),
+    ("apiserver", &["apimachinery"]),
+    ("ferrokube", &["apimachinery", "apiserver"]),
+    ("xtask", &[]),
+];
+
+/// A crate's name in code, and the only folder that may say it.
+const CONFINED: [(&str, &str); 2] = [("fjall::", "apiserver/src/storage"), ("etcd_client::", "apiserver/src/storage")];
+
+/// Licences of dependencies that are accepted, as SPDX names.
+const LICENCES: [&str; 12] =
+    ["MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "Unicode-3.0", "CC0-1.0", "0BSD", "Unlicense", "MIT-0", "CDLA-Permissive-2.0"];
+
+/// Runs every check and gives the first failure.
+pub fn run() -> Result<(), String> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    let metadata = metadata()?;
+    arrows(&metadata)?;
+    licences(&metadata)?;
+    confinement()
+}
+
+/// Rewrites what can be rewritten: format and the lints that have a machine's answer.
+pub fn fix() -> Result<(), String> {
+    cargo(&["fmt", "--all"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged", "--quiet"])
+}
+
+fn cargo(arguments: &[&str]) -> Result<(), String> {
+    let status = Command::new(env!("CARGO")).args(arguments).status().map_err(|e| format!("cargo {}: {e}", arguments[0]))?;
+    if status.success() { Ok(()) } else { Err(format!("cargo {} failed", arguments[0])) }
+}
+
+fn metadata() -> Result<Value, String> {
+    let output =
+        Command::new(env!("CARGO")).args(["metadata", "--format-version", "1", "--offline"]).output().map_err(|e| format!("cargo metadata: {e}"))?;
+    serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata: {e}"))
+}
+
+fn packages(metadata: &Value) -> impl Iterator<Item = &Value> {
+    metadata["packages"].as_array().into_iter().flatten()
+}
+
+fn arrows(metadata: &Value) -> Result<(), String> {
+    let names: Vec<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
+    for package in packages(metadata).filter(|p| p["source"].is_null()) {
+        let name = package["name"].as_str().unwrap_or("");
+        let Some((_, allowed)) = ARROWS.iter().find(|(n, _)| *n == name) else {
+            return Err(format!("crate {name} is not in the table of arrows"));
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let used = dependency["name"].as_str().unwrap_or("");
+            if names.contains(&used) && !allowed.contains(&used) {
+                return Err(format!("{name} must not use {used}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `MIT OR Apache-2.0` passes if one alternative does; `A AND B` needs both.
+fn is_accepted(expression: &str) -> bool {
+    expression.replace('/', " OR ").split(" OR ").any(|alternative| {
+        alternative
+            .split(" AND ")
+            .map(|l| l.trim().trim_matches(['(', ')']).split(" WITH ").next().unwrap_or("").trim())
+            .all(|l| LICENCES.contains(&l))
+    })
+}
+
+fn licences(metadata: &Value) -> Result<(), String> {
+    for package in packages(metadata).filter(|p| !p["source"].is_null()) {
+        let licence = package["license"].as_str().unwrap_or("");
+        // ring states its licence in a file: ISC-style and BoringSSL's, which are permissive.
+        if !is_accepted(licence) && package["name"] != "ring" {
+            return Err(format!("{} {} has licence {licence:?}", package["name"], package["version"]));
+        }
+    }
+    Ok(())
+}
+
+fn confinement() -> Result<(), String> {
+    let mut files = Vec::new();
+    for (name, _) in ARROWS {
+        collect(&Path::new(name).join("src"), &mut files).map_err(|e| format!("{name}: {e}"))?;
+    }
+    for file in files.iter().filter(|f| !f.starts_with("xtask")) {
+        let text = fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        for (word, home) in CONFINED {
+            if text.contains(word) && !file.starts_with(home) {
+                return Err(format!("{} names {word}, which only {home} may", file.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn licence_expressions_are_read_by_their_alternatives() {
+        assert!(is_accepted("MIT OR GPL-3.0"));
+        assert!(is_accepted("(MIT OR Apache-2.0) AND Unicode-3.0") || is_accepted("MIT"));
+        assert!(is_accepted("Apache-2.0 WITH LLVM-exception"));
+        assert!(!is_accepted("GPL-3.0"));
+        assert!(!is_accepted("MIT AND GPL-2.0"));
+    }
+}

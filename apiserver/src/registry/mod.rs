@@ -230,6 +230,7 @@ pub fn definitions() -> Vec<&'static Definition> {
     [
         core::RESOURCES,
         admissionregistration::RESOURCES,
+        apiextensions::RESOURCES,
         apiregistration::RESOURCES,
         apps::RESOURCES,
         authentication::RESOURCES,
@@ -258,6 +259,7 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         core::defaults::DEFAULTS,
         core::pod::defaults::DEFAULTS,
         admissionregistration::defaults::DEFAULTS,
+        apiextensions::defaults::DEFAULTS,
         apiregistration::defaults::DEFAULTS,
         authentication::defaults::DEFAULTS,
         apps::defaults::DEFAULTS,

@@ -31,6 +31,7 @@ pub async fn serve(api: &Api, request: &Authorized) -> Answer {
         ["healthz" | "livez" | "readyz", rest @ ..] if rest.len() <= 1 => Ok(health(api, request, &segments).await),
         ["version"] => read_only(request).and_then(|()| version(request)),
         ["metrics"] => Ok(metrics(api)),
+        ["debug", "api_priority_and_fairness", dump] => Ok(api.flow_control.dump(dump).map_or_else(respond::page_not_found, debug_text)),
         [".well-known", "openid-configuration"] => openid_configuration(api, request).await,
         ["openid", "v1", "jwks"] => openid_keys(api, request).await,
         ["openapi", rest @ ..] => crate::openapi::serve::serve(api, request, rest),
@@ -117,8 +118,17 @@ async fn healthy(api: &Api, check: &str, endpoint: &str) -> bool {
     }
 }
 
+/// Text that browsers may sniff at, as upstream serves its dumps.
+fn debug_text(text: String) -> Response<Body> {
+    let mut response = respond::text(StatusCode::OK, text);
+    response.headers_mut().remove("x-content-type-options");
+    response
+}
+
 fn metrics(api: &Api) -> Response<Body> {
-    let mut response = respond::text(StatusCode::OK, api.metrics.render());
+    let mut text = api.metrics.render();
+    api.flow_control.render(&mut text);
+    let mut response = respond::text(StatusCode::OK, text);
     let headers = response.headers_mut();
     headers.remove("x-content-type-options");
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores"));

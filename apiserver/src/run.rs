@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admission::{self, SelectionError};
+use crate::allocation::{self, Allocator};
 use crate::api::Api;
 use crate::backend::Backends;
 use crate::catalog::{self, Catalog};
@@ -24,7 +25,6 @@ use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
 use crate::storage::embedded::Embedded;
 use crate::storage::{self, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
-use crate::allocation::{self, Allocator};
 use crate::system::service_cidr::ServiceRange;
 use crate::tokens::verify::{Cached, Verifier};
 use crate::tokens::{self, Issuer};
@@ -152,10 +152,6 @@ impl Server {
             shutdown: shutdown.clone(),
         });
         bootstrap::run(&api).await.map_err(Error::Bootstrap)?;
-        let settings = settings(config, &pki, address)?;
-        system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
-        system::spawn(&api, &settings);
-        tokio::spawn(allocation::repair::run(api.clone()));
         let catalog = api.catalog.load_full();
         rbac.follow(&catalog, shutdown.clone());
         if config.authorization_mode.contains(&Mode::Node) {
@@ -164,6 +160,10 @@ impl Server {
         if config.aggregate_cluster_roles {
             rbac::aggregate::follow(&api, shutdown.clone());
         }
+        let settings = settings(config, &pki, address)?;
+        system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
+        system::spawn(&api, &settings);
+        tokio::spawn(allocation::repair::run(api.clone()));
         write_kubeconfig(config, &pki, address)?;
         Ok(Server { api, address, listener, tls, shutdown })
     }

@@ -25,7 +25,7 @@ pub async fn create(call: &mut Call) -> Answer {
     let decoded = body::decode(&bytes, encoding, &expected)?;
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let object = decoded.value;
-    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let created = store(call, object, &manager, options.dry_run).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };

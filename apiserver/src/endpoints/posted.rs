@@ -51,6 +51,10 @@ pub async fn read(call: &mut Call, kind: Kind) -> Result<Posted, Status> {
     let decoded = body::decode(&bytes, encoding, &body::Expected { gvk: &kind.gvk, types: &types, type_id: kind.type_id })?;
     body::validate_fields(&kind.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
+    let namespace = call.namespace();
+    if !namespace.is_empty() {
+        meta::ensure_namespace(&mut object, namespace)?;
+    }
     apply_defaults(&types, &call.resource.hooks, kind.type_id, &mut object);
     canonicalize(&types, kind.type_id, &mut object, Empties::Drop);
     own(call, &kind, &mut object, &options.manager(call.user_agent()));

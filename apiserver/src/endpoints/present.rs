@@ -49,13 +49,19 @@ impl ListMeta {
     }
 }
 
-/// `includeObject` of a Table request; an unknown value is an error in upstream's words.
-pub fn include_object(text: &str) -> Result<IncludeObject, Status> {
+/// `includeObject` of a Table request; other forms do not read it.
+pub fn include_object(form: &Form, text: &str) -> Result<IncludeObject, Status> {
+    if !matches!(form.transform, Transform::Table(_)) {
+        return Ok(IncludeObject::Metadata);
+    }
     match text {
         "" | "Metadata" => Ok(IncludeObject::Metadata),
         "None" => Ok(IncludeObject::None),
         "Object" => Ok(IncludeObject::Object),
-        other => Err(Status::bad_request(format!("unrecognized includeObject value: {}", apimachinery::field::quote(other)))),
+        other => Err(Status::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+            apimachinery::field::quote(other)
+        ))),
     }
 }
 
@@ -282,7 +288,7 @@ impl Presenter<'_> {
 }
 
 /// `PartialObjectMetadata` of an object.
-fn metadata_only(value: &Value, version: &str) -> Value {
+pub fn metadata_only(value: &Value, version: &str) -> Value {
     serde_json::json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": format!("meta.k8s.io/{version}"),

@@ -26,7 +26,7 @@ pub async fn update(call: &mut Call) -> Answer {
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
     check_names(call, &mut object)?;
-    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let reset = managed_fields::asks_for_reset(&object);
     call.complete(&mut object);

@@ -78,6 +78,8 @@ pub fn spawn(api: &Arc<Api>, settings: &Settings) {
     let flow_objects = [(flow_control::GROUP, flow_control::SCHEMAS), (flow_control::GROUP, flow_control::LEVELS)];
     let (c, watched) = (client.clone(), Watched::new(api, &flow_objects));
     until_stopped(api, async move { flow_control::follow::keep(&c, watched).await });
+    let c = client.clone();
+    until_stopped(api, async move { flow_control::follow::lend(&c).await });
     let (c, watched) = (client.clone(), Watched::new(api, &flow_objects));
     until_stopped(api, async move { flow_control::ensure::keep(&c, watched).await });
 

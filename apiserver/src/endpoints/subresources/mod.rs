@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use apimachinery::status::Status;
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
 
 use super::negotiate::{self, Form};
@@ -75,7 +75,8 @@ pub fn created(form: &Form, mut status: Status) -> super::Answer {
     if status.code == 0 {
         status.code = StatusCode::CREATED.as_u16();
     }
-    let response: Response<_> = respond::value(StatusCode::CREATED, &status.to_value(), form)?;
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let response = respond::value(code, &status.to_value(), form)?;
     Ok(response)
 }
 
@@ -97,7 +98,8 @@ async fn node(call: &Call, name: &str) -> Result<Value, Status> {
     let cache = super::write::cache_of(&nodes)?;
     match call.api.storage.get(cache, "", name, Freshness::Latest).await {
         Ok(node) => Ok(node.value()),
-        Err(storage::Error::NotFound) => Err(Status::not_found("", "nodes", name)),
+        // Upstream names the resource of the request, whichever is missing.
+        Err(storage::Error::NotFound) => Err(Status::not_found("", &call.resource.plural, name)),
         Err(error) => Err(call.storage_error(error, name)),
     }
 }

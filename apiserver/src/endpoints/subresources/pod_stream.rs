@@ -1,5 +1,6 @@
 //! `pods/exec`, `pods/attach` and `pods/portforward`: streams between the client and the pod's kubelet.
 
+use apimachinery::field::quote;
 use apimachinery::status::Status;
 
 use super::forward::{self, Mode};
@@ -56,10 +57,16 @@ fn stream_parameters(query: &Query) -> Vec<(&'static str, String)> {
 fn port_parameters(query: &Query) -> Result<Vec<(&'static str, String)>, Status> {
     let mut ports: Vec<String> = Vec::new();
     for text in query.all("ports").flat_map(|list| list.split(',')) {
-        let number: i32 = text.parse().map_err(|_| super::not_an_integer(text))?;
+        let number: u16 = text.parse().map_err(|_| not_a_port(text))?;
         ports.push(number.to_string());
     }
     Ok(if ports.is_empty() { Vec::new() } else { vec![("port", ports.join(","))] })
+}
+
+fn not_a_port(text: &str) -> Status {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let why = if digits { "value out of range" } else { "invalid syntax" };
+    Status::bad_request(format!("cannot convert to []int32: strconv.ParseUint: parsing {}: {why}", quote(text)))
 }
 
 #[cfg(test)]
@@ -71,7 +78,9 @@ mod tests {
         let query = Query::parse("stdin=true&stdout=1&tty=false&command=sh&command=-c&container=a");
         assert_eq!(encode_query(&stream_parameters(&query)), "command=sh&command=-c&input=1&output=1");
         assert_eq!(encode_query(&port_parameters(&Query::parse("ports=80&ports=81")).unwrap()), "port=80%2C81");
-        assert!(port_parameters(&Query::parse("ports=x")).is_err());
+        let refusal = |query: &str| port_parameters(&Query::parse(query)).unwrap_err().message;
+        assert_eq!(refusal("ports=x"), "cannot convert to []int32: strconv.ParseUint: parsing \"x\": invalid syntax");
+        assert!(refusal("ports=70000").ends_with("value out of range"));
         assert!(port_parameters(&Query::parse("")).unwrap().is_empty());
     }
 }

@@ -18,6 +18,7 @@ mod extended_resource_toleration;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
 pub mod namespace_lifecycle;
+mod node_declared_feature_validator;
 mod node_restriction;
 mod owner_references_permission_enforcement;
 mod persistent_volume_claim_resize;
@@ -258,6 +259,7 @@ fn plugins(config: &Config) -> Vec<(Step, bool)> {
         (Step::pure(default_ingress_class::DefaultIngressClass), ON),
         (Step::pure(deny_service_external_ips::DenyServiceExternalIps), OFF),
         (Step::pure(pod_topology_labels::PodTopologyLabels), ON),
+        (Step::pure(node_declared_feature_validator::NodeDeclaredFeatureValidator), ON),
         (Step::pure(pod_resize_validator::PodResizeValidator), ON),
         // Webhooks and policies go here: quotas count last, when nothing else can refuse.
         (Step::waiting(resource_quota::ResourceQuota::default()), ON),

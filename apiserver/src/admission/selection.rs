@@ -23,7 +23,7 @@ impl Default for Config {
 }
 
 /// Plugins that upstream has and this server does not: turning them off asks for nothing, turning them on is refused.
-const ABSENT: [&str; 14] = [
+const ABSENT: [&str; 13] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "EventRateLimit",
@@ -32,7 +32,6 @@ const ABSENT: [&str; 14] = [
     "MutatingAdmissionWebhook",
     "NamespaceAutoProvision",
     "NamespaceExists",
-    "NodeDeclaredFeatureValidator",
     "PodGroupProtection",
     "PodNodeSelector",
     "PodTolerationRestriction",

@@ -14,10 +14,10 @@ use crate::registry::read::{list_at, str_at};
 const NODE_SIGNERS: [&str; 2] = ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
 
 pub(super) fn check_request(write: &Write<'_>) -> Result<(), Status> {
-    if write.attributes.operation != Operation::Create || !NODE_SIGNERS.contains(&str_at(write.new(), "/spec/signerName")) {
+    if write.attributes.operation != Operation::Create || !NODE_SIGNERS.contains(&str_at(write.after(), "/spec/signerName")) {
         return Ok(());
     }
-    match subject(str_at(write.new(), "/spec/request")) {
+    match subject(str_at(write.after(), "/spec/request")) {
         Err(why) => write.refuse(format!("unable to parse csr: {why}")),
         Ok(subject) if subject.common_name.strip_prefix(USER_PREFIX) != Some(write.node) => {
             write.refuse(format!("can only create a node CSR with CN={USER_PREFIX}{}", write.node))
@@ -38,7 +38,7 @@ pub(super) fn check_pod_request(write: &Write<'_>) -> Result<(), Status> {
     if !write.attributes.subresource.is_empty() {
         return write.refuse(format!("unexpected subresource {}", write.attributes.subresource));
     }
-    let (request, namespace) = (write.new(), write.attributes.namespace);
+    let (request, namespace) = (write.after(), write.attributes.namespace);
     let of = |field: &str| str_at(request, &format!("/spec/{field}"));
     let pod_name = quote(&format!("{namespace}/{}", of("podName")));
     let account_name = quote(&format!("{namespace}/{}", of("serviceAccountName")));

@@ -47,11 +47,11 @@ impl<'a> Write<'a> {
         self.refuse(format!("unexpected operation {}", quote(self.attributes.operation.as_str())))
     }
 
-    fn new(&self) -> &'a Value {
+    fn after(&self) -> &'a Value {
         self.new.unwrap_or(&Value::Null)
     }
 
-    fn old(&self) -> &'a Value {
+    fn before(&self) -> &'a Value {
         self.old.unwrap_or(&Value::Null)
     }
 
@@ -99,7 +99,7 @@ impl<'a> Write<'a> {
             drop("/status", &["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"]);
             claim
         };
-        let (old, new) = (rest(self.old()), rest(self.new()));
+        let (old, new) = (rest(self.before()), rest(self.after()));
         if old == new {
             return Ok(());
         }
@@ -110,7 +110,7 @@ impl<'a> Write<'a> {
 
     /// The name of the object: a creation may leave it out of the request.
     fn object_name(&self) -> &str {
-        if self.attributes.operation == Operation::Create { str_at(self.new(), "/metadata/name") } else { self.attributes.name }
+        if self.attributes.operation == Operation::Create { str_at(self.after(), "/metadata/name") } else { self.attributes.name }
     }
 
     fn check_lease(&self) -> Result<(), Status> {
@@ -135,8 +135,8 @@ impl<'a> Write<'a> {
 
     fn check_resource_slice(&self) -> Result<(), Status> {
         let (slice, verb) = match self.attributes.operation {
-            Operation::Create => (self.new(), "create"),
-            Operation::Delete => (self.old(), "delete"),
+            Operation::Create => (self.after(), "create"),
+            Operation::Delete => (self.before(), "delete"),
             Operation::Update | Operation::Connect => return Ok(()),
         };
         if at(slice, "/spec/nodeName").as_str() != Some(self.node) {

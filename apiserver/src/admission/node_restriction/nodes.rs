@@ -30,7 +30,7 @@ const KUBELET_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io
 const RESTRICTED_DOMAIN: &str = "node-restriction.kubernetes.io";
 
 pub(super) fn check(write: &Write<'_>) -> Result<(), Status> {
-    let (new, old, node) = (write.new(), write.old(), quote(write.node));
+    let (new, old, node) = (write.after(), write.before(), quote(write.node));
     if write.attributes.name != write.node {
         return write.refuse(format!("node {node} is not allowed to modify node {}", quote(write.attributes.name)));
     }

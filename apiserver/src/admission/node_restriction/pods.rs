@@ -35,7 +35,7 @@ fn own(write: &Write<'_>, pod: &Value, why: impl FnOnce() -> String) -> Result<(
 }
 
 fn check_mirror(write: &Write<'_>) -> Result<(), Status> {
-    let (pod, node) = (write.new(), quote(write.node));
+    let (pod, node) = (write.after(), quote(write.node));
     if !is_mirror(pod) {
         return write.refuse(format!("pod does not have {} annotation, node {node} can only create mirror pods", quote(MIRROR)));
     }
@@ -74,7 +74,7 @@ fn check_owner(write: &Write<'_>, pod: &Value) -> Result<(), Status> {
 }
 
 fn check_status(write: &Write<'_>) -> Result<(), Status> {
-    let (new, old, node) = (write.new(), write.old(), quote(write.node));
+    let (new, old, node) = (write.after(), write.before(), quote(write.node));
     own(write, old, || format!("node {node} can only update pod status for pods with spec.nodeName set to itself"))?;
     let same = |pointer: &str| at(new, pointer) == at(old, pointer);
     if !same("/metadata/labels") {
@@ -93,7 +93,7 @@ fn check_status(write: &Write<'_>) -> Result<(), Status> {
 }
 
 fn check_eviction(write: &Write<'_>) -> Result<(), Status> {
-    let named = [write.attributes.name, str_at(write.new(), "/metadata/name")].into_iter().find(|name| !name.is_empty());
+    let named = [write.attributes.name, str_at(write.after(), "/metadata/name")].into_iter().find(|name| !name.is_empty());
     let Some(name) = named else { return write.refuse("could not determine pod from request data") };
     let pod = write.find("pods", write.attributes.namespace, name)?;
     own(write, &pod, || format!("node {} can only evict pods with spec.nodeName set to itself", write.node))
@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn a_kubelet_makes_mirrors_of_its_own_pods() {
         assert_eq!(mirror(|_| {}), Ok(()));
-        let cases: [(fn(&mut Value), &str); 5] = [
+        type Change = fn(&mut Value);
+        let cases: [(Change, &str); 5] = [
             (
                 |p| p["metadata"]["annotations"] = json!({}),
                 "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"n\" can only create mirror pods",

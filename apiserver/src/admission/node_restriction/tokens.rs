@@ -14,7 +14,7 @@ pub(super) fn check(write: &Write<'_>) -> Result<(), Status> {
     if write.attributes.operation != Operation::Create || write.attributes.subresource != "token" {
         return Ok(());
     }
-    let reference = at(write.new(), "/spec/boundObjectRef");
+    let reference = at(write.after(), "/spec/boundObjectRef");
     let (name, uid) = (str_at(reference, "/name"), str_at(reference, "/uid"));
     if (str_at(reference, "/apiVersion"), str_at(reference, "/kind")) != ("v1", "Pod") || name.is_empty() {
         return write.refuse("node requested token not bound to a pod");
@@ -36,7 +36,7 @@ pub(super) fn check(write: &Write<'_>) -> Result<(), Status> {
 
 /// The audience must be one that a volume of the pod needs a token for, or that the node has been allowed to ask for.
 fn check_audience(write: &Write<'_>, pod: &Value) -> Result<(), String> {
-    let audience = match list_at(write.new(), "/spec/audiences") {
+    let audience = match list_at(write.after(), "/spec/audiences") {
         [] => "",
         [one] => one.as_str().unwrap_or(""),
         _ => return Err("node may only request 0 or 1 audiences".to_owned()),

@@ -205,7 +205,7 @@ mod tests {
                 let mut writes = self.writes.lock();
                 *writes += 1;
                 let version = quota["metadata"]["resourceVersion"].as_u64().unwrap();
-                if *writes % self.stale_every == 0 {
+                if writes.is_multiple_of(self.stale_every) {
                     let used: u64 = quota["status"]["used"]["pods"].as_str().unwrap().parse().unwrap();
                     quota["status"]["used"]["pods"] = json!((used + 1).to_string());
                     quota["metadata"]["resourceVersion"] = json!(version + 1);

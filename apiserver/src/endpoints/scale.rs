@@ -134,8 +134,8 @@ fn applied(
     field_validation: FieldValidation,
     force: bool,
 ) -> Result<Value, Status> {
-    let parsed =
-        apimachinery::yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {e}")))?;
+    let parsed = apimachinery::yaml::parse(bytes)
+        .map_err(|e| Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {e}")))?;
     let mut config = parsed.value;
     let types = apimachinery::schema::builtin();
     if let Ok(unknown) = apimachinery::schema::decode::decode(types, type_id()?, &mut config.clone()) {

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admission::{Chain, namespace_lifecycle::NamespaceLifecycle};
+use crate::admission::{self, SelectionError};
 use crate::api::Api;
 use crate::backend::Backends;
 use crate::catalog::{self, Catalog};
@@ -45,6 +45,8 @@ pub struct Config {
     /// Put aggregated cluster roles together, as the controller manager does in a cluster that has one.
     pub aggregate_cluster_roles: bool,
     pub anonymous_auth: bool,
+    /// Which admission plugins run, and their settings.
+    pub admission: admission::Config,
     /// Names and addresses beyond the usual ones that the serving certificate is for.
     pub extra_sans: Vec<String>,
     /// The address that others in the cluster reach this server at; found out if absent.
@@ -89,6 +91,8 @@ pub enum Error {
     Store(#[from] storage::StoreError),
     #[error(transparent)]
     Catalog(#[from] catalog::Error),
+    #[error(transparent)]
+    Admission(#[from] SelectionError),
     #[error(transparent)]
     Tokens(#[from] authentication::TokenFileError),
     #[error(transparent)]
@@ -140,7 +144,7 @@ impl Server {
             authenticator: Authenticator::new(static_tokens, vec![Box::new(verifier)], config.anonymous_auth, issuer.audiences.clone()),
             authorizer: authorizer.clone(),
             issuer,
-            admission: Chain::new(vec![Box::new(NamespaceLifecycle), Box::new(Escalation { rbac: rbac.clone(), authorizer })]),
+            admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
             allocator: Allocator::default(),
             backends: Backends::new(&pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
             flow_control: FlowControl::default(),

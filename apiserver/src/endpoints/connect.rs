@@ -8,7 +8,7 @@ use super::subresources::{binding, eviction, pod_log, pod_stream, proxy};
 use super::{Answer, Call, reviews, token_request};
 
 /// Runs the endpoint of a subresource that is not the object itself, or of a resource that is only ever posted to.
-pub async fn connect(call: Call) -> Answer {
+pub async fn connect(call: &mut Call) -> Answer {
     let resource = call.resource.clone();
     let subresource = call.request.info.subresource.clone();
     match (resource.group(), &*resource.plural, subresource.as_str()) {

@@ -19,27 +19,27 @@ use crate::registry::table::IncludeObject;
 use crate::storage::{self, Object};
 
 /// Deletes the named object.
-pub async fn delete(mut call: Call) -> Answer {
+pub async fn delete(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
-    let options = read_options(&mut call).await?;
-    warn_of_orphans(&mut call, &options);
+    let options = read_options(call).await?;
+    warn_of_orphans(call, &options);
     let name = call.name().to_owned();
     let namespace = call.namespace().to_owned();
-    let outcome = remove(&mut call, &namespace, &name, &options).await?;
+    let outcome = remove(call, &namespace, &name, &options).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: IncludeObject::Metadata, now: call.request.now };
     let response = match outcome {
         Outcome::Gone(object) => {
-            if returns_object(&call) {
+            if returns_object(call) {
                 presenter.object(StatusCode::OK, &object, &call.request.headers)?
             } else {
-                respond::status(&gone(&call, &object), &form)
+                respond::status(&gone(call, &object), &form)
             }
         }
         Outcome::GoneDryRun(value) => presenter.value(StatusCode::OK, &value)?,
         Outcome::Leaving(object) => presenter.object(leaving_code(&options), &object, &call.request.headers)?,
         Outcome::LeavingDryRun(value) => presenter.value(leaving_code(&options), &value)?,
     };
-    Ok(call.finish(response))
+    Ok(response)
 }
 
 /// Whether a deletion of the kind answers with the object as it was; others answer with a Status.
@@ -196,7 +196,7 @@ async fn attempt(
     let old = current.value();
     let plan = plan(call, &old, options);
     if by == By::Request && plan != Plan::Keep {
-        admit(call, namespace, current.name(), &old, options)?;
+        admit(call, namespace, current.name(), &old, options).await?;
     }
     match plan {
         Plan::Keep => Ok(Outcome::Leaving(current.clone())),
@@ -227,12 +227,12 @@ fn plan(call: &Call, old: &Value, options: &DeleteOptions) -> Plan {
     decide(old, options, rules, call.request.now)
 }
 
-fn admit(call: &mut Call, namespace: &str, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
+async fn admit(call: &mut Call, namespace: &str, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
     let option_value = serde_json::json!({ "kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1" });
     let mut warnings = Vec::new();
     {
         let attributes = call.attributes(Operation::Delete, name, namespace, options.dry_run, &option_value);
-        call.api.admission.validate(&attributes, &*call.api, None, Some(old), &mut warnings)?;
+        call.api.admission.validate(&attributes, &call.api, None, Some(old), &mut warnings).await?;
     }
     call.warnings.append(&mut warnings);
     Ok(())

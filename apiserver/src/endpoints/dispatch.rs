@@ -36,9 +36,15 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     let siblings = catalog.versions_of(&resource);
     let query = Query::parse(&request.raw_query);
     let warnings = deprecation(&resource.gvk).into_iter().collect();
-    let call = Call { api, request, resource, siblings, query, warnings };
-    check_route(&call)?;
-    run(call).await
+    let mut call = Call { api, request, resource, siblings, query, warnings };
+    let form = negotiate::of_errors(&call.request.headers, &call.request.raw_query);
+    let answer = match check_route(&call) {
+        Ok(()) => run(&mut call).await,
+        Err(refused) => Err(refused),
+    };
+    // Warnings go with errors too: they may say why.
+    let response = answer.unwrap_or_else(|status| respond::status(&status, &form));
+    Ok(call.finish(response))
 }
 
 /// Kinds that are served for old clients' sake: what every answer about them warns of.
@@ -118,7 +124,7 @@ fn route_verb(method: &Method, verb: &str, named: bool) -> Option<&'static str> 
     })
 }
 
-async fn run(call: Call) -> Answer {
+async fn run(call: &mut Call) -> Answer {
     let named = call.request.info.parts.len() > 1;
     match call.subresource().map(|s| &s.kind) {
         Some(SubresourceKind::Scale) => return scale::scale(call).await,

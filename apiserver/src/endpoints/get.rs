@@ -7,9 +7,9 @@ use super::{Answer, Call, negotiate};
 use crate::storage::{self, Freshness, Revision};
 
 /// Answers with the object, at least as fresh as `resourceVersion` asks for.
-pub async fn get(call: Call) -> Answer {
+pub async fn get(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
-    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let freshness = match call.query.get("resourceVersion").unwrap_or("") {
         "" => Freshness::Latest,
         "0" => Freshness::Any,
@@ -22,5 +22,5 @@ pub async fn get(call: Call) -> Answer {
     };
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
     let response = presenter.object(StatusCode::OK, &object, &call.request.headers)?;
-    Ok(call.finish(response))
+    Ok(response)
 }

@@ -22,15 +22,15 @@ const TOKEN_ENCODING: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, 
         .with_decode_allow_trailing_bits(true));
 
 /// Answers with a list.
-pub async fn list(call: Call) -> Answer {
+pub async fn list(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     let options = ListOptions::parse(&call.query, false)?;
-    let include = if form.transform == negotiate::Transform::None { crate::registry::table::IncludeObject::Metadata } else { include_object(&options.include_object)? };
+    let include = include_object(&form, &options.include_object)?;
     let filter = Filter::parse(&call.resource, call.namespace(), &options.label_selector, &options.field_selector)?;
-    let page = read_page(&call, &options, &filter).await?;
+    let page = read_page(call, &options, &filter).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
     let response = presenter.list(&page.objects, &page.meta, &call.request.headers)?;
-    Ok(call.finish(response))
+    Ok(response)
 }
 
 /// A page of a list, and what its metadata says.

@@ -3,6 +3,7 @@
 //! Two checks stand behind each other, as in the reference: the route's (is any accepted type one that the route produces?) and
 //! the encoder's (the first clause, by quality, whose type and transformation can be served).
 
+use super::options::Query;
 use apimachinery::status::Status;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
@@ -230,6 +231,15 @@ pub fn patch_type(headers: &HeaderMap) -> Result<PatchType, Status> {
         "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
         "application/apply-patch+yaml" => Ok(PatchType::Apply),
         _ => Err(Status::generic(415, "", "", "", "", "415: Unsupported Media Type")),
+    }
+}
+
+/// The form of errors: the one that was asked for where it can be had, else JSON.
+pub fn of_errors(headers: &HeaderMap, raw_query: &str) -> Form {
+    let query = Query::parse(raw_query);
+    match output(headers, query.get("pretty"), Offer::OBJECT) {
+        Ok(form) => Form { transform: Transform::None, ..form },
+        Err(_) => Form::JSON,
     }
 }
 

@@ -15,17 +15,17 @@ use super::write::{self, Versions};
 use super::{Answer, Call, body, convert, create, meta, negotiate};
 
 /// Applies the patch in the request's body.
-pub async fn patch(mut call: Call) -> Answer {
+pub async fn patch(call: &mut Call) -> Answer {
     let patch_type = negotiate::patch_type(&call.request.headers)?;
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
-    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let written = if patch_type == PatchType::Apply {
-        apply(&mut call, &bytes, &options, &manager).await?
+        apply(call, &bytes, &options, &manager).await?
     } else {
-        modify(&mut call, patch_type, &bytes, &options, &manager).await?
+        modify(call, patch_type, &bytes, &options, &manager).await?
     };
     update::respond(call, &form, include, written)
 }
@@ -180,14 +180,9 @@ fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<
     if !config.is_object() {
         return Err(Status::bad_request("error decoding YAML: json: cannot unmarshal into Go value of type map[string]interface {}".to_owned()));
     }
-    // Unknown fields are an error of the typed comparison unless strictness says otherwise first.
-    let mut probe = config.clone();
-    let unknown = decode::decode(&call.resource.types, call.resource.type_id, &mut probe);
-    if let Ok(unknown) = unknown {
-        let mut problems: Vec<String> = parsed.strict_error.iter().map(ToString::to_string).collect();
-        problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
-        body::validate_fields(&call.resource.gvk, problems, options.field_validation, &mut call.warnings)?;
-    }
+    // Unknown fields are the typed comparison's to refuse; only the text's own problems are told here.
+    let problems = parsed.strict_error.iter().map(ToString::to_string).collect();
+    body::validate_fields(&call.resource.gvk, problems, options.field_validation, &mut call.warnings)?;
     Ok(config)
 }
 

@@ -71,10 +71,10 @@ pub async fn read(call: &mut Call, kind: Kind) -> Result<Posted, Status> {
 
 impl Posted {
     /// Answers with the object as it stands now.
-    pub fn created(mut self, call: Call) -> Answer {
+    pub fn created(mut self, call: &mut Call) -> Answer {
         meta::metadata_mut(&mut self.object);
         canonicalize(&call.resource.types, self.kind.type_id, &mut self.object, Empties::Drop);
         let response = respond::value(StatusCode::CREATED, &self.object, &self.form)?;
-        Ok(call.finish(response))
+        Ok(response)
     }
 }

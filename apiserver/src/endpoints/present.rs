@@ -15,7 +15,7 @@ use super::convert;
 use super::negotiate::{Encoding, Form, Transform};
 use super::respond;
 use crate::catalog::Resource;
-use crate::registry::table::{self, IncludeObject};
+use crate::registry::table::{self, IncludeObject, Shown};
 use crate::storage::{EncodingId, Object};
 
 /// Presents objects of one resource to one client.
@@ -49,13 +49,19 @@ impl ListMeta {
     }
 }
 
-/// `includeObject` of a Table request; an unknown value is an error in upstream's words.
-pub fn include_object(text: &str) -> Result<IncludeObject, Status> {
+/// `includeObject` of a Table request; other forms do not read it.
+pub fn include_object(form: &Form, text: &str) -> Result<IncludeObject, Status> {
+    if !matches!(form.transform, Transform::Table(_)) {
+        return Ok(IncludeObject::Metadata);
+    }
     match text {
         "" | "Metadata" => Ok(IncludeObject::Metadata),
         "None" => Ok(IncludeObject::None),
         "Object" => Ok(IncludeObject::Object),
-        other => Err(Status::bad_request(format!("unrecognized includeObject value: {}", apimachinery::field::quote(other)))),
+        other => Err(Status::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+            apimachinery::field::quote(other)
+        ))),
     }
 }
 
@@ -95,10 +101,7 @@ impl Presenter<'_> {
         let transformed = match &self.form.transform {
             Transform::None => None,
             Transform::Metadata(version) | Transform::MetadataList(version) => Some(metadata_only(value, version)),
-            Transform::Table(version) => {
-                let meta = ListMeta { resource_version: resource_version.to_owned(), ..ListMeta::default() };
-                Some(self.table(version, std::iter::once(value), &meta, true)?)
-            }
+            Transform::Table(version) => Some(self.table_of(version, value, resource_version, true)),
         };
         let shown = transformed.as_ref().unwrap_or(value);
         Ok(match self.form.encoding {
@@ -210,7 +213,12 @@ impl Presenter<'_> {
     fn value_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Bytes, Status> {
         let values: Vec<Value> = objects.iter().map(|o| convert::from_storage(self.resource, o.value())).collect();
         let shown = match &self.form.transform {
-            Transform::Table(version) => self.table(version, values.iter(), meta, true)?,
+            Transform::Table(version) if self.resource.conversion.is_some() => {
+                let stored: Vec<Value> = objects.iter().map(|o| o.value()).collect();
+                let rows = stored.iter().zip(&values).map(|(printed, object)| Shown { printed, object });
+                self.table(version, rows, meta, true)
+            }
+            Transform::Table(version) => self.table(version, values.iter().map(|v| Shown { printed: v, object: v }), meta, true),
             Transform::Metadata(version) | Transform::MetadataList(version) => {
                 let items = values.iter().map(|v| metadata_only(v, version)).collect();
                 list_value("PartialObjectMetadataList", &format!("meta.k8s.io/{version}"), meta, items)
@@ -235,8 +243,16 @@ impl Presenter<'_> {
         })
     }
 
-    fn table<'v>(&self, version: &str, values: impl Iterator<Item = &'v Value>, meta: &ListMeta, with_columns: bool) -> Result<Value, Status> {
-        Ok(table::build(self.resource.printer, version, values, &meta.to_value(), self.include_object, with_columns, self.now))
+    fn table<'v>(&self, version: &str, values: impl Iterator<Item = Shown<'v>>, meta: &ListMeta, with_columns: bool) -> Value {
+        table::build(self.resource.printer, version, values, &meta.to_value(), self.include_object, with_columns, self.now)
+    }
+
+    /// A Table of one object that is given in the resource's version.
+    fn table_of(&self, version: &str, value: &Value, resource_version: &str, with_columns: bool) -> Value {
+        let meta = ListMeta { resource_version: resource_version.to_owned(), ..ListMeta::default() };
+        let stored = self.resource.conversion.as_ref().map(|_| convert::to_storage(self.resource, value.clone()));
+        let shown = Shown { printed: stored.as_ref().unwrap_or(value), object: value };
+        self.table(version, std::iter::once(shown), &meta, with_columns)
     }
 
     /// The `object` of a watch event, in the form asked for, without a newline. Column definitions are in the first Table only.
@@ -250,8 +266,7 @@ impl Presenter<'_> {
             }
             (Transform::Table(version), _) => {
                 let value = convert::from_storage(self.resource, object.value());
-                let meta = ListMeta { resource_version: object.revision().to_string(), ..ListMeta::default() };
-                Ok(json::to_vec(&self.table(version, std::iter::once(&value), &meta, first)?).into())
+                Ok(json::to_vec(&self.table_of(version, &value, &object.revision().to_string(), first)).into())
             }
         }
     }
@@ -263,10 +278,7 @@ impl Presenter<'_> {
         let shown = match &self.form.transform {
             Transform::None => value.clone(),
             Transform::Metadata(version) | Transform::MetadataList(version) => metadata_only(value, version),
-            Transform::Table(version) => {
-                let meta = ListMeta { resource_version: super::meta::text(value, "resourceVersion").to_owned(), ..ListMeta::default() };
-                self.table(version, std::iter::once(value), &meta, first)?
-            }
+            Transform::Table(version) => self.table_of(version, value, super::meta::text(value, "resourceVersion"), first),
         };
         Ok(match self.form.encoding {
             Encoding::Protobuf => protobuf::builtin().encode_object(&shown).map_err(|e| Status::internal_error(&e.to_string()))?.into(),

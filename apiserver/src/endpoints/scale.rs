@@ -45,12 +45,12 @@ fn parent_of(call: &Call, object: &Object) -> Value {
 }
 
 /// GET, PUT and PATCH of a scale.
-pub async fn scale(call: Call) -> Answer {
+pub async fn scale(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     match call.request.info.verb.as_str() {
         "get" => {
             let object = call.fresh_named().await?;
-            let scale = scale_of(&parent_of(&call, &object))?;
+            let scale = scale_of(&parent_of(call, &object))?;
             respond_with(call, &form, &scale)
         }
         "update" => replace(call, &form).await,
@@ -60,18 +60,18 @@ pub async fn scale(call: Call) -> Answer {
 }
 
 /// Answers with a Scale, whole, as a Table or as metadata.
-fn respond_with(call: Call, form: &negotiate::Form, scale: &Value) -> Answer {
+fn respond_with(call: &Call, form: &negotiate::Form, scale: &Value) -> Answer {
     let shown = match &form.transform {
         Transform::None => Cow::Borrowed(scale),
         Transform::Table(version) => {
-            let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+            let include = include_object(form, call.query.get("includeObject").unwrap_or(""))?;
             let meta = ListMeta { resource_version: meta::text(scale, "resourceVersion").to_owned(), ..ListMeta::default() };
-            Cow::Owned(table::build(&rules::PRINTER, version, std::iter::once(scale), &meta.to_value(), include, true, call.request.now))
+            let row = table::Shown { printed: scale, object: scale };
+            Cow::Owned(table::build(&rules::PRINTER, version, std::iter::once(row), &meta.to_value(), include, true, call.request.now))
         }
         Transform::Metadata(version) | Transform::MetadataList(version) => Cow::Owned(metadata_only(scale, version)),
     };
-    let response = respond::value(StatusCode::OK, &shown, form)?;
-    Ok(call.finish(response))
+    respond::value(StatusCode::OK, &shown, form)
 }
 
 /// What a write makes of the current Scale: the wanted one, and whether its ownership has been settled (by an apply).
@@ -80,7 +80,7 @@ struct Wanted {
     settled: bool,
 }
 
-async fn replace(mut call: Call, form: &negotiate::Form) -> Answer {
+async fn replace(call: &mut Call, form: &negotiate::Form) -> Answer {
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions", false)?;
     let encoding = negotiate::input(&call.request.headers)?;
@@ -90,11 +90,11 @@ async fn replace(mut call: Call, form: &negotiate::Form) -> Answer {
     body::validate_fields(&gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut wanted = decoded.value;
     meta::ensure_namespace(&mut wanted, call.namespace())?;
-    update::check_name(&call, &wanted)?;
+    update::check_name(call, &wanted)?;
     write_scale(call, form, &options, move |_, _| Ok(Wanted { scale: wanted.clone(), settled: false })).await
 }
 
-async fn patch_scale(mut call: Call, form: &negotiate::Form) -> Answer {
+async fn patch_scale(call: &mut Call, form: &negotiate::Form) -> Answer {
     let patch_type = negotiate::patch_type(&call.request.headers)?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
@@ -167,7 +167,7 @@ fn scope(filter: &Filter) -> Result<managed_fields::Scope<'_>, Status> {
 
 /// Writes the replicas of a wanted Scale into the object.
 async fn write_scale(
-    mut call: Call,
+    call: &mut Call,
     form: &negotiate::Form,
     options: &WriteOptions,
     mut wanted: impl FnMut(&mut Call, &Value) -> Result<Wanted, Status>,
@@ -175,33 +175,33 @@ async fn write_scale(
     let manager = options.manager(call.user_agent());
     for attempt in 1.. {
         let current = call.fresh_named().await?;
-        let parent = parent_of(&call, &current);
-        let before = with_owners(&call, scale_of(&parent)?, &parent)?;
-        let Wanted { mut scale, settled } = wanted(&mut call, &before)?;
+        let parent = parent_of(call, &current);
+        let before = with_owners(call, scale_of(&parent)?, &parent)?;
+        let Wanted { mut scale, settled } = wanted(call, &before)?;
         let version = meta::text(&scale, "resourceVersion").to_owned();
         let reset = managed_fields::asks_for_reset(&scale);
-        check(&call, &scale, &parent)?;
+        check(call, &scale, &parent)?;
         if !settled {
             let filter = Filter::default();
             managed_fields::on_update(&scope(&filter)?, Some(&before), &mut scale, &manager, call.request.now, reset);
         }
-        let object = scaled(&call, &scale, parent)?;
+        let object = scaled(call, &scale, parent)?;
         let change = Change { object, reset: false, manager: manager.clone(), dry_run: options.dry_run, apply: true };
         let unpinned = version.is_empty() || meta::text(&before, "resourceVersion") == version;
-        match update::replace(&mut call, &current, change).await {
+        match update::replace(call, &current, change).await {
             Err(Failure::Conflict) if unpinned && attempt < write::CONFLICT_ATTEMPTS => {}
-            Err(Failure::Conflict) => return Err(update::modified(&call)),
+            Err(Failure::Conflict) => return Err(update::modified(call)),
             Err(Failure::Status(status)) => return Err(*status),
             Ok(written) => {
                 let value = match &written.outcome {
-                    Created::Stored(object) => scale_of(&parent_of(&call, object))?,
+                    Created::Stored(object) => scale_of(&parent_of(call, object))?,
                     Created::DryRun(value) => scale_of(value)?,
                 };
                 return respond_with(call, form, &value);
             }
         }
     }
-    Err(update::modified(&call))
+    Err(update::modified(call))
 }
 
 /// Where each served version of the workload has its replicas.

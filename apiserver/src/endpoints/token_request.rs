@@ -16,12 +16,12 @@ use crate::tokens::{Issuer, jws};
 const KIND: &str = "TokenRequest";
 
 /// Answers with the request, its status filled in.
-pub async fn token_request(mut call: Call) -> Answer {
-    let kind = Kind::of(&call)?;
-    let mut posted = posted::read(&mut call, kind).await?;
+pub async fn token_request(call: &mut Call) -> Answer {
+    let kind = Kind::of(call)?;
+    let mut posted = posted::read(call, kind).await?;
     let issuer = call.api.issuer.clone();
-    let account = prepare(&call, &mut posted, &issuer).await?;
-    let bound = bind(&call, &posted.object).await?;
+    let account = prepare(call, &mut posted, &issuer).await?;
+    let bound = bind(call, &posted.object).await?;
     if let Some(maximum) = issuer.max_expiration_seconds {
         let asked = int_at(&posted.object, "/spec/expirationSeconds");
         if asked > maximum {

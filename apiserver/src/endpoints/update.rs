@@ -16,7 +16,7 @@ use crate::allocation;
 use crate::storage::{self, Object};
 
 /// Replaces the object by the request's body.
-pub async fn update(mut call: Call) -> Answer {
+pub async fn update(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions", false)?;
@@ -25,8 +25,8 @@ pub async fn update(mut call: Call) -> Answer {
     let decoded = body::decode(&bytes, encoding, &expected)?;
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
-    check_names(&call, &mut object)?;
-    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    check_names(call, &mut object)?;
+    let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let reset = managed_fields::asks_for_reset(&object);
     call.complete(&mut object);
@@ -35,9 +35,9 @@ pub async fn update(mut call: Call) -> Answer {
     let written = loop {
         attempt += 1;
         let change = Change { object: object.clone(), reset, manager: manager.clone(), dry_run: options.dry_run, apply: false };
-        match put(&mut call, change).await {
+        match put(call, change).await {
             Err(Failure::Conflict) if version.is_empty() && attempt < write::CONFLICT_ATTEMPTS => {}
-            Err(Failure::Conflict) => return Err(modified(&call)),
+            Err(Failure::Conflict) => return Err(modified(call)),
             Err(Failure::Status(status)) => return Err(*status),
             Ok(written) => break written,
         }
@@ -46,14 +46,14 @@ pub async fn update(mut call: Call) -> Answer {
 }
 
 /// Writes what an update made as a response.
-pub fn respond(call: Call, form: &negotiate::Form, include: crate::registry::table::IncludeObject, written: Written) -> Answer {
+pub fn respond(call: &mut Call, form: &negotiate::Form, include: crate::registry::table::IncludeObject, written: Written) -> Answer {
     let presenter = Presenter { resource: &call.resource, form, include_object: include, now: call.request.now };
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     let response = match &written.outcome {
         Created::Stored(object) => presenter.object(code, object, &call.request.headers)?,
         Created::DryRun(value) => presenter.value(code, value)?,
     };
-    Ok(call.finish(response))
+    Ok(response)
 }
 
 /// The result of an update.
@@ -158,13 +158,13 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     let options = serde_json::json!({ "kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1" });
     {
         let attributes = call.attributes(Operation::Update, current.name(), call.namespace(), change.dry_run, &options);
-        call.api.admission.admit(&attributes, &*call.api, &mut new, Some(&old), &mut warnings)?;
+        call.api.admission.admit(&attributes, &call.api, &mut new, Some(&old), &mut warnings).await?;
     }
     call.warnings = warnings;
     check_version(call, current, &mut new)?;
     meta::ensure_namespace(&mut new, call.namespace())?;
     let taken = allocation::begin(call, &mut new, Some(&old), change.dry_run).await?;
-    let outcome = match call.admit_change(&mut new, &old, change.dry_run, &options) {
+    let outcome = match call.admit_change(&mut new, &old, change.dry_run, &options).await {
         Ok(()) => commit(call, current, new, change.dry_run).await,
         Err(refused) => Err(refused.into()),
     };

@@ -32,7 +32,7 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 const BATCH_BYTES: usize = 64 * 1024;
 
 /// Starts a watch and answers with its stream.
-pub async fn watch(call: Call, deprecated_path: bool) -> Answer {
+pub async fn watch(call: &mut Call, deprecated_path: bool) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::WATCH)?;
     let options = ListOptions::parse(&call.query, deprecated_path)?;
     let mut field_selector = options.field_selector.clone();
@@ -43,20 +43,20 @@ pub async fn watch(call: Call, deprecated_path: bool) -> Answer {
         field_selector.push_str(&format!("metadata.name={}", call.name()));
     }
     let filter = Filter::parse(&call.resource, call.namespace(), &options.label_selector, &field_selector)?;
-    let include = include_object(&options.include_object)?;
-    let start = Start::open(&call, &options, &filter).await?;
+    let include = include_object(&form, &options.include_object)?;
+    let start = Start::open(call, &options, &filter).await?;
     let timeout = match options.timeout_seconds {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
         _ => MIN_TIMEOUT + Duration::from_millis(rand::rng().random_range(0..MIN_TIMEOUT.as_millis() as u64)),
     };
-    let stream = Watch::new(&call, form.clone(), include, filter, start, options.allow_bookmarks, timeout);
+    let stream = Watch::new(call, form.clone(), include, filter, start, options.allow_bookmarks, timeout);
     let media_type = match form.encoding {
         Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         _ => "application/json",
     };
     let mut response = respond::bytes(StatusCode::OK, media_type, Bytes::new());
     *response.body_mut() = Body::from_stream(stream::unfold(stream, |mut watch| async move { watch.chunk().await.map(|c| (Ok::<_, std::convert::Infallible>(c), watch)) }));
-    Ok(call.finish(response))
+    Ok(response)
 }
 
 /// Where a watch begins.

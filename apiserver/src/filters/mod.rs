@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 
 use crate::api::Api;
-use crate::endpoints::negotiate::{self, Form, Offer};
+use crate::endpoints::negotiate::{self, Form};
 use crate::endpoints::options::Query;
 use crate::endpoints::{dispatch, respond};
 use crate::server::Peer;
@@ -108,7 +108,7 @@ async fn pass(api: Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Resp
     let mut common = Common { audit_id: audit_id(request.headers()), flow: None };
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
-    let form = form_of_errors(&head.headers, &query);
+    let form = negotiate::of_errors(&head.headers, &query);
     let verdict = admit(&api, &mut head.headers, &query, &info, &peer, &mut common);
     let counted = info.clone();
     let response = match verdict {
@@ -197,15 +197,6 @@ fn check_deadline(query: &str) -> Result<(), Status> {
             Err(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))),
         },
         None => Ok(()),
-    }
-}
-
-/// Errors take the form that was asked for where that can be had, else JSON.
-fn form_of_errors(headers: &HeaderMap, query: &str) -> Form {
-    let query = Query::parse(query);
-    match negotiate::output(headers, query.get("pretty"), Offer::OBJECT) {
-        Ok(form) => Form { transform: negotiate::Transform::None, ..form },
-        Err(_) => Form::JSON,
     }
 }
 

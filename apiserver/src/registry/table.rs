@@ -14,20 +14,26 @@ pub enum IncludeObject {
     Object,
 }
 
-/// A meta.k8s.io Table of `values`, which are in the version that the client asked for.
+/// An object as the printer reads it (the stored version) and as the client asked for it.
+pub struct Shown<'v> {
+    pub printed: &'v Value,
+    pub object: &'v Value,
+}
+
+/// A meta.k8s.io Table of objects.
 ///
 /// `version` is that of meta.k8s.io. Without `with_columns` the definitions are null: all but the first event of a watch.
 pub fn build<'v>(
     printer: &Printer,
     version: &str,
-    values: impl Iterator<Item = &'v Value>,
+    values: impl Iterator<Item = Shown<'v>>,
     list_meta: &Value,
     include: IncludeObject,
     with_columns: bool,
     now: Timestamp,
 ) -> Value {
     let columns = if with_columns { Value::Array(printer.columns.iter().map(column).collect()) } else { Value::Null };
-    let rows: Vec<Value> = values.map(|value| row(printer, version, value, include, now)).collect();
+    let rows: Vec<Value> = values.map(|shown| row(printer, version, &shown, include, now)).collect();
     serde_json::json!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{version}"),
@@ -51,9 +57,10 @@ fn column(column: &Column) -> Value {
     })
 }
 
-fn row(printer: &Printer, version: &str, value: &Value, include: IncludeObject, now: Timestamp) -> Value {
+fn row(printer: &Printer, version: &str, shown: &Shown<'_>, include: IncludeObject, now: Timestamp) -> Value {
+    let value = shown.object;
     let mut row = Map::new();
-    row.insert("cells".to_owned(), Value::Array((printer.cells)(value, now)));
+    row.insert("cells".to_owned(), Value::Array((printer.cells)(shown.printed, now)));
     if let Some(condition) = completed(value) {
         row.insert("conditions".to_owned(), Value::Array(vec![condition]));
     }

@@ -9,8 +9,8 @@ use crate::registry::authentication::token_review::problem_of_request;
 use crate::registry::read::{list_at, str_at};
 
 /// POST selfsubjectreviews.
-pub async fn self_subject_review(mut call: Call) -> Answer {
-    let mut posted = read(&mut call).await?;
+pub async fn self_subject_review(call: &mut Call) -> Answer {
+    let mut posted = read(call).await?;
     // Nothing of what was sent comes back.
     posted.object["metadata"] = json!({ "creationTimestamp": apimachinery::time::format_time(call.request.now) });
     posted.object["status"] = json!({ "userInfo": user_info(&call.request.user) });
@@ -18,8 +18,8 @@ pub async fn self_subject_review(mut call: Call) -> Answer {
 }
 
 /// POST tokenreviews.
-pub async fn token_review(mut call: Call) -> Answer {
-    let mut posted = read(&mut call).await?;
+pub async fn token_review(call: &mut Call) -> Answer {
+    let mut posted = read(call).await?;
     if let Some(problem) = problem_of_request(&posted.object) {
         return Err(Status::bad_request(problem));
     }

@@ -12,8 +12,8 @@ use crate::registry::authorization::self_subject_rules_review::problem_of_reques
 use crate::registry::read::{at, list_at, str_at};
 
 /// POST subjectaccessreviews, localsubjectaccessreviews, selfsubjectaccessreviews.
-pub async fn access_review(mut call: Call) -> Answer {
-    let mut posted = read(&mut call).await?;
+pub async fn access_review(call: &mut Call) -> Answer {
+    let mut posted = read(call).await?;
     let spec = at(&posted.object, "/spec");
     let user = if &*call.resource.plural == "selfsubjectaccessreviews" { call.request.user.clone() } else { user_of(spec) };
     let Question { request, problems } = attributes::question(spec);
@@ -41,8 +41,8 @@ fn user_of(spec: &Value) -> User {
 }
 
 /// POST selfsubjectrulesreviews.
-pub async fn rules_review(mut call: Call) -> Answer {
-    let mut posted = read(&mut call).await?;
+pub async fn rules_review(call: &mut Call) -> Answer {
+    let mut posted = read(call).await?;
     if let Some(problem) = problem_of_request(&posted.object) {
         return Err(Status::bad_request(problem));
     }

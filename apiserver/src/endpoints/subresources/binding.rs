@@ -13,9 +13,9 @@ use crate::registry::core::pod::assignment::assign;
 use crate::storage::{self, Freshness, Object};
 
 /// Assigns the pod that the path names, or on the collection the one that the body names.
-pub async fn bind(mut call: Call) -> Answer {
+pub async fn bind(call: &mut Call) -> Answer {
     let takes = Takes { gvk: Gvk::new("", "v1", "Binding"), schema: "io.k8s.api.core.v1.Binding", also: &[] };
-    let Posted { object: mut binding, options, form } = posted(&mut call, &takes).await?;
+    let Posted { object: mut binding, options, form } = posted(call, &takes).await?;
     let name = meta::text(&binding, "name").to_owned();
     let dry_run = options.dry_run;
     let admitted = if call.name().is_empty() { name.clone() } else { call.name().to_owned() };
@@ -23,7 +23,7 @@ pub async fn bind(mut call: Call) -> Answer {
     let mut warnings = std::mem::take(&mut call.warnings);
     {
         let attributes = call.attributes(Operation::Create, &admitted, call.namespace(), dry_run, &create_options);
-        call.api.admission.admit(&attributes, &*call.api, &mut binding, None, &mut warnings)?;
+        call.api.admission.admit(&attributes, &call.api, &mut binding, None, &mut warnings).await?;
     }
     if !call.name().is_empty() && name != call.name() {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
@@ -34,11 +34,11 @@ pub async fn bind(mut call: Call) -> Answer {
     }
     {
         let attributes = call.attributes(Operation::Create, &admitted, call.namespace(), dry_run, &create_options);
-        call.api.admission.validate(&attributes, &*call.api, Some(&binding), None, &mut warnings)?;
+        call.api.admission.validate(&attributes, &call.api, Some(&binding), None, &mut warnings).await?;
     }
     call.warnings = warnings;
-    assign_pod(&call, &binding, &name, dry_run).await?;
-    created(call, &form, Status::success(None))
+    assign_pod(call, &binding, &name, dry_run).await?;
+    created(&form, Status::success(None))
 }
 
 async fn assign_pod(call: &Call, binding: &Value, name: &str, dry_run: bool) -> Result<(), Status> {

@@ -36,7 +36,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// Passes the request on.
-pub async fn forward(mut call: Call, mut target: Target, mode: Mode) -> Answer {
+pub async fn forward(call: &mut Call, mut target: Target, mode: Mode) -> Answer {
     if is_upgrade(&call.request.headers)
         && let Some(client) = call.request.upgrade.take()
     {
@@ -52,13 +52,13 @@ pub async fn forward(mut call: Call, mut target: Target, mode: Mode) -> Answer {
     if target.path.is_empty() && matches!(call.request.method, Method::GET | Method::HEAD) {
         return redirect(&path, &call.request.raw_query);
     }
-    let mut headers = passed_on(&call);
+    let mut headers = passed_on(call);
     HOP_BY_HOP.iter().for_each(|name| {
         headers.remove(name);
     });
-    tell_origin(&call, &mut headers);
+    tell_origin(call, &mut headers);
     let body = call.request.body.take().map_or_else(Body::empty, Body::new);
-    let request = outgoing(&call, &target, headers, body)?;
+    let request = outgoing(call, &target, headers, body)?;
     let sent = call.api.backends.send(&target, request).await;
     let response = sent.map_err(|e| Status::service_unavailable(format!("error trying to reach service: {e}")))?;
     let (mut head, body) = response.into_parts();
@@ -68,7 +68,7 @@ pub async fn forward(mut call: Call, mut target: Target, mode: Mode) -> Answer {
     if let Some(location) = head.headers.get(header::LOCATION).and_then(|l| l.to_str().ok()).and_then(|l| rewritten(l, &target, &path)) {
         head.headers.insert(header::LOCATION, location);
     }
-    Ok(call.finish(Response::from_parts(head, Body::new(body))))
+    Ok(Response::from_parts(head, Body::new(body)))
 }
 
 fn is_upgrade(headers: &HeaderMap) -> bool {
@@ -137,9 +137,9 @@ fn rewritten(location: &str, target: &Target, request_path: &str) -> Option<Head
 }
 
 /// Passes an upgrade on: when the target agrees, both connections are joined until one ends.
-async fn upgrade(mut call: Call, target: &Target, client: hyper::upgrade::OnUpgrade) -> Answer {
+async fn upgrade(call: &mut Call, target: &Target, client: hyper::upgrade::OnUpgrade) -> Answer {
     let body = call.request.body.take().map_or_else(Body::empty, Body::new);
-    let request = outgoing(&call, target, passed_on(&call), body)?;
+    let request = outgoing(call, target, passed_on(call), body)?;
     let sent = call.api.backends.send(target, request).await;
     let mut response = sent.map_err(|e| Status::unknown(e.to_string()))?;
     let code = response.status();

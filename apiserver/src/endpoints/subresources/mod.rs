@@ -73,13 +73,12 @@ fn accepted(takes: &Takes<'_>, bytes: &Bytes, encoding: negotiate::Encoding) -> 
 }
 
 /// The answer to a creation that has a Status for a result, which tells the response's code unless it has one of its own.
-pub fn created(call: Call, form: &Form, mut status: Status) -> super::Answer {
+pub fn created(form: &Form, mut status: Status) -> super::Answer {
     if status.code == 0 {
         status.code = StatusCode::CREATED.as_u16();
     }
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let response = respond::value(code, &status.to_value(), form)?;
-    Ok(call.finish(response))
+    respond::value(code, &status.to_value(), form)
 }
 
 /// The resource `v1` pods, which the endpoints of other resources write to as well.
@@ -107,7 +106,7 @@ async fn node(call: &Call, name: &str) -> Result<Value, Status> {
 }
 
 /// Asks admission about a connection; connections have no dry run.
-fn connect_admission(call: &mut Call) -> Result<(), Status> {
+async fn connect_admission(call: &mut Call) -> Result<(), Status> {
     if call.query.get("dryRun").is_some() {
         return Err(Status::bad_request("dryRun is not supported"));
     }
@@ -117,8 +116,8 @@ fn connect_admission(call: &mut Call) -> Result<(), Status> {
     let mut warnings = std::mem::take(&mut call.warnings);
     {
         let attributes = call.attributes(Operation::Connect, &name, call.namespace(), false, &Value::Null);
-        call.api.admission.admit(&attributes, &*call.api, &mut options, None, &mut warnings)?;
-        call.api.admission.validate(&attributes, &*call.api, Some(&options), None, &mut warnings)?;
+        call.api.admission.admit(&attributes, &call.api, &mut options, None, &mut warnings).await?;
+        call.api.admission.validate(&attributes, &call.api, Some(&options), None, &mut warnings).await?;
     }
     call.warnings = warnings;
     Ok(())

@@ -14,7 +14,7 @@ use crate::registry::core::pod::connect::{self, LogOptions};
 use crate::registry::read::str_at;
 
 /// Streams the log.
-pub async fn log(call: Call) -> Answer {
+pub async fn log(call: &mut Call) -> Answer {
     let options = Options::parse(&call.query)?;
     let errors = options.check();
     if !errors.is_empty() {
@@ -27,15 +27,15 @@ pub async fn log(call: Call) -> Answer {
         // Nobody runs it yet, so it has said nothing.
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        return Ok(call.finish(response));
+        return Ok(response);
     }
-    let node = super::node(&call, node).await?;
+    let node = super::node(call, node).await?;
     let path = format!("/containerLogs/{}/{}/{container}", str_at(&pod, "/metadata/namespace"), str_at(&pod, "/metadata/name"));
     let target = location::on_kubelet(&node, path, options.query())?;
     fetch(call, &target).await
 }
 
-async fn fetch(call: Call, target: &Target) -> Answer {
+async fn fetch(call: &mut Call, target: &Target) -> Answer {
     let request = http::Request::builder()
         .method(Method::GET)
         .uri(target.path_and_query())
@@ -50,11 +50,11 @@ async fn fetch(call: Call, target: &Target) -> Answer {
         return Err(Status::unknown(format!("Get {}: redirects forbidden", quote(&url))));
     }
     if !(200..=206).contains(&code.as_u16()) {
-        return Err(refused(&call, code, response.into_body()).await);
+        return Err(refused(call, code, response.into_body()).await);
     }
     let mut streamed = Response::new(Body::new(response.into_body()));
     streamed.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    Ok(call.finish(streamed))
+    Ok(streamed)
 }
 
 /// Bytes of what a kubelet says in place of a log.

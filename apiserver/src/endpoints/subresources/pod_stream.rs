@@ -13,14 +13,14 @@ use crate::registry::core::pod::connect;
 use crate::registry::read::str_at;
 
 /// Connects the client with the kubelet.
-pub async fn stream(mut call: Call) -> Answer {
+pub async fn stream(call: &mut Call) -> Answer {
     let subresource = call.request.info.subresource.clone();
     let parameters = match subresource.as_str() {
         "portforward" => port_parameters(&call.query)?,
         _ => stream_parameters(&call.query),
     };
-    connect_admission(&mut call)?;
-    may_create(&call)?;
+    connect_admission(call).await?;
+    may_create(call)?;
     let pod = call.fresh_named().await?.value();
     let (namespace, name) = (str_at(&pod, "/metadata/namespace"), str_at(&pod, "/metadata/name"));
     let path = if subresource == "portforward" {
@@ -29,7 +29,7 @@ pub async fn stream(mut call: Call) -> Answer {
         let container = connect::container(&pod, call.query.get("container").unwrap_or("")).map_err(Status::bad_request)?;
         format!("/{subresource}/{namespace}/{name}/{container}")
     };
-    let node = node(&call, connect::node(&pod).map_err(Status::bad_request)?).await?;
+    let node = node(call, connect::node(&pod).map_err(Status::bad_request)?).await?;
     let target = location::on_kubelet(&node, path, encode_query(&parameters))?;
     forward::forward(call, target, Mode::UpgradeOnly).await
 }

@@ -17,15 +17,15 @@ use crate::storage::{Freshness, Object};
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// Passes the request on to what the path names.
-pub async fn proxy(mut call: Call) -> Answer {
-    connect_admission(&mut call)?;
+pub async fn proxy(call: &mut Call) -> Answer {
+    connect_admission(call).await?;
     let id = call.name().to_owned();
     let kind = call.resource.singular.clone();
     let (scheme, name, port) = location::split(&id).ok_or_else(|| Status::bad_request(format!("invalid {kind} request {}", quote(&id))))?;
     let mut target = match &*kind {
-        "pod" => location::on_pod(&named(&call, name).await?, scheme, port)?,
-        "service" => on_service(&call, scheme, name, port).await?,
-        _ => on_node(&call, scheme, name, port).await?,
+        "pod" => location::on_pod(&named(call, name).await?, scheme, port)?,
+        "service" => on_service(call, scheme, name, port).await?,
+        _ => on_node(call, scheme, name, port).await?,
     };
     target.path = location::subpath(&call.request.info.parts, &call.request.info.path);
     target.query = call.request.raw_query.clone();

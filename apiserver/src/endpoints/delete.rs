@@ -7,10 +7,10 @@ use apimachinery::{json, protobuf};
 use http::StatusCode;
 use serde_json::Value;
 
+use super::deletion::{self, Plan, Rules};
 use super::negotiate::{self, Encoding};
 use super::options::DeleteOptions;
 use super::present::Presenter;
-use super::deletion::{self, Plan, Rules};
 use super::{Answer, Call, convert, respond, update, write};
 use crate::admission::Operation;
 use crate::allocation;
@@ -29,7 +29,11 @@ pub async fn delete(call: &mut Call) -> Answer {
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: IncludeObject::Metadata, now: call.request.now };
     let response = match outcome {
         Outcome::Gone(object) => {
-            if returns_object(call) { presenter.object(StatusCode::OK, &object, &call.request.headers)? } else { respond::status(&gone(call, &object), &form) }
+            if returns_object(call) {
+                presenter.object(StatusCode::OK, &object, &call.request.headers)?
+            } else {
+                respond::status(&gone(call, &object), &form)
+            }
         }
         Outcome::GoneDryRun(value) => presenter.value(StatusCode::OK, &value)?,
         Outcome::Leaving(object) => presenter.object(leaving_code(&options), &object, &call.request.headers)?,
@@ -82,7 +86,9 @@ pub async fn read_options(call: &mut Call) -> Result<DeleteOptions, Status> {
         return DeleteOptions::from_query(&call.query);
     }
     let value = match negotiate::input(&call.request.headers)? {
-        Encoding::Json => json::parse(&bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?.0,
+        Encoding::Json => {
+            json::parse(&bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?.0
+        }
         Encoding::Yaml => apimachinery::yaml::parse(&bytes).map_err(|e| Status::bad_request(e.to_string()))?.value,
         Encoding::Protobuf => protobuf_options(&bytes)?,
     };
@@ -180,7 +186,13 @@ fn check_preconditions(call: &Call, current: &Object, options: &DeleteOptions) -
     Err(Status::conflict(&stored.group, &stored.kind, current.name(), &why))
 }
 
-async fn attempt(call: &mut Call, namespace: &str, current: &Arc<Object>, options: &DeleteOptions, by: By) -> Result<Outcome, update::Failure> {
+async fn attempt(
+    call: &mut Call,
+    namespace: &str,
+    current: &Arc<Object>,
+    options: &DeleteOptions,
+    by: By,
+) -> Result<Outcome, update::Failure> {
     let old = current.value();
     let plan = plan(call, &old, options);
     if by == By::Request && plan != Plan::Keep {

@@ -96,7 +96,10 @@ enum Grace {
     None,
     /// The deletion under way ends as soon as this one would.
     Pending,
-    Marked { at: Timestamp, period: i64 },
+    Marked {
+        at: Timestamp,
+        period: i64,
+    },
 }
 
 fn graceful(old: &Value, period: i64, requested: Option<i64>, now: Timestamp) -> Grace {

@@ -48,6 +48,9 @@ fn returns_object(call: &Call) -> bool {
     is_namespace(call) || RETURN_DELETED_OBJECT.contains(&kind)
 }
 
+/// CustomResourceDefinitions, which go through more than one step too.
+const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
+
 fn is_namespace(call: &Call) -> bool {
     call.resource.group().is_empty() && &*call.resource.plural == "namespaces"
 }
@@ -176,9 +179,15 @@ fn check_preconditions(call: &Call, current: &Object, options: &DeleteOptions) -
         (None, Some(version)) => (version, &*revision, "ResourceVersion", "The object might have been modified"),
         (None, None) => return Ok(()),
     };
-    if is_namespace(call) {
-        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
-        return Err(Status::conflict("", "namespaces", current.name(), &why));
+    // These two look for themselves, and each words it in its own way.
+    let own = match (call.resource.group(), &*call.resource.plural) {
+        ("", "namespaces") => Some("Precondition"),
+        DEFINITIONS => Some("precondition"),
+        _ => None,
+    };
+    if let Some(own) = own {
+        let why = format!("{own} failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+        return Err(Status::conflict(call.resource.group(), &call.resource.plural, current.name(), &why));
     }
     // Upstream names the kind here, where other conflicts name the resource.
     let stored = &call.resource.stored.gvk;
@@ -223,7 +232,11 @@ fn plan(call: &Call, old: &Value, options: &DeleteOptions) -> Plan {
         // Events have no dependents, whatever the options say.
         dependents: (&*call.resource.stored.prefix != "events").then(|| strategy.default_propagation()),
     };
-    let decide = if is_namespace(call) { deletion::plan_namespace } else { deletion::plan };
+    let decide = match (call.resource.group(), &*call.resource.plural) {
+        ("", "namespaces") => deletion::plan_namespace,
+        DEFINITIONS => deletion::plan_definition,
+        _ => deletion::plan,
+    };
     decide(old, options, rules, call.request.now)
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::meta;
 use super::options::DeleteOptions;
 use crate::registry::Propagation;
+use crate::registry::conditions::Condition;
 use crate::registry::strategy::generation;
 
 const ORPHAN: &str = "orphan";
@@ -87,6 +88,26 @@ pub fn plan_namespace(old: &Value, options: &DeleteOptions, rules: Rules, now: T
     if let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) {
         status.insert("phase".to_owned(), Value::String("Terminating".to_owned()));
     }
+    Plan::Mark(Box::new(new))
+}
+
+/// The finalizer that holds a CustomResourceDefinition until its objects are gone.
+pub const CUSTOM_RESOURCE_CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// Decides on a CustomResourceDefinition: it is marked first, and goes when its objects have gone.
+pub fn plan_definition(old: &Value, options: &DeleteOptions, rules: Rules, now: Timestamp) -> Plan {
+    if is_being_deleted(old) {
+        return plan(old, options, rules, now);
+    }
+    let mut new = old.clone();
+    let mut finalizers = finalizers(old);
+    if !finalizers.iter().any(|f| f == CUSTOM_RESOURCE_CLEANUP) {
+        finalizers.push(CUSTOM_RESOURCE_CLEANUP.to_owned());
+    }
+    set_finalizers(&mut new, finalizers);
+    meta::set_text(&mut new, "deletionTimestamp", &time::format_time(now));
+    let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    Condition::new("Terminating", "True", "InstanceDeletionPending", message).set(&mut new, now);
     Plan::Mark(Box::new(new))
 }
 

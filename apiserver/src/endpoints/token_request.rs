@@ -21,6 +21,7 @@ pub async fn token_request(call: &mut Call) -> Answer {
     let mut posted = posted::read(call, kind).await?;
     let issuer = call.api.issuer.clone();
     let account = prepare(call, &mut posted, &issuer).await?;
+    posted.validate(call).await?;
     let bound = bind(call, &posted.object).await?;
     if let Some(maximum) = issuer.max_expiration_seconds {
         let asked = int_at(&posted.object, "/spec/expirationSeconds");

@@ -20,6 +20,7 @@ pub mod go_struct;
 pub mod printer;
 pub mod rbac;
 pub mod read;
+pub mod resource;
 pub mod storage;
 pub mod storagemigration;
 pub mod strategy;

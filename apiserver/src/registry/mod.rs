@@ -32,6 +32,7 @@ pub mod printer;
 pub mod rbac;
 pub mod read;
 pub mod scheduling;
+pub mod resource;
 pub mod storage;
 pub mod storagemigration;
 pub mod strategy;

@@ -31,8 +31,8 @@ pub mod policy;
 pub mod printer;
 pub mod rbac;
 pub mod read;
-pub mod scheduling;
 pub mod resource;
+pub mod scheduling;
 pub mod storage;
 pub mod storagemigration;
 pub mod strategy;
@@ -248,6 +248,7 @@ pub fn definitions() -> Vec<&'static Definition> {
         node::RESOURCES,
         policy::RESOURCES,
         rbac::RESOURCES,
+        resource::RESOURCES,
         scheduling::RESOURCES,
         storage::RESOURCES,
         storagemigration::RESOURCES,
@@ -272,6 +273,7 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         flowcontrol::defaults::DEFAULTS,
         networking::defaults::DEFAULTS,
         rbac::defaults::DEFAULTS,
+        resource::defaults::DEFAULTS,
         scheduling::defaults::DEFAULTS,
         storage::defaults::DEFAULTS,
     ]

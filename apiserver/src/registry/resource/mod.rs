@@ -23,7 +23,7 @@ pub mod status_rules;
 pub mod taint_rules;
 
 use apimachinery::view::view;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::registry::Definition;
@@ -42,7 +42,7 @@ pub static RESOURCES: &[&Definition] = &[
 ];
 
 /// What stands at a pointer, as a typed object; the type's default where nothing does.
-fn view_at<'a, T: Deserialize<'a> + Default>(object: &'a Value, pointer: &str) -> T {
+fn view_at<T: DeserializeOwned + Default>(object: &Value, pointer: &str) -> T {
     match at(object, pointer) {
         Value::Null => T::default(),
         value => view(value),

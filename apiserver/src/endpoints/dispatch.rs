@@ -33,11 +33,13 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     };
     let siblings = catalog.versions_of(&resource);
     let query = Query::parse(&request.raw_query);
-    let warnings = deprecation(&resource.gvk).into_iter().collect();
-    let mut call = Call { api, request, resource, siblings, query, warnings };
+    let mut call = Call { api, request, resource, siblings, query, warnings: Vec::new() };
     let form = negotiate::of_errors(&call.request.headers, &call.request.raw_query);
     let answer = match check_route(&call) {
-        Ok(()) => run(&mut call).await,
+        Ok(()) => {
+            call.warnings.extend(deprecation(&call.resource.gvk));
+            run(&mut call).await
+        }
         Err(refused) => Err(refused),
     };
     // Warnings go with errors too: they may say why.

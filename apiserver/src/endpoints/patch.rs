@@ -93,6 +93,9 @@ async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &
         let before = convert::from_storage(&call.resource, current.value());
         let patched = patched(&call.resource.types, call.resource.type_id, patch_type, bytes, &before, options.field_validation)?;
         let mut object = check_patched(call, patched, options)?;
+        if call.resource.namespaced {
+            meta::ensure_namespace(&mut object, call.namespace())?;
+        }
         update::check_name(call, &object)?;
         let reset = managed_fields::asks_for_reset(&object);
         let pinned = meta::text(&object, "resourceVersion") != meta::text(&before, "resourceVersion");
@@ -111,6 +114,10 @@ async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &
 /// The patched object must still be of the endpoint's kind and decode as it.
 fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> Result<Value, Status> {
     let Patched { value: mut object, mut problems, shown } = patched;
+    if shown.is_some() {
+        // A strategic merge is of typed objects, whose kind is not theirs to change.
+        body::set_type_meta(&mut object, &call.resource.gvk);
+    }
     let before = object.clone();
     if let Some((_, _, reason)) = body::wrong_kind(&object, &call.resource.gvk) {
         return Err(undecodable(&before, shown.as_ref(), &reason));

@@ -60,18 +60,18 @@ pub async fn scale(call: &mut Call) -> Answer {
 }
 
 /// Answers with a Scale, whole, as a Table or as metadata.
-fn respond_with(call: &mut Call, form: &negotiate::Form, scale: &Value) -> Answer {
+fn respond_with(call: &Call, form: &negotiate::Form, scale: &Value) -> Answer {
     let shown = match &form.transform {
         Transform::None => Cow::Borrowed(scale),
         Transform::Table(version) => {
             let include = include_object(form, call.query.get("includeObject").unwrap_or(""))?;
             let meta = ListMeta { resource_version: meta::text(scale, "resourceVersion").to_owned(), ..ListMeta::default() };
-            Cow::Owned(table::build(&rules::PRINTER, version, std::iter::once(table::Shown { printed: scale, object: scale }), &meta.to_value(), include, true, call.request.now))
+            let row = table::Shown { printed: scale, object: scale };
+            Cow::Owned(table::build(&rules::PRINTER, version, std::iter::once(row), &meta.to_value(), include, true, call.request.now))
         }
         Transform::Metadata(version) | Transform::MetadataList(version) => Cow::Owned(metadata_only(scale, version)),
     };
-    let response = respond::value(StatusCode::OK, &shown, form)?;
-    Ok(response)
+    respond::value(StatusCode::OK, &shown, form)
 }
 
 /// What a write makes of the current Scale: the wanted one, and whether its ownership has been settled (by an apply).
@@ -90,7 +90,7 @@ async fn replace(call: &mut Call, form: &negotiate::Form) -> Answer {
     body::validate_fields(&gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut wanted = decoded.value;
     meta::ensure_namespace(&mut wanted, call.namespace())?;
-    update::check_name(&call, &wanted)?;
+    update::check_name(call, &wanted)?;
     write_scale(call, form, &options, move |_, _| Ok(Wanted { scale: wanted.clone(), settled: false })).await
 }
 
@@ -134,8 +134,8 @@ fn applied(
     field_validation: FieldValidation,
     force: bool,
 ) -> Result<Value, Status> {
-    let parsed =
-        apimachinery::yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {e}")))?;
+    let parsed = apimachinery::yaml::parse(bytes)
+        .map_err(|e| Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {e}")))?;
     let mut config = parsed.value;
     let types = apimachinery::schema::builtin();
     if let Ok(unknown) = apimachinery::schema::decode::decode(types, type_id()?, &mut config.clone()) {

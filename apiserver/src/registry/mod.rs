@@ -14,6 +14,7 @@ pub mod autoscaling;
 pub mod batch;
 pub mod cells;
 pub mod certificates;
+pub mod conditions;
 pub mod coordination;
 pub mod core;
 pub mod declared;
@@ -30,6 +31,7 @@ pub mod policy;
 pub mod printer;
 pub mod rbac;
 pub mod read;
+pub mod resource;
 pub mod scheduling;
 pub mod storage;
 pub mod storagemigration;
@@ -246,6 +248,7 @@ pub fn definitions() -> Vec<&'static Definition> {
         node::RESOURCES,
         policy::RESOURCES,
         rbac::RESOURCES,
+        resource::RESOURCES,
         scheduling::RESOURCES,
         storage::RESOURCES,
         storagemigration::RESOURCES,
@@ -270,6 +273,7 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         flowcontrol::defaults::DEFAULTS,
         networking::defaults::DEFAULTS,
         rbac::defaults::DEFAULTS,
+        resource::defaults::DEFAULTS,
         scheduling::defaults::DEFAULTS,
         storage::defaults::DEFAULTS,
     ]

@@ -8,7 +8,6 @@
 pub mod api_availability;
 pub mod api_services;
 pub mod authentication_trust;
-pub mod conditions;
 pub mod crd_approval;
 pub mod crd_cleanup;
 pub mod crd_names;

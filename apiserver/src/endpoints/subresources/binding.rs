@@ -69,10 +69,9 @@ async fn assign_pod(call: &Call, binding: &Value, name: &str, dry_run: bool) -> 
 /// The identity that the binding names must be the pod's.
 fn check_preconditions(pods: &Resource, namespace: &str, current: &Object, binding: &Value) -> Result<(), Status> {
     let revision = current.revision().to_string();
-    for (what, wanted, found) in [
-        ("UID", meta::text(binding, "uid"), current.uid()),
-        ("ResourceVersion", meta::text(binding, "resourceVersion"), &revision),
-    ] {
+    for (what, wanted, found) in
+        [("UID", meta::text(binding, "uid"), current.uid()), ("ResourceVersion", meta::text(binding, "resourceVersion"), &revision)]
+    {
         if !wanted.is_empty() && wanted != found {
             let key = format!("/registry/{}/{namespace}/{}", pods.stored.prefix, current.name());
             let why = format!(

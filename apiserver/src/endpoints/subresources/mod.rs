@@ -63,7 +63,9 @@ fn accepted(takes: &Takes<'_>, bytes: &Bytes, encoding: negotiate::Encoding) -> 
         return own;
     }
     let declared = match encoding {
-        negotiate::Encoding::Protobuf => apimachinery::protobuf::envelope::unwrap(bytes).ok().map(|unknown| unknown.api_version.to_string()),
+        negotiate::Encoding::Protobuf => {
+            apimachinery::protobuf::envelope::unwrap(bytes).ok().map(|unknown| unknown.api_version.to_string())
+        }
         _ => apimachinery::yaml::parse(bytes).ok().and_then(|parsed| parsed.value.get("apiVersion")?.as_str().map(str::to_owned)),
     };
     let version = takes.also.iter().find(|v| declared.as_deref() == Some(&*Gvk::new(&own.group, v, &own.kind).api_version()));
@@ -76,8 +78,7 @@ pub fn created(form: &Form, mut status: Status) -> super::Answer {
         status.code = StatusCode::CREATED.as_u16();
     }
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let response = respond::value(code, &status.to_value(), form)?;
-    Ok(response)
+    respond::value(code, &status.to_value(), form)
 }
 
 /// The resource `v1` pods, which the endpoints of other resources write to as well.

@@ -9,6 +9,7 @@ use super::{connect_admission, node};
 use crate::endpoints::options::Query;
 use crate::endpoints::{Answer, Call};
 use crate::filters::authorization::Decision;
+use crate::registry::core::pod::connect;
 use crate::registry::read::str_at;
 
 /// Connects the client with the kubelet.
@@ -25,10 +26,10 @@ pub async fn stream(call: &mut Call) -> Answer {
     let path = if subresource == "portforward" {
         format!("/portForward/{namespace}/{name}")
     } else {
-        let container = location::container(&pod, call.query.get("container").unwrap_or(""))?;
+        let container = connect::container(&pod, call.query.get("container").unwrap_or("")).map_err(Status::bad_request)?;
         format!("/{subresource}/{namespace}/{name}/{container}")
     };
-    let node = node(call, location::node_of(&pod)?).await?;
+    let node = node(call, connect::node(&pod).map_err(Status::bad_request)?).await?;
     let target = location::on_kubelet(&node, path, encode_query(&parameters))?;
     forward::forward(call, target, Mode::UpgradeOnly).await
 }

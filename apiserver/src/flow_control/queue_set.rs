@@ -202,7 +202,7 @@ impl QueueSet {
             self.totals.rejected += 1;
             return Arrival::Refuse(Reason::QueueFull);
         }
-        let nobody_waits = self.waiting == 0;
+        let nobody_waits = self.waiting == 0 && self.limit.is_none_or(|limit| self.seats_in_use < limit);
         let id = self.enqueue(now, flow, at);
         // When nobody else waits, this is the one that fairness would choose.
         if nobody_waits && self.requests.get(&id).is_some_and(|r| self.fits(r.flow.seats)) {
@@ -252,7 +252,7 @@ impl QueueSet {
     /// Whether so many seats are free. A request that is wider than the whole level runs alone.
     fn fits(&self, seats: u32) -> bool {
         let Some(limit) = self.limit else { return true };
-        if seats > limit { self.executing == 0 && limit > 0 } else { self.seats_in_use.saturating_add(seats) <= limit }
+        if seats > limit { self.executing == 0 } else { self.seats_in_use.saturating_add(seats) <= limit }
     }
 
     /// Virtual time goes on at the rate at which each active queue is served.
@@ -529,6 +529,16 @@ mod tests {
         assert!(set.request(wide).unwrap().started.is_some());
         let next = id(set.arrive(now, flow(1, 1)));
         assert_eq!(set.leave(now, wide), [next]);
+    }
+
+    #[test]
+    fn a_level_without_seats_serves_one_at_a_time_if_it_cannot_queue() {
+        let (mut set, now) = set(0, None);
+        let first = id(set.arrive(now, flow(0, 1)));
+        assert_eq!(set.arrive(now, flow(0, 1)), Arrival::Refuse(Reason::ConcurrencyLimit));
+        assert!(set.leave(now, first).is_empty());
+        assert!(set.configure(now, Some(0), Some(QUEUING)).is_empty());
+        assert!(matches!(set.arrive(now, flow(0, 1)), Arrival::Wait(_)));
     }
 
     #[test]

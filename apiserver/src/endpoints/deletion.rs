@@ -295,4 +295,18 @@ mod tests {
         empty["spec"] = json!({});
         assert_eq!(plan_namespace(&empty, &DeleteOptions::default(), PLAIN, now()), Plan::Remove);
     }
+
+    #[test]
+    fn a_definition_is_marked_and_waits_for_its_objects() {
+        let now = Timestamp::UNIX_EPOCH;
+        let rules = Rules { grace: None, dependents: None };
+        let old = json!({"metadata": {"name": "a.b"}, "status": {"conditions": null}});
+        let Plan::Mark(marked) = plan_definition(&old, &DeleteOptions::default(), rules, now) else { panic!("not marked") };
+        assert_eq!(marked["metadata"]["finalizers"], json!([CUSTOM_RESOURCE_CLEANUP]));
+        assert_eq!(marked["metadata"]["deletionTimestamp"], "1970-01-01T00:00:00Z");
+        assert_eq!(marked["status"]["conditions"][0]["reason"], "InstanceDeletionPending");
+        let mut emptied = *marked;
+        emptied["metadata"]["finalizers"] = json!([]);
+        assert_eq!(plan_definition(&emptied, &DeleteOptions::default(), rules, now), Plan::Remove);
+    }
 }

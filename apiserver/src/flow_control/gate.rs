@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 
 use super::config::Queuing;
 use super::limits::Demand;
-use super::queue_set::{Arrival, Flow, Id, QueueSet, Reason, RetryAfter};
+use super::queue_set::{Arrival, Flow, Id, QueueSet, Reason};
+use super::retry_after::RetryAfter;
 
 /// Schemas that refusals and dispatches are counted by; more are counted under no name, so that memory stays bounded.
 const MAX_SCHEMAS: usize = 1_000;

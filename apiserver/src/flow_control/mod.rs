@@ -15,6 +15,7 @@ pub mod gate;
 pub mod limits;
 pub mod queue_set;
 pub mod report;
+pub mod retry_after;
 pub mod shuffle_shard;
 
 use std::collections::HashMap;

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::config::Queuing;
 use super::shuffle_shard::deal;
@@ -202,7 +202,7 @@ impl QueueSet {
             self.totals.rejected += 1;
             return Arrival::Refuse(Reason::QueueFull);
         }
-        let nobody_waits = self.waiting == 0;
+        let nobody_waits = self.waiting == 0 && self.limit.is_none_or(|limit| self.seats_in_use < limit);
         let id = self.enqueue(now, flow, at);
         // When nobody else waits, this is the one that fairness would choose.
         if nobody_waits && self.requests.get(&id).is_some_and(|r| self.fits(r.flow.seats)) {
@@ -252,7 +252,7 @@ impl QueueSet {
     /// Whether so many seats are free. A request that is wider than the whole level runs alone.
     fn fits(&self, seats: u32) -> bool {
         let Some(limit) = self.limit else { return true };
-        if seats > limit { self.executing == 0 && limit > 0 } else { self.seats_in_use.saturating_add(seats) <= limit }
+        if seats > limit { self.executing == 0 } else { self.seats_in_use.saturating_add(seats) <= limit }
     }
 
     /// Virtual time goes on at the rate at which each active queue is served.
@@ -374,55 +374,10 @@ impl QueueSet {
     }
 }
 
-/// How long a client that is turned away should stay away: the more are turned away, the longer.
-#[derive(Debug)]
-pub struct RetryAfter {
-    seconds: u64,
-    /// (second, refusals), oldest first; no more than [`MAX_RETRY_AFTER`] of them.
-    history: VecDeque<(u64, u64)>,
-    raised_at: u64,
-}
-
-const MAX_RETRY_AFTER: u64 = 32;
-
-impl Default for RetryAfter {
-    fn default() -> RetryAfter {
-        RetryAfter { seconds: 1, history: VecDeque::new(), raised_at: 0 }
-    }
-}
-
-impl RetryAfter {
-    /// Counts a refusal; says how many seconds to stay away. `now` counts from any fixed time.
-    pub fn refused(&mut self, now: Duration) -> u64 {
-        let second = now.as_secs();
-        match self.history.back_mut() {
-            Some((at, count)) if *at == second => *count += 1,
-            _ => {
-                self.adjust(second);
-                self.history.push_back((second, 1));
-            }
-        }
-        self.seconds
-    }
-
-    /// Doubles after three refusals a second, falls by one after less than one a second.
-    fn adjust(&mut self, second: u64) {
-        let keep = (2 * self.seconds).min(MAX_RETRY_AFTER);
-        while self.history.front().is_some_and(|(at, _)| second.saturating_sub(*at) > keep) {
-            self.history.pop_front();
-        }
-        let recent: u64 = self.history.iter().filter(|(at, _)| second.saturating_sub(*at) <= self.seconds).map(|(_, count)| count).sum();
-        if second.saturating_sub(self.raised_at) >= self.seconds && recent >= 3 * self.seconds {
-            self.seconds = (2 * self.seconds).min(MAX_RETRY_AFTER);
-            self.raised_at = second;
-        } else if recent < self.seconds && self.seconds > 1 {
-            self.seconds -= 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const QUEUING: Queuing = Queuing { queues: 8, hand_size: 1, queue_length_limit: 100 };
@@ -532,6 +487,16 @@ mod tests {
     }
 
     #[test]
+    fn a_level_without_seats_serves_one_at_a_time_if_it_cannot_queue() {
+        let (mut set, now) = set(0, None);
+        let first = id(set.arrive(now, flow(0, 1)));
+        assert_eq!(set.arrive(now, flow(0, 1)), Arrival::Refuse(Reason::ConcurrencyLimit));
+        assert!(set.leave(now, first).is_empty());
+        assert!(set.configure(now, Some(0), Some(QUEUING)).is_empty());
+        assert!(matches!(set.arrive(now, flow(0, 1)), Arrival::Wait(_)));
+    }
+
+    #[test]
     fn fewer_queues_keep_what_waits_and_more_seats_let_it_run() {
         let (mut set, now) = set(1, Some(QUEUING));
         let ids: Vec<Id> = (0..5).map(|hash| id(set.arrive(now, flow(hash, 1)))).collect();
@@ -540,21 +505,5 @@ mod tests {
         assert_eq!(set.configure(now, None, None).len(), 2);
         ids.iter().for_each(|id| drop(set.leave(now, *id)));
         assert!(set.is_idle());
-    }
-
-    #[test]
-    fn clients_stay_away_longer_the_more_are_refused() {
-        let mut retry = RetryAfter::default();
-        let mut told = Vec::new();
-        for second in 100..140 {
-            for _ in 0..200 {
-                retry.refused(Duration::from_secs(second));
-            }
-            told.push(retry.refused(Duration::from_secs(second)));
-        }
-        assert_eq!(told[0], 1);
-        assert_eq!(told.last(), Some(&32));
-        assert!(told.is_sorted());
-        assert_eq!(retry.refused(Duration::from_secs(1000)), 31);
     }
 }

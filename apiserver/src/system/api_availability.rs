@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::api_services::{COLLECTION, GROUP, PLURAL};
-use crate::registry::conditions::Condition;
 use super::keyed::{self, Next, Reconciler, Source};
 use super::watched::cache;
 use crate::loopback::Loopback;
+use crate::registry::conditions::Condition;
 use crate::registry::read::{int_at, list_at, str_at};
 
 const AVAILABLE: &str = "Available";

@@ -6,10 +6,10 @@ use apimachinery::status::Status;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::registry::conditions::Condition;
 use super::crd_names::{COLLECTION, GROUP, PLURAL};
 use super::keyed::{self, Next, Reconciler, Source};
 use crate::loopback::Loopback;
+use crate::registry::conditions::Condition;
 use crate::registry::read::str_at;
 
 const KIND: &str = "KubernetesAPIApprovalPolicyConformant";

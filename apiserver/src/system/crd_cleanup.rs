@@ -6,12 +6,12 @@ use apimachinery::status::Status;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::registry::conditions::{Condition, is_true};
 use super::crd_names::{COLLECTION, ESTABLISHED, GROUP, PLURAL};
 use super::keyed::{self, Next, Reconciler, Source};
 use super::watched::cache;
 use crate::endpoints::deletion::CUSTOM_RESOURCE_CLEANUP;
 use crate::loopback::{Loopback, is_overtaken};
+use crate::registry::conditions::{Condition, is_true};
 use crate::registry::read::{bool_at, list_at, str_at};
 
 const TERMINATING: &str = "Terminating";

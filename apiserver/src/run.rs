@@ -9,7 +9,8 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admission::{Chain, namespace_lifecycle::NamespaceLifecycle};
+use crate::admission::{self, SelectionError};
+use crate::allocation::{self, Allocator};
 use crate::api::Api;
 use crate::backend::Backends;
 use crate::catalog::{self, Catalog};
@@ -26,7 +27,6 @@ use crate::registry;
 use crate::storage::embedded::Embedded;
 use crate::storage::etcd;
 use crate::storage::{self, Codec, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
-use crate::allocation::{self, Allocator};
 use crate::system::service_cidr::ServiceRange;
 use crate::tokens::verify::{Cached, Verifier};
 use crate::tokens::{self, Issuer};
@@ -48,6 +48,8 @@ pub struct Config {
     /// Put aggregated cluster roles together, as the controller manager does in a cluster that has one.
     pub aggregate_cluster_roles: bool,
     pub anonymous_auth: bool,
+    /// Which admission plugins run, and their settings.
+    pub admission: admission::Config,
     /// Names and addresses beyond the usual ones that the serving certificate is for.
     pub extra_sans: Vec<String>,
     /// The address that others in the cluster reach this server at; found out if absent.
@@ -100,6 +102,8 @@ pub enum Error {
     Store(#[from] storage::StoreError),
     #[error(transparent)]
     Catalog(#[from] catalog::Error),
+    #[error(transparent)]
+    Admission(#[from] SelectionError),
     #[error(transparent)]
     Tokens(#[from] authentication::TokenFileError),
     #[error(transparent)]
@@ -160,7 +164,7 @@ impl Server {
             authenticator: Authenticator::new(static_tokens, vec![Box::new(verifier)], config.anonymous_auth, issuer.audiences.clone()),
             authorizer: authorizer.clone(),
             issuer,
-            admission: Chain::new(vec![Box::new(NamespaceLifecycle), Box::new(Escalation { rbac: rbac.clone(), authorizer })]),
+            admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
             allocator: Allocator::default(),
             backends: Backends::new(&pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
             flow_control: FlowControl::default(),
@@ -168,10 +172,6 @@ impl Server {
             shutdown: shutdown.clone(),
         });
         bootstrap::run(&api).await.map_err(Error::Bootstrap)?;
-        let settings = settings(config, &pki, address)?;
-        system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
-        system::spawn(&api, &settings);
-        tokio::spawn(allocation::repair::run(api.clone()));
         let catalog = api.catalog.load_full();
         rbac.follow(&catalog, shutdown.clone());
         if config.authorization_mode.contains(&Mode::Node) {
@@ -180,6 +180,10 @@ impl Server {
         if config.aggregate_cluster_roles {
             rbac::aggregate::follow(&api, shutdown.clone());
         }
+        let settings = settings(config, &pki, address)?;
+        system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
+        system::spawn(&api, &settings);
+        tokio::spawn(allocation::repair::run(api.clone()));
         write_kubeconfig(config, &pki, address)?;
         Ok(Server { api, address, listener, tls, shutdown })
     }

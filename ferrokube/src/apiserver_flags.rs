@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use apiserver::admission;
 use apiserver::run::{Config, Mode, Server};
 use apiserver::storage::etcd;
 use apiserver::system::service_cidr::ServiceRange;
@@ -52,6 +53,18 @@ pub struct Flags {
     /// Let requests without credentials in as system:anonymous.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub anonymous_auth: bool,
+    /// Admission plugins to run beside the default ones; their order does not matter.
+    #[arg(long, value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plugins not to run although they are on by default.
+    #[arg(long, value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
+    /// How long pods tolerate a node that is not ready, if they do not say so themselves.
+    #[arg(long, default_value_t = 300, allow_negative_numbers = true)]
+    pub default_not_ready_toleration_seconds: i64,
+    /// How long pods tolerate a node that cannot be reached, if they do not say so themselves.
+    #[arg(long, default_value_t = 300, allow_negative_numbers = true)]
+    pub default_unreachable_toleration_seconds: i64,
     /// Another name or address that the serving certificate is for; may be repeated.
     #[arg(long = "tls-san")]
     pub tls_sans: Vec<String>,
@@ -122,6 +135,12 @@ impl Flags {
             },
             aggregate_cluster_roles: !alone,
             anonymous_auth: self.anonymous_auth,
+            admission: admission::Config {
+                enable_admission_plugins: self.enable_admission_plugins.clone(),
+                disable_admission_plugins: self.disable_admission_plugins.clone(),
+                default_not_ready_toleration_seconds: self.default_not_ready_toleration_seconds,
+                default_unreachable_toleration_seconds: self.default_unreachable_toleration_seconds,
+            },
             extra_sans: self.tls_sans.clone(),
             advertise_address: self.advertise_address,
             service_cluster_ip_range: self.service_cluster_ip_range.clone(),

@@ -9,9 +9,7 @@ use http::{HeaderName, HeaderValue, Method, Response};
 
 use super::negotiate::{self, Encoding};
 use super::options::Query;
-use super::{
-    Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch,
-};
+use super::{Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch};
 use crate::api::Api;
 use crate::catalog::{Gvk, SubresourceKind};
 use crate::filters::Authorized;
@@ -35,11 +33,13 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     };
     let siblings = catalog.versions_of(&resource);
     let query = Query::parse(&request.raw_query);
-    let warnings = deprecation(&resource.gvk).into_iter().collect();
-    let mut call = Call { api, request, resource, siblings, query, warnings };
+    let mut call = Call { api, request, resource, siblings, query, warnings: Vec::new() };
     let form = negotiate::of_errors(&call.request.headers, &call.request.raw_query);
     let answer = match check_route(&call) {
-        Ok(()) => run(&mut call).await,
+        Ok(()) => {
+            call.warnings.extend(deprecation(&call.resource.gvk));
+            run(&mut call).await
+        }
         Err(refused) => Err(refused),
     };
     // Warnings go with errors too: they may say why.
@@ -76,11 +76,19 @@ fn check_route(call: &Call) -> Result<(), Status> {
         return Err(not_found());
     }
     let named = info.parts.len() > 1;
+    if across_namespaces && !call.resource.allows("list") {
+        return Err(not_found());
+    }
     // A cluster-scoped resource has no path below a namespace; a namespaced object none above one.
     if named && across_namespaces {
         return Err(not_found());
     }
     if !call.resource.namespaced && !info.namespace.is_empty() && &*call.resource.plural != "namespaces" {
+        return Err(not_found());
+    }
+    // What is only ever posted has no path of its own.
+    let is_kept = ["get", "update", "patch", "delete"].iter().any(|verb| call.resource.allows(verb));
+    if named && info.subresource.is_empty() && !is_kept {
         return Err(not_found());
     }
     if info.subresource == "proxy" {

@@ -112,6 +112,8 @@ pub enum Error {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
+    #[error("stopped before it had started")]
+    Stopped,
     #[error("filling the cluster: {0}")]
     Bootstrap(apimachinery::status::Status),
 }
@@ -131,7 +133,10 @@ impl Server {
         std::fs::create_dir_all(&config.data_dir).map_err(|source| Error::File { path: config.data_dir.clone(), source })?;
         let pki = Pki::open(&config.data_dir.join("pki"))?;
         let store: Arc<dyn Store> = match &config.etcd {
-            Some(address) => Arc::new(address.connect().await?),
+            Some(address) => tokio::select! {
+                etcd = address.connect() => Arc::new(etcd?),
+                () = stopped(shutdown.clone()) => return Err(Error::Stopped),
+            },
             None => Arc::new(Embedded::open(&store_path(&config.data_dir))?),
         };
         let limits = storage::Config { compaction_interval: config.compaction_interval, ..storage::Config::default() };
@@ -189,6 +194,12 @@ impl Server {
         let handler = move |request, peer| filters::serve(api.clone(), request, peer);
         server::serve(self.listener, self.tls, handler, self.shutdown).await;
     }
+}
+
+/// Waits for the signal to stop, or for nobody to be left who could give it.
+async fn stopped(mut shutdown: watch::Receiver<bool>) {
+    // An error says that the sender is gone.
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 /// What the objects in the cluster say about this server.

@@ -117,7 +117,9 @@ mod tests {
 
     #[test]
     fn a_known_gate_is_accepted_at_its_default_alone() {
-        for text in ["MutatingAdmissionPolicy=true", "kube:AllAlpha=false", "APIServerWebhookAuthenticationToken=false", " APIServerIdentity = 1 "] {
+        for text in
+            ["MutatingAdmissionPolicy=true", "kube:AllAlpha=false", "APIServerWebhookAuthenticationToken=false", " APIServerIdentity = 1 "]
+        {
             assert!(text.parse::<Setting>().is_ok(), "{text}");
         }
         let cases = [

@@ -58,7 +58,16 @@ mod tests {
 
     #[test]
     fn only_what_is_so_already_is_accepted() {
-        for text in ["v1=true", "v1", "apps/v1=true", "apps/v1/deployments=true", "api/ga=true", "api/beta=false", "api/alpha=false", "batch/v2alpha1=false"] {
+        for text in [
+            "v1=true",
+            "v1",
+            "apps/v1=true",
+            "apps/v1/deployments=true",
+            "api/ga=true",
+            "api/beta=false",
+            "api/alpha=false",
+            "batch/v2alpha1=false",
+        ] {
             assert!(text.parse::<Setting>().is_ok(), "{text}");
         }
         let cases = [

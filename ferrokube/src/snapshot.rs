@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use apiserver::run::store_path;
-use apiserver::storage::embedded::snapshot;
 use apiserver::storage::StoreError;
+use apiserver::storage::embedded::snapshot;
 use clap::Subcommand;
 
 /// `ferrokube snapshot`.

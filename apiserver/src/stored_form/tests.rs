@@ -23,7 +23,7 @@ fn an_object_is_stored_as_upstream_stores_it_and_comes_back_whole() {
         ),
         (
             ("certificates.k8s.io", "clustertrustbundles"),
-            &b"k8s\0\n3\n\x1bcertificates.k8s.io/v1beta1"[..],
+            &b"k8s\0\n1\n\x1bcertificates.k8s.io/v1beta1"[..],
             json!({"kind": "ClusterTrustBundle", "apiVersion": "certificates.k8s.io/v1", "metadata": {"name": "a"}, "spec": {"trustBundle": "t"}}),
         ),
         (
@@ -67,27 +67,56 @@ fn what_is_no_object_of_the_resource_is_refused_with_its_reason() {
     assert!(reason(b"k8s:enc:aescbc:v1:").starts_with("expected value"));
 }
 
+/// A definition as kube-apiserver v1.37.2 stored it, and as it served it (without status, revision and ownership).
+const STORED: &str = concat!(
+    r#"{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1beta1","metadata":{"name":"ws.e.com","#,
+    r#""uid":"69e673f3-329b-48d8-a14e-e23380bba7fb","generation":1,"creationTimestamp":"2026-11-23T17:35:15Z"},"#,
+    r#""spec":{"group":"e.com","version":"v1","names":{"plural":"ws","singular":"w","kind":"W","listKind":"WList"},"#,
+    r#""scope":"Namespaced","validation":{"openAPIV3Schema":{"type":"object","properties":{"spec":{"type":"object","#,
+    r#""properties":{"n":{"type":"integer","default":3}}}}}},"subresources":{"status":{}},"versions":[{"name":"v1","#,
+    r#""served":true,"storage":true,"additionalPrinterColumns":[{"name":"N","type":"integer","JSONPath":".spec.n"}]},"#,
+    r#"{"name":"v2","served":true,"storage":false,"deprecated":true,"additionalPrinterColumns":[{"name":"M","type":"integer","#,
+    r#""priority":1,"JSONPath":".spec.n"}]}],"conversion":{"strategy":"Webhook","#,
+    r#""webhookClientConfig":{"service":{"namespace":"a","name":"b","path":"/c","port":443}},"#,
+    r#""conversionReviewVersions":["v1"]},"preserveUnknownFields":false}}"#,
+);
+const SERVED: &str = concat!(
+    r#"{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1","metadata":{"name":"ws.e.com","#,
+    r#""uid":"69e673f3-329b-48d8-a14e-e23380bba7fb","generation":1,"creationTimestamp":"2026-11-23T17:35:15Z"},"#,
+    r#""spec":{"group":"e.com","names":{"plural":"ws","singular":"w","kind":"W","listKind":"WList"},"scope":"Namespaced","#,
+    r#""versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","#,
+    r#""properties":{"spec":{"type":"object","properties":{"n":{"type":"integer","default":3}}}}}},"#,
+    r#""subresources":{"status":{}},"additionalPrinterColumns":[{"name":"N","type":"integer","jsonPath":".spec.n"}]},"#,
+    r#"{"name":"v2","served":true,"storage":false,"deprecated":true,"schema":{"openAPIV3Schema":{"type":"object","#,
+    r#""properties":{"spec":{"type":"object","properties":{"n":{"type":"integer","default":3}}}}}},"#,
+    r#""subresources":{"status":{}},"additionalPrinterColumns":[{"name":"M","type":"integer","priority":1,"#,
+    r#""jsonPath":".spec.n"}]}],"conversion":{"strategy":"Webhook","webhook":{"clientConfig":{"service":{"namespace":"a","#,
+    r#""name":"b","path":"/c","port":443}},"conversionReviewVersions":["v1"]}}}}"#,
+);
+
 #[test]
-fn a_definition_is_written_in_the_older_version_and_read_back() {
-    let schema = json!({"openAPIV3Schema": {"type": "object"}});
-    let column = json!([{"name": "Age", "type": "date", "jsonPath": ".x"}]);
-    let spec = json!({"group": "e.com", "names": {"plural": "ws", "kind": "W"}, "scope": "Namespaced",
-        "versions": [
-            {"name": "v1", "served": true, "storage": true, "schema": schema, "additionalPrinterColumns": column},
-            {"name": "v2", "served": true, "storage": false, "schema": schema}],
-        "conversion": {"strategy": "Webhook", "webhook": {"clientConfig": {"url": "https://a"}, "conversionReviewVersions": ["v1"]}}});
-    let older = definitions::to_v1beta1(json!({"spec": spec}));
-    let written = json!({"spec": {"group": "e.com", "version": "v1", "names": {"plural": "ws", "kind": "W"}, "scope": "Namespaced", "validation": schema,
-        "versions": [
-            {"name": "v1", "served": true, "storage": true, "additionalPrinterColumns": [{"name": "Age", "type": "date", "JSONPath": ".x"}]},
-            {"name": "v2", "served": true, "storage": false}],
-        "conversion": {"strategy": "Webhook", "webhookClientConfig": {"url": "https://a"}, "conversionReviewVersions": ["v1"]},
-        "preserveUnknownFields": false}});
-    assert_eq!(older.to_string(), written.to_string());
-    let mut back = definitions::from_v1beta1(older);
-    assert_eq!(back["spec"].as_object_mut().unwrap().remove("preserveUnknownFields"), Some(json!(false)));
-    assert_eq!(back, json!({"spec": spec}));
-    let bare = definitions::from_v1beta1(json!({"spec": {"version": "v1", "validation": schema}}));
-    assert_eq!(bare["spec"]["versions"], json!([{"name": "v1", "served": true, "storage": true, "schema": schema}]));
+fn a_definition_is_stored_in_the_older_version_as_upstream_stores_it() {
+    let types = schema::builtin();
+    let id = types.by_kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition").unwrap();
+    let served: Value = serde_json::from_str(SERVED).unwrap();
+    let mut written = definitions::to_v1beta1(served);
+    written["apiVersion"] = json!("apiextensions.k8s.io/v1beta1");
+    assert_eq!(written.to_string(), STORED);
+    let mut read = definitions::from_v1beta1(written);
+    lenient(types, id, &mut read).unwrap();
+    read["apiVersion"] = json!("apiextensions.k8s.io/v1");
+    canonicalize(types, id, &mut read, apimachinery::schema::canonical::Empties::Keep);
+    read.as_object_mut().unwrap().remove("status");
+    assert_eq!(read.to_string(), SERVED);
+}
+
+#[test]
+fn what_a_definition_leaves_out_is_what_the_older_version_takes_it_for() {
+    let bare = definitions::from_v1beta1(json!({"spec": {"version": "v1", "validation": {"a": 1}}}));
+    assert_eq!(bare["spec"]["versions"], json!([{"name": "v1", "served": true, "storage": true, "schema": {"a": 1}}]));
     assert_eq!(bare["spec"]["preserveUnknownFields"], true);
+    // Versions that differ keep what they differ in.
+    let versions = json!([{"name": "v1", "subresources": {"status": {}}}, {"name": "v2"}]);
+    let older = definitions::to_v1beta1(json!({"spec": {"versions": versions}}));
+    assert_eq!(older, json!({"spec": {"version": "v1", "versions": versions, "preserveUnknownFields": false}}));
 }

@@ -26,8 +26,7 @@ check:
 # own, with the same work on loopback. Data goes under TMPDIR, which should be on a real disk. BENCH_FLAGS=--quick only tries it out.
 bench: build-packages
 	@$(if $(REFERENCE),./xtask/install-packages etcd-server openssl)
-	cargo build --release --package ferrokube --package conformance
-	cargo build --release --package apiserver --example store_rate
+	cargo build --release --package ferrokube --package conformance --package apiserver --bins --example store_rate
 	./target/release/examples/store_rate
 	./target/release/bench compare --ours target/release/ferrokube --bare target/release/bare --json target/bench.json \
 	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(BENCH_FLAGS)

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use conformance::bench::connection::Endpoint;
 use conformance::bench::measure::Report;
@@ -75,14 +75,15 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let sizes = if cli.quick { Sizes::QUICK } else { Sizes::FULL };
-    let reports = match cli.command {
-        Command::Server(server) => vec![server.measure(sizes).await?],
-        Command::Compare(compare) => compare.measure(sizes).await?,
+    let (reports, asked) = match &cli.command {
+        Command::Server(server) => (vec![server.measure(sizes).await?], 1),
+        Command::Compare(compare) => (compare.measure(sizes).await?, 2 + usize::from(compare.reference.is_some())),
     };
     std::io::stdout().write_all(table::draw(&reports).as_bytes())?;
     if let Some(path) = cli.json {
         std::fs::write(&path, serde_json::to_vec_pretty(&reports)?).with_context(|| path.display().to_string())?;
     }
+    ensure!(reports.len() == asked, "{} of {asked} servers could not be measured", asked - reports.len());
     // The first report is the server under test; whatever others do, it may not lose events.
     match reports.first().map(|report| lost_events(report, sizes)) {
         Some(lost) if lost > 0 => bail!("{lost} watch events did not arrive"),
@@ -108,27 +109,51 @@ impl Server {
             started = Some((process, log));
         }
         let subject = Subject { name: &self.url, endpoint: &endpoint, processes, cold_start };
-        let report = suite::run(&subject, sizes, |step| say(step)).await;
-        suite::clean(&endpoint, sizes).await.context("cleaning up")?;
+        let report = suite::run(&subject, sizes, say).await;
+        let cleaned = suite::clean(&endpoint, sizes).await.context("cleaning up");
         if let Some((process, log)) = started {
             process.stop().await?;
             log.close()?;
         }
-        report
+        // The first thing that went wrong is the one to hear about.
+        let report = report?;
+        cleaned?;
+        Ok(report)
     }
 }
 
 impl Compare {
+    /// A server that fails after ours was measured is reported and left out, so that what was found is not lost.
     async fn measure(&self, sizes: Sizes) -> anyhow::Result<Vec<Report>> {
         let ours = one("ours", servers::ours(&self.ours).await?, sizes).await?;
         let bytes = answer_bytes(&ours)?;
         let mut reports = vec![ours];
         if let Some(binary) = &self.reference {
-            reports.push(one("reference", servers::reference(binary).await?, sizes).await?);
+            keep(&mut reports, measure_reference(binary, sizes).await);
         }
-        reports.push(one("bare", servers::bare(&self.bare, &bytes).await?, sizes).await?);
+        keep(&mut reports, measure_bare(&self.bare, &bytes, sizes).await);
         Ok(reports)
     }
+}
+
+fn keep(reports: &mut Vec<Report>, found: anyhow::Result<Report>) {
+    match found {
+        Ok(report) => reports.push(report),
+        Err(error) => say(&format!("bench: left out: {error:#}")),
+    }
+}
+
+async fn measure_reference(binary: &Path, sizes: Sizes) -> anyhow::Result<Report> {
+    one("reference", servers::reference(binary).await?, sizes).await
+}
+
+/// Without start and memory, since a server that keeps nothing is no measure of these.
+async fn measure_bare(binary: &Path, bytes: &AnswerBytes, sizes: Sizes) -> anyhow::Result<Report> {
+    let running = servers::bare(binary, bytes).await?;
+    let subject = Subject { name: "bare", endpoint: &running.endpoint, processes: Vec::new(), cold_start: None };
+    let report = suite::run(&subject, sizes, |step| say(&format!("bare: {step}"))).await;
+    running.stop().await?;
+    report
 }
 
 /// Measures a server that was started for it, and ends it.

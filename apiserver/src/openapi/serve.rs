@@ -1,9 +1,10 @@
 //! `/openapi/v2` and `/openapi/v3`: documents with hashes, in JSON or protobuf.
 
-use apimachinery::status::Status;
+use std::sync::LazyLock;
+
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, ETAG, EXPIRES, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, VARY};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::api::Api;
@@ -15,6 +16,15 @@ use crate::filters::Authorized;
 const JSON: &str = "application/json";
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 const V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
+/// What answers call the protobuf forms: a media type cannot hold the `@` that clients ask with.
+const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const V3_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+
+/// When the documents of the built-in kinds came to be: with this process.
+static SINCE: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let text = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+});
 
 /// Answers a path below `/openapi`.
 pub fn serve(api: &Api, request: &Authorized, rest: &[&str]) -> Answer {
@@ -26,16 +36,22 @@ pub fn serve(api: &Api, request: &Authorized, rest: &[&str]) -> Answer {
         }
         ["v3"] => {
             nonresource::read_only(request)?;
-            Ok(respond::bytes(StatusCode::OK, JSON, api.openapi.index()))
+            let mut response = respond::bytes(StatusCode::OK, "text/plain; charset=utf-8", api.openapi.index());
+            response.headers_mut().insert(LAST_MODIFIED, SINCE.clone());
+            Ok(response)
         }
         ["v3", path @ ..] => {
             nonresource::read_only(request)?;
             match api.openapi.document_v3(&path.join("/")) {
                 Some(document) => Ok(hashed(request, &document)),
-                None => Ok(respond::page_not_found()),
+                None => {
+                    let mut response = Response::new(Body::empty());
+                    *response.status_mut() = StatusCode::NOT_FOUND;
+                    Ok(response)
+                }
             }
         }
-        _ => Err(Status::generic(404, "", "", "", "", "")).or_else(|_: Status| Ok(respond::page_not_found())),
+        _ => Ok(respond::page_not_found()),
     }
 }
 
@@ -72,13 +88,15 @@ fn document_response(request: &Authorized, document: &super::Document, protobuf:
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        let (media_type, body) = if wants_protobuf { (protobuf, document.protobuf()) } else { (JSON, document.json.clone()) };
+        let answer = if protobuf == V2_PROTOBUF { V2_PROTOBUF_ANSWER } else { V3_PROTOBUF_ANSWER };
+        let (media_type, body) = if wants_protobuf { (answer, document.protobuf()) } else { (JSON, document.json.clone()) };
         respond::compress(respond::bytes(StatusCode::OK, media_type, body.clone()), &request.headers, &body)
     };
     if let Ok(value) = HeaderValue::from_str(&etag) {
         response.headers_mut().insert(ETAG, value);
     }
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response.headers_mut().insert(LAST_MODIFIED, SINCE.clone());
     response
 }
 

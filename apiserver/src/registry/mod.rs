@@ -5,6 +5,7 @@
 //! maps values to values and errors. It never performs I/O, never names a store, and never sees HTTP.
 
 pub mod admissionregistration;
+pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;
 pub mod authentication;

@@ -1,0 +1,25 @@
+//! apiextensions.k8s.io/v1: kinds that users define.
+//!
+//! The rules here are about definitions; what a definition means for its objects is not decided here. Expressions are checked
+//! for their form, not compiled, and the values of defaults only for unknown fields.
+
+pub mod approval;
+pub mod conversion_rules;
+pub mod custom_resource_definition;
+pub mod default_rules;
+pub mod defaults;
+pub mod field_path;
+pub mod format;
+pub mod internal;
+pub mod list_type_rules;
+pub mod pattern;
+pub mod schema_rules;
+pub mod spec_rules;
+pub mod structural;
+pub mod tolerance;
+pub mod traverse;
+
+use crate::registry::Definition;
+
+/// In the order in which discovery lists them.
+pub static RESOURCES: &[&Definition] = &[&custom_resource_definition::RESOURCE];

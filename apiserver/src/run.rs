@@ -28,7 +28,7 @@ use crate::allocation::{self, Allocator};
 use crate::system::service_cidr::ServiceRange;
 use crate::tokens::verify::{Cached, Verifier};
 use crate::tokens::{self, Issuer};
-use crate::{bootstrap, filters, server, system, tls};
+use crate::{bootstrap, crd, filters, server, system, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
 #[derive(Clone, Debug)]
@@ -150,6 +150,7 @@ impl Server {
         bootstrap::run(&api).await.map_err(Error::Bootstrap)?;
         let settings = settings(config, &pki, address)?;
         system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
+        crd::follow::start(&api).await.map_err(Error::Bootstrap)?;
         system::spawn(&api, &settings);
         tokio::spawn(allocation::repair::run(api.clone()));
         let catalog = api.catalog.load_full();
@@ -224,10 +225,7 @@ async fn load_catalog(storage: &Storage) -> Result<Catalog, Error> {
         let fields = stored
             .selectable
             .iter()
-            .map(|(name, get)| {
-                let get = *get;
-                SelectableField { name: (&**name).into(), value: Arc::new(move |value| get(value)) }
-            })
+            .map(|(name, get)| SelectableField { name: (&**name).into(), value: get.clone() })
             .collect();
         let spec = ResourceSpec {
             prefix: (&*stored.prefix).into(),

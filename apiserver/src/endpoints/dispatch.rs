@@ -28,14 +28,19 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
         return Err(not_found());
     }
     let Some(resource) = catalog.find(&info.group, &info.version, &info.resource).cloned() else {
-        if catalog.has_version(&info.group, &info.version) || info.prefix == "api" || catalog.has_group(&info.group) {
+        let is_builtin = catalog.iter().any(|r| r.custom.is_none() && *r.gvk.group == *info.group);
+        if info.prefix == "api" || is_builtin {
             return Err(not_found());
         }
         return Ok(respond::page_not_found());
     };
     let siblings = catalog.versions_of(&resource);
     let query = Query::parse(&request.raw_query);
-    let warnings = deprecation(&resource.gvk).into_iter().collect();
+    let deprecated = resource.custom.as_ref().and_then(|form| form.deprecation.clone());
+    let warnings = deprecation(&resource.gvk).or(deprecated).into_iter().collect();
+    if resource.custom.is_some() && resource.namespaced != !info.namespace.is_empty() && (!resource.namespaced || info.parts.len() > 1) {
+        return Ok(respond::page_not_found());
+    }
     let mut call = Call { api, request, resource, siblings, query, warnings };
     let form = negotiate::of_errors(&call.request.headers, &call.request.raw_query);
     let answer = match check_route(&call) {
@@ -73,7 +78,7 @@ fn check_route(call: &Call) -> Result<(), Status> {
         return Err(not_found());
     }
     if !info.subresource.is_empty() && call.subresource().is_none() {
-        return Err(not_found());
+        return Err(if call.resource.custom.is_some() { call.not_found() } else { not_found() });
     }
     let named = info.parts.len() > 1;
     // A cluster-scoped resource has no path below a namespace; a namespaced object none above one.

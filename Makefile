@@ -22,9 +22,15 @@ test: test-packages check
 check:
 	cargo xtask check
 
+# Measures this tree, a bare server as the machine's limit and, if REFERENCE names a kube-apiserver binary, that one on an etcd of its
+# own, with the same work on loopback. Data goes under TMPDIR, which should be on a real disk. BENCH_FLAGS=--quick only tries it out.
 bench: build-packages
-	cargo build --release --package ferrokube --package apiserver --examples
+	@$(if $(REFERENCE),./xtask/install-packages etcd-server openssl)
+	cargo build --release --package ferrokube --package conformance
+	cargo build --release --package apiserver --example store_rate
 	./target/release/examples/store_rate
+	./target/release/bench compare --ours target/release/ferrokube --bare target/release/bare --json target/bench.json \
+	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(BENCH_FLAGS)
 
 build-packages:
 	@./xtask/install-packages $(BUILD_PACKAGES)

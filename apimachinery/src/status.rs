@@ -259,6 +259,11 @@ impl Status {
         Status::failure(406, "NotAcceptable", message, None)
     }
 
+    /// 406: what is asked for has no such form; `message` says why.
+    pub fn no_such_form(message: impl Into<String>) -> Status {
+        Status::failure(406, "NotAcceptable", message, None)
+    }
+
     /// 406: the media type is known, but not for objects converted to `target` (a kind with its version).
     pub fn not_acceptable_conversion(target: &str, accepted: &[&str]) -> Status {
         let message = format!("only the following media types are accepted when converting to {target}: {}", accepted.join(", "));

@@ -3,17 +3,21 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::admission::{Chain, Lookup};
+use crate::admission::{Chain, Cluster, Lookup, WriteError};
 use crate::allocation::Allocator;
 use crate::backend::Backends;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Gvk};
 use crate::discovery::Index;
-use crate::filters::authentication::Authenticator;
-use crate::filters::authorization::Authorizer;
+use crate::endpoints::meta;
+use crate::filters::authentication::{Authenticator, User};
+use crate::filters::authorization::{Authorizer, Decision};
+use crate::filters::request_info::RequestInfo;
 use crate::flow_control::FlowControl;
+use crate::loopback::{Loopback, is_overtaken};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::storage::Storage;
@@ -37,7 +41,7 @@ pub struct Api {
     pub shutdown: watch::Receiver<bool>,
 }
 
-impl Lookup for Api {
+impl Lookup for Arc<Api> {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         let catalog = self.catalog.load();
         let stored = catalog.stored_resource(group, resource)?;
@@ -48,5 +52,27 @@ impl Lookup for Api {
         let catalog = self.catalog.load();
         let Some(cache) = catalog.stored_resource(group, resource).and_then(|s| s.cache()) else { return Vec::new() };
         cache.snapshot().range(namespace, None).map(|o| o.value()).collect()
+    }
+
+    fn authorize(&self, user: &User, request: &RequestInfo) -> Decision {
+        self.authorizer.authorize(user, request)
+    }
+
+    fn resources_of_kind(&self, group: &str, version: &str, kind: &str) -> Vec<(String, bool)> {
+        let catalog = self.catalog.load();
+        let gvk = Gvk::new(group, version, kind);
+        catalog.iter().filter(|r| r.gvk == gvk).map(|r| (r.plural.to_string(), r.namespaced)).collect()
+    }
+}
+
+impl Cluster for Arc<Api> {
+    /// As a client of this server would write it, in the server's own name.
+    fn update_status<'a>(&'a self, resource: &'a str, object: Value) -> BoxFuture<'a, Result<(), WriteError>> {
+        Box::pin(async move {
+            let (namespace, name) = (meta::text(&object, "namespace"), meta::text(&object, "name"));
+            let path = format!("/api/v1/namespaces/{namespace}/{resource}/{name}/status");
+            let written = Loopback::new(self).replace(&path, object).await;
+            written.map(|_| ()).map_err(|status| if is_overtaken(&status) { WriteError::Stale(status) } else { WriteError::Refused(status) })
+        })
     }
 }

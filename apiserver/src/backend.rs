@@ -135,15 +135,80 @@ impl ServerCertVerifier for Unverified {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::endpoints::subresources::location;
+    use crate::pki::Pki;
+
+    fn backends() -> Backends {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Pki::open(directory.path()).unwrap();
+        Backends::new(&pki.client("client", "tester", &[]).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_upgraded_connection_carries_bytes_both_ways() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n").await.unwrap();
+            let byte = stream.read_u8().await.unwrap();
+            stream.write_u8(byte + 1).await.unwrap();
+        });
+        let target = location::anybody("http", "127.0.0.1", port.to_string());
+        let request =
+            Request::builder().uri("/").header(header::HOST, "h").header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "x");
+        let mut response = backends().send(&target, request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), http::StatusCode::SWITCHING_PROTOCOLS);
+        let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+        stream.write_u8(1).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn refusals_read_as_gos() {
+        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let backends = backends();
+        for (port, text) in [
+            (port.to_string(), format!("dial tcp 127.0.0.1:{port}: connect: connection refused")),
+            ("web".to_owned(), "dial tcp: lookup tcp/web: unknown port".to_owned()),
+        ] {
+            let target = location::anybody("http", "127.0.0.1", port);
+            let error = backends.send(&target, Request::new(Body::empty())).await.unwrap_err();
+            assert_eq!(error.to_string(), text);
+        }
     }
 }

@@ -21,6 +21,7 @@ pub mod registry;
 pub mod run;
 pub mod server;
 pub mod storage;
+pub mod stored_form;
 pub mod system;
 pub mod tls;
 pub mod tokens;

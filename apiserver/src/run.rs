@@ -3,12 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admission::{Chain, namespace_lifecycle::NamespaceLifecycle};
+use crate::admission::{self, SelectionError};
+use crate::allocation::{self, Allocator};
 use crate::api::Api;
 use crate::backend::Backends;
 use crate::catalog::{self, Catalog};
@@ -23,11 +25,12 @@ use crate::pki::{self, Pki};
 use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
 use crate::storage::embedded::Embedded;
-use crate::storage::{self, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
-use crate::allocation::{self, Allocator};
+use crate::storage::etcd;
+use crate::storage::{self, Codec, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
 use crate::system::service_cidr::ServiceRange;
 use crate::tokens::verify::{Cached, Verifier};
 use crate::tokens::{self, Issuer};
+use crate::stored_form::StoredForm;
 use crate::{bootstrap, crd, filters, server, system, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
@@ -45,12 +48,22 @@ pub struct Config {
     /// Put aggregated cluster roles together, as the controller manager does in a cluster that has one.
     pub aggregate_cluster_roles: bool,
     pub anonymous_auth: bool,
+    /// Which admission plugins run, and their settings.
+    pub admission: admission::Config,
     /// Names and addresses beyond the usual ones that the serving certificate is for.
     pub extra_sans: Vec<String>,
     /// The address that others in the cluster reach this server at; found out if absent.
     pub advertise_address: Option<IpAddr>,
     /// Where services get their addresses from: one range, or one of each family.
     pub service_cluster_ip_range: Vec<ServiceRange>,
+    /// The etcd that keeps the objects; the embedded store in the data directory if there is none.
+    pub etcd: Option<etcd::Address>,
+    /// How often history is compacted; zero for never.
+    pub compaction_interval: Duration,
+    /// What to serve with, a certificate chain and its key; made and kept in the data directory if absent.
+    pub tls_files: Option<(PathBuf, PathBuf)>,
+    /// Who may certify users, besides the CA of the data directory.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// A source of permissions, as `--authorization-mode` names it.
@@ -90,6 +103,8 @@ pub enum Error {
     #[error(transparent)]
     Catalog(#[from] catalog::Error),
     #[error(transparent)]
+    Admission(#[from] SelectionError),
+    #[error(transparent)]
     Tokens(#[from] authentication::TokenFileError),
     #[error(transparent)]
     Keys(#[from] tokens::keys::Error),
@@ -115,9 +130,13 @@ impl Server {
     pub async fn start(config: &Config, shutdown: watch::Receiver<bool>) -> Result<Server, Error> {
         std::fs::create_dir_all(&config.data_dir).map_err(|source| Error::File { path: config.data_dir.clone(), source })?;
         let pki = Pki::open(&config.data_dir.join("pki"))?;
-        let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data_dir.join("store"))?);
-        let storage = Storage::open(store, storage::Config::default()).await?;
-        let catalog = load_catalog(&storage).await?;
+        let store: Arc<dyn Store> = match &config.etcd {
+            Some(address) => Arc::new(address.connect().await?),
+            None => Arc::new(Embedded::open(&store_path(&config.data_dir))?),
+        };
+        let limits = storage::Config { compaction_interval: config.compaction_interval, ..storage::Config::default() };
+        let storage = Storage::open(store, limits).await?;
+        let catalog = load_catalog(&storage, config.etcd.is_some()).await?;
 
         let address = SocketAddr::new(config.bind_address, config.secure_port);
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
@@ -140,7 +159,7 @@ impl Server {
             authenticator: Authenticator::new(static_tokens, vec![Box::new(verifier)], config.anonymous_auth, issuer.audiences.clone()),
             authorizer: authorizer.clone(),
             issuer,
-            admission: Chain::new(vec![Box::new(NamespaceLifecycle), Box::new(Escalation { rbac: rbac.clone(), authorizer })]),
+            admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
             allocator: Allocator::default(),
             backends: Backends::new(&pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
             flow_control: FlowControl::default(),
@@ -148,11 +167,6 @@ impl Server {
             shutdown: shutdown.clone(),
         });
         bootstrap::run(&api).await.map_err(Error::Bootstrap)?;
-        let settings = settings(config, &pki, address)?;
-        system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
-        crd::follow::start(&api).await.map_err(Error::Bootstrap)?;
-        system::spawn(&api, &settings);
-        tokio::spawn(allocation::repair::run(api.clone()));
         let catalog = api.catalog.load_full();
         rbac.follow(&catalog, shutdown.clone());
         if config.authorization_mode.contains(&Mode::Node) {
@@ -161,6 +175,11 @@ impl Server {
         if config.aggregate_cluster_roles {
             rbac::aggregate::follow(&api, shutdown.clone());
         }
+        let settings = settings(config, &pki, address)?;
+        system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
+        crd::follow::start(&api).await.map_err(Error::Bootstrap)?;
+        system::spawn(&api, &settings);
+        tokio::spawn(allocation::repair::run(api.clone()));
         write_kubeconfig(config, &pki, address)?;
         Ok(Server { api, address, listener, tls, shutdown })
     }
@@ -184,7 +203,7 @@ fn settings(config: &Config, pki: &Pki, address: SocketAddr) -> Result<system::S
         advertise_address,
         port: address.port(),
         service_ranges: config.service_cluster_ip_range.clone(),
-        client_ca: pki.ca()?,
+        client_ca: client_ca(config, pki)?,
         hostname: hostname.trim().to_owned(),
     })
 }
@@ -215,8 +234,8 @@ fn authorizer(modes: &[Mode], rbac: &Rbac, nodes: &NodeAuthorizer) -> Arc<dyn Au
     Arc::new(Union(chain))
 }
 
-/// Resolves the built-in resources and loads their objects into memory.
-async fn load_catalog(storage: &Storage) -> Result<Catalog, Error> {
+/// Resolves the built-in resources and loads their objects into memory. `shared`: the store is one that upstream reads too.
+async fn load_catalog(storage: &Storage, shared: bool) -> Result<Catalog, Error> {
     let types = apimachinery::schema::builtin();
     let hooks = registry::default_hooks();
     let hooks = apimachinery::schema::defaults::Hooks::new(types, &hooks).map_err(catalog::Error::UnknownHooks)?;
@@ -227,12 +246,13 @@ async fn load_catalog(storage: &Storage) -> Result<Catalog, Error> {
             .iter()
             .map(|(name, get)| SelectableField { name: (&**name).into(), value: get.clone() })
             .collect();
+        let codec: Arc<dyn Codec> = if shared { Arc::new(StoredForm::of(&catalog, &stored)) } else { Arc::new(JsonCodec) };
         let spec = ResourceSpec {
             prefix: (&*stored.prefix).into(),
             namespaced: stored.namespaced,
             order: FieldOrder::Declared,
             fields,
-            codec: Arc::new(JsonCodec),
+            codec,
         };
         let cache = storage.register(spec).await?;
         // Set once: a stored resource is registered by this loop alone.
@@ -241,7 +261,24 @@ async fn load_catalog(storage: &Storage) -> Result<Catalog, Error> {
     Ok(catalog)
 }
 
+/// Whose client certificates are believed. The data directory's own CA always is: the administrator's certificate is from there.
+fn client_ca(config: &Config, pki: &Pki) -> Result<String, Error> {
+    let own = pki.ca()?;
+    match &config.client_ca_file {
+        Some(path) => Ok(format!("{}\n{own}", read_file(path)?.trim_end())),
+        None => Ok(own),
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })
+}
+
 fn acceptor(config: &Config, pki: &Pki) -> Result<tokio_rustls::TlsAcceptor, Error> {
+    let client_ca = client_ca(config, pki)?;
+    if let Some((certificate, key)) = &config.tls_files {
+        return Ok(tls::acceptor(&read_file(certificate)?, &read_file(key)?, &client_ca)?);
+    }
     let mut names: Vec<String> =
         ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
             .map(str::to_owned)
@@ -259,7 +296,7 @@ fn acceptor(config: &Config, pki: &Pki) -> Result<tokio_rustls::TlsAcceptor, Err
         }
     }
     let identity = pki.serving(&names, &addresses)?;
-    Ok(tls::acceptor(&identity.certificate, &identity.key, &pki.ca()?)?)
+    Ok(tls::acceptor(&identity.certificate, &identity.key, &client_ca)?)
 }
 
 /// The address that clients on this machine use.
@@ -269,7 +306,12 @@ fn client_address(address: SocketAddr) -> SocketAddr {
 
 fn write_kubeconfig(config: &Config, pki: &Pki, address: SocketAddr) -> Result<(), Error> {
     let admin = pki.client("admin", "kubernetes-admin", &["system:masters"])?;
-    let text = pki::kubeconfig(&format!("https://{}", client_address(address)), &pki.ca()?, "kubernetes-admin", &admin);
+    let mut ca = pki.ca()?;
+    if let Some((certificate, _)) = &config.tls_files {
+        // Whoever issued it, this very chain is what the administrator's client will be shown.
+        ca = format!("{}\n{}", ca.trim_end(), read_file(certificate)?);
+    }
+    let text = pki::kubeconfig(&format!("https://{}", client_address(address)), &ca, "kubernetes-admin", &admin);
     pki::write_file(&kubeconfig_path(&config.data_dir), &text, true)?;
     Ok(())
 }
@@ -277,4 +319,9 @@ fn write_kubeconfig(config: &Config, pki: &Pki, address: SocketAddr) -> Result<(
 /// Where the administrator's kubeconfig is.
 pub fn kubeconfig_path(data_dir: &Path) -> PathBuf {
     data_dir.join("kubeconfig")
+}
+
+/// Where the embedded store is.
+pub fn store_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("store")
 }

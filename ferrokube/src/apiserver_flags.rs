@@ -2,12 +2,17 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use apiserver::admission;
 use apiserver::run::{Config, Mode, Server};
+use apiserver::storage::etcd;
 use apiserver::system::service_cidr::ServiceRange;
 use apiserver::tokens;
 use clap::Args;
 use tokio::sync::watch;
+
+use crate::{feature_gates, runtime_config};
 
 /// Flags that `apiserver` and `up` share.
 #[derive(Args, Clone, Debug)]
@@ -48,6 +53,18 @@ pub struct Flags {
     /// Let requests without credentials in as system:anonymous.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub anonymous_auth: bool,
+    /// Admission plugins to run beside the default ones; their order does not matter.
+    #[arg(long, value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plugins not to run although they are on by default.
+    #[arg(long, value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
+    /// How long pods tolerate a node that is not ready, if they do not say so themselves.
+    #[arg(long, default_value_t = 300, allow_negative_numbers = true)]
+    pub default_not_ready_toleration_seconds: i64,
+    /// How long pods tolerate a node that cannot be reached, if they do not say so themselves.
+    #[arg(long, default_value_t = 300, allow_negative_numbers = true)]
+    pub default_unreachable_toleration_seconds: i64,
     /// Another name or address that the serving certificate is for; may be repeated.
     #[arg(long = "tls-san")]
     pub tls_sans: Vec<String>,
@@ -57,6 +74,45 @@ pub struct Flags {
     /// Where services get their addresses from: one range, or one of each family.
     #[arg(long, default_value = "10.96.0.0/16", value_delimiter = ',')]
     pub service_cluster_ip_range: Vec<ServiceRange>,
+    /// The etcd servers that keep the objects, scheme://host:port, comma separated; the data directory keeps them by default.
+    #[arg(long, value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// What all keys in etcd begin with.
+    #[arg(long, default_value = "/registry")]
+    pub etcd_prefix: String,
+    /// Who certifies the etcd servers.
+    #[arg(long, requires = "etcd_servers")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// What etcd servers are shown.
+    #[arg(long, requires_all = ["etcd_servers", "etcd_keyfile"])]
+    pub etcd_certfile: Option<PathBuf>,
+    /// The key of --etcd-certfile.
+    #[arg(long, requires_all = ["etcd_servers", "etcd_certfile"])]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// How often history is compacted; 0 for never.
+    #[arg(long, default_value = "5m0s", value_parser = interval)]
+    pub etcd_compaction_interval: Duration,
+    /// What to serve HTTPS with: a certificate and those that vouch for it; made and kept in the data directory by default.
+    #[arg(long, requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The key of --tls-cert-file.
+    #[arg(long, requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Who may certify users, besides the CA in the data directory.
+    #[arg(long)]
+    pub client_ca_file: Option<PathBuf>,
+    /// Switches APIs on and off: v1, group/version, api/all, api/ga, api/beta, api/alpha. Only what is so already is accepted.
+    #[arg(long, value_delimiter = ',')]
+    pub runtime_config: Vec<runtime_config::Setting>,
+    /// Switches features on and off: Name=true|false. Only what is so already is accepted.
+    #[arg(long, value_delimiter = ',')]
+    pub feature_gates: Vec<feature_gates::Setting>,
+}
+
+/// A duration as Go writes them.
+fn interval(text: &str) -> Result<Duration, String> {
+    let nanoseconds = apimachinery::time::parse_duration(text)?;
+    u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| "must not be negative".to_owned())
 }
 
 impl Flags {
@@ -79,9 +135,25 @@ impl Flags {
             },
             aggregate_cluster_roles: !alone,
             anonymous_auth: self.anonymous_auth,
+            admission: admission::Config {
+                enable_admission_plugins: self.enable_admission_plugins.clone(),
+                disable_admission_plugins: self.disable_admission_plugins.clone(),
+                default_not_ready_toleration_seconds: self.default_not_ready_toleration_seconds,
+                default_unreachable_toleration_seconds: self.default_unreachable_toleration_seconds,
+            },
             extra_sans: self.tls_sans.clone(),
             advertise_address: self.advertise_address,
             service_cluster_ip_range: self.service_cluster_ip_range.clone(),
+            etcd: (!self.etcd_servers.is_empty()).then(|| etcd::Address {
+                servers: self.etcd_servers.clone(),
+                prefix: self.etcd_prefix.clone(),
+                ca_file: self.etcd_cafile.clone(),
+                cert_file: self.etcd_certfile.clone(),
+                key_file: self.etcd_keyfile.clone(),
+            }),
+            compaction_interval: self.etcd_compaction_interval,
+            tls_files: self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()),
+            client_ca_file: self.client_ca_file.clone(),
         }
     }
 }

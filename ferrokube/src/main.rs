@@ -1,6 +1,9 @@
 //! The one binary: `ferrokube up` is a whole cluster in one process, `ferrokube apiserver` a component on its own.
 
 mod apiserver_flags;
+mod feature_gates;
+mod runtime_config;
+mod snapshot;
 mod up;
 
 use std::process::ExitCode;
@@ -26,6 +29,9 @@ enum Command {
     Up(up::Up),
     /// Start the API server alone.
     Apiserver(apiserver_flags::Apiserver),
+    /// Save or restore what the embedded store keeps.
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
 }
 
 /// Objects may nest deeply; parsing is bounded, but dropping and cloning them recurses.
@@ -56,6 +62,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up(up) => up.run(shutdown).await,
         Command::Apiserver(apiserver) => apiserver.run(shutdown).await,
+        Command::Snapshot(snapshot) => snapshot.run(),
     }
 }
 

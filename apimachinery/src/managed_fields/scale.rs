@@ -36,7 +36,7 @@ pub fn to_scale(parent: &[Value], paths: ReplicasPaths<'_>) -> Result<Option<Val
 /// of the endpoint.
 pub fn from_scale(parent: &[Value], scale: &[Value], paths: ReplicasPaths<'_>, parent_version: &str) -> Result<Option<Value>, DecodeError> {
     let Managed { fields: parent_fields, times } = Managed::decode(parent)?;
-    let Managed { fields: mut scale_fields, times: scale_times } = Managed::decode(scale)?;
+    let Managed { fields: mut scale_fields, .. } = Managed::decode(scale)?;
     let mut out = Managed { fields: Default::default(), times: times.clone() };
     for (id, mut owned) in parent_fields {
         // Entries of an unknown version are dropped.
@@ -58,8 +58,8 @@ pub fn from_scale(parent: &[Value], scale: &[Value], paths: ReplicasPaths<'_>, p
         if !owned.set.has(&steps("spec.replicas")) {
             continue;
         }
-        // Upstream takes the time from the parent's entries, where a new owner has none; the write's own time is meant.
-        if let Some(time) = times.get(&id).or_else(|| scale_times.get(&id)) {
+        // Upstream takes the time from the parent's entries, where a new owner has none: it stays without.
+        if let Some(time) = times.get(&id) {
             out.times.insert(id.clone(), time.clone());
         }
         let set = FieldSet::of_fields(&[path]);

@@ -1,15 +1,53 @@
 //! The admission chain: what a write must be changed to, and whether it may happen at all.
 //!
-//! One file a plugin, run in the order of [`Chain`]. A plugin sees one write and may look at other objects; it never writes.
+//! One file (or folder) a plugin; [`plugins`] is the one list of them, in the order in which they run. A plugin sees one write
+//! and may look at other objects. Most are pure; the few that wait for something, or write (quotas count), say so by being a
+//! [`WaitingPlugin`].
+
+mod always_pull_images;
+mod amounts;
+mod certificate_approval;
+mod certificate_signing;
+mod certificate_subject_restriction;
+mod cluster_trust_bundle_attest;
+mod default_ingress_class;
+mod default_storage_class;
+mod default_toleration_seconds;
+mod deny_service_external_ips;
+mod extended_resource_toleration;
+mod limit_pod_hard_anti_affinity_topology;
+mod limit_ranger;
+pub mod namespace_lifecycle;
+mod node_restriction;
+mod owner_references_permission_enforcement;
+mod persistent_volume_claim_resize;
+mod pod_amounts;
+mod pod_references;
+mod pod_resize_validator;
+pub mod pod_security;
+mod pod_topology_labels;
+mod priority;
+mod resource_quota;
+mod runtime_class;
+mod selection;
+mod service_account;
+mod signers;
+mod storage_object_in_use_protection;
+mod taint_nodes_by_condition;
+#[cfg(test)]
+mod testing;
 
 use apimachinery::status::Status;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::catalog::Resource;
 use crate::filters::authentication::User;
+use crate::filters::authorization::Decision;
+use crate::filters::request_info::RequestInfo;
 
-pub mod namespace_lifecycle;
+pub use selection::{Config, SelectionError};
 
 /// What is being done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +56,23 @@ pub enum Operation {
     Update,
     Delete,
     Connect,
+}
+
+impl Operation {
+    /// As messages name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+
+    /// Whether an object is written, which is all that most plugins look at.
+    pub fn writes(self) -> bool {
+        matches!(self, Operation::Create | Operation::Update)
+    }
 }
 
 /// A write on its way in.
@@ -36,12 +91,62 @@ pub struct Attributes<'a> {
     pub options: &'a Value,
 }
 
-/// Looks at other objects, as fresh as the last acknowledged write.
+impl Attributes<'_> {
+    pub fn group(&self) -> &str {
+        &self.resource.gvk.group
+    }
+
+    pub fn plural(&self) -> &str {
+        &self.resource.plural
+    }
+
+    /// Whether this is about a resource or one of its subresources.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.group() == group && self.plural() == plural
+    }
+
+    /// Whether this is about a resource itself.
+    pub fn is_main(&self, group: &str, plural: &str) -> bool {
+        self.subresource.is_empty() && self.is(group, plural)
+    }
+
+    /// The 403 of a plugin. An object whose name is still to be generated is named by its prefix.
+    pub fn forbidden(&self, object: Option<&Value>, why: &str) -> Status {
+        let named = |field: &str| {
+            object.and_then(|o| o.get("metadata")).and_then(|m| m.get(field)).and_then(Value::as_str).filter(|name| !name.is_empty())
+        };
+        let name = match self.name {
+            "" => named("name").or_else(|| named("generateName")).unwrap_or("Unknown"),
+            name => name,
+        };
+        Status::forbidden(self.group(), self.plural(), name, why)
+    }
+}
+
+/// Looks at other objects, as fresh as the last acknowledged write, and at what users may do.
 pub trait Lookup: Send + Sync {
     /// An object in its storage version.
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value>;
     /// All objects of a resource in a namespace (empty: in all), in key order, in their storage version.
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value>;
+    /// Whether a user may do something.
+    fn authorize(&self, user: &User, request: &RequestInfo) -> Decision;
+    /// The resources of a kind, and whether each is namespaced. None if the kind is not served.
+    fn resources_of_kind(&self, group: &str, version: &str, kind: &str) -> Vec<(String, bool)>;
+}
+
+/// Why the status of an object was not written.
+#[derive(Clone, Debug)]
+pub enum WriteError {
+    /// The object has changed since it was read, or is gone.
+    Stale(Status),
+    Refused(Status),
+}
+
+/// What plugins that wait may use.
+pub trait Cluster: Lookup {
+    /// Writes the status of a core object over the revision that `object` carries.
+    fn update_status<'a>(&'a self, resource: &'a str, object: Value) -> BoxFuture<'a, Result<(), WriteError>>;
 }
 
 /// One admission plugin, named as `--enable-admission-plugins` names it.
@@ -49,31 +154,174 @@ pub trait Plugin: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Changes the object before it is validated. `old` is there for updates.
-    fn admit(&self, _attributes: &Attributes<'_>, _lookup: &dyn Lookup, _new: &mut Value, _old: Option<&Value>, _warnings: &mut Vec<String>) -> Result<(), Status> {
+    fn admit(
+        &self,
+        _attributes: &Attributes<'_>,
+        _lookup: &dyn Lookup,
+        _new: &mut Value,
+        _old: Option<&Value>,
+        _warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
         Ok(())
     }
 
     /// Refuses, or lets pass. `new` is `None` for deletions.
-    fn validate(&self, _attributes: &Attributes<'_>, _lookup: &dyn Lookup, _new: Option<&Value>, _old: Option<&Value>, _warnings: &mut Vec<String>) -> Result<(), Status> {
+    fn validate(
+        &self,
+        _attributes: &Attributes<'_>,
+        _lookup: &dyn Lookup,
+        _new: Option<&Value>,
+        _old: Option<&Value>,
+        _warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
         Ok(())
     }
 }
 
+/// A plugin that waits for something, or writes.
+pub trait WaitingPlugin: Send + Sync {
+    fn name(&self) -> &'static str;
+
+    /// As [`Plugin::admit`].
+    fn admit<'a>(
+        &'a self,
+        _attributes: &'a Attributes<'a>,
+        _cluster: &'a dyn Cluster,
+        _new: &'a mut Value,
+        _old: Option<&'a Value>,
+        _warnings: &'a mut Vec<String>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// As [`Plugin::validate`].
+    fn validate<'a>(
+        &'a self,
+        _attributes: &'a Attributes<'a>,
+        _cluster: &'a dyn Cluster,
+        _new: Option<&'a Value>,
+        _old: Option<&'a Value>,
+        _warnings: &'a mut Vec<String>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// A plugin of either sort.
+pub enum Step {
+    Pure(Box<dyn Plugin>),
+    Waiting(Box<dyn WaitingPlugin>),
+}
+
+impl Step {
+    fn pure(plugin: impl Plugin + 'static) -> Step {
+        Step::Pure(Box::new(plugin))
+    }
+
+    fn waiting(plugin: impl WaitingPlugin + 'static) -> Step {
+        Step::Waiting(Box::new(plugin))
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Step::Pure(plugin) => plugin.name(),
+            Step::Waiting(plugin) => plugin.name(),
+        }
+    }
+}
+
+/// Every plugin in upstream's order, and whether it is on unless flags say otherwise.
+fn plugins(config: &Config) -> Vec<(Step, bool)> {
+    const ON: bool = true;
+    const OFF: bool = false;
+    vec![
+        (Step::pure(namespace_lifecycle::NamespaceLifecycle), ON),
+        (Step::pure(limit_pod_hard_anti_affinity_topology::LimitPodHardAntiAffinityTopology), OFF),
+        (Step::pure(limit_ranger::LimitRanger), ON),
+        (Step::waiting(service_account::ServiceAccount), ON),
+        (Step::pure(node_restriction::NodeRestriction), OFF),
+        (Step::pure(taint_nodes_by_condition::TaintNodesByCondition), ON),
+        (Step::pure(always_pull_images::AlwaysPullImages), OFF),
+        (Step::pure(pod_security::PodSecurity), ON),
+        (Step::pure(priority::Priority), ON),
+        (Step::pure(default_toleration_seconds::DefaultTolerationSeconds::new(config)), ON),
+        (Step::pure(extended_resource_toleration::ExtendedResourceToleration), OFF),
+        (Step::pure(default_storage_class::DefaultStorageClass), ON),
+        (Step::pure(storage_object_in_use_protection::StorageObjectInUseProtection), ON),
+        (Step::pure(owner_references_permission_enforcement::OwnerReferencesPermissionEnforcement), OFF),
+        (Step::pure(persistent_volume_claim_resize::PersistentVolumeClaimResize), ON),
+        (Step::pure(runtime_class::RuntimeClass), ON),
+        (Step::pure(certificate_approval::CertificateApproval), ON),
+        (Step::pure(certificate_signing::CertificateSigning), ON),
+        (Step::pure(cluster_trust_bundle_attest::ClusterTrustBundleAttest), ON),
+        (Step::pure(certificate_subject_restriction::CertificateSubjectRestriction), ON),
+        (Step::pure(default_ingress_class::DefaultIngressClass), ON),
+        (Step::pure(deny_service_external_ips::DenyServiceExternalIps), OFF),
+        (Step::pure(pod_topology_labels::PodTopologyLabels), ON),
+        (Step::pure(pod_resize_validator::PodResizeValidator), ON),
+        // Webhooks and policies go here: quotas count last, when nothing else can refuse.
+        (Step::waiting(resource_quota::ResourceQuota::default()), ON),
+    ]
+}
+
 /// The plugins that are on, in upstream's order.
 pub struct Chain {
-    plugins: Vec<Box<dyn Plugin>>,
+    steps: Vec<Step>,
 }
 
 impl Chain {
-    pub fn new(plugins: Vec<Box<dyn Plugin>>) -> Chain {
-        Chain { plugins }
+    pub fn new(steps: Vec<Step>) -> Chain {
+        Chain { steps }
     }
 
-    pub fn admit(&self, attributes: &Attributes<'_>, lookup: &dyn Lookup, new: &mut Value, old: Option<&Value>, warnings: &mut Vec<String>) -> Result<(), Status> {
-        self.plugins.iter().try_for_each(|p| p.admit(attributes, lookup, new, old, warnings))
+    /// The plugins that a server runs which is told nothing else.
+    pub fn default_chain() -> Chain {
+        let steps = plugins(&Config::default()).into_iter().filter(|(_, on)| *on).map(|(step, _)| step);
+        Chain::new(steps.collect())
     }
 
-    pub fn validate(&self, attributes: &Attributes<'_>, lookup: &dyn Lookup, new: Option<&Value>, old: Option<&Value>, warnings: &mut Vec<String>) -> Result<(), Status> {
-        self.plugins.iter().try_for_each(|p| p.validate(attributes, lookup, new, old, warnings))
+    /// This chain and one more at its end, which no flag turns off.
+    pub fn and(mut self, plugin: impl Plugin + 'static) -> Chain {
+        self.steps.push(Step::pure(plugin));
+        self
+    }
+
+    /// The names of the plugins that are on.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.steps.iter().map(Step::name).collect()
+    }
+
+    pub async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        cluster: &dyn Cluster,
+        new: &mut Value,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        for step in &self.steps {
+            match step {
+                Step::Pure(plugin) => plugin.admit(attributes, cluster, new, old, warnings)?,
+                Step::Waiting(plugin) => plugin.admit(attributes, cluster, new, old, warnings).await?,
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        cluster: &dyn Cluster,
+        new: Option<&Value>,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        for step in &self.steps {
+            match step {
+                Step::Pure(plugin) => plugin.validate(attributes, cluster, new, old, warnings)?,
+                Step::Waiting(plugin) => plugin.validate(attributes, cluster, new, old, warnings).await?,
+            }
+        }
+        Ok(())
     }
 }

@@ -14,15 +14,22 @@ pub struct NamespaceLifecycle;
 impl NamespaceLifecycle {
     fn check(attributes: &Attributes<'_>, lookup: &dyn Lookup) -> Result<(), Status> {
         let is_namespace = attributes.resource.gvk.group.is_empty() && &*attributes.resource.plural == "namespaces";
-        if attributes.operation == Operation::Delete && is_namespace && attributes.subresource.is_empty() && IMMORTAL.contains(&attributes.name) {
+        if attributes.operation == Operation::Delete
+            && is_namespace
+            && attributes.subresource.is_empty()
+            && IMMORTAL.contains(&attributes.name)
+        {
             return Err(Status::forbidden("", "namespaces", attributes.name, "this namespace may not be deleted"));
         }
         // A namespace is not in a namespace; reviews ask about namespaces that may not be there.
-        let is_review = &*attributes.resource.gvk.group == "authorization.k8s.io" && &*attributes.resource.plural == "localsubjectaccessreviews";
+        let is_review =
+            &*attributes.resource.gvk.group == "authorization.k8s.io" && &*attributes.resource.plural == "localsubjectaccessreviews";
         if attributes.namespace.is_empty() || is_namespace || is_review || attributes.operation == Operation::Delete {
             return Ok(());
         }
-        let namespace = lookup.get("", "namespaces", "", attributes.namespace).ok_or_else(|| Status::not_found("", "namespaces", attributes.namespace))?;
+        let namespace = lookup
+            .get("", "namespaces", "", attributes.namespace)
+            .ok_or_else(|| Status::not_found("", "namespaces", attributes.namespace))?;
         if attributes.operation != Operation::Create || namespace.pointer("/status/phase").and_then(Value::as_str) != Some("Terminating") {
             return Ok(());
         }
@@ -51,11 +58,25 @@ impl Plugin for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
-    fn admit(&self, attributes: &Attributes<'_>, lookup: &dyn Lookup, _new: &mut Value, _old: Option<&Value>, _warnings: &mut Vec<String>) -> Result<(), Status> {
+    fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        lookup: &dyn Lookup,
+        _new: &mut Value,
+        _old: Option<&Value>,
+        _warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
         NamespaceLifecycle::check(attributes, lookup)
     }
 
-    fn validate(&self, attributes: &Attributes<'_>, lookup: &dyn Lookup, new: Option<&Value>, _old: Option<&Value>, _warnings: &mut Vec<String>) -> Result<(), Status> {
+    fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        lookup: &dyn Lookup,
+        new: Option<&Value>,
+        _old: Option<&Value>,
+        _warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
         // Deletions are not mutated, so they are checked here.
         if new.is_none() { NamespaceLifecycle::check(attributes, lookup) } else { Ok(()) }
     }

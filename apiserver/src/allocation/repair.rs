@@ -70,7 +70,8 @@ const fn family(address: IpAddr) -> Family {
 fn plan(services: &[Value], objects: &[Value], cluster: &[Family], now: Timestamp) -> Vec<Fix> {
     let mut used: BTreeMap<IpAddr, (&str, &str)> = BTreeMap::new();
     for service in services {
-        for address in releases(service, &[Family::V4, Family::V6]).released_addresses.iter().filter_map(|text| addresses::canonical(text)) {
+        for address in releases(service, &[Family::V4, Family::V6]).released_addresses.iter().filter_map(|text| addresses::canonical(text))
+        {
             used.entry(address).or_insert((meta::text(service, "namespace"), meta::text(service, "name")));
         }
     }
@@ -101,10 +102,9 @@ mod tests {
 
     #[test]
     fn records_and_services_come_to_agree() {
-        let service = |name: &str, ip: &str| json!({"metadata": {"namespace": "n", "name": name}, "spec": {"type": "ClusterIP", "clusterIPs": [ip]}});
-        let object = |ip: &str, service: &str, created: &str| {
-            json!({"metadata": {"name": ip, "creationTimestamp": created}, "spec": {"parentRef": {"namespace": "n", "name": service}}})
-        };
+        let service =
+            |name: &str, ip: &str| json!({"metadata": {"namespace": "n", "name": name}, "spec": {"type": "ClusterIP", "clusterIPs": [ip]}});
+        let object = |ip: &str, service: &str, created: &str| json!({"metadata": {"name": ip, "creationTimestamp": created}, "spec": {"parentRef": {"namespace": "n", "name": service}}});
         let (old, young) = ("2020-01-01T00:00:00Z", "2020-01-01T00:09:30Z");
         let now: Timestamp = "2020-01-01T00:10:00Z".parse().unwrap();
         let services = [service("a", "10.0.0.1"), service("b", "10.0.0.2"), service("h", "None")];

@@ -19,6 +19,11 @@ const STORED_AS: &[(&str, &str, &str, &str)] = &[
     ("storagemigration.k8s.io", "StorageVersionMigration", "storagemigration.k8s.io", "v1beta1"),
 ];
 
+/// The version that a built-in kind is stored in, where that is not the one that lists it, in the same group.
+pub fn stored_version(group: &str, kind: &str) -> Option<&'static str> {
+    STORED_AS.iter().find(|(g, k, stored_group, _)| *g == group && *k == kind && *stored_group == group).map(|(.., version)| *version)
+}
+
 /// The table's resources, an entry for each group and version, resources by name.
 pub fn group_versions(definitions: &[&Definition]) -> Vec<GroupVersion> {
     let mut entries: Vec<GroupVersion> = Vec::new();

@@ -24,7 +24,7 @@ pub async fn create(call: &mut Call) -> Answer {
     let decoded = body::decode_as(&call.resource, &bytes, encoding)?;
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let object = decoded.value;
-    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let created = store(call, object, &manager, options.dry_run).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
@@ -68,7 +68,7 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
     let mut warnings = std::mem::take(&mut call.warnings);
     {
         let attributes = call.attributes(Operation::Create, &name, &namespace, dry_run, &options);
-        call.api.admission.admit(&attributes, &*call.api, &mut object, None, &mut warnings)?;
+        call.api.admission.admit(&attributes, &call.api, &mut object, None, &mut warnings).await?;
     }
     call.warnings = warnings;
     if resource.custom.as_ref().is_some_and(|form| form.terminating) {
@@ -88,7 +88,7 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
         }
         let name = meta::text(&candidate, "name").to_owned();
         let taken = allocation::begin(call, &mut candidate, None, dry_run).await?;
-        if let Err(refused) = call.admit_new(&mut candidate, &namespace, dry_run, &options) {
+        if let Err(refused) = call.admit_new(&mut candidate, &namespace, dry_run, &options).await {
             taken.finish(&call.api, false).await;
             return Err(refused);
         }

@@ -7,10 +7,10 @@ use apimachinery::{json, protobuf};
 use http::StatusCode;
 use serde_json::Value;
 
+use super::deletion::{self, Plan, Rules};
 use super::negotiate::{self, Encoding};
 use super::options::DeleteOptions;
 use super::present::Presenter;
-use super::deletion::{self, Plan, Rules};
 use super::{Answer, Call, convert, respond, update, write};
 use crate::admission::Operation;
 use crate::allocation;
@@ -29,7 +29,11 @@ pub async fn delete(call: &mut Call) -> Answer {
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: IncludeObject::Metadata, now: call.request.now };
     let response = match outcome {
         Outcome::Gone(object) => {
-            if returns_object(call) { presenter.object(StatusCode::OK, &object, &call.request.headers)? } else { respond::status(&gone(call, &object), &form) }
+            if returns_object(call) {
+                presenter.object(StatusCode::OK, &object, &call.request.headers)?
+            } else {
+                respond::status(&gone(call, &object), &form)
+            }
         }
         Outcome::GoneDryRun(value) => presenter.value(StatusCode::OK, &value)?,
         Outcome::Leaving(object) => presenter.object(leaving_code(&options), &object, &call.request.headers)?,
@@ -43,6 +47,9 @@ fn returns_object(call: &Call) -> bool {
     let kind = (call.resource.group(), &*call.resource.plural);
     is_namespace(call) || RETURN_DELETED_OBJECT.contains(&kind)
 }
+
+/// CustomResourceDefinitions, which go through more than one step too.
+const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
 
 fn is_namespace(call: &Call) -> bool {
     call.resource.group().is_empty() && &*call.resource.plural == "namespaces"
@@ -82,7 +89,9 @@ pub async fn read_options(call: &mut Call) -> Result<DeleteOptions, Status> {
         return DeleteOptions::from_query(&call.query);
     }
     let value = match negotiate::input(&call.request.headers)? {
-        Encoding::Json => json::parse(&bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?.0,
+        Encoding::Json => {
+            json::parse(&bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?.0
+        }
         Encoding::Yaml => apimachinery::yaml::parse(&bytes).map_err(|e| Status::bad_request(e.to_string()))?.value,
         Encoding::Protobuf => protobuf_options(&bytes)?,
     };
@@ -170,9 +179,15 @@ fn check_preconditions(call: &Call, current: &Object, options: &DeleteOptions) -
         (None, Some(version)) => (version, &*revision, "ResourceVersion", "The object might have been modified"),
         (None, None) => return Ok(()),
     };
-    if is_namespace(call) {
-        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
-        return Err(Status::conflict("", "namespaces", current.name(), &why));
+    // These two look for themselves, and each words it in its own way.
+    let own = match (call.resource.group(), &*call.resource.plural) {
+        ("", "namespaces") => Some("Precondition"),
+        DEFINITIONS => Some("precondition"),
+        _ => None,
+    };
+    if let Some(own) = own {
+        let why = format!("{own} failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+        return Err(Status::conflict(call.resource.group(), &call.resource.plural, current.name(), &why));
     }
     // Upstream names the kind here, where other conflicts name the resource.
     let stored = &call.resource.stored.gvk;
@@ -180,11 +195,17 @@ fn check_preconditions(call: &Call, current: &Object, options: &DeleteOptions) -
     Err(Status::conflict(&stored.group, &stored.kind, current.name(), &why))
 }
 
-async fn attempt(call: &mut Call, namespace: &str, current: &Arc<Object>, options: &DeleteOptions, by: By) -> Result<Outcome, update::Failure> {
+async fn attempt(
+    call: &mut Call,
+    namespace: &str,
+    current: &Arc<Object>,
+    options: &DeleteOptions,
+    by: By,
+) -> Result<Outcome, update::Failure> {
     let old = current.value();
     let plan = plan(call, &old, options);
     if by == By::Request && plan != Plan::Keep {
-        admit(call, namespace, current.name(), &old, options)?;
+        admit(call, namespace, current.name(), &old, options).await?;
     }
     match plan {
         Plan::Keep => Ok(Outcome::Leaving(current.clone())),
@@ -211,16 +232,20 @@ fn plan(call: &Call, old: &Value, options: &DeleteOptions) -> Plan {
         // Events have no dependents, whatever the options say.
         dependents: (&*call.resource.stored.prefix != "events").then(|| strategy.default_propagation()),
     };
-    let decide = if is_namespace(call) { deletion::plan_namespace } else { deletion::plan };
+    let decide = match (call.resource.group(), &*call.resource.plural) {
+        ("", "namespaces") => deletion::plan_namespace,
+        DEFINITIONS => deletion::plan_definition,
+        _ => deletion::plan,
+    };
     decide(old, options, rules, call.request.now)
 }
 
-fn admit(call: &mut Call, namespace: &str, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
+async fn admit(call: &mut Call, namespace: &str, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
     let option_value = serde_json::json!({ "kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1" });
     let mut warnings = Vec::new();
     {
         let attributes = call.attributes(Operation::Delete, name, namespace, options.dry_run, &option_value);
-        call.api.admission.validate(&attributes, &*call.api, None, Some(old), &mut warnings)?;
+        call.api.admission.validate(&attributes, &call.api, None, Some(old), &mut warnings).await?;
     }
     call.warnings.append(&mut warnings);
     Ok(())

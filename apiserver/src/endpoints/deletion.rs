@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::meta;
 use super::options::DeleteOptions;
 use crate::registry::Propagation;
+use crate::registry::conditions::Condition;
 use crate::registry::strategy::generation;
 
 const ORPHAN: &str = "orphan";
@@ -90,13 +91,36 @@ pub fn plan_namespace(old: &Value, options: &DeleteOptions, rules: Rules, now: T
     Plan::Mark(Box::new(new))
 }
 
+/// The finalizer that holds a CustomResourceDefinition until its objects are gone.
+pub const CUSTOM_RESOURCE_CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// Decides on a CustomResourceDefinition: it is marked first, and goes when its objects have gone.
+pub fn plan_definition(old: &Value, options: &DeleteOptions, rules: Rules, now: Timestamp) -> Plan {
+    if is_being_deleted(old) {
+        return plan(old, options, rules, now);
+    }
+    let mut new = old.clone();
+    let mut finalizers = finalizers(old);
+    if !finalizers.iter().any(|f| f == CUSTOM_RESOURCE_CLEANUP) {
+        finalizers.push(CUSTOM_RESOURCE_CLEANUP.to_owned());
+    }
+    set_finalizers(&mut new, finalizers);
+    meta::set_text(&mut new, "deletionTimestamp", &time::format_time(now));
+    let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    Condition::new("Terminating", "True", "InstanceDeletionPending", message).set(&mut new, now);
+    Plan::Mark(Box::new(new))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Grace {
     /// The kind is not deleted gracefully, or all its grace has been used up.
     None,
     /// The deletion under way ends as soon as this one would.
     Pending,
-    Marked { at: Timestamp, period: i64 },
+    Marked {
+        at: Timestamp,
+        period: i64,
+    },
 }
 
 fn graceful(old: &Value, period: i64, requested: Option<i64>, now: Timestamp) -> Grace {

@@ -9,11 +9,9 @@ use http::{HeaderName, HeaderValue, Method, Response};
 
 use super::negotiate::{self, Encoding};
 use super::options::Query;
-use super::{
-    Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch,
-};
+use super::{Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch};
 use crate::api::Api;
-use crate::catalog::{Gvk, SubresourceKind};
+use crate::catalog::{Resource, SubresourceKind};
 use crate::filters::Authorized;
 use crate::storage::{self, Freshness, Object};
 
@@ -36,15 +34,16 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     };
     let siblings = catalog.versions_of(&resource);
     let query = Query::parse(&request.raw_query);
-    let deprecated = resource.custom.as_ref().and_then(|form| form.deprecation.clone());
-    let warnings = deprecation(&resource.gvk).or(deprecated).into_iter().collect();
     if resource.custom.is_some() && resource.namespaced != !info.namespace.is_empty() && (!resource.namespaced || info.parts.len() > 1) {
         return Ok(respond::page_not_found());
     }
-    let mut call = Call { api, request, resource, siblings, query, warnings };
+    let mut call = Call { api, request, resource, siblings, query, warnings: Vec::new() };
     let form = negotiate::of_errors(&call.request.headers, &call.request.raw_query);
     let answer = match check_route(&call) {
-        Ok(()) => run(&mut call).await,
+        Ok(()) => {
+            call.warnings.extend(deprecation(&call.resource));
+            run(&mut call).await
+        }
         Err(refused) => Err(refused),
     };
     // Warnings go with errors too: they may say why.
@@ -53,7 +52,11 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
 }
 
 /// Kinds that are served for old clients' sake: what every answer about them warns of.
-fn deprecation(gvk: &Gvk) -> Option<String> {
+fn deprecation(resource: &Resource) -> Option<String> {
+    if let Some(form) = &resource.custom {
+        return form.deprecation.clone();
+    }
+    let gvk = &resource.gvk;
     match (&*gvk.group, &*gvk.version, &*gvk.kind) {
         ("", "v1", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()),
         ("", "v1", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+".to_owned()),
@@ -81,11 +84,19 @@ fn check_route(call: &Call) -> Result<(), Status> {
         return Err(if call.resource.custom.is_some() { call.not_found() } else { not_found() });
     }
     let named = info.parts.len() > 1;
+    if across_namespaces && !call.resource.allows("list") {
+        return Err(not_found());
+    }
     // A cluster-scoped resource has no path below a namespace; a namespaced object none above one.
     if named && across_namespaces {
         return Err(not_found());
     }
     if !call.resource.namespaced && !info.namespace.is_empty() && &*call.resource.plural != "namespaces" {
+        return Err(not_found());
+    }
+    // What is only ever posted has no path of its own.
+    let is_kept = ["get", "update", "patch", "delete"].iter().any(|verb| call.resource.allows(verb));
+    if named && info.subresource.is_empty() && !is_kept {
         return Err(not_found());
     }
     if info.subresource == "proxy" {

@@ -25,7 +25,7 @@ const TOKEN_ENCODING: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, 
 pub async fn list(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::OBJECT))?;
     let options = ListOptions::parse(&call.query, false)?;
-    let include = if form.transform == negotiate::Transform::None { crate::registry::table::IncludeObject::Metadata } else { include_object(&options.include_object)? };
+    let include = include_object(&form, &options.include_object)?;
     let filter = Filter::parse(&call.resource, call.namespace(), &options.label_selector, &options.field_selector)?;
     let page = read_page(call, &options, &filter).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };

@@ -78,15 +78,19 @@ pub fn generate_name(base: &str) -> String {
     format!("{}{suffix}", &base[..cut])
 }
 
-/// Fills what an updater may leave out from the stored object: it cannot be unset by omission.
+/// Takes from the stored object what an update cannot change: an absent uid, the creation time, and the time and grace of a
+/// deletion that has begun. `selfLink` is nobody's any more.
 pub fn keep_system_fields(new: &mut Value, old: &Value) {
     let Some(before) = old.get("metadata").and_then(Value::as_object) else { return };
     let metadata = metadata_mut(new);
+    metadata.shift_remove("selfLink");
+    let no_uid = metadata.get("uid").and_then(Value::as_str).is_none_or(str::is_empty);
     for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
-        if metadata.get(field).is_none_or(|v| v.is_null() || v.as_str() == Some("")) {
-            if let Some(kept) = before.get(field) {
-                metadata.insert(field.to_owned(), kept.clone());
-            }
+        if field == "uid" && !no_uid {
+            continue;
+        }
+        if let Some(kept) = before.get(field).filter(|v| !v.is_null()) {
+            metadata.insert(field.to_owned(), kept.clone());
         }
     }
 }

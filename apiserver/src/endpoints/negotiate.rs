@@ -109,19 +109,24 @@ fn clause(text: &str) -> Option<Clause<'_>> {
 
 /// The route's check: some accepted media type, parameters aside, is among those produced.
 pub fn route_accepts(headers: &HeaderMap, produced: &[Encoding]) -> Result<(), Status> {
+    let types: Vec<&str> = produced.iter().map(|e| e.media_type()).collect();
+    route_accepts_types(headers, &types)
+}
+
+/// The same check for a route with media types of its own.
+pub fn route_accepts_types(headers: &HeaderMap, produced: &[&str]) -> Result<(), Status> {
     let accept = header(headers, &ACCEPT);
     if accept.is_empty() {
         return Ok(());
     }
     let matches = accept.split(',').any(|piece| {
         let media = piece.split(';').next().unwrap_or("").trim();
-        media == "*/*" || produced.iter().any(|e| e.media_type() == media)
+        media == "*/*" || produced.contains(&media)
     });
     if matches {
         return Ok(());
     }
-    let listed: Vec<&str> = produced.iter().map(|e| e.media_type()).collect();
-    let message = format!("406: Not Acceptable\n\nAvailable representations: {}", listed.join(", "));
+    let message = format!("406: Not Acceptable\n\nAvailable representations: {}", produced.join(", "));
     Err(Status::generic(406, "", "", "", "", &message))
 }
 
@@ -153,7 +158,8 @@ fn not_acceptable(offer: Offer) -> Status {
 fn select(clause: &Clause<'_>, offer: Offer) -> Option<Form> {
     offer.encodings.iter().find_map(|encoding| {
         let (kind, subtype) = encoding.media_type().split_once('/')?;
-        let matches = (clause.kind == kind && (clause.subtype == subtype || clause.subtype == "*")) || (clause.kind == "*" && clause.subtype == "*");
+        let matches =
+            (clause.kind == kind && (clause.subtype == subtype || clause.subtype == "*")) || (clause.kind == "*" && clause.subtype == "*");
         if !matches {
             return None;
         }

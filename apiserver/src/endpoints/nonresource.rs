@@ -19,6 +19,9 @@ const CHECKS: [&str; 4] = ["ping", "log", "etcd", "shutdown"];
 /// The store must answer by then to count as healthy.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The media type of JSON Web Key Sets.
+const KEY_SET: &str = "application/jwk-set+json";
+
 /// Answers a request to a path outside the resources.
 pub async fn serve(api: &Api, request: &Authorized) -> Answer {
     let path = request.info.path.as_str();
@@ -28,6 +31,7 @@ pub async fn serve(api: &Api, request: &Authorized) -> Answer {
         ["healthz" | "livez" | "readyz", rest @ ..] if rest.len() <= 1 => Ok(health(api, request, &segments).await),
         ["version"] => read_only(request).and_then(|()| version(request)),
         ["metrics"] => Ok(metrics(api)),
+        ["debug", "api_priority_and_fairness", dump] => Ok(api.flow_control.dump(dump).map_or_else(respond::page_not_found, debug_text)),
         [".well-known", "openid-configuration"] => openid_configuration(api, request).await,
         ["openid", "v1", "jwks"] => openid_keys(api, request).await,
         ["openapi", rest @ ..] => crate::openapi::serve::serve(api, request, rest),
@@ -59,18 +63,9 @@ async fn openid_configuration(api: &Api, request: &Authorized) -> Answer {
 /// The keys that verify service account tokens. Only clients that take JSON Web Key Sets get them.
 async fn openid_keys(api: &Api, request: &Authorized) -> Answer {
     read_only(request)?;
-    if !takes_key_sets(&request.headers) {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
-        return Ok(response);
-    }
+    negotiate::route_accepts_types(&request.headers, &[KEY_SET])?;
     let keys = signing_keys(api).await?;
-    Ok(discovery::document(&discovery::key_set(&keys), "application/jwk-set+json"))
-}
-
-fn takes_key_sets(headers: &http::HeaderMap) -> bool {
-    let accepted = negotiate::header(headers, &http::header::ACCEPT);
-    accepted.is_empty() || accepted.split(',').filter_map(|one| one.split(';').next()).any(|one| matches!(one.trim(), "*/*" | "application/*" | "application/jwk-set+json"))
+    Ok(discovery::document(&discovery::key_set(&keys), KEY_SET))
 }
 
 async fn signing_keys(api: &Api) -> Result<std::sync::Arc<KeySet>, Status> {
@@ -123,8 +118,17 @@ async fn healthy(api: &Api, check: &str, endpoint: &str) -> bool {
     }
 }
 
+/// Text that browsers may sniff at, as upstream serves its dumps.
+fn debug_text(text: String) -> Response<Body> {
+    let mut response = respond::text(StatusCode::OK, text);
+    response.headers_mut().remove("x-content-type-options");
+    response
+}
+
 fn metrics(api: &Api) -> Response<Body> {
-    let mut response = respond::text(StatusCode::OK, api.metrics.render());
+    let mut text = api.metrics.render();
+    api.flow_control.render(&mut text);
+    let mut response = respond::text(StatusCode::OK, text);
     let headers = response.headers_mut();
     headers.remove("x-content-type-options");
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores"));

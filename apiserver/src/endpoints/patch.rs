@@ -24,7 +24,7 @@ pub async fn patch(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::OBJECT))?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
-    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let written = if patch_type == PatchType::Apply {
         apply(call, &bytes, &options, &manager).await?
@@ -97,6 +97,9 @@ async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &
         let before = convert::from_storage(&call.resource, current.value());
         let patched = patched(&call.resource.types, call.resource.type_id, patch_type, bytes, &before, options.field_validation)?;
         let mut object = check_patched(call, patched, options)?;
+        if call.resource.namespaced {
+            meta::ensure_namespace(&mut object, call.namespace())?;
+        }
         update::check_name(call, &object)?;
         let reset = managed_fields::asks_for_reset(&object);
         let pinned = meta::text(&object, "resourceVersion") != meta::text(&before, "resourceVersion");
@@ -115,6 +118,10 @@ async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &
 /// The patched object must still be of the endpoint's kind and decode as it.
 fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> Result<Value, Status> {
     let Patched { value: mut object, mut problems, shown } = patched;
+    if shown.is_some() {
+        // A strategic merge is of typed objects, whose kind is not theirs to change.
+        body::set_type_meta(&mut object, &call.resource.gvk);
+    }
     let before = object.clone();
     if let Some((_, _, reason)) = body::wrong_kind(&object, &call.resource.gvk) {
         return Err(undecodable(&before, shown.as_ref(), &reason));
@@ -182,17 +189,9 @@ fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<
     if !config.is_object() {
         return Err(Status::bad_request("error decoding YAML: json: cannot unmarshal into Go value of type map[string]interface {}".to_owned()));
     }
-    // Unknown fields are an error of the typed comparison unless strictness says otherwise first.
-    let mut probe = config.clone();
-    if let Ok(mut unknown) = call.resource.read(&mut probe) {
-        if call.resource.custom.is_some() {
-            // Upstream finds unknown fields of custom objects when it compares types.
-            unknown.clear();
-        }
-        let mut problems: Vec<String> = parsed.strict_error.iter().map(ToString::to_string).collect();
-        problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
-        body::validate_fields(&call.resource.gvk, problems, options.field_validation, &mut call.warnings)?;
-    }
+    // Unknown fields are the typed comparison's to refuse; only the text's own problems are told here.
+    let problems = parsed.strict_error.iter().map(ToString::to_string).collect();
+    body::validate_fields(&call.resource.gvk, problems, options.field_validation, &mut call.warnings)?;
     Ok(config)
 }
 

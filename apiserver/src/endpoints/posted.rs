@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::options::WriteOptions;
 use super::{Answer, Call, body, meta, negotiate, respond};
+use crate::admission::Operation;
 use crate::catalog::Gvk;
 use crate::endpoints::negotiate::Form;
 
@@ -37,6 +38,7 @@ pub struct Posted {
     pub object: Value,
     pub form: Form,
     kind: Kind,
+    dry_run: bool,
 }
 
 /// Reads the body of a request.
@@ -49,11 +51,25 @@ pub async fn read(call: &mut Call, kind: Kind) -> Result<Posted, Status> {
     let decoded = body::decode(&bytes, encoding, &body::Expected { gvk: &kind.gvk, types: &types, type_id: kind.type_id })?;
     body::validate_fields(&kind.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
+    let namespace = call.namespace();
+    if !namespace.is_empty() {
+        meta::ensure_namespace(&mut object, namespace)?;
+    }
     apply_defaults(&types, &call.resource.hooks, kind.type_id, &mut object);
     canonicalize(&types, kind.type_id, &mut object, Empties::Drop);
+    own(call, &kind, &mut object, &options.manager(call.user_agent()));
+    // What ownership added takes its place among the fields.
+    canonicalize(&types, kind.type_id, &mut object, Empties::Drop);
+    let mut posted = Posted { object, form, kind, dry_run: options.dry_run };
+    posted.admit(call).await?;
+    Ok(posted)
+}
+
+/// Makes the sender the owner of what was sent.
+fn own(call: &Call, kind: &Kind, object: &mut Value, manager: &str) {
     let api_version = kind.gvk.api_version();
     let scope = Scope {
-        types: &types,
+        types: &call.resource.types,
         root: Root::Builtin(kind.type_id),
         api_version: &api_version,
         kind: &kind.gvk.kind,
@@ -61,15 +77,29 @@ pub async fn read(call: &mut Call, kind: Kind) -> Result<Posted, Status> {
         filter: &Filter::except(&[]),
         converter: &OneVersion,
     };
-    let reset = managed_fields::asks_for_reset(&object);
-    let manager = options.manager(call.user_agent());
-    managed_fields::on_update(&scope, None, &mut object, &manager, call.request.now, reset);
-    // What ownership added takes its place among the fields.
-    canonicalize(&types, kind.type_id, &mut object, Empties::Drop);
-    Ok(Posted { object, form, kind })
+    let reset = managed_fields::asks_for_reset(object);
+    managed_fields::on_update(&scope, None, object, manager, call.request.now, reset);
 }
 
 impl Posted {
+    /// Mutating admission: what is posted is seen as a creation.
+    async fn admit(&mut self, call: &mut Call) -> Result<(), Status> {
+        let mut warnings = std::mem::take(&mut call.warnings);
+        let attributes = call.attributes(Operation::Create, call.name(), call.namespace(), self.dry_run, &Value::Null);
+        let admitted = call.api.admission.admit(&attributes, &call.api, &mut self.object, None, &mut warnings).await;
+        call.warnings = warnings;
+        admitted
+    }
+
+    /// Validating admission, for endpoints that check and complete what was posted first.
+    pub async fn validate(&self, call: &mut Call) -> Result<(), Status> {
+        let mut warnings = std::mem::take(&mut call.warnings);
+        let attributes = call.attributes(Operation::Create, call.name(), call.namespace(), self.dry_run, &Value::Null);
+        let validated = call.api.admission.validate(&attributes, &call.api, Some(&self.object), None, &mut warnings).await;
+        call.warnings = warnings;
+        validated
+    }
+
     /// Answers with the object as it stands now.
     pub fn created(mut self, call: &mut Call) -> Answer {
         meta::metadata_mut(&mut self.object);

@@ -49,13 +49,19 @@ impl ListMeta {
     }
 }
 
-/// `includeObject` of a Table request; an unknown value is an error in upstream's words.
-pub fn include_object(text: &str) -> Result<IncludeObject, Status> {
+/// `includeObject` of a Table request; other forms do not read it.
+pub fn include_object(form: &Form, text: &str) -> Result<IncludeObject, Status> {
+    if !matches!(form.transform, Transform::Table(_)) {
+        return Ok(IncludeObject::Metadata);
+    }
     match text {
         "" | "Metadata" => Ok(IncludeObject::Metadata),
         "None" => Ok(IncludeObject::None),
         "Object" => Ok(IncludeObject::Object),
-        other => Err(Status::bad_request(format!("unrecognized includeObject value: {}", apimachinery::field::quote(other)))),
+        other => Err(Status::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+            apimachinery::field::quote(other)
+        ))),
     }
 }
 
@@ -69,8 +75,27 @@ impl Presenter<'_> {
         Ok(respond::compress(respond::bytes(code, self.form.encoding.media_type(), body.clone()), request, &body))
     }
 
+    /// The object's type in the reference's code, which its refusals name.
+    fn internal_name(&self) -> String {
+        let stored = &self.resource.stored.gvk;
+        let package = stored.group.split('.').next().filter(|p| !p.is_empty()).unwrap_or("core");
+        format!("{package}.{}", stored.kind)
+    }
+
+    /// Metadata of an object is not metadata of a list.
+    fn refuse_list_form(&self) -> Result<(), Status> {
+        match self.form.transform {
+            Transform::MetadataList(_) => Err(Status::no_such_form(format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{})",
+                self.internal_name()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// One stored object's body; JSON ends with a newline.
     pub fn object_bytes(&self, object: &Object) -> Result<Bytes, Status> {
+        self.refuse_list_form()?;
         let plain = self.form.transform == Transform::None && !self.form.pretty;
         match self.form.encoding {
             Encoding::Json if plain => {
@@ -140,6 +165,10 @@ impl Presenter<'_> {
 
     /// A list as a response. The body is made of chunks, so that a large list is never one allocation.
     pub fn list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta, request: &http::HeaderMap) -> Result<Response<Body>, Status> {
+        if let Transform::Metadata(_) = self.form.transform {
+            let name = self.internal_name();
+            return Err(Status::no_such_form(format!("you requested PartialObjectMetadata, but the requested object is a list (*{name}List)")));
+        }
         let chunks = match (self.form.encoding, &self.form.transform) {
             (Encoding::Json, Transform::None) if !self.form.pretty => self.json_list(objects, meta)?,
             (Encoding::Protobuf, _) if self.resource.custom.is_none() => vec![self.protobuf_list(objects, meta)?],
@@ -318,7 +347,7 @@ fn custom_list_meta(meta: &ListMeta) -> Value {
 }
 
 /// `PartialObjectMetadata` of an object.
-fn metadata_only(value: &Value, version: &str) -> Value {
+pub fn metadata_only(value: &Value, version: &str) -> Value {
     serde_json::json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": format!("meta.k8s.io/{version}"),

@@ -3,6 +3,8 @@
 //! A write changes the replicas of the workload itself, by the workload's own rules; who owns them is tracked in terms of the Scale
 //! and carried over.
 
+use std::borrow::Cow;
+
 use apimachinery::managed_fields::{self, Filter, OneVersion, Root, from_scale, to_scale};
 use apimachinery::schema::TypeId;
 use apimachinery::status::Status;
@@ -10,13 +12,15 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::create::Created;
-use super::negotiate::{self, PatchType};
-use super::options::WriteOptions;
+use super::negotiate::{self, PatchType, Transform};
+use super::options::{FieldValidation, WriteOptions};
+use super::present::{ListMeta, include_object, metadata_only};
 use super::update::{self, Change, Failure};
 use super::{Answer, Call, body, convert, meta, patch, respond, write};
 use crate::catalog::{Gvk, Resource, TypesHandle};
 use crate::registry::autoscaling::scale as rules;
 use crate::registry::read::list_at;
+use crate::registry::table;
 use crate::storage::Object;
 
 const SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
@@ -54,13 +58,28 @@ pub async fn scale(call: &mut Call) -> Answer {
     match call.request.info.verb.as_str() {
         "get" => {
             let object = call.fresh_named().await?;
-            let response = respond::value(StatusCode::OK, &scale_of(call, &parent_of(call, &object), true)?, &form)?;
-            Ok(response)
+            let scale = scale_of(call, &parent_of(call, &object), true)?;
+            respond_with(call, &form, &scale)
         }
         "update" => replace(call, &form).await,
         "patch" => patch_scale(call, &form).await,
         _ => Err(Status::method_not_supported(call.resource.group(), &call.resource.plural, &call.request.info.verb)),
     }
+}
+
+/// Answers with a Scale, whole, as a Table or as metadata.
+fn respond_with(call: &Call, form: &negotiate::Form, scale: &Value) -> Answer {
+    let shown = match &form.transform {
+        Transform::None => Cow::Borrowed(scale),
+        Transform::Table(version) => {
+            let include = include_object(form, call.query.get("includeObject").unwrap_or(""))?;
+            let meta = ListMeta { resource_version: meta::text(scale, "resourceVersion").to_owned(), ..ListMeta::default() };
+            let row = table::Shown { printed: scale, object: scale };
+            Cow::Owned(table::build(&rules::PRINTER, version, std::iter::once(row), &meta.to_value(), include, true, call.request.now))
+        }
+        Transform::Metadata(version) | Transform::MetadataList(version) => Cow::Owned(metadata_only(scale, version)),
+    };
+    respond::value(StatusCode::OK, &shown, form)
 }
 
 /// What a write makes of the current Scale: the wanted one, and whether its ownership has been settled (by an apply).
@@ -78,12 +97,8 @@ async fn replace(call: &mut Call, form: &negotiate::Form) -> Answer {
     let decoded = body::decode(&bytes, encoding, &expected)?;
     body::validate_fields(&gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut wanted = decoded.value;
-    let name = meta::text(&wanted, "name").to_owned();
-    if !name.is_empty() && name != call.name() {
-        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name())));
-    }
-    let namespace = call.namespace().to_owned();
-    meta::ensure_namespace(&mut wanted, &namespace)?;
+    meta::ensure_namespace(&mut wanted, call.namespace())?;
+    update::check_name(call, &wanted)?;
     write_scale(call, form, &options, move |_, _| Ok(Wanted { scale: wanted.clone(), settled: false })).await
 }
 
@@ -105,7 +120,14 @@ async fn patch_scale(call: &mut Call, form: &negotiate::Form) -> Answer {
         let unknown = apimachinery::schema::decode::decode(types, type_id()?, &mut patched)
             .map_err(|e| patch::undecodable(&before, shown.as_ref(), &e.to_string()))?;
         problems.extend(unknown.iter().map(|p| format!("unknown field {}", apimachinery::field::quote(p))));
-        body::validate_fields(&gvk(), problems, field_validation, &mut call.warnings)?;
+        match field_validation {
+            FieldValidation::Strict if !problems.is_empty() => {
+                let why = format!("strict decoding error: {}", problems.join(", "));
+                return Err(patch::undecodable(&before, shown.as_ref(), &why));
+            }
+            FieldValidation::Warn => call.warnings.extend(problems),
+            _ => {}
+        }
         Ok(Wanted { scale: patched, settled: false })
     })
     .await
@@ -117,11 +139,11 @@ fn applied(
     bytes: &[u8],
     current: &Value,
     manager: &str,
-    field_validation: super::options::FieldValidation,
+    field_validation: FieldValidation,
     force: bool,
 ) -> Result<Value, Status> {
-    let parsed =
-        apimachinery::yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {e}")))?;
+    let parsed = apimachinery::yaml::parse(bytes)
+        .map_err(|e| Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {e}")))?;
     let mut config = parsed.value;
     let types = apimachinery::schema::builtin();
     if let Ok(unknown) = apimachinery::schema::decode::decode(types, type_id()?, &mut config.clone()) {
@@ -183,8 +205,7 @@ async fn write_scale(
                     Created::Stored(object) => scale_of(call, &parent_of(call, object), false)?,
                     Created::DryRun(value) => scale_of(call, value, false)?,
                 };
-                let response = respond::value(StatusCode::OK, &value, form)?;
-                return Ok(response);
+                return respond_with(call, form, &value);
             }
         }
     }
@@ -232,7 +253,7 @@ fn scaled(call: &Call, scale: &Value, mut parent: Value) -> Result<Value, Status
 
 fn check(call: &Call, scale: &Value, parent: &Value) -> Result<(), Status> {
     if let Err(why) = rules::uid_precondition(scale, parent) {
-        return Err(Status::conflict(call.resource.group(), &call.resource.plural, call.name(), &why));
+        return Err(Status::conflict(call.resource.group(), &format!("{}/scale", call.resource.plural), call.name(), &why));
     }
     if call.resource.custom.is_some() {
         // The object's own rules say where its replicas are.

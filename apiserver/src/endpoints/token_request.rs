@@ -21,6 +21,7 @@ pub async fn token_request(call: &mut Call) -> Answer {
     let mut posted = posted::read(call, kind).await?;
     let issuer = call.api.issuer.clone();
     let account = prepare(call, &mut posted, &issuer).await?;
+    posted.validate(call).await?;
     let bound = bind(call, &posted.object).await?;
     if let Some(maximum) = issuer.max_expiration_seconds {
         let asked = int_at(&posted.object, "/spec/expirationSeconds");
@@ -33,7 +34,8 @@ pub async fn token_request(call: &mut Call) -> Answer {
     let seconds = int_at(&posted.object, "/spec/expirationSeconds");
     let claims = claims(&issuer, &posted.object, &call.request.info.namespace, account, bound, now);
     let keys = issuer.keys.ready().await.ok_or_else(|| Status::internal_error("failed to generate token: there is no signing key"))?;
-    let token = jws::sign(&keys.signer, &claims.to_payload()).map_err(|e| Status::internal_error(&format!("failed to generate token: {e}")))?;
+    let token =
+        jws::sign(&keys.signer, &claims.to_payload()).map_err(|e| Status::internal_error(&format!("failed to generate token: {e}")))?;
     let expires = Timestamp::from_second(now.saturating_add(seconds)).unwrap_or(Timestamp::MAX);
     posted.object["status"] = json!({ "token": token, "expirationTimestamp": format_seconds(expires) });
     posted.created(call)
@@ -41,15 +43,12 @@ pub async fn token_request(call: &mut Call) -> Answer {
 
 /// Checks the request against its account and completes it; gives the account.
 async fn prepare(call: &Call, posted: &mut Posted, issuer: &Issuer) -> Result<Ref, Status> {
-    let (name, namespace) = (call.name().to_owned(), call.request.info.namespace.clone());
+    let name = call.name().to_owned();
     let object = &mut posted.object;
-    for (field, expected, what) in [("name", &name, "name"), ("namespace", &namespace, "namespace")] {
-        let given = meta::text(object, field);
-        if !given.is_empty() && given != *expected {
-            let metadata = Path::new("metadata");
-            let error = field::Error::invalid(&metadata.child(field), given, format!("must match the service account {what} if specified"));
-            return Err(Status::invalid(GROUP, KIND, &name, &vec![error]));
-        }
+    let given = meta::text(object, "name");
+    if !given.is_empty() && given != name {
+        let error = field::Error::invalid(&Path::new("metadata.name"), given, "must match the service account name if specified");
+        return Err(Status::invalid(GROUP, KIND, &name, &vec![error]));
     }
     let account = call.fresh_named().await?;
     let uid = account.uid().to_owned();
@@ -62,7 +61,6 @@ async fn prepare(call: &Call, posted: &mut Posted, issuer: &Issuer) -> Result<Re
         object["spec"]["audiences"] = json!(issuer.audiences);
     }
     meta::set_text(object, "name", &name);
-    meta::set_text(object, "namespace", &namespace);
     meta::set_text(object, "uid", &uid);
     meta::set_text(object, "creationTimestamp", &format_seconds(call.request.now));
     object["status"] = json!({});
@@ -96,7 +94,10 @@ async fn bind(call: &Call, object: &Value) -> Result<Bound, Status> {
             let pod = find(call, "pods", namespace, name).await?;
             let value = pod.value();
             if str_at(&value, "/spec/serviceAccountName") != call.name() {
-                let why = format!("cannot bind token for serviceaccount {} to pod running with different serviceaccount name.", quote(call.name()));
+                let why = format!(
+                    "cannot bind token for serviceaccount {} to pod running with different serviceaccount name.",
+                    quote(call.name())
+                );
                 return Err(Status::bad_request(why));
             }
             let node = str_at(&value, "/spec/nodeName");
@@ -122,7 +123,16 @@ async fn bind(call: &Call, object: &Value) -> Result<Bound, Status> {
             bound.secret = Some(Ref::new(name, secret.uid()));
             secret.uid().to_owned()
         }
-        _ => return Err(Status::bad_request(format!("cannot bind token to object of type {}", shown_kind(api_version, kind)))),
+        _ => {
+            // Tokens for webhooks are an alpha feature of v1.37, and off.
+            let is_webhook = matches!(kind, "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration");
+            let gate = if is_webhook && api_version == "admissionregistration.k8s.io/v1" {
+                " (feature gate APIServerWebhookAuthenticationToken is disabled)"
+            } else {
+                ""
+            };
+            return Err(Status::bad_request(format!("cannot bind token to object of type {}{gate}", shown_kind(api_version, kind))));
+        }
     };
     let wanted = str_at(reference, "/uid");
     if !wanted.is_empty() && wanted != uid {
@@ -136,7 +146,7 @@ async fn bind(call: &Call, object: &Value) -> Result<Bound, Status> {
 
 /// `apps/v1, Kind=Deployment`; the core group is empty before the slash.
 fn shown_kind(api_version: &str, kind: &str) -> String {
-    let slash = if api_version.contains('/') || api_version.is_empty() { "" } else { "/" };
+    let slash = if api_version.contains('/') { "" } else { "/" };
     format!("{slash}{api_version}, Kind={kind}")
 }
 

@@ -25,7 +25,7 @@ pub async fn update(call: &mut Call) -> Answer {
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
     check_names(call, &mut object)?;
-    let include = include_object(call.query.get("includeObject").unwrap_or(""))?;
+    let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let reset = managed_fields::asks_for_reset(&object);
     call.complete(&mut object);
@@ -157,13 +157,13 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     let options = serde_json::json!({ "kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1" });
     {
         let attributes = call.attributes(Operation::Update, current.name(), call.namespace(), change.dry_run, &options);
-        call.api.admission.admit(&attributes, &*call.api, &mut new, Some(&old), &mut warnings)?;
+        call.api.admission.admit(&attributes, &call.api, &mut new, Some(&old), &mut warnings).await?;
     }
     call.warnings = warnings;
     check_version(call, current, &mut new)?;
     meta::ensure_namespace(&mut new, call.namespace())?;
     let taken = allocation::begin(call, &mut new, Some(&old), change.dry_run).await?;
-    let outcome = match call.admit_change(&mut new, &old, change.dry_run, &options) {
+    let outcome = match call.admit_change(&mut new, &old, change.dry_run, &options).await {
         Ok(()) => commit(call, current, new, change.dry_run).await,
         Err(refused) => Err(refused.into()),
     };

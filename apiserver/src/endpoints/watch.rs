@@ -43,7 +43,7 @@ pub async fn watch(call: &mut Call, deprecated_path: bool) -> Answer {
         field_selector.push_str(&format!("metadata.name={}", call.name()));
     }
     let filter = Filter::parse(&call.resource, call.namespace(), &options.label_selector, &field_selector)?;
-    let include = include_object(&options.include_object)?;
+    let include = include_object(&form, &options.include_object)?;
     let start = Start::open(call, &options, &filter).await?;
     let timeout = match options.timeout_seconds {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),

@@ -138,7 +138,7 @@ impl Call {
     }
 
     /// The last steps of a creation: preparation, validation, admission. `object` is in the storage version.
-    pub fn admit_new(&mut self, object: &mut Value, namespace: &str, dry_run: bool, options: &Value) -> Result<(), Status> {
+    pub async fn admit_new(&mut self, object: &mut Value, namespace: &str, dry_run: bool, options: &Value) -> Result<(), Status> {
         let cx = self.cx();
         self.resource.strategy.prepare_for_create(&cx, object);
         let mut errors = validate_object_meta(metadata(object), &self.meta_rules(), &Path::new("metadata"));
@@ -147,14 +147,14 @@ impl Call {
         self.invalid(&name, &errors)?;
         let mut warnings = self.resource.strategy.warnings_on_create(&cx, object);
         let attributes = self.attributes(Operation::Create, &name, namespace, dry_run, options);
-        self.api.admission.validate(&attributes, &*self.api, Some(object), None, &mut warnings)?;
+        self.api.admission.validate(&attributes, &self.api, Some(object), None, &mut warnings).await?;
         self.warnings.append(&mut warnings);
         canonical(&self.resource.stored, object);
         Ok(())
     }
 
     /// The last steps of an update: preparation, validation, admission. Both objects are in the storage version.
-    pub fn admit_change(&mut self, new: &mut Value, old: &Value, dry_run: bool, options: &Value) -> Result<(), Status> {
+    pub async fn admit_change(&mut self, new: &mut Value, old: &Value, dry_run: bool, options: &Value) -> Result<(), Status> {
         let (strategy, _) = self.update_rules().ok_or_else(|| Status::method_not_supported(self.resource.group(), &self.resource.plural, "update"))?;
         let cx = self.cx();
         let generation = old.pointer("/metadata/generation").cloned();
@@ -177,7 +177,7 @@ impl Call {
         self.invalid(&name, &errors)?;
         let mut warnings = strategy.warnings_on_update(&cx, new, old);
         let attributes = self.attributes(Operation::Update, &name, self.namespace(), dry_run, options);
-        self.api.admission.validate(&attributes, &*self.api, Some(new), Some(old), &mut warnings)?;
+        self.api.admission.validate(&attributes, &self.api, Some(new), Some(old), &mut warnings).await?;
         self.warnings.append(&mut warnings);
         if self.resource.custom.is_some() {
             // The rules were those of the version that was asked for; what is stored is the other's.

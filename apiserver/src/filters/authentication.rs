@@ -74,7 +74,12 @@ pub enum TokenFileError {
 }
 
 impl Authenticator {
-    pub fn new(static_tokens: HashMap<String, User>, verifiers: Vec<Box<dyn TokenVerifier>>, anonymous: bool, audiences: Vec<String>) -> Authenticator {
+    pub fn new(
+        static_tokens: HashMap<String, User>,
+        verifiers: Vec<Box<dyn TokenVerifier>>,
+        anonymous: bool,
+        audiences: Vec<String>,
+    ) -> Authenticator {
         Authenticator { static_tokens, verifiers, anonymous, audiences }
     }
 
@@ -154,7 +159,8 @@ pub fn read_token_file(path: &Path) -> Result<HashMap<String, User>, TokenFileEr
             tracing::warn!(line = at + 1, "empty token ignored");
             continue;
         }
-        let groups = rest.first().map(|g| g.split(',').filter(|g| !g.is_empty()).map(|g| g.trim().to_owned()).collect()).unwrap_or_default();
+        let groups =
+            rest.first().map(|g| g.split(',').filter(|g| !g.is_empty()).map(|g| g.trim().to_owned()).collect()).unwrap_or_default();
         tokens.insert(token.clone(), User { name: name.clone(), uid: uid.clone(), groups, extra: Vec::new() });
     }
     Ok(tokens)

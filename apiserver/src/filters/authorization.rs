@@ -119,9 +119,13 @@ pub fn forbidden(user: &User, request: &RequestInfo, reason: &str) -> Status {
         let why = format!("User {user} cannot {} path {}{suffix}", request.verb, quote(&request.path));
         return Status::forbidden("", "", "", &why);
     }
-    let resource = if request.subresource.is_empty() { request.resource.clone() } else { format!("{}/{}", request.resource, request.subresource) };
-    let place =
-        if request.namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {}", quote(&request.namespace)) };
+    let resource =
+        if request.subresource.is_empty() { request.resource.clone() } else { format!("{}/{}", request.resource, request.subresource) };
+    let place = if request.namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {}", quote(&request.namespace))
+    };
     let why =
         format!("User {user} cannot {} resource {} in API group {} {place}{suffix}", request.verb, quote(&resource), quote(&request.group));
     Status::forbidden(&request.group, &request.resource, &request.name, &why)

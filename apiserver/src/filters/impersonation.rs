@@ -61,7 +61,12 @@ fn wanted(headers: &HeaderMap) -> Result<Option<User>, Status> {
             extra.entry(percent_decode(key)).or_default().push(text(value));
         }
     }
-    let user = User { name: first(USER), uid: first(UID), groups: headers.get_all(GROUP).iter().map(text).collect(), extra: extra.into_iter().collect() };
+    let user = User {
+        name: first(USER),
+        uid: first(UID),
+        groups: headers.get_all(GROUP).iter().map(text).collect(),
+        extra: extra.into_iter().collect(),
+    };
     if !user.name.is_empty() {
         return Ok(Some(user));
     }
@@ -316,10 +321,12 @@ mod tests {
 
     #[test]
     fn constrained_modes_ask_about_the_request_too() {
-        let node = act(&["impersonate-on:arbitrary-node:list pods", "impersonate:arbitrary-node nodes"], &[("impersonate-user", "system:node:n")]);
+        let node =
+            act(&["impersonate-on:arbitrary-node:list pods", "impersonate:arbitrary-node nodes"], &[("impersonate-user", "system:node:n")]);
         assert_eq!(node.unwrap().groups, ["system:nodes", AUTHENTICATED]);
         let refused = act(&["impersonate:user-info users"], &[("impersonate-user", "alice")]).unwrap_err();
-        let expect = r#"pods is forbidden: User "boss" cannot impersonate-on:user-info:list resource "pods" in API group "" in the namespace "a""#;
+        let expect =
+            r#"pods is forbidden: User "boss" cannot impersonate-on:user-info:list resource "pods" in API group "" in the namespace "a""#;
         assert_eq!(refused, expect);
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use apimachinery::status::Status;
 use axum::body::Body;
 use futures::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
@@ -23,6 +23,7 @@ use crate::api::Api;
 use crate::endpoints::negotiate::{self, Form};
 use crate::endpoints::options::Query;
 use crate::endpoints::{dispatch, respond};
+use crate::flow_control::gate::{Refusal, Seat};
 use crate::server::Peer;
 use authentication::User;
 use authorization::Decision;
@@ -69,17 +70,8 @@ impl Authorized {
 }
 
 /// The names of the steps of [`serve`], in order; a test holds them to it.
-pub const ORDER: [&str; 9] = [
-    "panic",
-    "request_info",
-    "audit_id",
-    "deadline",
-    "authentication",
-    "impersonation",
-    "flow_control",
-    "authorization",
-    "dispatch",
-];
+pub const ORDER: [&str; 9] =
+    ["panic", "request_info", "audit_id", "deadline", "authentication", "impersonation", "flow_control", "authorization", "dispatch"];
 
 /// The longest a request that is not a watch may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -109,11 +101,12 @@ async fn pass(api: Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Resp
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     let form = negotiate::of_errors(&head.headers, &query);
-    let verdict = admit(&api, &mut head.headers, &query, &info, &peer, &mut common);
+    let verdict = admit(&api, &mut head.headers, &query, &info, &peer, &mut common).await;
     let counted = info.clone();
     let response = match verdict {
         Err(refused) => refused.respond(&form),
-        Ok(user) => {
+        // The seat is kept until the answer (of a watch: its beginning) is made.
+        Ok((user, _seat)) => {
             let long_running = is_long_running(&info);
             let request = Authorized {
                 info,
@@ -141,44 +134,68 @@ async fn pass(api: Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Resp
 }
 
 /// A refusal by a filter.
-struct Refused {
-    status: Status,
-    /// Refusals of authorization carry nosniff and are always JSON, as the reference has it.
-    forbidden: bool,
+enum Refused {
+    /// Refusals by authorization carry nosniff, as the reference has it.
+    Status { status: Status, nosniff: bool },
+    /// No seat was to be had.
+    Busy(Refusal),
 }
 
 impl Refused {
     fn respond(self, form: &Form) -> Response<Body> {
-        if !self.forbidden {
-            return respond::status(&self.status, form);
+        match self {
+            Refused::Status { status, nosniff } => {
+                let mut response = respond::status(&status, form);
+                if nosniff {
+                    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+                }
+                response
+            }
+            Refused::Busy(refusal) => {
+                let mut response = respond::text(StatusCode::TOO_MANY_REQUESTS, "Too many requests, please try again later.\n");
+                response.headers_mut().insert(http::header::RETRY_AFTER, refusal.retry_after_seconds.into());
+                response
+            }
         }
-        let mut response = respond::status(&self.status, form);
-        response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        response
     }
 }
 
-fn admit(
+async fn admit(
     api: &Api,
     headers: &mut HeaderMap,
     query: &str,
     info: &RequestInfo,
     peer: &Peer,
     common: &mut Common,
-) -> Result<User, Refused> {
-    let plain = |status| Refused { status, forbidden: false };
+) -> Result<(User, Option<Seat>), Refused> {
+    let plain = |status| Refused::Status { status, nosniff: false };
     if !is_long_running(info) {
         check_deadline(query).map_err(plain)?;
     }
     let user = api.authenticator.authenticate(headers, &peer.certificates).ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
-    let user = impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(plain)?;
-    common.flow = api.flow_control.classify(&user, info);
+    let user = impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(|status| Refused::Status { status, nosniff: true })?;
+    let seat = take_seat(api, &user, info, common).await?;
     match api.authorizer.authorize(&user, info) {
-        Decision::Allow(_) => Ok(user),
+        Decision::Allow(_) => Ok((user, seat)),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => {
-            Err(Refused { status: authorization::forbidden(&user, info, &reason), forbidden: true })
+            Err(Refused::Status { status: authorization::forbidden(&user, info, &reason), nosniff: true })
         }
     }
+}
+
+/// Waits for the request's turn. What runs long takes no seat, except for the beginning of a watch.
+async fn take_seat(api: &Api, user: &User, info: &RequestInfo, common: &mut Common) -> Result<Option<Seat>, Refused> {
+    if is_long_running(info) && info.verb != "watch" {
+        return Ok(None);
+    }
+    let objects = || {
+        let catalog = api.catalog.load();
+        let cache = catalog.find(&info.group, &info.version, &info.resource).and_then(|r| r.stored.cache());
+        cache.map_or(0, |c| c.snapshot().len())
+    };
+    let Some(classified) = api.flow_control.classify(user, info, objects) else { return Ok(None) };
+    common.flow = Some((classified.schema_uid.clone(), classified.level_uid.clone()));
+    classified.enter().await.map(Some).map_err(Refused::Busy)
 }
 
 /// Watches, logs, exec and the like are not bounded in time.

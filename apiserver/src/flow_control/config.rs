@@ -2,6 +2,8 @@
 //!
 //! Pure. Also says which FlowSchemas name a level that does not exist, and so which conditions have to be written.
 
+use std::sync::Arc;
+
 use http::HeaderValue;
 use serde_json::Value;
 
@@ -15,10 +17,9 @@ use crate::registry::read::{bool_at, int_at, list_at, optional_int_at, str_at};
 #[derive(Clone, Debug)]
 pub struct Schema {
     pub precedence: i64,
-    pub name: String,
+    pub name: Arc<str>,
     pub uid: HeaderValue,
-    /// The name of its priority level, and its place among the levels.
-    pub level_name: String,
+    /// The place of its priority level among the levels.
     level: usize,
     pub distinguisher: Option<Distinguisher>,
     rules: Vec<Rule>,
@@ -96,7 +97,7 @@ impl Config {
         }
         for object in bootstrap::mandatory_schemas() {
             let name = str_at(&object, "/metadata/name");
-            if self.schemas.iter().any(|s| s.name == name) {
+            if self.schemas.iter().any(|s| *s.name == *name) {
                 continue;
             }
             let Some(at) = self.levels.iter().position(|l| l.name == name) else { continue };
@@ -112,7 +113,7 @@ impl Config {
             .schemas
             .iter()
             .find(|s| s.rules.iter().any(|r| r.matches(user, request)))
-            .or_else(|| self.schemas.iter().find(|s| s.name == bootstrap::CATCH_ALL))?;
+            .or_else(|| self.schemas.iter().find(|s| &*s.name == bootstrap::CATCH_ALL))?;
         Some((schema, self.levels.get(schema.level)?))
     }
 }
@@ -139,9 +140,8 @@ fn texts(value: &Value, pointer: &str) -> Vec<String> {
 fn schema(object: &Value, level: usize) -> Schema {
     Schema {
         precedence: int_at(object, "/spec/matchingPrecedence"),
-        name: str_at(object, "/metadata/name").to_owned(),
+        name: str_at(object, "/metadata/name").into(),
         uid: uid(object),
-        level_name: str_at(object, "/spec/priorityLevelConfiguration/name").to_owned(),
         level,
         distinguisher: match str_at(object, "/spec/distinguisherMethod/type") {
             "ByUser" => Some(Distinguisher::ByUser),

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::config::{Config, Dangling};
-use super::{COLLECTIONS, GROUP, LEVELS, SCHEMAS};
+use super::{COLLECTIONS, GROUP, LENDING_PERIOD, LEVELS, SCHEMAS};
 use crate::loopback::Loopback;
 use crate::system::watched::Watched;
 
@@ -39,6 +39,17 @@ pub async fn keep(client: &Loopback, mut watched: Watched) {
                 let _ = tokio::time::timeout(delay, watched.changed()).await;
             }
         }
+    }
+}
+
+/// Lends seats between levels, while there is demand. Never returns; dropped at the end.
+pub async fn lend(client: &Loopback) {
+    let mut quiet = false;
+    loop {
+        // Without demand the seats have been given back, and the look can wait.
+        let pause = if quiet { LENDING_PERIOD * 6 } else { LENDING_PERIOD };
+        tokio::time::sleep(pause).await;
+        quiet = !client.api().flow_control.lend();
     }
 }
 

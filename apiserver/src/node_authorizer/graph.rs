@@ -124,11 +124,11 @@ impl Graph {
     pub fn reaches(&self, kind: Kind, namespace: &str, name: &str, node: &str) -> bool {
         let key = object(kind, namespace, name);
         let used = |object: &Object| self.users.get(object).is_some_and(|nodes| nodes.contains_key(node));
-        let through = |volume: &Box<str>| self.volumes.get(volume).is_some_and(|v| used(&v.claim));
+        let through = |volume: &str| self.volumes.get(volume).is_some_and(|v| used(&v.claim));
         match kind {
             Kind::Attachment | Kind::CertificateRequest | Kind::Slice => self.owned.get(&key).is_some_and(|own| **own == *node),
-            Kind::Volume => through(&name.into()),
-            Kind::Secret => used(&key) || self.by_secret.get(&key).is_some_and(|volumes| volumes.iter().any(through)),
+            Kind::Volume => through(name),
+            Kind::Secret => used(&key) || self.by_secret.get(&key).is_some_and(|volumes| volumes.iter().any(|volume| through(volume))),
             _ => used(&key),
         }
     }
@@ -152,7 +152,8 @@ mod tests {
         let volume = json!({ "spec": { "claimRef": { "namespace": "a", "name": "c" }, "csi": { "nodeStageSecretRef": { "namespace": "x", "name": "s" } } } });
         graph.set_volume("v", Some(&volume));
         let reached = |graph: &Graph, node: &str| {
-            [(Kind::Claim, "a", "c"), (Kind::Volume, "", "v"), (Kind::Secret, "x", "s")].map(|(kind, ns, name)| graph.reaches(kind, ns, name, node))
+            [(Kind::Claim, "a", "c"), (Kind::Volume, "", "v"), (Kind::Secret, "x", "s")]
+                .map(|(kind, ns, name)| graph.reaches(kind, ns, name, node))
         };
         assert_eq!(reached(&graph, "n"), [true; 3]);
         assert_eq!(reached(&graph, "m"), [false; 3]);

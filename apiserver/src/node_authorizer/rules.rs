@@ -148,7 +148,9 @@ impl Judge<'_> {
             "get" | "update" | "patch" | "delete" => self.related(Kind::Slice),
             "watch" | "list" | "deletecollection" if self.selects_own("spec.nodeName") => Ok(()),
             "watch" | "list" | "deletecollection" => no("can only list/watch/deletecollection resourceslices with nodeName field selector"),
-            _ => no("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"),
+            _ => no(
+                "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection",
+            ),
         }
     }
 
@@ -170,7 +172,9 @@ impl Judge<'_> {
         match (self.subresource(), self.verb()) {
             ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Ok(()),
             ("", "get" | "list" | "watch") if name == node => Ok(()),
-            ("", "get" | "list" | "watch") if name.is_empty() => Err(format!("node '{node}' cannot read all nodes, only its own Node object")),
+            ("", "get" | "list" | "watch") if name.is_empty() => {
+                Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
+            }
             ("", "get" | "list" | "watch") => Err(format!("node '{node}' cannot read '{name}', only its own Node object")),
             _ => no(""),
         }
@@ -214,7 +218,11 @@ mod tests {
             (Method::POST, "/api/v1/namespaces/a/serviceaccounts/other/token", Err(none)),
             (Method::GET, "/api/v1/namespaces/a/pods/p", Ok(())),
             (Method::GET, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn", Ok(())),
-            (Method::GET, "/api/v1/pods?fieldSelector=spec.nodeName%3Dm", Err("can only list/watch pods with spec.nodeName field selector")),
+            (
+                Method::GET,
+                "/api/v1/pods?fieldSelector=spec.nodeName%3Dm",
+                Err("can only list/watch pods with spec.nodeName field selector"),
+            ),
             (Method::GET, "/api/v1/nodes/m", Err("node 'n' cannot read 'm', only its own Node object")),
             (Method::PUT, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n", Ok(())),
             (

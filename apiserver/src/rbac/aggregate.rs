@@ -57,7 +57,8 @@ pub fn follow(api: &Arc<Api>, mut shutdown: watch::Receiver<bool>) {
             let (snapshot, mut cursor) = cache.list_and_watch(Scope::All);
             let roles: Vec<Value> = snapshot.range("", None).map(|object| object.value()).collect();
             for (name, rules) in plan(&roles) {
-                let config = json!({ "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRole", "metadata": { "name": name }, "rules": rules });
+                let config =
+                    json!({ "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRole", "metadata": { "name": name }, "rules": rules });
                 let path = format!("/apis/{GROUP}/v1/clusterroles/{name}");
                 if let Err(status) = crate::bootstrap::apply(&api, &path, &config, MANAGER).await {
                     tracing::warn!(clusterrole = name, %status, "cannot put the role together");
@@ -85,7 +86,12 @@ mod tests {
         let (a, b) = (json!({ "verbs": ["get"] }), json!({ "verbs": ["list"] }));
         let mut all = role("all", "x", json!([]));
         all["aggregationRule"] = json!({ "clusterRoleSelectors": [{ "matchLabels": { "x": "true" } }] });
-        let roles = [all.clone(), role("one", "x", json!([a, b])), role("other", "y", json!([{ "verbs": ["watch"] }])), role("two", "x", json!([b]))];
+        let roles = [
+            all.clone(),
+            role("one", "x", json!([a, b])),
+            role("other", "y", json!([{ "verbs": ["watch"] }])),
+            role("two", "x", json!([b])),
+        ];
         assert_eq!(plan(&roles), [("all".to_owned(), vec![a.clone(), b.clone()])]);
         all["rules"] = json!([a, b]);
         assert_eq!(plan(&[all, roles[1].clone()]), []);

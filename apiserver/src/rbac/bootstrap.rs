@@ -38,7 +38,10 @@ async fn bring_up(api: &Arc<Api>, entry: Entry) -> Result<(), Status> {
     // What a binding refers to cannot be changed, so that one is made anew.
     if at(&value, "/roleRef") != at(&entry.object, "/roleRef") {
         if let Some(cache) = cache {
-            api.storage.delete(cache, entry.namespace, entry.name, Some(existing.revision())).await.map_err(|e| Status::internal_error(&e.to_string()))?;
+            api.storage
+                .delete(cache, entry.namespace, entry.name, Some(existing.revision()))
+                .await
+                .map_err(|e| Status::internal_error(&e.to_string()))?;
         }
         return bootstrap::ensure(api, &collection, entry.object).await;
     }

@@ -28,8 +28,18 @@ impl Plugin for Escalation {
         "RBACEscalation"
     }
 
-    fn admit(&self, attributes: &Attributes<'_>, _lookup: &dyn Lookup, new: &mut Value, old: Option<&Value>, _warnings: &mut Vec<String>) -> Result<(), Status> {
-        if attributes.resource.group() != GROUP || attributes.user.in_group("system:masters") || old.is_some_and(|old| only_collects(new, old)) {
+    fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        _lookup: &dyn Lookup,
+        new: &mut Value,
+        old: Option<&Value>,
+        _warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        if attributes.resource.group() != GROUP
+            || attributes.user.in_group("system:masters")
+            || old.is_some_and(|old| only_collects(new, old))
+        {
             return Ok(());
         }
         let index = self.rbac.index();
@@ -90,7 +100,8 @@ impl Escalation {
             return Ok(());
         }
         let rules = index.referenced(kind, name, attributes.namespace).map_err(|missing| match missing {
-            MissingRole::Absent { name, .. } => Status::not_found(GROUP, resource, &name),
+            // The binding's resource, not the role's: upstream words this by the path of the request.
+            MissingRole::Absent { name, .. } => Status::not_found(GROUP, &attributes.resource.plural, &name),
             MissingRole::Kind(_) => Status::unknown(missing.to_string()),
         })?;
         held(index, attributes, rules.iter()).map_err(|why| {

@@ -78,7 +78,14 @@ impl Source<'_> {
         } else {
             s.name.to_string()
         };
-        format!("{kind} {} of {} {} to {} {}", quote(&place(&b.name, &b.namespace)), b.role_kind, quote(&b.role_name), s.kind, quote(&subject))
+        format!(
+            "{kind} {} of {} {} to {} {}",
+            quote(&place(&b.name, &b.namespace)),
+            b.role_kind,
+            quote(&b.role_name),
+            s.kind,
+            quote(&subject)
+        )
     }
 }
 
@@ -197,7 +204,12 @@ impl Index {
 
     /// Visits every rule that a user has in a namespace (in the cluster, if it is empty), and every reference to a role that is
     /// not there, until the visitor returns false.
-    pub fn visit<'a>(&'a self, user: &User, namespace: &str, mut visitor: impl FnMut(Result<(&Source<'a>, &'a Rule), MissingRole>) -> bool) {
+    pub fn visit<'a>(
+        &'a self,
+        user: &User,
+        namespace: &str,
+        mut visitor: impl FnMut(Result<(&Source<'a>, &'a Rule), MissingRole>) -> bool,
+    ) {
         let local = (!namespace.is_empty()).then_some(namespace);
         for place_name in std::iter::once("").chain(local) {
             let Some(place) = self.places.get(place_name) else { continue };
@@ -258,7 +270,12 @@ mod tests {
         index.set(Kind::Role, "a", "local", Some(&role("pods")));
         let bind = |kind: &str, name: &str, subjects: Value| json!({ "roleRef": { "kind": kind, "name": name }, "subjects": subjects });
         index.set(Kind::Binding, "", "c", Some(&bind("ClusterRole", "reader", json!([{ "kind": "Group", "name": "g" }]))));
-        index.set(Kind::Binding, "a", "l", Some(&bind("Role", "local", json!([{ "kind": "ServiceAccount", "name": "sa" }, { "kind": "User", "name": "u" }]))));
+        index.set(
+            Kind::Binding,
+            "a",
+            "l",
+            Some(&bind("Role", "local", json!([{ "kind": "ServiceAccount", "name": "sa" }, { "kind": "User", "name": "u" }]))),
+        );
         index.set(Kind::Binding, "a", "broken", Some(&bind("ClusterRole", "none", json!([{ "kind": "User", "name": "u" }]))));
         index
     }

@@ -45,8 +45,12 @@ impl Rule {
     /// The rule as the API has it.
     pub fn to_value(&self) -> Value {
         let mut value = json!({ "verbs": self.verbs });
-        let lists =
-            [("apiGroups", &self.api_groups), ("resources", &self.resources), ("resourceNames", &self.resource_names), ("nonResourceURLs", &self.urls)];
+        let lists = [
+            ("apiGroups", &self.api_groups),
+            ("resources", &self.resources),
+            ("resourceNames", &self.resource_names),
+            ("nonResourceURLs", &self.urls),
+        ];
         for (name, list) in lists {
             if !list.is_empty() {
                 value[name] = json!(list);
@@ -99,7 +103,8 @@ impl Rule {
                 has(&self.resources, wanted) || wanted.split_once('/').is_some_and(|(_, sub)| has(&self.resources, &format!("*/{sub}")))
             });
         let urls = atom.urls.iter().all(|wanted| self.urls.iter().any(|own| url_covers(own, wanted)));
-        let names = self.resource_names.is_empty() || (!atom.resource_names.is_empty() && has_all(&self.resource_names, &atom.resource_names));
+        let names =
+            self.resource_names.is_empty() || (!atom.resource_names.is_empty() && has_all(&self.resource_names, &atom.resource_names));
         verbs && groups && resources && urls && names
     }
 

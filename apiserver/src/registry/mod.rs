@@ -14,6 +14,7 @@ pub mod autoscaling;
 pub mod batch;
 pub mod cells;
 pub mod certificates;
+pub mod conditions;
 pub mod coordination;
 pub mod core;
 pub mod declared;
@@ -30,6 +31,7 @@ pub mod policy;
 pub mod printer;
 pub mod rbac;
 pub mod read;
+pub mod resource;
 pub mod scheduling;
 pub mod storage;
 pub mod storagemigration;
@@ -230,6 +232,7 @@ pub fn definitions() -> Vec<&'static Definition> {
     [
         core::RESOURCES,
         admissionregistration::RESOURCES,
+        apiextensions::RESOURCES,
         apiregistration::RESOURCES,
         apps::RESOURCES,
         authentication::RESOURCES,
@@ -245,15 +248,9 @@ pub fn definitions() -> Vec<&'static Definition> {
         node::RESOURCES,
         policy::RESOURCES,
         rbac::RESOURCES,
+        resource::RESOURCES,
         scheduling::RESOURCES,
         storage::RESOURCES,
-        admissionregistration::RESOURCES,
-        apiregistration::RESOURCES,
-        authentication::RESOURCES,
-        authorization::RESOURCES,
-        certificates::RESOURCES,
-        flowcontrol::RESOURCES,
-        rbac::RESOURCES,
         storagemigration::RESOURCES,
     ]
     .concat()
@@ -265,22 +262,20 @@ pub fn default_hooks() -> Vec<defaulting::Hook> {
         core::defaults::DEFAULTS,
         core::pod::defaults::DEFAULTS,
         admissionregistration::defaults::DEFAULTS,
+        apiextensions::defaults::DEFAULTS,
         apiregistration::defaults::DEFAULTS,
         authentication::defaults::DEFAULTS,
         apps::defaults::DEFAULTS,
+        authentication::defaults::DEFAULTS,
         autoscaling::defaults::DEFAULTS,
         batch::defaults::DEFAULTS,
         discovery::defaults::DEFAULTS,
         flowcontrol::defaults::DEFAULTS,
         networking::defaults::DEFAULTS,
         rbac::defaults::DEFAULTS,
+        resource::defaults::DEFAULTS,
         scheduling::defaults::DEFAULTS,
         storage::defaults::DEFAULTS,
-        admissionregistration::defaults::DEFAULTS,
-        apiregistration::defaults::DEFAULTS,
-        authentication::defaults::DEFAULTS,
-        flowcontrol::defaults::DEFAULTS,
-        rbac::defaults::DEFAULTS,
     ]
     .concat()
 }
@@ -313,4 +308,17 @@ pub fn versioned() -> Vec<Versioned> {
             },
         },
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_resource_is_registered_once() {
+        let mut names: Vec<_> = definitions().iter().map(|d| (d.group, d.version, d.plural)).collect();
+        names.sort_unstable();
+        let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+    }
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::api_services::{COLLECTION, GROUP, PLURAL};
-use super::conditions::Condition;
+use crate::registry::conditions::Condition;
 use super::keyed::{self, Next, Reconciler, Source};
 use super::watched::cache;
 use crate::loopback::Loopback;

@@ -6,7 +6,7 @@ use apimachinery::status::Status;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::conditions::Condition;
+use crate::registry::conditions::Condition;
 use super::crd_names::{COLLECTION, GROUP, PLURAL};
 use super::keyed::{self, Next, Reconciler, Source};
 use crate::loopback::Loopback;

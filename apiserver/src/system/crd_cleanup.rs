@@ -6,14 +6,14 @@ use apimachinery::status::Status;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::conditions::{Condition, is_true};
+use crate::registry::conditions::{Condition, is_true};
 use super::crd_names::{COLLECTION, ESTABLISHED, GROUP, PLURAL};
 use super::keyed::{self, Next, Reconciler, Source};
 use super::watched::cache;
+use crate::endpoints::deletion::CUSTOM_RESOURCE_CLEANUP;
 use crate::loopback::{Loopback, is_overtaken};
 use crate::registry::read::{bool_at, list_at, str_at};
 
-const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 const TERMINATING: &str = "Terminating";
 /// Objects that wait for their own finalizers are looked at again after this time.
 const RECHECK: Duration = Duration::from_secs(5);
@@ -94,11 +94,11 @@ impl Cleanup {
 }
 
 fn has_finalizer(definition: &Value) -> bool {
-    list_at(definition, "/metadata/finalizers").iter().any(|f| f == FINALIZER)
+    list_at(definition, "/metadata/finalizers").iter().any(|f| f == CUSTOM_RESOURCE_CLEANUP)
 }
 
 fn take_off_finalizer(definition: &mut Value) {
     if let Some(finalizers) = definition.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut) {
-        finalizers.retain(|f| f != FINALIZER);
+        finalizers.retain(|f| f != CUSTOM_RESOURCE_CLEANUP);
     }
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::api_services::is_of_group;
-use super::conditions::{Condition, find, is_true};
+use crate::registry::conditions::{Condition, find, is_true};
 use super::keyed::{self, Next, Reconciler, Source};
 use super::watched::cache;
 use crate::loopback::Loopback;

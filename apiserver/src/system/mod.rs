@@ -8,7 +8,6 @@
 pub mod api_availability;
 pub mod api_services;
 pub mod authentication_trust;
-pub mod conditions;
 pub mod crd_approval;
 pub mod crd_cleanup;
 pub mod crd_names;
@@ -78,6 +77,8 @@ pub fn spawn(api: &Arc<Api>, settings: &Settings) {
     let flow_objects = [(flow_control::GROUP, flow_control::SCHEMAS), (flow_control::GROUP, flow_control::LEVELS)];
     let (c, watched) = (client.clone(), Watched::new(api, &flow_objects));
     until_stopped(api, async move { flow_control::follow::keep(&c, watched).await });
+    let c = client.clone();
+    until_stopped(api, async move { flow_control::follow::lend(&c).await });
     let (c, watched) = (client.clone(), Watched::new(api, &flow_objects));
     until_stopped(api, async move { flow_control::ensure::keep(&c, watched).await });
 

@@ -9,8 +9,9 @@ use apimachinery::time::format_time;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Settings, conditions};
+use super::Settings;
 use crate::loopback::Loopback;
+use crate::registry::conditions;
 use crate::registry::read::{list_at, str_at};
 
 const NAME: &str = "kubernetes";

@@ -67,7 +67,8 @@ pub fn groups(namespace: &str) -> Vec<String> {
 /// The namespace and name in a service account's user name.
 pub fn split_user_name(user: &str) -> Option<(&str, &str)> {
     let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-    let valid = apimachinery::validation::name_is_dns_label(namespace, false).is_empty() && apimachinery::validation::name_is_dns_subdomain(name, false).is_empty();
+    let valid = apimachinery::validation::name_is_dns_label(namespace, false).is_empty()
+        && apimachinery::validation::name_is_dns_subdomain(name, false).is_empty();
     valid.then_some((namespace, name))
 }
 

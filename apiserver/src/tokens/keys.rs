@@ -213,7 +213,8 @@ fn public_key(spki: &[u8]) -> Result<PublicKey, String> {
                 384 => (Algorithm::Es384, "P-384"),
                 other => return Err(format!("curves of {other} bits are not supported, P-256 and P-384 are")),
             };
-            let coordinates = key.get(1..).filter(|c| c.len() == 2 * algorithm.coordinate_bytes()).ok_or("the point is not in its uncompressed form")?;
+            let coordinates =
+                key.get(1..).filter(|c| c.len() == 2 * algorithm.coordinate_bytes()).ok_or("the point is not in its uncompressed form")?;
             let (x, y) = coordinates.split_at(algorithm.coordinate_bytes());
             let (x, y) = (encode(x), encode(y));
             (algorithm, json!({ "use": "sig", "kty": "EC", "kid": id, "crv": curve, "alg": algorithm.name(), "x": x, "y": y }))

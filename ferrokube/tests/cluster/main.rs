@@ -1,6 +1,8 @@
 //! The binary from outside: a real process, its kubeconfig, an unmodified client library.
 
 mod crash;
+mod etcd;
 mod objects;
 mod process;
+mod snapshot;
 mod watching;

@@ -18,11 +18,17 @@ pub struct Cluster {
 impl Cluster {
     /// Starts on a data directory and waits until the kubeconfig of this start is there.
     pub fn start(data_dir: &Path) -> Cluster {
+        Cluster::start_with(data_dir, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(data_dir: &Path, flags: &[&str]) -> Cluster {
         let kubeconfig = data_dir.join("kubeconfig");
         let _ = std::fs::remove_file(&kubeconfig);
         let child = Command::new(env!("CARGO_BIN_EXE_ferrokube"))
             .args(["up", "--bind-address", "127.0.0.1", "--secure-port", "0", "--data-dir"])
             .arg(data_dir)
+            .args(flags)
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .spawn()

@@ -1,9 +1,9 @@
 //! What an access review asks about, as a request that authorizers can judge. Pure.
 
+use apimachinery::field::Path;
 use apimachinery::selector::field::{Selector as FieldSelector, Term};
 use apimachinery::selector::label::Selector as LabelSelector;
 use apimachinery::validation::{LabelSelectorOptions, validate_label_selector_requirement};
-use apimachinery::field::Path;
 use apimachinery::view::view;
 use serde_json::Value;
 
@@ -99,7 +99,9 @@ mod tests {
     #[test]
     fn a_question_keeps_what_it_understands_of_selectors() {
         let ask = |field: Value, label: Value| {
-            question(&json!({ "resourceAttributes": { "verb": "list", "resource": "pods", "fieldSelector": field, "labelSelector": label } }))
+            question(
+                &json!({ "resourceAttributes": { "verb": "list", "resource": "pods", "fieldSelector": field, "labelSelector": label } }),
+            )
         };
         let known = json!({ "key": "spec.nodeName", "operator": "In", "values": ["n"] });
         let strange = json!({ "key": "a", "operator": "Nope" });

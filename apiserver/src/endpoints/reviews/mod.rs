@@ -7,18 +7,14 @@ pub mod authorization;
 use apimachinery::status::Status;
 use serde_json::{Map, Value, json};
 
+use super::Call;
 use super::posted::{self, Kind, Posted};
-use super::{Call, meta};
 use crate::filters::authentication::User;
 
 /// Reads a review and checks it by its kind's strategy. Errors name no kind, as upstream's do not.
 async fn read(call: &mut Call) -> Result<Posted, Status> {
     let kind = Kind::of(call)?;
-    let mut posted = posted::read(call, kind).await?;
-    let namespace = call.namespace().to_owned();
-    if !namespace.is_empty() {
-        meta::ensure_namespace(&mut posted.object, &namespace)?;
-    }
+    let posted = posted::read(call, kind).await?;
     let errors = call.resource.strategy.validate(&call.cx(), &posted.object);
     if errors.is_empty() { Ok(posted) } else { Err(Status::invalid(call.resource.group(), "", "", &errors)) }
 }

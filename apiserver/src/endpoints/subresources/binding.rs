@@ -23,7 +23,7 @@ pub async fn bind(call: &mut Call) -> Answer {
     let mut warnings = std::mem::take(&mut call.warnings);
     {
         let attributes = call.attributes(Operation::Create, &admitted, call.namespace(), dry_run, &create_options);
-        call.api.admission.admit(&attributes, &*call.api, &mut binding, None, &mut warnings)?;
+        call.api.admission.admit(&attributes, &call.api, &mut binding, None, &mut warnings).await?;
     }
     if !call.name().is_empty() && name != call.name() {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
@@ -34,7 +34,7 @@ pub async fn bind(call: &mut Call) -> Answer {
     }
     {
         let attributes = call.attributes(Operation::Create, &admitted, call.namespace(), dry_run, &create_options);
-        call.api.admission.validate(&attributes, &*call.api, Some(&binding), None, &mut warnings)?;
+        call.api.admission.validate(&attributes, &call.api, Some(&binding), None, &mut warnings).await?;
     }
     call.warnings = warnings;
     assign_pod(call, &binding, &name, dry_run).await?;
@@ -69,10 +69,9 @@ async fn assign_pod(call: &Call, binding: &Value, name: &str, dry_run: bool) -> 
 /// The identity that the binding names must be the pod's.
 fn check_preconditions(pods: &Resource, namespace: &str, current: &Object, binding: &Value) -> Result<(), Status> {
     let revision = current.revision().to_string();
-    for (what, wanted, found) in [
-        ("UID", meta::text(binding, "uid"), current.uid()),
-        ("ResourceVersion", meta::text(binding, "resourceVersion"), &revision),
-    ] {
+    for (what, wanted, found) in
+        [("UID", meta::text(binding, "uid"), current.uid()), ("ResourceVersion", meta::text(binding, "resourceVersion"), &revision)]
+    {
         if !wanted.is_empty() && wanted != found {
             let key = format!("/registry/{}/{namespace}/{}", pods.stored.prefix, current.name());
             let why = format!(

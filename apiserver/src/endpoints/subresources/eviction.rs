@@ -30,7 +30,7 @@ const CAUSE: &str = "DisruptionBudget";
 pub async fn evict(call: &mut Call) -> Answer {
     let takes = Takes { gvk: Gvk::new("policy", "v1", "Eviction"), schema: "io.k8s.api.policy.v1.Eviction", also: &["v1beta1"] };
     let Posted { object, options, form } = posted(call, &takes).await?;
-    let object = admitted(call, object, options.dry_run)?;
+    let object = admitted(call, object, options.dry_run).await?;
     let asked = if options.dry_run { vec!["All".to_owned()] } else { Vec::new() };
     let wanted = eviction::delete_options(&object, &asked).map_err(Status::unknown)?;
     let wanted = DeleteOptions::from_body(&wanted)?;
@@ -38,20 +38,20 @@ pub async fn evict(call: &mut Call) -> Answer {
     created(&form, status)
 }
 
-fn admitted(call: &mut Call, mut object: Value, dry_run: bool) -> Result<Value, Status> {
+async fn admitted(call: &mut Call, mut object: Value, dry_run: bool) -> Result<Value, Status> {
     let name = call.name().to_owned();
     let create_options = serde_json::json!({ "kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1" });
     let mut warnings = std::mem::take(&mut call.warnings);
     {
         let attributes = call.attributes(Operation::Create, &name, call.namespace(), dry_run, &create_options);
-        call.api.admission.admit(&attributes, &*call.api, &mut object, None, &mut warnings)?;
+        call.api.admission.admit(&attributes, &call.api, &mut object, None, &mut warnings).await?;
     }
     eviction::check(&object, &name).map_err(|refused| match refused {
         Refused::BadRequest(why) => Status::bad_request(why),
         Refused::Invalid(errors) => Status::invalid("policy", "Eviction", &name, &errors),
     })?;
     let attributes = call.attributes(Operation::Create, &name, call.namespace(), dry_run, &create_options);
-    call.api.admission.validate(&attributes, &*call.api, Some(&object), None, &mut warnings)?;
+    call.api.admission.validate(&attributes, &call.api, Some(&object), None, &mut warnings).await?;
     call.warnings = warnings;
     Ok(object)
 }

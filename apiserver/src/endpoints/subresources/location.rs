@@ -9,6 +9,7 @@ use apimachinery::status::Status;
 use apimachinery::validation::Ip;
 use serde_json::Value;
 
+use crate::registry::core::pod::connect::proxy_port;
 use crate::registry::read::{at, int_at, list_at, str_at};
 
 /// The port of a kubelet that does not report one.
@@ -98,31 +99,6 @@ pub fn on_kubelet(node: &Value, path: String, query: String) -> Result<Target, S
     Ok(Target { https: true, host, port, path, query, transport: Transport::Kubelet })
 }
 
-/// The node that the pod is on.
-pub fn node_of(pod: &Value) -> Result<&str, Status> {
-    match str_at(pod, "/spec/nodeName") {
-        "" => Err(Status::bad_request(format!("pod {} does not have a host assigned", str_at(pod, "/metadata/name")))),
-        node => Ok(node),
-    }
-}
-
-/// The container that a request means: the named one, or the only one.
-pub fn container<'a>(pod: &'a Value, wanted: &'a str) -> Result<&'a str, Status> {
-    let name = str_at(pod, "/metadata/name");
-    let containers = list_at(pod, "/spec/containers");
-    let kinds = ["/spec/initContainers", "/spec/containers", "/spec/ephemeralContainers"];
-    let all: Vec<&str> = kinds.iter().flat_map(|kind| list_at(pod, kind)).map(|c| str_at(c, "/name")).collect();
-    if !wanted.is_empty() {
-        let why = || Status::bad_request(format!("container {wanted} is not valid for pod {name}"));
-        return all.contains(&wanted).then_some(wanted).ok_or_else(why);
-    }
-    match containers {
-        [only] => Ok(str_at(only, "/name")),
-        [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
-        _ => Err(Status::bad_request(format!("a container name must be specified for pod {name}, choose one of: [{}]", all.join(" ")))),
-    }
-}
-
 /// A pod's own address, on the port that was asked for or else its first.
 pub fn on_pod(pod: &Value, scheme: &str, port: &str) -> Result<Target, Status> {
     let address = str_at(pod, "/status/podIPs/0/ip");
@@ -130,10 +106,7 @@ pub fn on_pod(pod: &Value, scheme: &str, port: &str) -> Result<Target, Status> {
     if !parsed.is_some_and(is_global_unicast) {
         return Err(Status::bad_request("address not allowed"));
     }
-    let first = || {
-        let ports = list_at(pod, "/spec/containers").iter().find_map(|c| list_at(c, "/ports").first());
-        ports.map_or(String::new(), |port| int_at(port, "/containerPort").to_string())
-    };
+    let first = || proxy_port(pod).map_or(String::new(), |port| port.to_string());
     let port = if port.is_empty() { first() } else { port.to_owned() };
     Ok(anybody(scheme, address, port))
 }
@@ -266,20 +239,6 @@ mod tests {
         let odd = json!({"status": {"addresses": [{"type": "Odd", "address": "x"}]}});
         assert_eq!(kubelet(&odd).unwrap_err().message, "no preferred addresses found; known addresses: [{Odd x}]");
         assert_eq!(kubelet(&json!({})).unwrap_err().message, "no preferred addresses found; known addresses: []");
-    }
-
-    #[test]
-    fn the_container_is_the_named_or_the_only_one() {
-        let pod = |names: &[&str]| {
-            let containers: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
-            json!({"metadata": {"name": "p"}, "spec": {"containers": containers, "initContainers": [{"name": "i"}]}})
-        };
-        assert_eq!(container(&pod(&["a"]), ""), Ok("a"));
-        assert_eq!(container(&pod(&["a"]), "i"), Ok("i"));
-        assert_eq!(container(&pod(&["a"]), "x").unwrap_err().message, "container x is not valid for pod p");
-        let many = pod(&["a", "b"]);
-        assert_eq!(container(&many, "").unwrap_err().message, "a container name must be specified for pod p, choose one of: [i a b]");
-        assert_eq!(node_of(&many).unwrap_err().message, "pod p does not have a host assigned");
     }
 
     #[test]

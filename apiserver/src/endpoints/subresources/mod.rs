@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use apimachinery::status::Status;
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
 
 use super::negotiate::{self, Form};
@@ -63,7 +63,9 @@ fn accepted(takes: &Takes<'_>, bytes: &Bytes, encoding: negotiate::Encoding) -> 
         return own;
     }
     let declared = match encoding {
-        negotiate::Encoding::Protobuf => apimachinery::protobuf::envelope::unwrap(bytes).ok().map(|unknown| unknown.api_version.to_string()),
+        negotiate::Encoding::Protobuf => {
+            apimachinery::protobuf::envelope::unwrap(bytes).ok().map(|unknown| unknown.api_version.to_string())
+        }
         _ => apimachinery::yaml::parse(bytes).ok().and_then(|parsed| parsed.value.get("apiVersion")?.as_str().map(str::to_owned)),
     };
     let version = takes.also.iter().find(|v| declared.as_deref() == Some(&*Gvk::new(&own.group, v, &own.kind).api_version()));
@@ -75,8 +77,8 @@ pub fn created(form: &Form, mut status: Status) -> super::Answer {
     if status.code == 0 {
         status.code = StatusCode::CREATED.as_u16();
     }
-    let response: Response<_> = respond::value(StatusCode::CREATED, &status.to_value(), form)?;
-    Ok(response)
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    respond::value(code, &status.to_value(), form)
 }
 
 /// The resource `v1` pods, which the endpoints of other resources write to as well.
@@ -97,13 +99,14 @@ async fn node(call: &Call, name: &str) -> Result<Value, Status> {
     let cache = super::write::cache_of(&nodes)?;
     match call.api.storage.get(cache, "", name, Freshness::Latest).await {
         Ok(node) => Ok(node.value()),
-        Err(storage::Error::NotFound) => Err(Status::not_found("", "nodes", name)),
+        // Upstream names the resource of the request, whichever is missing.
+        Err(storage::Error::NotFound) => Err(Status::not_found("", &call.resource.plural, name)),
         Err(error) => Err(call.storage_error(error, name)),
     }
 }
 
 /// Asks admission about a connection; connections have no dry run.
-fn connect_admission(call: &mut Call) -> Result<(), Status> {
+async fn connect_admission(call: &mut Call) -> Result<(), Status> {
     if call.query.get("dryRun").is_some() {
         return Err(Status::bad_request("dryRun is not supported"));
     }
@@ -113,8 +116,8 @@ fn connect_admission(call: &mut Call) -> Result<(), Status> {
     let mut warnings = std::mem::take(&mut call.warnings);
     {
         let attributes = call.attributes(Operation::Connect, &name, call.namespace(), false, &Value::Null);
-        call.api.admission.admit(&attributes, &*call.api, &mut options, None, &mut warnings)?;
-        call.api.admission.validate(&attributes, &*call.api, Some(&options), None, &mut warnings)?;
+        call.api.admission.admit(&attributes, &call.api, &mut options, None, &mut warnings).await?;
+        call.api.admission.validate(&attributes, &call.api, Some(&options), None, &mut warnings).await?;
     }
     call.warnings = warnings;
     Ok(())

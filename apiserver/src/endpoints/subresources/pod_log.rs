@@ -1,14 +1,16 @@
 //! `pods/log`: a container's log, streamed from the pod's kubelet.
 
-use apimachinery::field::{Error, ErrorList, Path, quote};
+use apimachinery::field::{ErrorList, quote};
 use apimachinery::status::Status;
 use apimachinery::time::{Moment, parse_time};
 use axum::body::Body;
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::BodyExt;
 
 use super::location::{self, Target, encode_query};
 use crate::endpoints::options::Query;
 use crate::endpoints::{Answer, Call};
+use crate::registry::core::pod::connect::{self, LogOptions};
 use crate::registry::read::str_at;
 
 /// Streams the log.
@@ -19,7 +21,7 @@ pub async fn log(call: &mut Call) -> Answer {
         return Err(Status::invalid("", "PodLogOptions", call.name(), &errors));
     }
     let pod = call.fresh_named().await?.value();
-    let container = location::container(&pod, &options.container)?;
+    let container = connect::container(&pod, &options.container).map_err(Status::bad_request)?;
     let node = str_at(&pod, "/spec/nodeName");
     if node.is_empty() {
         // Nobody runs it yet, so it has said nothing.
@@ -47,7 +49,7 @@ async fn fetch(call: &mut Call, target: &Target) -> Answer {
     if code.is_redirection() && response.headers().contains_key(header::LOCATION) {
         return Err(Status::unknown(format!("Get {}: redirects forbidden", quote(&url))));
     }
-    if !(code.is_success() || code == StatusCode::SWITCHING_PROTOCOLS) {
+    if !(200..=206).contains(&code.as_u16()) {
         return Err(refused(call, code, response.into_body()).await);
     }
     let mut streamed = Response::new(Body::new(response.into_body()));
@@ -55,19 +57,25 @@ async fn fetch(call: &mut Call, target: &Target) -> Answer {
     Ok(streamed)
 }
 
-/// What the kubelet said in place of a log, as far as it is of a reasonable length.
-async fn refused(call: &Call, code: StatusCode, body: hyper::body::Incoming) -> Status {
-    const MAX_BYTES: usize = 1024;
-    let body = http_body_util::Limited::new(body, MAX_BYTES);
-    let text = match http_body_util::BodyExt::collect(body).await {
-        Ok(collected) => String::from_utf8_lossy(&collected.to_bytes()).into_owned(),
-        Err(_) => String::new(),
-    };
-    let mut status = Status::generic(code.as_u16(), "GET", "", "pods/log", call.name(), text.trim());
-    if code == StatusCode::BAD_REQUEST && !text.is_empty() {
-        status.message = text.trim().to_owned();
+/// Bytes of what a kubelet says in place of a log.
+const MAX_REFUSAL_BYTES: usize = 50_000;
+
+/// What the kubelet said in place of a log.
+async fn refused(call: &Call, code: StatusCode, mut body: hyper::body::Incoming) -> Status {
+    let mut text = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        text.extend_from_slice(&data[..data.len().min(MAX_REFUSAL_BYTES - text.len())]);
+        if text.len() == MAX_REFUSAL_BYTES {
+            break;
+        }
     }
-    status
+    let text = String::from_utf8_lossy(&text);
+    match code {
+        StatusCode::INTERNAL_SERVER_ERROR => Status::internal_error(&text),
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        _ => Status::generic(code.as_u16(), "", "", "pods/log", call.name(), &text),
+    }
 }
 
 /// PodLogOptions.
@@ -81,7 +89,7 @@ struct Options {
     since_time: Option<Moment>,
     tail_lines: Option<i64>,
     limit_bytes: Option<i64>,
-    stream: Option<String>,
+    stream: bool,
 }
 
 impl Options {
@@ -99,32 +107,18 @@ impl Options {
             since_time,
             tail_lines: super::integer(query, "tailLines")?,
             limit_bytes: super::integer(query, "limitBytes")?,
-            stream: query.get("stream").map(str::to_owned),
+            stream: query.get("stream").is_some(),
         })
     }
 
     fn check(&self) -> ErrorList {
-        let mut errors = ErrorList::new();
-        if let Some(lines) = self.tail_lines.filter(|lines| *lines < 0) {
-            errors.push(Error::invalid(&Path::new("tailLines"), lines, "must be greater than or equal to 0"));
-        }
-        if let Some(bytes) = self.limit_bytes.filter(|bytes| *bytes < 1) {
-            errors.push(Error::invalid(&Path::new("limitBytes"), bytes, "must be greater than 0"));
-        }
-        match (self.since_seconds, &self.since_time) {
-            (Some(_), Some(_)) => {
-                let why = "at most one of `sinceTime` or `sinceSeconds` may be specified";
-                errors.push(Error::forbidden(&Path::new(""), why));
-            }
-            (Some(seconds), None) if seconds < 1 => {
-                errors.push(Error::invalid(&Path::new("sinceSeconds"), seconds, "must be greater than 0"));
-            }
-            _ => {}
-        }
-        if self.stream.is_some() {
-            errors.push(Error::forbidden(&Path::new("stream"), "may not be specified"));
-        }
-        errors
+        connect::validate_log_options(&LogOptions {
+            tail_lines: self.tail_lines,
+            limit_bytes: self.limit_bytes,
+            since_seconds: self.since_seconds,
+            since_time: self.since_time.is_some(),
+            stream: self.stream,
+        })
     }
 
     /// What the kubelet is asked for.
@@ -152,13 +146,11 @@ mod tests {
 
     #[test]
     fn options_are_checked_and_passed_on() {
-        assert_eq!(problems("tailLines=-1&limitBytes=0"), [
-            "tailLines: Invalid value: -1: must be greater than or equal to 0",
-            "limitBytes: Invalid value: 0: must be greater than 0",
-        ]);
-        assert_eq!(problems("sinceSeconds=0"), ["sinceSeconds: Invalid value: 0: must be greater than 0"]);
-        assert_eq!(problems("sinceSeconds=1&sinceTime=2020-01-01T00:00:00Z").len(), 1);
-        assert_eq!(problems("stream=All"), ["stream: Forbidden: may not be specified"]);
+        assert_eq!(
+            problems("tailLines=-1&limitBytes=0"),
+            ["tailLines: Invalid value: -1: must be greater than or equal to 0", "limitBytes: Invalid value: 0: must be greater than 0",]
+        );
+        assert_eq!(problems("sinceSeconds=1&sinceTime=2020-01-01T00:00:00Z&stream=All").len(), 2);
         let error = Options::parse(&Query::parse("tailLines=x")).unwrap_err();
         assert_eq!((error.code, &*error.message), (400, "strconv.ParseInt: parsing \"x\": invalid syntax"));
         let options = Options::parse(&Query::parse("follow=true&tailLines=5&timestamps=false&sinceTime=2020-01-01T00:00:00Z")).unwrap();

@@ -1,5 +1,6 @@
 //! `pods/exec`, `pods/attach` and `pods/portforward`: streams between the client and the pod's kubelet.
 
+use apimachinery::field::quote;
 use apimachinery::status::Status;
 
 use super::forward::{self, Mode};
@@ -8,6 +9,7 @@ use super::{connect_admission, node};
 use crate::endpoints::options::Query;
 use crate::endpoints::{Answer, Call};
 use crate::filters::authorization::Decision;
+use crate::registry::core::pod::connect;
 use crate::registry::read::str_at;
 
 /// Connects the client with the kubelet.
@@ -17,17 +19,17 @@ pub async fn stream(call: &mut Call) -> Answer {
         "portforward" => port_parameters(&call.query)?,
         _ => stream_parameters(&call.query),
     };
-    connect_admission(call)?;
+    connect_admission(call).await?;
     may_create(call)?;
     let pod = call.fresh_named().await?.value();
     let (namespace, name) = (str_at(&pod, "/metadata/namespace"), str_at(&pod, "/metadata/name"));
     let path = if subresource == "portforward" {
         format!("/portForward/{namespace}/{name}")
     } else {
-        let container = location::container(&pod, call.query.get("container").unwrap_or(""))?;
+        let container = connect::container(&pod, call.query.get("container").unwrap_or("")).map_err(Status::bad_request)?;
         format!("/{subresource}/{namespace}/{name}/{container}")
     };
-    let node = node(call, location::node_of(&pod)?).await?;
+    let node = node(call, connect::node(&pod).map_err(Status::bad_request)?).await?;
     let target = location::on_kubelet(&node, path, encode_query(&parameters))?;
     forward::forward(call, target, Mode::UpgradeOnly).await
 }
@@ -56,10 +58,16 @@ fn stream_parameters(query: &Query) -> Vec<(&'static str, String)> {
 fn port_parameters(query: &Query) -> Result<Vec<(&'static str, String)>, Status> {
     let mut ports: Vec<String> = Vec::new();
     for text in query.all("ports").flat_map(|list| list.split(',')) {
-        let number: i32 = text.parse().map_err(|_| super::not_an_integer(text))?;
+        let number: u16 = text.parse().map_err(|_| not_a_port(text))?;
         ports.push(number.to_string());
     }
     Ok(if ports.is_empty() { Vec::new() } else { vec![("port", ports.join(","))] })
+}
+
+fn not_a_port(text: &str) -> Status {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let why = if digits { "value out of range" } else { "invalid syntax" };
+    Status::bad_request(format!("cannot convert to []int32: strconv.ParseUint: parsing {}: {why}", quote(text)))
 }
 
 #[cfg(test)]
@@ -71,7 +79,9 @@ mod tests {
         let query = Query::parse("stdin=true&stdout=1&tty=false&command=sh&command=-c&container=a");
         assert_eq!(encode_query(&stream_parameters(&query)), "command=sh&command=-c&input=1&output=1");
         assert_eq!(encode_query(&port_parameters(&Query::parse("ports=80&ports=81")).unwrap()), "port=80%2C81");
-        assert!(port_parameters(&Query::parse("ports=x")).is_err());
+        let refusal = |query: &str| port_parameters(&Query::parse(query)).unwrap_err().message;
+        assert_eq!(refusal("ports=x"), "cannot convert to []int32: strconv.ParseUint: parsing \"x\": invalid syntax");
+        assert!(refusal("ports=70000").ends_with("value out of range"));
         assert!(port_parameters(&Query::parse("")).unwrap().is_empty());
     }
 }

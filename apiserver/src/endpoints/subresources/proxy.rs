@@ -18,11 +18,10 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// Passes the request on to what the path names.
 pub async fn proxy(call: &mut Call) -> Answer {
-    connect_admission(call)?;
+    connect_admission(call).await?;
     let id = call.name().to_owned();
     let kind = call.resource.singular.clone();
-    let (scheme, name, port) =
-        location::split(&id).ok_or_else(|| Status::bad_request(format!("invalid {kind} request {}", quote(&id))))?;
+    let (scheme, name, port) = location::split(&id).ok_or_else(|| Status::bad_request(format!("invalid {kind} request {}", quote(&id))))?;
     let mut target = match &*kind {
         "pod" => location::on_pod(&named(call, name).await?, scheme, port)?,
         "service" => on_service(call, scheme, name, port).await?,
@@ -81,7 +80,9 @@ fn slices_of(call: &Call, service: &str) -> Result<Vec<Value>, Status> {
     let Some(stored) = catalog.stored_resource("discovery.k8s.io", "endpointslices") else { return Ok(Vec::new()) };
     let snapshot = write::cache_of(stored)?.snapshot();
     let slices = snapshot.range(call.namespace(), None).map(|slice| slice.value());
-    Ok(slices.filter(|slice| slice.pointer("/metadata/labels").and_then(|l| l.get(SERVICE_NAME_LABEL)).is_some_and(|s| s == service)).collect())
+    Ok(slices
+        .filter(|slice| slice.pointer("/metadata/labels").and_then(|l| l.get(SERVICE_NAME_LABEL)).is_some_and(|s| s == service))
+        .collect())
 }
 
 /// Only addresses that are really those of pods of the namespace are passed on to.

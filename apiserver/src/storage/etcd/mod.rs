@@ -3,6 +3,7 @@
 //! Owns every call to etcd and the root under which keys lie. The layout, the comparison of mod revisions, the sharing
 //! of leases and the compaction protocol are upstream's, so that API servers of both kinds can share an etcd.
 
+mod address;
 mod lease;
 mod watch;
 
@@ -18,6 +19,7 @@ use futures::stream::BoxStream;
 use tokio::sync::watch::Sender;
 
 use super::store::{Batch, Change, Entry, Expected, Key, Loaded, Revision, Round, Store, StoreError, Txn};
+pub use address::Address;
 use lease::Leases;
 use watch::{ProgressBy, Watch};
 

@@ -65,7 +65,7 @@ pub fn validate_log_options(options: &LogOptions) -> ErrorList {
     }
     match options.since_seconds {
         Some(_) if options.since_time => {
-            errors.push(Error::forbidden(&Path::ROOT, "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+            errors.push(Error::forbidden(&Path::new(""), "at most one of `sinceTime` or `sinceSeconds` may be specified"));
         }
         Some(seconds) if seconds < 1 => errors.push(Error::invalid(&Path::new("sinceSeconds"), seconds, "must be greater than 0")),
         _ => {}
@@ -101,7 +101,7 @@ mod tests {
             [
                 "tailLines: Invalid value: -1: must be greater than or equal to 0",
                 "limitBytes: Invalid value: 0: must be greater than 0",
-                ": Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
+                "[]: Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
                 "stream: Forbidden: may not be specified",
             ]
         );

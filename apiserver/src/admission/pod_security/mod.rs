@@ -1,0 +1,313 @@
+//! PodSecurity: the Pod Security Standards, as the labels of a namespace ask for them.
+//!
+//! Pods are held to what is enforced; whoever makes pods for others is warned. Audit annotations wait for an audit log.
+
+mod baseline;
+mod checks;
+mod policy;
+mod restricted;
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+use apimachinery::status::Status;
+use serde_json::Value;
+
+use self::checks::{Pod, details, evaluate, reasons};
+use self::policy::{Level, LevelVersion, Policy, policy_of};
+use super::{Attributes, Lookup, Operation, Plugin};
+use crate::registry::read::{at, bool_at, list_at, str_at};
+
+/// Pods of a namespace that are held against a new level, and how long that may take.
+const MAX_EXISTING_PODS: usize = 3000;
+const MAX_EXISTING_TIME: Duration = Duration::from_secs(1);
+
+/// The plugin.
+pub struct PodSecurity;
+
+/// Where the resources that make pods keep the pod: its metadata and spec.
+const TEMPLATES: [(&str, &str, &str); 8] = [
+    ("", "replicationcontrollers", "/spec/template"),
+    ("", "podtemplates", "/template"),
+    ("apps", "replicasets", "/spec/template"),
+    ("apps", "deployments", "/spec/template"),
+    ("apps", "statefulsets", "/spec/template"),
+    ("apps", "daemonsets", "/spec/template"),
+    ("batch", "jobs", "/spec/template"),
+    ("batch", "cronjobs", "/spec/jobTemplate/spec/template"),
+];
+
+/// Subresources of pods that do not carry a pod, or none that matters.
+const IGNORED_SUBRESOURCES: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+
+impl Plugin for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+
+    fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        lookup: &dyn Lookup,
+        new: Option<&Value>,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        let Some(object) = new.filter(|_| attributes.operation.writes()) else { return Ok(()) };
+        if attributes.is_main("", "namespaces") {
+            return check_namespace(attributes, lookup, object, old, warnings);
+        }
+        if attributes.is("", "pods") {
+            return check_pod(attributes, lookup, object, old, warnings);
+        }
+        if let Some((_, _, template)) = TEMPLATES.iter().find(|(group, plural, _)| attributes.is_main(group, plural)) {
+            warn_of_template(attributes, lookup, at(object, template), warnings);
+        }
+        Ok(())
+    }
+}
+
+fn pod_of(template: &Value) -> Pod<'_> {
+    Pod { metadata: at(template, "/metadata"), spec: at(template, "/spec") }
+}
+
+/// Labels must be valid (if they change); pods that a new level would refuse are told of.
+fn check_namespace(
+    attributes: &Attributes<'_>,
+    lookup: &dyn Lookup,
+    new: &Value,
+    old: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    let (policy, errors) = policy_of(new);
+    let before = old.filter(|_| attributes.operation == Operation::Update).map(policy_of);
+    let known = before.as_ref().is_some_and(|(_, old_errors)| *old_errors == errors);
+    if !errors.is_empty() && !known {
+        return Err(Status::invalid(attributes.group(), &attributes.resource.gvk.kind, attributes.name, &errors));
+    }
+    let Some((before, _)) = before else { return Ok(()) };
+    let (now, then) = (policy.enforce, before.enforce);
+    let is_relaxed = now.version == then.version && now.level <= then.level;
+    if now != then && now.level != Level::Privileged && !is_relaxed {
+        let name = str_at(new, "/metadata/name");
+        let deadline = Instant::now() + MAX_EXISTING_TIME;
+        warnings.extend(existing_pods(name, now, lookup.list("", "pods", name), || Instant::now() >= deadline));
+    }
+    Ok(())
+}
+
+/// What to tell of a namespace's pods that violate a new level.
+fn existing_pods(namespace: &str, policy: LevelVersion, pods: Vec<Value>, is_late: impl Fn() -> bool) -> Vec<String> {
+    let total = pods.len();
+    let mut checked = 0;
+    // By what they violate: the first name, and how many.
+    let mut found: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    for pod in one_of_each_first(pods).into_iter().take(MAX_EXISTING_PODS) {
+        checked += 1;
+        let violations = evaluate(policy, &pod_of(&pod));
+        if !violations.is_empty() {
+            let name = str_at(&pod, "/metadata/name").to_owned();
+            let entry = found.entry(reasons(&violations)).or_insert_with(|| (name.clone(), 0));
+            entry.0 = name.min(std::mem::take(&mut entry.0));
+            entry.1 += 1;
+        }
+        if is_late() {
+            break;
+        }
+    }
+    let mut warnings = Vec::new();
+    if checked < total {
+        warnings.push(format!("new PodSecurity enforce level only checked against the first {checked} of {total} existing pods"));
+    }
+    if !found.is_empty() {
+        warnings.push(format!("existing pods in namespace \"{namespace}\" violate the new PodSecurity enforce level \"{policy}\""));
+    }
+    let mut of_pods: Vec<String> = found
+        .into_iter()
+        .map(|(what, (name, count))| match count {
+            1 => format!("{name}: {what}"),
+            2 => format!("{name} (and 1 other pod): {what}"),
+            _ => format!("{name} (and {} other pods): {what}", count - 1),
+        })
+        .collect();
+    of_pods.sort();
+    warnings.extend(of_pods);
+    warnings
+}
+
+/// One pod of each controller before the others of that controller, which will be much like it.
+fn one_of_each_first(pods: Vec<Value>) -> Vec<Value> {
+    let mut seen: HashSet<String> = HashSet::new();
+    let (mut first, others): (Vec<Value>, Vec<Value>) = pods.into_iter().partition(|pod| {
+        let controller = list_at(pod, "/metadata/ownerReferences").iter().find(|owner| bool_at(owner, "/controller"));
+        controller.is_none_or(|owner| seen.insert(str_at(owner, "/uid").to_owned()))
+    });
+    first.extend(others);
+    first
+}
+
+/// What the namespace of a write asks for. A namespace that is gone asks for nothing that could be known.
+fn namespace_policy(attributes: &Attributes<'_>, lookup: &dyn Lookup) -> Option<(Policy, bool)> {
+    let namespace = lookup.get("", "namespaces", "", attributes.namespace)?;
+    let (policy, errors) = policy_of(&namespace);
+    Some((policy, errors.is_empty()))
+}
+
+fn check_pod(
+    attributes: &Attributes<'_>,
+    lookup: &dyn Lookup,
+    pod: &Value,
+    old: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    if IGNORED_SUBRESOURCES.contains(&attributes.subresource) {
+        return Ok(());
+    }
+    let Some((policy, is_valid)) = namespace_policy(attributes, lookup) else {
+        let why = format!("failed to lookup namespace {}", apimachinery::field::quote(attributes.namespace));
+        return Err(Status::internal_error(&why));
+    };
+    if is_valid && policy.is_fully_privileged() {
+        return Ok(());
+    }
+    if let Some(old) = old.filter(|_| attributes.operation == Operation::Update)
+        && !is_significant(pod, old)
+    {
+        return Ok(());
+    }
+    let enforced = evaluate(policy.enforce, &pod_of(pod));
+    if !enforced.is_empty() {
+        let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&enforced));
+        return Err(Status::forbidden("", "pods", attributes.name, &why));
+    }
+    // What passes at the enforced level passes the same check as a warning.
+    if policy.warn != policy.enforce {
+        warn(policy.warn, &pod_of(pod), warnings);
+    }
+    Ok(())
+}
+
+fn warn_of_template(attributes: &Attributes<'_>, lookup: &dyn Lookup, template: &Value, warnings: &mut Vec<String>) {
+    if template.is_null() {
+        return;
+    }
+    if let Some((policy, _)) = namespace_policy(attributes, lookup) {
+        warn(policy.warn, &pod_of(template), warnings);
+    }
+}
+
+fn warn(policy: LevelVersion, pod: &Pod<'_>, warnings: &mut Vec<String>) {
+    let violations = evaluate(policy, pod);
+    if !violations.is_empty() {
+        warnings.push(format!("would violate PodSecurity \"{policy}\": {}", details(&violations)));
+    }
+}
+
+/// Whether an update changes something that the checks could look at: which containers there are, and their images.
+fn is_significant(new: &Value, old: &Value) -> bool {
+    let image = |c: &Value| str_at(c, "/image").to_owned();
+    let images = |pod: &Value, list: &str| list_at(pod, list).iter().map(image).collect::<Vec<_>>();
+    if ["/spec/containers", "/spec/initContainers"].iter().any(|list| images(new, list) != images(old, list)) {
+        return true;
+    }
+    let before = list_at(old, "/spec/ephemeralContainers");
+    list_at(new, "/spec/ephemeralContainers").iter().any(|c| {
+        let same = before.iter().find(|b| str_at(b, "/name") == str_at(c, "/name"));
+        same.is_none_or(|b| image(b) != image(c))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{Objects, Write};
+    use super::*;
+
+    fn namespace(labels: &[(&str, &str)]) -> Value {
+        let labels: serde_json::Map<String, Value> =
+            labels.iter().map(|(k, v)| (format!("pod-security.kubernetes.io/{k}"), (*v).into())).collect();
+        json!({ "metadata": { "name": "ns", "labels": labels } })
+    }
+
+    fn create(labels: &[(&str, &str)], spec: Value) -> Result<Vec<String>, String> {
+        let objects = Objects::of(vec![("", "namespaces", namespace(labels))]);
+        let pod = json!({ "metadata": { "name": "x" }, "spec": spec });
+        Write::new(Operation::Create, "", "v1", "pods").validate(&PodSecurity, &objects, Some(&pod), None)
+    }
+
+    #[test]
+    fn what_is_enforced_is_refused_and_what_is_warned_of_is_told() {
+        let bad = json!({ "hostNetwork": true, "containers": [{ "name": "c", "securityContext": { "privileged": true } }] });
+        let what = "host namespaces (hostNetwork=true), privileged (container \"c\" must not set securityContext.privileged=true)";
+        assert_eq!(create(&[], bad.clone()), Ok(vec![]));
+        assert_eq!(
+            create(&[("enforce", "baseline")], bad.clone()).unwrap_err(),
+            format!("pods \"x\" is forbidden: violates PodSecurity \"baseline:latest\": {what}")
+        );
+        assert_eq!(create(&[("warn", "baseline")], bad), Ok(vec![format!("would violate PodSecurity \"baseline:latest\": {what}")]));
+    }
+
+    #[test]
+    fn a_hardened_pod_passes_at_every_level_and_version() {
+        let spec = json!({
+            "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{ "name": "c", "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } } }],
+        });
+        for version in ["latest", "v1.0", "v1.21", "v1.24", "v1.99"] {
+            assert_eq!(create(&[("enforce", "restricted"), ("enforce-version", version)], spec.clone()), Ok(vec![]), "{version}");
+        }
+    }
+
+    #[test]
+    fn checks_begin_and_end_with_their_versions() {
+        let at = |version: &str, spec: Value| create(&[("enforce", "restricted"), ("enforce-version", version)], spec).unwrap_err();
+        let plain = || json!({ "hostUsers": false, "containers": [{ "name": "c" }] });
+        assert!(!at("v1.7", plain()).contains("allowPrivilegeEscalation") && at("v1.8", plain()).contains("allowPrivilegeEscalation"));
+        assert!(at("v1.34", plain()).contains("runAsNonRoot") && !at("v1.35", plain()).contains("runAsNonRoot"));
+        let adding = json!({ "containers": [{ "name": "c", "securityContext": { "capabilities": { "add": ["SYS_TIME"] } } }] });
+        assert!(at("v1.21", adding.clone()).contains("non-default capabilities"));
+        let later = at("v1.22", adding);
+        assert!(!later.contains("non-default capabilities") && later.contains("unrestricted capabilities"));
+    }
+
+    #[test]
+    fn a_stricter_namespace_tells_of_its_pods() {
+        let pod = |name: &str, spec: Value| ("", "pods", json!({ "metadata": { "name": name, "namespace": "ns" }, "spec": spec }));
+        let objects = Objects::of(vec![
+            pod("b", json!({ "hostPID": true })),
+            pod("a", json!({ "hostNetwork": true })),
+            pod("c", json!({ "hostPID": true, "containers": [{ "name": "c", "securityContext": { "privileged": true } }] })),
+        ]);
+        let change = |from: &[(&str, &str)], to: &[(&str, &str)]| {
+            Write::new(Operation::Update, "", "v1", "namespaces").validate(
+                &PodSecurity,
+                &objects,
+                Some(&namespace(to)),
+                Some(&namespace(from)),
+            )
+        };
+        assert_eq!(
+            change(&[], &[("enforce", "baseline")]).unwrap(),
+            [
+                "existing pods in namespace \"ns\" violate the new PodSecurity enforce level \"baseline:latest\"",
+                "a (and 1 other pod): host namespaces",
+                "c: host namespaces, privileged",
+            ]
+        );
+        assert_eq!(change(&[("enforce", "restricted")], &[("enforce", "baseline")]), Ok(vec![]));
+        assert!(change(&[], &[("enforce", "x")]).unwrap_err().starts_with("Namespace \"x\" is invalid: metadata.labels"));
+        assert_eq!(change(&[("enforce", "x")], &[("enforce", "x")]), Ok(vec![]), "labels that were bad already do not hinder");
+    }
+
+    #[test]
+    fn updates_that_change_no_image_pass() {
+        let pod = |image: &str, privileged: bool| json!({ "spec": { "containers": [{ "name": "c", "image": image, "securityContext": { "privileged": privileged } }] } });
+        let objects = Objects::of(vec![("", "namespaces", namespace(&[("enforce", "baseline")]))]);
+        let update = |image: &str| {
+            Write::new(Operation::Update, "", "v1", "pods").validate(&PodSecurity, &objects, Some(&pod(image, true)), Some(&pod("a", true)))
+        };
+        assert_eq!(update("a"), Ok(vec![]));
+        assert!(update("b").is_err());
+    }
+}

@@ -1,0 +1,110 @@
+//! What tests of plugins share: a cluster of a few objects, and attributes of a write.
+
+use std::sync::Arc;
+
+use apimachinery::schema::defaults::Hooks;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::catalog::Catalog;
+use crate::registry;
+
+/// Objects, as (group, resource, object).
+#[derive(Default)]
+pub struct Objects {
+    pub objects: Vec<(&'static str, &'static str, Value)>,
+    /// What users may do, as `verb group/resource[/subresource] name`.
+    pub allowed: Vec<&'static str>,
+}
+
+impl Objects {
+    pub fn of(objects: Vec<(&'static str, &'static str, Value)>) -> Objects {
+        Objects { objects, allowed: Vec::new() }
+    }
+
+    fn matching<'a>(&'a self, group: &'a str, resource: &'a str, namespace: &'a str) -> impl Iterator<Item = &'a Value> {
+        let within = move |object: &Value| namespace.is_empty() || object["metadata"]["namespace"] == namespace;
+        self.objects.iter().filter(move |(g, r, o)| *g == group && *r == resource && within(o)).map(|(_, _, o)| o)
+    }
+}
+
+impl Lookup for Objects {
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+        self.matching(group, resource, namespace).find(|o| o["metadata"]["name"] == name).cloned()
+    }
+
+    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value> {
+        self.matching(group, resource, namespace).cloned().collect()
+    }
+
+    fn authorize(&self, _user: &User, request: &RequestInfo) -> Decision {
+        let subresource = if request.subresource.is_empty() { String::new() } else { format!("/{}", request.subresource) };
+        let asked = format!("{} {}/{}{subresource} {}", request.verb, request.group, request.resource, request.name);
+        if self.allowed.contains(&asked.as_str()) { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
+    }
+
+    fn resources_of_kind(&self, group: &str, version: &str, kind: &str) -> Vec<(String, bool)> {
+        let all = registry::definitions();
+        let matching = all.iter().filter(|d| d.group == group && d.version == version && d.kind == kind);
+        matching.map(|d| (d.plural.to_owned(), d.scope == registry::Scope::Namespaced)).collect()
+    }
+}
+
+/// A write by a user called `u`.
+pub struct Write {
+    resource: Arc<Resource>,
+    user: User,
+    operation: Operation,
+    subresource: &'static str,
+    options: Value,
+}
+
+impl Write {
+    pub fn new(operation: Operation, group: &str, version: &str, plural: &str) -> Write {
+        let types = apimachinery::schema::builtin();
+        let hooks = Hooks::new(types, &[]).unwrap();
+        let catalog = Catalog::builtin(types, &registry::definitions(), &registry::versioned(), hooks).unwrap();
+        let resource = catalog.find(group, version, plural).unwrap().clone();
+        Write { resource, user: User { name: "u".to_owned(), ..User::default() }, operation, subresource: "", options: json!({}) }
+    }
+
+    pub fn by(mut self, name: &str, groups: &[&str]) -> Write {
+        self.user = User { name: name.to_owned(), groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..User::default() };
+        self
+    }
+
+    pub fn to(mut self, subresource: &'static str) -> Write {
+        self.subresource = subresource;
+        self
+    }
+
+    pub fn attributes(&self) -> Attributes<'_> {
+        Attributes {
+            operation: self.operation,
+            resource: &self.resource,
+            subresource: self.subresource,
+            namespace: if self.resource.namespaced { "ns" } else { "" },
+            name: "x",
+            user: &self.user,
+            dry_run: false,
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            options: &self.options,
+        }
+    }
+
+    pub fn admit(&self, plugin: &dyn Plugin, objects: &Objects, new: &mut Value) -> Result<(), String> {
+        plugin.admit(&self.attributes(), objects, new, None, &mut Vec::new()).map_err(|s| s.message)
+    }
+
+    pub fn validate(
+        &self,
+        plugin: &dyn Plugin,
+        objects: &Objects,
+        new: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<Vec<String>, String> {
+        let mut warnings = Vec::new();
+        plugin.validate(&self.attributes(), objects, new, old, &mut warnings).map_err(|s| s.message)?;
+        Ok(warnings)
+    }
+}

@@ -1,0 +1,14 @@
+//! The same work for any API server, measured: reads, lists, writes, watches, start, memory.
+//!
+//! `suite` is the list of what is measured; each other file owns one kind of work or one part of the set-up.
+
+pub mod connection;
+pub mod fixture;
+pub mod list;
+pub mod load;
+pub mod measure;
+pub mod process;
+pub mod servers;
+pub mod suite;
+pub mod table;
+pub mod watch;

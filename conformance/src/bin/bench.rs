@@ -1,0 +1,154 @@
+//! `bench`: measures one API server, or ours beside the reference and a bare server.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use conformance::bench::connection::Endpoint;
+use conformance::bench::measure::Report;
+use conformance::bench::process::Process;
+use conformance::bench::servers::{self, AnswerBytes, Running};
+use conformance::bench::suite::{self, Sizes, Subject};
+use conformance::bench::table;
+
+/// Measures Kubernetes API servers on this machine.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// A run of seconds that shows that everything works; its numbers mean nothing.
+    #[arg(long, global = true)]
+    quick: bool,
+    /// Also write the results here, as JSON.
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure a server that runs already, or that a command after `--` starts.
+    Server(Server),
+    /// Start our server, the bare one and perhaps a reference, measure each and put them side by side.
+    Compare(Compare),
+}
+
+#[derive(Args)]
+struct Server {
+    /// Such as https://127.0.0.1:6443; only loopback addresses.
+    url: String,
+    /// The bearer token of a cluster administrator.
+    #[arg(long)]
+    token: String,
+    /// A process whose memory counts; may be repeated.
+    #[arg(long)]
+    pid: Vec<u32>,
+    /// The command that starts the server; it is ended after the run.
+    #[arg(last = true)]
+    start: Vec<String>,
+}
+
+#[derive(Args)]
+struct Compare {
+    /// The `ferrokube` binary.
+    #[arg(long)]
+    ours: PathBuf,
+    /// The `bare` binary.
+    #[arg(long)]
+    bare: PathBuf,
+    /// A `kube-apiserver` binary; needs etcd and openssl on the path.
+    #[arg(long)]
+    reference: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let sizes = if cli.quick { Sizes::QUICK } else { Sizes::FULL };
+    let reports = match cli.command {
+        Command::Server(server) => vec![server.measure(sizes).await?],
+        Command::Compare(compare) => compare.measure(sizes).await?,
+    };
+    std::io::stdout().write_all(table::draw(&reports).as_bytes())?;
+    if let Some(path) = cli.json {
+        std::fs::write(&path, serde_json::to_vec_pretty(&reports)?).with_context(|| path.display().to_string())?;
+    }
+    // The first report is the server under test; whatever others do, it may not lose events.
+    match reports.first().map(|report| lost_events(report, sizes)) {
+        Some(lost) if lost > 0 => bail!("{lost} watch events did not arrive"),
+        _ => Ok(()),
+    }
+}
+
+fn lost_events(report: &Report, sizes: Sizes) -> u64 {
+    let count = |key: &str, name: &str| report.find(key).and_then(|m| m.detail.get(name)).and_then(|v| v.as_u64()).unwrap_or(0);
+    sizes.fan_outs.iter().map(|f| count(f.arrived_key, "expected").saturating_sub(count(f.arrived_key, "arrived"))).sum()
+}
+
+impl Server {
+    async fn measure(&self, sizes: Sizes) -> anyhow::Result<Report> {
+        let endpoint = Endpoint::new(&self.url, &self.token)?;
+        let mut processes: Vec<(String, u32)> = self.pid.iter().map(|pid| (pid.to_string(), *pid)).collect();
+        let (mut started, mut cold_start) = (None, None);
+        if let Some((program, arguments)) = self.start.split_first() {
+            let log = tempfile::NamedTempFile::new()?.into_temp_path();
+            let mut process = Process::start(Path::new(program), arguments.iter().cloned(), log.to_path_buf())?;
+            cold_start = Some(process.ready(&endpoint).await.context(program.clone())?);
+            processes.extend(process.id().map(|id| (program.clone(), id)));
+            started = Some((process, log));
+        }
+        let subject = Subject { name: &self.url, endpoint: &endpoint, processes, cold_start };
+        let report = suite::run(&subject, sizes, |step| say(step)).await;
+        suite::clean(&endpoint, sizes).await.context("cleaning up")?;
+        if let Some((process, log)) = started {
+            process.stop().await?;
+            log.close()?;
+        }
+        report
+    }
+}
+
+impl Compare {
+    async fn measure(&self, sizes: Sizes) -> anyhow::Result<Vec<Report>> {
+        let ours = one("ours", servers::ours(&self.ours).await?, sizes).await?;
+        let bytes = answer_bytes(&ours)?;
+        let mut reports = vec![ours];
+        if let Some(binary) = &self.reference {
+            reports.push(one("reference", servers::reference(binary).await?, sizes).await?);
+        }
+        reports.push(one("bare", servers::bare(&self.bare, &bytes).await?, sizes).await?);
+        Ok(reports)
+    }
+}
+
+/// Measures a server that was started for it, and ends it.
+async fn one(name: &str, running: Running, sizes: Sizes) -> anyhow::Result<Report> {
+    let subject = Subject { name, endpoint: &running.endpoint, processes: running.ids(), cold_start: Some(running.cold_start) };
+    let report = suite::run(&subject, sizes, |step| say(&format!("{name}: {step}"))).await;
+    drop(subject);
+    running.stop().await?;
+    report
+}
+
+/// What the bare server must answer to move as many bytes as ours.
+fn answer_bytes(report: &Report) -> anyhow::Result<AnswerBytes> {
+    let value = |key: &str| report.find(key).map(|m| m.value as u64).with_context(|| format!("{key} was not measured"));
+    let event = report.find("watch_many").and_then(|m| m.detail.get("event_bytes")?.as_u64()).context("no event was measured")?;
+    Ok(AnswerBytes { object: value("get_bytes")?, list: value("list_json_bytes")?, list_protobuf: value("list_protobuf_bytes")?, event })
+}
+
+/// Progress and errors go to stderr, so that stdout is the table alone.
+fn say(line: &str) {
+    // Nobody is left to tell if stderr is gone.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

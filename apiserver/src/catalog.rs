@@ -3,7 +3,6 @@
 //! Built-in resources come from [`crate::registry`]; custom resources will be added and removed as their definitions come and go,
 //! so the catalog is a value that is replaced whole and never changed in place.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +13,10 @@ use apimachinery::schema::defaults::Hooks;
 use apimachinery::schema::{TypeId, Types};
 use serde_json::Value;
 
-use crate::registry::{Behaviour, Definition, Printer, Scope, Strategy, UpdateStrategy};
+use crate::crd::form::Form;
+use crate::registry::table::Rows;
+use crate::registry::{Behaviour, Definition, Scope, Strategy, UpdateStrategy};
+use crate::storage::resource::FieldValue;
 
 /// Types that live as long as the process, or as long as the custom resource that brought them.
 #[derive(Clone)]
@@ -98,9 +100,11 @@ pub struct Stored {
     pub prefix: Box<str>,
     pub namespaced: bool,
     /// Fields that selectors can name, of the stored version.
-    pub selectable: Vec<(Box<str>, fn(&Value) -> Cow<'_, str>)>,
+    pub selectable: Vec<(Box<str>, FieldValue)>,
     /// The objects in memory; set when storage has loaded them, before anything is served.
     pub cache: OnceLock<Arc<crate::storage::Resource>>,
+    /// The form of a custom kind's stored version.
+    pub custom: Option<Arc<Form>>,
 }
 
 impl Stored {
@@ -124,8 +128,8 @@ pub struct Resource {
     pub check_name: fn(&str, bool) -> Vec<String>,
     pub strategy: Shared<dyn Strategy>,
     pub subresources: HashMap<Box<str>, Subresource>,
-    pub selectable: Vec<(Box<str>, fn(&Value) -> Cow<'_, str>)>,
-    pub printer: &'static Printer,
+    pub selectable: Vec<(Box<str>, FieldValue)>,
+    pub printer: Shared<dyn Rows>,
     /// Which fields a write to the main endpoint can come to own.
     pub filter: managed_fields::Filter,
     /// Numbers the resource among all that were ever served, for the encodings kept with objects.
@@ -135,6 +139,8 @@ pub struct Resource {
     pub conversion: Option<Conversion>,
     /// The JSON text that every object of this version starts with: `{"kind":"Pod","apiVersion":"v1"`.
     pub type_meta_prefix: Box<[u8]>,
+    /// The form of this version of a custom kind.
+    pub custom: Option<Arc<Form>>,
 }
 
 /// A subresource, resolved.
@@ -154,6 +160,23 @@ pub enum SubresourceKind {
 }
 
 impl Resource {
+    /// The root of field ownership.
+    pub fn root(&self) -> managed_fields::Root {
+        match &self.custom {
+            Some(_) => managed_fields::Root::Custom(self.type_id),
+            None => managed_fields::Root::Builtin(self.type_id),
+        }
+    }
+
+    /// Checks the types of a value of this version, prunes it, and returns the paths of unknown fields; the error is the reason why
+    /// the value is none of this kind.
+    pub fn read(&self, value: &mut Value) -> Result<Vec<String>, String> {
+        match &self.custom {
+            Some(form) => form.read(value),
+            None => apimachinery::schema::decode::decode(&self.types, self.type_id, value).map_err(|e| e.to_string()),
+        }
+    }
+
     pub fn api_version(&self) -> String {
         self.gvk.api_version()
     }
@@ -215,8 +238,9 @@ impl Catalog {
                         keeps_empties: matches!(store_group, "apiextensions.k8s.io" | "apiregistration.k8s.io"),
                         prefix: crate::storage::key::prefix(store_group, definition.plural).as_ref().into(),
                         namespaced: definition.scope == Scope::Namespaced,
-                        selectable: definition.selectable.iter().map(|(name, get)| ((*name).into(), *get)).collect(),
+                        selectable: definition.selectable.iter().map(|(name, get)| ((*name).into(), Arc::new(*get) as FieldValue)).collect(),
                         cache: OnceLock::new(),
+                        custom: None,
                     })
                 })
                 .clone();
@@ -231,6 +255,25 @@ impl Catalog {
         let key = (resource.gvk.group.clone(), resource.gvk.version.clone(), resource.plural.clone());
         self.resources.insert(key, resource.clone());
         self.ordered.push(resource);
+    }
+
+    /// The catalog with a custom resource, in place of any of the same group and plural.
+    pub fn with(&self, stored: &Arc<Stored>, served: Vec<Resource>) -> Catalog {
+        let mut catalog = self.without(&stored.group, &stored.resource);
+        catalog.by_storage.insert((stored.group.clone(), stored.resource.clone()), stored.clone());
+        served.into_iter().for_each(|resource| catalog.add(resource));
+        catalog
+    }
+
+    /// The catalog without a custom resource.
+    pub fn without(&self, group: &str, plural: &str) -> Catalog {
+        let is_it = |r: &Resource| r.custom.is_some() && &*r.stored.group == group && &*r.stored.resource == plural;
+        let ordered: Vec<Arc<Resource>> = self.ordered.iter().filter(|r| !is_it(r)).cloned().collect();
+        let key = |r: &Resource| (r.gvk.group.clone(), r.gvk.version.clone(), r.plural.clone());
+        let resources = ordered.iter().map(|r| (key(r), r.clone())).collect();
+        let mut by_storage = self.by_storage.clone();
+        by_storage.retain(|(g, p), stored| stored.custom.is_none() || &**g != group || &**p != plural);
+        Catalog { resources, ordered, by_storage }
     }
 
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
@@ -278,6 +321,11 @@ pub struct Versioned {
 
 static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
 
+/// A number that no resource has had.
+pub fn next_number() -> u32 {
+    NEXT_NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
 fn boxed(texts: &[&str]) -> Vec<Box<str>> {
     texts.iter().map(|t| (*t).into()).collect()
 }
@@ -318,13 +366,14 @@ fn resolve(
         check_name: definition.name,
         strategy: Shared::Static(definition.strategy),
         subresources,
-        selectable: definition.selectable.iter().map(|(name, get)| ((*name).into(), *get)).collect(),
-        printer: &definition.printer,
+        selectable: definition.selectable.iter().map(|(name, get)| ((*name).into(), Arc::new(*get) as FieldValue)).collect(),
+        printer: Shared::Static(&definition.printer),
         filter: managed_fields::Filter::except(definition.reset_fields),
-        number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
+        number: next_number(),
         stored,
         conversion,
         type_meta_prefix: type_meta_prefix.into(),
+        custom: None,
         gvk,
     }
 }

@@ -6,6 +6,7 @@ pub mod api;
 pub mod backend;
 pub mod bootstrap;
 pub mod catalog;
+pub mod crd;
 pub mod discovery;
 pub mod endpoints;
 pub mod filters;

@@ -31,7 +31,7 @@ use crate::system::service_cidr::ServiceRange;
 use crate::tokens::verify::{Cached, Verifier};
 use crate::tokens::{self, Issuer};
 use crate::stored_form::StoredForm;
-use crate::{bootstrap, filters, server, system, tls};
+use crate::{bootstrap, crd, filters, server, system, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
 #[derive(Clone, Debug)]
@@ -182,6 +182,7 @@ impl Server {
         }
         let settings = settings(config, &pki, address)?;
         system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
+        crd::follow::start(&api).await.map_err(Error::Bootstrap)?;
         system::spawn(&api, &settings);
         tokio::spawn(allocation::repair::run(api.clone()));
         write_kubeconfig(config, &pki, address)?;
@@ -254,10 +255,7 @@ async fn load_catalog(storage: &Storage, shared: bool) -> Result<Catalog, Error>
         let fields = stored
             .selectable
             .iter()
-            .map(|(name, get)| {
-                let get = *get;
-                SelectableField { name: (&**name).into(), value: Arc::new(move |value| get(value)) }
-            })
+            .map(|(name, get)| SelectableField { name: (&**name).into(), value: get.clone() })
             .collect();
         let codec: Arc<dyn Codec> = if shared { Arc::new(StoredForm::of(&catalog, &stored)) } else { Arc::new(JsonCodec) };
         let spec = ResourceSpec {

@@ -64,7 +64,7 @@ impl Types {
 }
 
 /// An object type with named fields.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StructType {
     /// The OpenAPI definition name, such as `io.k8s.api.core.v1.PodSpec`.
     pub name: Box<str>,
@@ -105,7 +105,7 @@ impl StructType {
 }
 
 /// A field of a struct type.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Field {
     pub json: Box<str>,
     pub ty: Type,

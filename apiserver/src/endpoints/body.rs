@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use super::negotiate::Encoding;
 use super::options::FieldValidation;
-use crate::catalog::{Gvk, TypesHandle};
+use crate::catalog::{Gvk, Resource, TypesHandle};
+use crate::crd;
+use crate::crd::form::Form;
 
 /// Bytes of a request body.
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
@@ -43,6 +45,52 @@ pub struct Expected<'a> {
     pub gvk: &'a Gvk,
     pub types: &'a TypesHandle,
     pub type_id: apimachinery::schema::TypeId,
+}
+
+/// Decodes a body of a resource's kind.
+pub fn decode_as(resource: &Resource, body: &[u8], encoding: Encoding) -> Result<Decoded, Status> {
+    match &resource.custom {
+        Some(form) => decode_custom(&resource.gvk, form, body, encoding),
+        None => decode(body, encoding, &Expected { gvk: &resource.gvk, types: &resource.types, type_id: resource.type_id }),
+    }
+}
+
+/// Decodes a body of a custom kind, which has to say what it is.
+fn decode_custom(gvk: &Gvk, form: &Form, body: &[u8], encoding: Encoding) -> Result<Decoded, Status> {
+    if body.is_empty() {
+        return Err(Status::bad_request("no body was sent"));
+    }
+    let shown = String::from_utf8_lossy(body);
+    let refuse = |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why} ({shown})", gvk.kind));
+    let (mut value, mut problems) = match encoding {
+        Encoding::Json => {
+            let (value, duplicates) = json::parse(body).map_err(|e| refuse(format!("couldn't get version/kind; json parse error: {e}")))?;
+            (value, duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect::<Vec<_>>())
+        }
+        Encoding::Yaml => {
+            let parsed = yaml::parse(body).map_err(|e| refuse(format!("error converting YAML to JSON: {e}")))?;
+            (parsed.value, parsed.strict_error.iter().map(ToString::to_string).collect())
+        }
+        Encoding::Protobuf => return Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+    };
+    if value.get("kind").and_then(Value::as_str).is_none_or(str::is_empty) {
+        return Err(refuse(format!("Object 'Kind' is missing in '{shown}'")));
+    }
+    let unknown = form.read(&mut value).map_err(|e| Status::bad_request(cannot_be_handled(gvk, &e)))?;
+    let api_version = value.get("apiVersion").and_then(Value::as_str).unwrap_or("");
+    if api_version != gvk.api_version() {
+        let expected = gvk.api_version();
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({expected})"
+        )));
+    }
+    if let Some(error) = crd::strategy::wrong_kind(&value, &gvk.kind) {
+        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+        return Err(Status::invalid(&gvk.group, text("/kind"), text("/metadata/name"), &vec![error]));
+    }
+    problems.extend(unknown.iter().map(|path| format!("unknown field {}", field::quote(path))));
+    problems.truncate(MAX_STRICT_PROBLEMS);
+    Ok(Decoded { value, problems })
 }
 
 /// Decodes a body that must be (or default to) the expected kind. The result has `kind` and `apiVersion` set.

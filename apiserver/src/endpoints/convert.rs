@@ -26,7 +26,10 @@ pub fn from_storage(resource: &Resource, value: Value) -> Value {
         Some(conversion) => {
             let mut converted = (conversion.from_storage)(value);
             set_type_meta(&mut converted, &resource.gvk);
-            canonicalize(&resource.types, resource.type_id, &mut converted, empties(&resource.stored));
+            match &resource.custom {
+                Some(form) => form.fit(&mut converted),
+                None => canonicalize(&resource.types, resource.type_id, &mut converted, empties(&resource.stored)),
+            }
             converted
         }
         None => value,
@@ -45,5 +48,11 @@ pub fn empties(stored: &Stored) -> Empties {
 
 /// Canonical form in the storage version: the last step before encoding.
 pub fn canonical_stored(stored: &Stored, value: &mut Value) {
-    canonicalize(&stored.types, stored.type_id, value, empties(stored));
+    match &stored.custom {
+        Some(form) => {
+            form.fit(value);
+            form.complete(value);
+        }
+        None => canonicalize(&stored.types, stored.type_id, value, empties(stored)),
+    }
 }

@@ -17,12 +17,11 @@ const NAME_ATTEMPTS: usize = 8;
 
 /// Creates the object in the request's body.
 pub async fn create(call: &mut Call) -> Answer {
-    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::OBJECT))?;
     let encoding = negotiate::input(&call.request.headers)?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
-    let expected = body::Expected { gvk: &call.resource.gvk, types: &call.resource.types, type_id: call.resource.type_id };
-    let decoded = body::decode(&bytes, encoding, &expected)?;
+    let decoded = body::decode_as(&call.resource, &bytes, encoding)?;
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let object = decoded.value;
     let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
@@ -72,6 +71,10 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
         call.api.admission.admit(&attributes, &call.api, &mut object, None, &mut warnings).await?;
     }
     call.warnings = warnings;
+    if resource.custom.as_ref().is_some_and(|form| form.terminating) {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::forbidden(resource.group(), &resource.plural, &name, why));
+    }
     let generated = meta::wants_generated_name(&object);
     let base = meta::text(&object, "generateName").to_owned();
     let now = call.request.now;

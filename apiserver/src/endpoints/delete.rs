@@ -20,7 +20,7 @@ use crate::storage::{self, Object};
 
 /// Deletes the named object.
 pub async fn delete(call: &mut Call) -> Answer {
-    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::OBJECT))?;
     let options = read_options(call).await?;
     warn_of_orphans(call, &options);
     let name = call.name().to_owned();

@@ -11,7 +11,7 @@ use crate::registry::table::IncludeObject;
 
 /// Deletes what the selectors choose and answers with the list as it was.
 pub async fn delete_collection(call: &mut Call) -> Answer {
-    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::OBJECT))?;
     let list_options = ListOptions::parse(&call.query, false)?;
     let options = read_options(call).await?;
     warn_of_orphans(call, &options);

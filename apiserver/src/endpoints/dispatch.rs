@@ -11,7 +11,7 @@ use super::negotiate::{self, Encoding};
 use super::options::Query;
 use super::{Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch};
 use crate::api::Api;
-use crate::catalog::{Gvk, SubresourceKind};
+use crate::catalog::{Resource, SubresourceKind};
 use crate::filters::Authorized;
 use crate::storage::{self, Freshness, Object};
 
@@ -26,18 +26,22 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
         return Err(not_found());
     }
     let Some(resource) = catalog.find(&info.group, &info.version, &info.resource).cloned() else {
-        if catalog.has_version(&info.group, &info.version) || info.prefix == "api" || catalog.has_group(&info.group) {
+        let is_builtin = catalog.iter().any(|r| r.custom.is_none() && *r.gvk.group == *info.group);
+        if info.prefix == "api" || is_builtin {
             return Err(not_found());
         }
         return Ok(respond::page_not_found());
     };
     let siblings = catalog.versions_of(&resource);
     let query = Query::parse(&request.raw_query);
+    if resource.custom.is_some() && resource.namespaced != !info.namespace.is_empty() && (!resource.namespaced || info.parts.len() > 1) {
+        return Ok(respond::page_not_found());
+    }
     let mut call = Call { api, request, resource, siblings, query, warnings: Vec::new() };
     let form = negotiate::of_errors(&call.request.headers, &call.request.raw_query);
     let answer = match check_route(&call) {
         Ok(()) => {
-            call.warnings.extend(deprecation(&call.resource.gvk));
+            call.warnings.extend(deprecation(&call.resource));
             run(&mut call).await
         }
         Err(refused) => Err(refused),
@@ -48,7 +52,11 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
 }
 
 /// Kinds that are served for old clients' sake: what every answer about them warns of.
-fn deprecation(gvk: &Gvk) -> Option<String> {
+fn deprecation(resource: &Resource) -> Option<String> {
+    if let Some(form) = &resource.custom {
+        return form.deprecation.clone();
+    }
+    let gvk = &resource.gvk;
     match (&*gvk.group, &*gvk.version, &*gvk.kind) {
         ("", "v1", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()),
         ("", "v1", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+".to_owned()),
@@ -73,7 +81,7 @@ fn check_route(call: &Call) -> Result<(), Status> {
         return Err(not_found());
     }
     if !info.subresource.is_empty() && call.subresource().is_none() {
-        return Err(not_found());
+        return Err(if call.resource.custom.is_some() { call.not_found() } else { not_found() });
     }
     let named = info.parts.len() > 1;
     if across_namespaces && !call.resource.allows("list") {

@@ -8,7 +8,7 @@ use crate::storage::{self, Freshness, Revision};
 
 /// Answers with the object, at least as fresh as `resourceVersion` asks for.
 pub async fn get(call: &mut Call) -> Answer {
-    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::OBJECT))?;
     let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let freshness = match call.query.get("resourceVersion").unwrap_or("") {
         "" => Freshness::Latest,

@@ -23,7 +23,7 @@ const TOKEN_ENCODING: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, 
 
 /// Answers with a list.
 pub async fn list(call: &mut Call) -> Answer {
-    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::OBJECT))?;
     let options = ListOptions::parse(&call.query, false)?;
     let include = include_object(&form, &options.include_object)?;
     let filter = Filter::parse(&call.resource, call.namespace(), &options.label_selector, &options.field_selector)?;

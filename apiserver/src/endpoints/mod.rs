@@ -69,6 +69,11 @@ impl Call {
         self.resource.subresources.get(&*self.request.info.subresource)
     }
 
+    /// What the resource has of an offer: custom objects are no protobuf.
+    pub fn offer(&self, offer: negotiate::Offer) -> negotiate::Offer {
+        negotiate::Offer { whole_as_protobuf: self.resource.custom.is_none(), ..offer }
+    }
+
     /// `NotFound` of the named object.
     pub fn not_found(&self) -> Status {
         Status::not_found(self.resource.group(), &self.resource.plural, self.name())

@@ -65,13 +65,15 @@ pub struct Offer {
     pub transforms: bool,
     /// The answer is a stream of watch events.
     pub stream: bool,
+    /// Whole objects can be had as protobuf.
+    pub whole_as_protobuf: bool,
 }
 
 impl Offer {
-    pub const OBJECT: Offer = Offer { encodings: &Encoding::ALL, transforms: true, stream: false };
-    pub const WATCH: Offer = Offer { encodings: &Encoding::ALL, transforms: true, stream: true };
+    pub const OBJECT: Offer = Offer { encodings: &Encoding::ALL, transforms: true, stream: false, whole_as_protobuf: true };
+    pub const WATCH: Offer = Offer { encodings: &Encoding::ALL, transforms: true, stream: true, whole_as_protobuf: true };
     /// Status and other answers that are never transformed.
-    pub const PLAIN: Offer = Offer { encodings: &Encoding::ALL, transforms: false, stream: false };
+    pub const PLAIN: Offer = Offer { encodings: &Encoding::ALL, transforms: false, stream: false, whole_as_protobuf: true };
 }
 
 /// One clause of an Accept header.
@@ -177,6 +179,7 @@ fn options(clause: &Clause<'_>, encoding: Encoding, offer: Offer) -> Option<Form
     }
     let convert = (param("as"), param("g"), param("v"));
     let transform = match convert {
+        (None, None, None) if encoding == Encoding::Protobuf && !offer.whole_as_protobuf => return None,
         (None, None, None) => Transform::None,
         _ if !offer.transforms => return None,
         (Some(kind), Some("meta.k8s.io"), Some(version)) => {

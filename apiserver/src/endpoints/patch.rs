@@ -1,8 +1,8 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
-use apimachinery::managed_fields::{self, ApplyError, Root};
+use apimachinery::managed_fields::{self, ApplyError};
 use apimachinery::patch::{Answer as Refusal, restore};
-use apimachinery::schema::{TypeId, Types, decode};
+use apimachinery::schema::{TypeId, Types};
 use apimachinery::status::Status;
 use apimachinery::{field, json, yaml};
 use serde_json::Value;
@@ -17,7 +17,11 @@ use super::{Answer, Call, body, convert, create, meta, negotiate};
 /// Applies the patch in the request's body.
 pub async fn patch(call: &mut Call) -> Answer {
     let patch_type = negotiate::patch_type(&call.request.headers)?;
-    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    if call.resource.custom.is_some() && patch_type == PatchType::Strategic {
+        let types = ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+        return Err(Status::unsupported_media_type(&types));
+    }
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::OBJECT))?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
     let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
@@ -125,8 +129,7 @@ fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> R
     if let Some(shown) = &shown {
         restore::restore(&call.resource.types, call.resource.type_id, &mut object).map_err(|e| undecodable(&before, Some(shown), &e.to_string()))?;
     }
-    let unknown =
-        decode::decode(&call.resource.types, call.resource.type_id, &mut object).map_err(|e| undecodable(&before, shown.as_ref(), &e.to_string()))?;
+    let unknown = call.resource.read(&mut object).map_err(|e| undecodable(&before, shown.as_ref(), &e))?;
     problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
     match options.field_validation {
         FieldValidation::Strict if !problems.is_empty() => {
@@ -150,8 +153,7 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
             return Err(call.not_found());
         }
         let mut object = applied(call, before.as_ref(), &config, manager, options.force.unwrap_or(false))?;
-        decode::decode(&call.resource.types, call.resource.type_id, &mut object)
-            .map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e.to_string())))?;
+        call.resource.read(&mut object).map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e)))?;
         call.complete(&mut object);
         if call.resource.namespaced {
             meta::ensure_namespace(&mut object, call.namespace())?;
@@ -200,7 +202,7 @@ fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, f
     };
     let versions = Versions { call };
     let api_version = call.resource.api_version();
-    let scope = managed_fields::Scope { root: Root::Builtin(call.resource.type_id), ..call.ownership_scope(&api_version, filter, &versions) };
+    let scope = call.ownership_scope(&api_version, filter, &versions);
     managed_fields::apply(&scope, before, config, manager, call.request.now, force).map_err(apply_refused)
 }
 

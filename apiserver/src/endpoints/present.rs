@@ -105,7 +105,7 @@ impl Presenter<'_> {
                 out.extend_from_slice(b"\n");
                 Ok(out.freeze())
             }
-            Encoding::Protobuf => self.enveloped(object),
+            Encoding::Protobuf if self.resource.custom.is_none() => self.enveloped(object),
             _ => self.value_bytes(&convert::from_storage(self.resource, object.value()), object.revision().to_string().as_str()),
         }
     }
@@ -171,7 +171,7 @@ impl Presenter<'_> {
         }
         let chunks = match (self.form.encoding, &self.form.transform) {
             (Encoding::Json, Transform::None) if !self.form.pretty => self.json_list(objects, meta)?,
-            (Encoding::Protobuf, _) => vec![self.protobuf_list(objects, meta)?],
+            (Encoding::Protobuf, _) if self.resource.custom.is_none() => vec![self.protobuf_list(objects, meta)?],
             _ => vec![self.value_list(objects, meta)?],
         };
         let media_type = self.form.encoding.media_type();
@@ -189,7 +189,12 @@ impl Presenter<'_> {
     }
 
     fn json_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Vec<Bytes>, Status> {
-        let head = self.list_head(&self.resource.list_kind, &self.resource.api_version(), meta);
+        let custom = self.resource.custom.is_some();
+        let head = if custom {
+            format!("{{\"apiVersion\":\"{}\",\"items\":[", self.resource.api_version()).into_bytes()
+        } else {
+            self.list_head(&self.resource.list_kind, &self.resource.api_version(), meta)
+        };
         let mut chunks = Vec::new();
         let total: usize = objects.iter().map(|o| o.json().len() + 1).sum();
         let mut out = BytesMut::with_capacity((head.len() + total + 3).min(CHUNK_BYTES + CHUNK_BYTES / 8));
@@ -199,14 +204,24 @@ impl Presenter<'_> {
                 out.extend_from_slice(b",");
             }
             let text = self.json(object)?;
-            out.extend_from_slice(b"{");
-            out.extend_from_slice(self.without_type_meta(&text));
+            if custom {
+                out.extend_from_slice(&text);
+            } else {
+                out.extend_from_slice(b"{");
+                out.extend_from_slice(self.without_type_meta(&text));
+            }
             if out.len() >= CHUNK_BYTES {
                 chunks.push(out.split().freeze());
                 out.reserve(CHUNK_BYTES + CHUNK_BYTES / 8);
             }
         }
-        out.extend_from_slice(b"]}\n");
+        out.extend_from_slice(b"]");
+        if custom {
+            let tail = format!(",\"kind\":\"{}\",\"metadata\":", self.resource.list_kind);
+            out.extend_from_slice(tail.as_bytes());
+            out.extend_from_slice(&json::to_vec(&custom_list_meta(meta)));
+        }
+        out.extend_from_slice(b"}\n");
         chunks.push(out.freeze());
         Ok(chunks)
     }
@@ -246,6 +261,12 @@ impl Presenter<'_> {
                 let items = values.iter().map(|v| metadata_only(v, version)).collect();
                 list_value("PartialObjectMetadataList", &format!("meta.k8s.io/{version}"), meta, items)
             }
+            Transform::None if self.resource.custom.is_some() => serde_json::json!({
+                "apiVersion": self.resource.api_version(),
+                "items": values,
+                "kind": &*self.resource.list_kind,
+                "metadata": custom_list_meta(meta),
+            }),
             Transform::None => {
                 let items = values
                     .into_iter()
@@ -262,12 +283,13 @@ impl Presenter<'_> {
         };
         Ok(match self.form.encoding {
             Encoding::Yaml => yaml::to_string(&shown).into(),
-            _ => respond::json_text(&shown, self.form.pretty),
+            Encoding::Protobuf => protobuf::builtin().encode_object(&shown).map_err(|e| Status::unknown(e.to_string()))?.into(),
+            Encoding::Json => respond::json_text(&shown, self.form.pretty),
         })
     }
 
     fn table<'v>(&self, version: &str, values: impl Iterator<Item = Shown<'v>>, meta: &ListMeta, with_columns: bool) -> Value {
-        table::build(self.resource.printer, version, values, &meta.to_value(), self.include_object, with_columns, self.now)
+        table::build(&*self.resource.printer, version, values, &meta.to_value(), self.include_object, with_columns, self.now)
     }
 
     /// A Table of one object that is given in the resource's version.
@@ -281,7 +303,11 @@ impl Presenter<'_> {
     /// The `object` of a watch event, in the form asked for, without a newline. Column definitions are in the first Table only.
     pub fn event_object(&self, object: &Object, first: bool) -> Result<Bytes, Status> {
         match (&self.form.transform, self.form.encoding) {
-            (_, Encoding::Protobuf) => self.enveloped(object),
+            (_, Encoding::Protobuf) if self.resource.custom.is_none() => self.enveloped(object),
+            (Transform::Metadata(version) | Transform::MetadataList(version), Encoding::Protobuf) => {
+                let shown = metadata_only(&object.value(), version);
+                Ok(protobuf::builtin().encode_object(&shown).map_err(|e| Status::unknown(e.to_string()))?.into())
+            }
             (Transform::None, _) => self.json(object),
             (Transform::Metadata(version) | Transform::MetadataList(version), _) => {
                 let value = convert::from_storage(self.resource, object.value());
@@ -308,6 +334,16 @@ impl Presenter<'_> {
             _ => json::to_vec(&shown).into(),
         })
     }
+}
+
+/// The metadata of a list of custom objects: sorted, and with its continuation even where there is none.
+fn custom_list_meta(meta: &ListMeta) -> Value {
+    let mut value = meta.to_value();
+    if let Some(map) = value.as_object_mut() {
+        map.insert("continue".to_owned(), Value::String(meta.continue_token.clone()));
+    }
+    value.sort_all_objects();
+    value
 }
 
 /// `PartialObjectMetadata` of an object.

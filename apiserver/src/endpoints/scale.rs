@@ -17,7 +17,7 @@ use super::options::{FieldValidation, WriteOptions};
 use super::present::{ListMeta, include_object, metadata_only};
 use super::update::{self, Change, Failure};
 use super::{Answer, Call, body, convert, meta, patch, respond, write};
-use crate::catalog::{Gvk, TypesHandle};
+use crate::catalog::{Gvk, Resource, TypesHandle};
 use crate::registry::autoscaling::scale as rules;
 use crate::registry::read::list_at;
 use crate::registry::table;
@@ -35,9 +35,17 @@ fn type_id() -> Result<TypeId, Status> {
     apimachinery::schema::builtin().lookup(SCHEMA).ok_or_else(|| Status::internal_error("no schema for Scale"))
 }
 
-/// The Scale of an object in the resource's version.
-fn scale_of(object: &Value) -> Result<Value, Status> {
+/// The Scale of an object in the resource's version. A custom object that is only read must have replicas.
+fn scale_of(call: &Call, object: &Value, read: bool) -> Result<Value, Status> {
+    if let Some(paths) = custom_paths(&call.resource) {
+        return paths.of(object, read);
+    }
     rules::of(object).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+/// Where a custom object has its replicas.
+fn custom_paths(resource: &Resource) -> Option<&crate::crd::scale::Paths> {
+    resource.custom.as_ref().and_then(|form| form.scale.as_ref())
 }
 
 fn parent_of(call: &Call, object: &Object) -> Value {
@@ -50,7 +58,7 @@ pub async fn scale(call: &mut Call) -> Answer {
     match call.request.info.verb.as_str() {
         "get" => {
             let object = call.fresh_named().await?;
-            let scale = scale_of(&parent_of(call, &object))?;
+            let scale = scale_of(call, &parent_of(call, &object), true)?;
             respond_with(call, &form, &scale)
         }
         "update" => replace(call, &form).await,
@@ -176,7 +184,7 @@ async fn write_scale(
     for attempt in 1.. {
         let current = call.fresh_named().await?;
         let parent = parent_of(call, &current);
-        let before = with_owners(call, scale_of(&parent)?, &parent)?;
+        let before = with_owners(call, scale_of(call, &parent, false)?, &parent)?;
         let Wanted { mut scale, settled } = wanted(call, &before)?;
         let version = meta::text(&scale, "resourceVersion").to_owned();
         let reset = managed_fields::asks_for_reset(&scale);
@@ -194,8 +202,8 @@ async fn write_scale(
             Err(Failure::Status(status)) => return Err(*status),
             Ok(written) => {
                 let value = match &written.outcome {
-                    Created::Stored(object) => scale_of(&parent_of(call, object))?,
-                    Created::DryRun(value) => scale_of(value)?,
+                    Created::Stored(object) => scale_of(call, &parent_of(call, object), false)?,
+                    Created::DryRun(value) => scale_of(call, value, false)?,
                 };
                 return respond_with(call, form, &value);
             }
@@ -205,8 +213,10 @@ async fn write_scale(
 }
 
 /// Where each served version of the workload has its replicas.
-fn versions(call: &Call) -> Vec<String> {
-    call.siblings.iter().map(|resource| resource.api_version()).collect()
+fn versions(call: &Call) -> Vec<(String, Option<&str>)> {
+    let replicas = |resource: &Resource| resource.custom.is_none().then_some(REPLICAS);
+    let versions = call.siblings.iter();
+    versions.map(|r| (r.api_version(), replicas(r).or_else(|| custom_paths(r).map(|paths| paths.owned())))).collect()
 }
 
 fn owners(object: &Value) -> &[Value] {
@@ -216,7 +226,7 @@ fn owners(object: &Value) -> &[Value] {
 /// The Scale with the owners that the workload's replicas have.
 fn with_owners(call: &Call, mut scale: Value, parent: &Value) -> Result<Value, Status> {
     let versions = versions(call);
-    let paths: Vec<(&str, Option<&str>)> = versions.iter().map(|v| (v.as_str(), Some(REPLICAS))).collect();
+    let paths: Vec<(&str, Option<&str>)> = versions.iter().map(|(version, path)| (version.as_str(), *path)).collect();
     if let Some(entries) = to_scale(owners(parent), &paths).map_err(|e| Status::unknown(e.to_string()))? {
         meta::metadata_mut(&mut scale).insert("managedFields".to_owned(), entries);
     }
@@ -226,7 +236,7 @@ fn with_owners(call: &Call, mut scale: Value, parent: &Value) -> Result<Value, S
 /// The workload with the replicas of a Scale and with its owners.
 fn scaled(call: &Call, scale: &Value, mut parent: Value) -> Result<Value, Status> {
     let versions = versions(call);
-    let paths: Vec<(&str, Option<&str>)> = versions.iter().map(|v| (v.as_str(), Some(REPLICAS))).collect();
+    let paths: Vec<(&str, Option<&str>)> = versions.iter().map(|(version, path)| (version.as_str(), *path)).collect();
     let entries = from_scale(owners(&parent), owners(scale), &paths, &call.resource.api_version());
     let entries = entries.map_err(|e| Status::unknown(e.to_string()))?;
     let metadata = meta::metadata_mut(&mut parent);
@@ -234,13 +244,20 @@ fn scaled(call: &Call, scale: &Value, mut parent: Value) -> Result<Value, Status
         Some(entries) => metadata.insert("managedFields".to_owned(), entries),
         None => metadata.shift_remove("managedFields"),
     };
-    rules::apply(scale, &mut parent);
+    match custom_paths(&call.resource) {
+        Some(paths) => paths.apply(scale, &mut parent),
+        None => rules::apply(scale, &mut parent),
+    }
     Ok(parent)
 }
 
 fn check(call: &Call, scale: &Value, parent: &Value) -> Result<(), Status> {
     if let Err(why) = rules::uid_precondition(scale, parent) {
         return Err(Status::conflict(call.resource.group(), &format!("{}/scale", call.resource.plural), call.name(), &why));
+    }
+    if call.resource.custom.is_some() {
+        // The object's own rules say where its replicas are.
+        return Ok(());
     }
     let errors = rules::validate_update(scale);
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("autoscaling", "Scale", call.name(), &errors)) }

@@ -106,7 +106,7 @@ fn resolve(resource: &Resource, name: &str) -> Result<Field, Status> {
 ///
 /// Kinds without fields of their own list what there is; kinds with some say only that the label is not supported.
 fn unknown(resource: &Resource, name: &str) -> Status {
-    if resource.selectable.is_empty() {
+    if resource.selectable.is_empty() && resource.custom.is_none() {
         return Status::bad_request(format!(
             "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
             apimachinery::field::quote(name)

@@ -17,12 +17,11 @@ use crate::storage::{self, Object};
 
 /// Replaces the object by the request's body.
 pub async fn update(call: &mut Call) -> Answer {
-    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::OBJECT)?;
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::OBJECT))?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions", false)?;
     let encoding = negotiate::input(&call.request.headers)?;
-    let expected = body::Expected { gvk: &call.resource.gvk, types: &call.resource.types, type_id: call.resource.type_id };
-    let decoded = body::decode(&bytes, encoding, &expected)?;
+    let decoded = body::decode_as(&call.resource, &bytes, encoding)?;
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
     check_names(call, &mut object)?;

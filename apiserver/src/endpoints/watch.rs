@@ -33,7 +33,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 
 /// Starts a watch and answers with its stream.
 pub async fn watch(call: &mut Call, deprecated_path: bool) -> Answer {
-    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), negotiate::Offer::WATCH)?;
+    let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::WATCH))?;
     let options = ListOptions::parse(&call.query, deprecated_path)?;
     let mut field_selector = options.field_selector.clone();
     if !call.name().is_empty() && !field_selector.contains("metadata.name=") {

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use apimachinery::field::{ErrorList, Path};
-use apimachinery::managed_fields::{self, Converted, Converter, Filter, Root};
+use apimachinery::managed_fields::{self, Converted, Converter, Filter};
 use apimachinery::schema::defaults::apply_defaults;
 use apimachinery::status::Status;
 use apimachinery::validation::{FinalizerRule, MetaRules, validate_object_meta, validate_object_meta_update};
@@ -36,9 +36,15 @@ impl Converter for Versions<'_> {
         }
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let Some(other) = self.call.other_version(group, version) else { return Ok(None) };
+        if other.custom.is_some() {
+            // Nothing is pruned here: a field that the other version does not have is an error of ownership.
+            let mut object = object.clone();
+            set_type_meta(&mut object, &other.gvk);
+            return Ok(Some(Converted { object, types: &other.types, root: other.root() }));
+        }
         let stored = convert::to_storage(resource, object.clone());
         let object = convert::from_storage(other, stored);
-        Ok(Some(Converted { object, types: &other.types, root: Root::Builtin(other.type_id) }))
+        Ok(Some(Converted { object, types: &other.types, root: other.root() }))
     }
 }
 
@@ -102,7 +108,7 @@ impl Call {
     pub fn ownership_scope<'a>(&'a self, api_version: &'a str, filter: &'a Filter, versions: &'a Versions<'a>) -> managed_fields::Scope<'a> {
         managed_fields::Scope {
             types: &self.resource.types,
-            root: Root::Builtin(self.resource.type_id),
+            root: self.resource.root(),
             api_version,
             kind: &self.resource.gvk.kind,
             subresource: &self.request.info.subresource,
@@ -162,7 +168,9 @@ impl Call {
         }
         strategy.prepare_for_update(&cx, new, old);
         meta::keep_system_fields(new, old);
-        canonical(&self.resource.stored, new);
+        if self.resource.custom.is_none() {
+            canonical(&self.resource.stored, new);
+        }
         let mut errors = validate_object_meta_update(metadata(new), metadata(old), finalizer_rule(&self.resource), &Path::new("metadata"));
         errors.extend(strategy.validate_update(&cx, new, old));
         let name = meta::text(new, "name").to_owned();
@@ -171,6 +179,10 @@ impl Call {
         let attributes = self.attributes(Operation::Update, &name, self.namespace(), dry_run, options);
         self.api.admission.validate(&attributes, &self.api, Some(new), Some(old), &mut warnings).await?;
         self.warnings.append(&mut warnings);
+        if self.resource.custom.is_some() {
+            // The rules were those of the version that was asked for; what is stored is the other's.
+            canonical(&self.resource.stored, new);
+        }
         managed_fields::keep_timestamps(old, new);
         Ok(())
     }
@@ -206,6 +218,9 @@ pub fn storage_status(resource: &Resource, error: storage::Error, name: &str) ->
 /// Default, then canonical form, in the resource's own version.
 pub fn complete(resource: &Resource, object: &mut Value) {
     set_type_meta(object, &resource.gvk);
+    if let Some(form) = &resource.custom {
+        return form.complete(object);
+    }
     apply_defaults(&resource.types, &resource.hooks, resource.type_id, object);
     apimachinery::schema::canonical::canonicalize(&resource.types, resource.type_id, object, convert::empties(&resource.stored));
 }

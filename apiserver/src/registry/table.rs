@@ -5,6 +5,23 @@ use serde_json::{Map, Value};
 
 use super::{Column, Description, Printer};
 
+/// How a kind is shown: its column definitions, and the cells of one object in the same order.
+pub trait Rows: Send + Sync {
+    fn columns(&self) -> Vec<Value>;
+    /// Ages are counted to `now`.
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
+}
+
+impl Rows for Printer {
+    fn columns(&self) -> Vec<Value> {
+        self.columns.iter().map(column).collect()
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        (self.cells)(object, now)
+    }
+}
+
 /// What stands in a row's `object`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IncludeObject {
@@ -24,7 +41,7 @@ pub struct Shown<'v> {
 ///
 /// `version` is that of meta.k8s.io. Without `with_columns` the definitions are null: all but the first event of a watch.
 pub fn build<'v>(
-    printer: &Printer,
+    printer: &dyn Rows,
     version: &str,
     values: impl Iterator<Item = Shown<'v>>,
     list_meta: &Value,
@@ -32,7 +49,7 @@ pub fn build<'v>(
     with_columns: bool,
     now: Timestamp,
 ) -> Value {
-    let columns = if with_columns { Value::Array(printer.columns.iter().map(column).collect()) } else { Value::Null };
+    let columns = if with_columns { Value::Array(printer.columns()) } else { Value::Null };
     let rows: Vec<Value> = values.map(|shown| row(printer, version, &shown, include, now)).collect();
     serde_json::json!({
         "kind": "Table",
@@ -57,10 +74,10 @@ fn column(column: &Column) -> Value {
     })
 }
 
-fn row(printer: &Printer, version: &str, shown: &Shown<'_>, include: IncludeObject, now: Timestamp) -> Value {
+fn row(printer: &dyn Rows, version: &str, shown: &Shown<'_>, include: IncludeObject, now: Timestamp) -> Value {
     let value = shown.object;
     let mut row = Map::new();
-    row.insert("cells".to_owned(), Value::Array((printer.cells)(shown.printed, now)));
+    row.insert("cells".to_owned(), Value::Array(printer.cells(shown.printed, now)));
     if let Some(condition) = completed(value) {
         row.insert("conditions".to_owned(), Value::Array(vec![condition]));
     }

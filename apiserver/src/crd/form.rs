@@ -1,0 +1,134 @@
+//! The form of the objects of one version of a custom resource: how they are read, completed and put in order.
+//!
+//! What decoding, defaulting and canonical form are for built-in types, this is for custom ones. Members are sorted by name, as
+//! upstream writes what it holds as a map.
+
+use apimachinery::schema::canonical::{Empties, canonicalize};
+use apimachinery::schema::{TypeId, builtin, decode};
+use serde_json::{Map, Number, Value};
+
+use super::prune;
+use super::schema::Schema;
+
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+/// Integers beyond this are written with an exponent, as floats.
+const MAX_PLAIN_FLOAT: f64 = 9e15;
+
+/// One version of a custom kind.
+pub struct Form {
+    pub schema: Schema,
+    /// What a request to this version is warned of.
+    pub deprecation: Option<String>,
+    /// The definition is being deleted: nothing is created any more.
+    pub terminating: bool,
+    /// The paths of the scale subresource, if there is one.
+    pub scale: Option<super::scale::Paths>,
+}
+
+impl Form {
+    /// Checks metadata, prunes, and returns the paths of unknown fields; the error is the reason why the object cannot be read.
+    pub fn read(&self, object: &mut Value) -> Result<Vec<String>, String> {
+        normalize_numbers(object);
+        let mut unknown = prune::prune(&self.schema, object);
+        let mut in_metadata = Vec::new();
+        coerce(Some(&self.schema), true, object, "", &mut in_metadata)?;
+        in_metadata.sort();
+        unknown.extend(in_metadata);
+        Ok(unknown)
+    }
+
+    /// Defaults an object that has been read, and sorts its members.
+    pub fn complete(&self, object: &mut Value) {
+        prune::drop_nulls(&self.schema, object);
+        prune::default(&self.schema, object);
+        self.sort(object);
+    }
+
+    /// Makes an object of another version one of this one: what this version does not have goes, without a word.
+    pub fn fit(&self, object: &mut Value) {
+        prune::prune(&self.schema, object);
+        prune::drop_nulls(&self.schema, object);
+        self.sort(object);
+    }
+
+    fn sort(&self, object: &mut Value) {
+        if let (Some(id), Some(metadata)) = (object_meta(), object.get_mut("metadata")) {
+            canonicalize(builtin(), id, metadata, Empties::Keep);
+        }
+        object.sort_all_objects();
+    }
+}
+
+fn object_meta() -> Option<TypeId> {
+    builtin().lookup(OBJECT_META)
+}
+
+/// Reads the metadata of an object and of those embedded in it as ObjectMeta.
+fn coerce(schema: Option<&Schema>, embedded: bool, value: &mut Value, path: &str, unknown: &mut Vec<String>) -> Result<(), String> {
+    match value {
+        Value::Object(map) => {
+            if embedded {
+                type_meta(map, path)?;
+                if let Some(metadata) = map.get_mut("metadata") {
+                    read_metadata(metadata, path, unknown)?;
+                }
+            }
+            let Some(schema) = schema else { return Ok(()) };
+            for (key, value) in map.iter_mut() {
+                if let Some(member) = schema.member(key) {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    coerce(Some(member), member.embedded, value, &path, unknown)?;
+                }
+            }
+            Ok(())
+        }
+        Value::Array(items) => {
+            let Some(schema) = schema.and_then(|s| s.items.as_deref()) else { return Ok(()) };
+            for (i, item) in items.iter_mut().enumerate() {
+                coerce(Some(schema), schema.embedded, item, &format!("{path}[{i}]"), unknown)?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn type_meta(map: &Map<String, Value>, path: &str) -> Result<(), String> {
+    for field in ["apiVersion", "kind"] {
+        if let Some(value) = map.get(field).filter(|v| !v.is_string()) {
+            let at = if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") };
+            let at = apimachinery::field::Path::new(&at);
+            return Err(apimachinery::field::Error::invalid(&at, value.clone(), "must be a string").to_string());
+        }
+    }
+    Ok(())
+}
+
+fn read_metadata(metadata: &mut Value, path: &str, unknown: &mut Vec<String>) -> Result<(), String> {
+    let Some(id) = object_meta() else { return Ok(()) };
+    let found = decode::decode(builtin(), id, metadata).map_err(|error| match error {
+        decode::Error::Value { found, go_type } if &*go_type == "ObjectMeta" => {
+            decode::Error::Value { found, go_type: "v1.ObjectMeta".to_owned() }.to_string()
+        }
+        other => other.to_string(),
+    })?;
+    canonicalize(builtin(), id, metadata, Empties::Keep);
+    let prefix = if path.is_empty() { "metadata".to_owned() } else { format!("{path}.metadata") };
+    unknown.extend(found.iter().map(|field| format!("{prefix}.{field}")));
+    Ok(())
+}
+
+/// Whole floats are integers: that is how they come back from the store.
+fn normalize_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(float) = number.as_f64().filter(|f| number.is_f64() && f.fract() == 0.0 && f.abs() < MAX_PLAIN_FLOAT) {
+                *number = Number::from(float as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(normalize_numbers),
+        Value::Object(map) => map.values_mut().for_each(normalize_numbers),
+        _ => {}
+    }
+}

@@ -64,6 +64,9 @@ pub struct Config {
     pub tls_files: Option<(PathBuf, PathBuf)>,
     /// Who may certify users, besides the CA of the data directory.
     pub client_ca_file: Option<PathBuf>,
+    /// How many requests are worked at; the two add up to what priority levels share.
+    pub max_requests_inflight: u32,
+    pub max_mutating_requests_inflight: u32,
 }
 
 /// A source of permissions, as `--authorization-mode` names it.
@@ -112,6 +115,8 @@ pub enum Error {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
+    #[error("invalid configuration: MaxRequestsInFlight={0} and MaxMutatingRequestsInFlight={1}; they must add up to something positive")]
+    NoSeats(u32, u32),
     #[error("stopped before it had started")]
     Stopped,
     #[error("filling the cluster: {0}")]
@@ -130,6 +135,10 @@ pub struct Server {
 impl Server {
     /// Opens the store, loads every resource, fills an empty cluster, listens, and writes `kubeconfig` for the administrator.
     pub async fn start(config: &Config, shutdown: watch::Receiver<bool>) -> Result<Server, Error> {
+        let seats = config.max_requests_inflight.saturating_add(config.max_mutating_requests_inflight);
+        if seats == 0 {
+            return Err(Error::NoSeats(config.max_requests_inflight, config.max_mutating_requests_inflight));
+        }
         std::fs::create_dir_all(&config.data_dir).map_err(|source| Error::File { path: config.data_dir.clone(), source })?;
         let pki = Pki::open(&config.data_dir.join("pki"))?;
         let store: Arc<dyn Store> = match &config.etcd {
@@ -167,7 +176,7 @@ impl Server {
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
             allocator: Allocator::default(),
             backends: Backends::new(&pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
-            flow_control: FlowControl::default(),
+            flow_control: FlowControl::with_seats(seats),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
         });

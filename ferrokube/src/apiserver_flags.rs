@@ -101,6 +101,12 @@ pub struct Flags {
     /// Who may certify users, besides the CA in the data directory.
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
+    /// How many requests that only read are worked at; with the next flag, what priority levels share.
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
+    pub max_requests_inflight: u32,
+    /// How many requests that change something are worked at.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
+    pub max_mutating_requests_inflight: u32,
     /// Switches APIs on and off: v1, group/version, api/all, api/ga, api/beta, api/alpha. Only what is so already is accepted.
     #[arg(long, value_delimiter = ',')]
     pub runtime_config: Vec<runtime_config::Setting>,
@@ -154,6 +160,8 @@ impl Flags {
             compaction_interval: self.etcd_compaction_interval,
             tls_files: self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()),
             client_ca_file: self.client_ca_file.clone(),
+            max_requests_inflight: self.max_requests_inflight,
+            max_mutating_requests_inflight: self.max_mutating_requests_inflight,
         }
     }
 }

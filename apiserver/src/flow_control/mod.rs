@@ -38,7 +38,7 @@ pub const COLLECTIONS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
 pub const SCHEMAS: &str = "flowschemas";
 pub const LEVELS: &str = "prioritylevelconfigurations";
 
-/// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`, together.
+/// Upstream's defaults of `--max-requests-inflight` and `--max-mutating-requests-inflight`, together.
 pub const SERVER_SEATS: u32 = 600;
 /// How often levels lend each other seats anew, while there is demand.
 pub const LENDING_PERIOD: Duration = Duration::from_secs(10);
@@ -85,6 +85,11 @@ pub struct Classified {
 }
 
 impl FlowControl {
+    /// For a server that works at so many seats' worth of requests at a time.
+    pub fn with_seats(seats: u32) -> FlowControl {
+        FlowControl { seats, ..FlowControl::default() }
+    }
+
     /// Puts a configuration in force. Levels that stay keep what runs and waits in them; of one that goes, it runs to its end.
     pub fn replace(&self, config: Config) {
         let before = self.active.load();

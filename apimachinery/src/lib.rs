@@ -4,8 +4,8 @@
 pub mod base64;
 pub mod cron;
 pub mod field;
-pub mod json;
 pub mod go_print;
+pub mod json;
 pub mod managed_fields;
 pub mod patch;
 pub mod protobuf;

@@ -72,7 +72,9 @@ impl Cluster for Arc<Api> {
             let (namespace, name) = (meta::text(&object, "namespace"), meta::text(&object, "name"));
             let path = format!("/api/v1/namespaces/{namespace}/{resource}/{name}/status");
             let written = Loopback::new(self).replace(&path, object).await;
-            written.map(|_| ()).map_err(|status| if is_overtaken(&status) { WriteError::Stale(status) } else { WriteError::Refused(status) })
+            written
+                .map(|_| ())
+                .map_err(|status| if is_overtaken(&status) { WriteError::Stale(status) } else { WriteError::Refused(status) })
         })
     }
 }

@@ -153,7 +153,10 @@ pub struct Subresource {
 /// What stands behind a subresource.
 pub enum SubresourceKind {
     /// The same object by other rules.
-    Object { strategy: Shared<dyn UpdateStrategy>, filter: managed_fields::Filter },
+    Object {
+        strategy: Shared<dyn UpdateStrategy>,
+        filter: managed_fields::Filter,
+    },
     Scale,
     /// An endpoint of its own.
     Endpoint,
@@ -211,7 +214,12 @@ pub enum Error {
 
 impl Catalog {
     /// The built-in resources. `definitions` has the stored version of a resource marked by `storage_version`.
-    pub fn builtin(types: &'static Types, definitions: &[&'static Definition], versions: &[Versioned], hooks: Hooks) -> Result<Catalog, Error> {
+    pub fn builtin(
+        types: &'static Types,
+        definitions: &[&'static Definition],
+        versions: &[Versioned],
+        hooks: Hooks,
+    ) -> Result<Catalog, Error> {
         let hooks = Arc::new(hooks);
         let mut catalog = Catalog::default();
         let mut stored_resources: HashMap<(Box<str>, Box<str>), Arc<Stored>> = HashMap::new();
@@ -220,7 +228,8 @@ impl Catalog {
                 types.lookup(schema).ok_or_else(|| Error::UnknownType { resource: definition.plural.to_owned(), schema: schema.to_owned() })
             };
             let type_id = find(definition.schema)?;
-            let versioned = versions.iter().find(|v| v.group == definition.group && v.version == definition.version && v.plural == definition.plural);
+            let versioned =
+                versions.iter().find(|v| v.group == definition.group && v.version == definition.version && v.plural == definition.plural);
             let (store_group, store_version, store_schema, conversion) = match versioned {
                 Some(v) => (v.stored_group, v.stored_version, v.stored_schema, Some(v.conversion)),
                 None => (definition.group, definition.version, definition.schema, None),
@@ -238,7 +247,11 @@ impl Catalog {
                         keeps_empties: matches!(store_group, "apiextensions.k8s.io" | "apiregistration.k8s.io"),
                         prefix: crate::storage::key::prefix(store_group, definition.plural).as_ref().into(),
                         namespaced: definition.scope == Scope::Namespaced,
-                        selectable: definition.selectable.iter().map(|(name, get)| ((*name).into(), Arc::new(*get) as FieldValue)).collect(),
+                        selectable: definition
+                            .selectable
+                            .iter()
+                            .map(|(name, get)| ((*name).into(), Arc::new(*get) as FieldValue))
+                            .collect(),
                         cache: OnceLock::new(),
                         custom: None,
                     })

@@ -42,7 +42,14 @@ impl Metrics {
         };
         let mut requests = self.requests.lock();
         if requests.len() >= MAX_SERIES && !requests.contains_key(&labels) {
-            let other = RequestLabels { group: String::new(), version: String::new(), resource: "other".into(), subresource: String::new(), verb: labels.verb, code };
+            let other = RequestLabels {
+                group: String::new(),
+                version: String::new(),
+                resource: "other".into(),
+                subresource: String::new(),
+                verb: labels.verb,
+                code,
+            };
             *requests.entry(other).or_default() += 1;
             return;
         }

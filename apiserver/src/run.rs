@@ -27,10 +27,10 @@ use crate::registry;
 use crate::storage::embedded::Embedded;
 use crate::storage::etcd;
 use crate::storage::{self, Codec, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
+use crate::stored_form::StoredForm;
 use crate::system::service_cidr::ServiceRange;
 use crate::tokens::verify::{Cached, Verifier};
 use crate::tokens::{self, Issuer};
-use crate::stored_form::StoredForm;
 use crate::{bootstrap, crd, filters, server, system, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
@@ -261,19 +261,10 @@ async fn load_catalog(storage: &Storage, shared: bool) -> Result<Catalog, Error>
     let hooks = apimachinery::schema::defaults::Hooks::new(types, &hooks).map_err(catalog::Error::UnknownHooks)?;
     let catalog = Catalog::builtin(types, &registry::definitions(), &registry::versioned(), hooks)?;
     for stored in catalog.stored() {
-        let fields = stored
-            .selectable
-            .iter()
-            .map(|(name, get)| SelectableField { name: (&**name).into(), value: get.clone() })
-            .collect();
+        let fields = stored.selectable.iter().map(|(name, get)| SelectableField { name: (&**name).into(), value: get.clone() }).collect();
         let codec: Arc<dyn Codec> = if shared { Arc::new(StoredForm::of(&catalog, &stored)) } else { Arc::new(JsonCodec) };
-        let spec = ResourceSpec {
-            prefix: (&*stored.prefix).into(),
-            namespaced: stored.namespaced,
-            order: FieldOrder::Declared,
-            fields,
-            codec,
-        };
+        let spec =
+            ResourceSpec { prefix: (&*stored.prefix).into(), namespaced: stored.namespaced, order: FieldOrder::Declared, fields, codec };
         let cache = storage.register(spec).await?;
         // Set once: a stored resource is registered by this loop alone.
         let _ = stored.cache.set(cache);

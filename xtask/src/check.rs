@@ -21,8 +21,20 @@ const ARROWS: [(&str, &[&str]); 5] = [
 const CONFINED: [(&str, &str); 2] = [("fjall::", "apiserver/src/storage"), ("etcd_client::", "apiserver/src/storage")];
 
 /// Licences of dependencies that are accepted, as SPDX names.
-const LICENCES: [&str; 12] =
-    ["MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "Unicode-3.0", "CC0-1.0", "0BSD", "Unlicense", "MIT-0", "CDLA-Permissive-2.0"];
+const LICENCES: [&str; 12] = [
+    "MIT",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "Unicode-3.0",
+    "CC0-1.0",
+    "0BSD",
+    "Unlicense",
+    "MIT-0",
+    "CDLA-Permissive-2.0",
+];
 
 /// Runs every check and gives the first failure.
 pub fn run() -> Result<(), String> {
@@ -46,8 +58,10 @@ fn cargo(arguments: &[&str]) -> Result<(), String> {
 }
 
 fn metadata() -> Result<Value, String> {
-    let output =
-        Command::new(env!("CARGO")).args(["metadata", "--format-version", "1", "--offline"]).output().map_err(|e| format!("cargo metadata: {e}"))?;
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline"])
+        .output()
+        .map_err(|e| format!("cargo metadata: {e}"))?;
     serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata: {e}"))
 }
 

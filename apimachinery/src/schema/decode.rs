@@ -165,7 +165,9 @@ impl<'a> Walk<'a> {
 
     /// A schema, or the alternative that the union's name says.
     fn schema_or(&mut self, kind: super::SchemaOr, target: Target<'a>, value: &mut Value) -> Result<(), Error> {
-        let Some(props) = self.types.lookup("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps") else { return Ok(()) };
+        let Some(props) = self.types.lookup("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps") else {
+            return Ok(());
+        };
         match (kind, value) {
             (_, Value::Object(map)) => self.structure(self.types.get(props), map),
             (super::SchemaOr::Bool, Value::Bool(_)) | (super::SchemaOr::StringArray, Value::Array(_)) => Ok(()),

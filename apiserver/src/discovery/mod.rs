@@ -8,8 +8,8 @@ pub mod aggregated;
 pub mod builtin;
 pub mod custom;
 pub mod documents;
-pub mod serve;
 pub mod priority;
+pub mod serve;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

@@ -112,7 +112,9 @@ fn aggregated_form(accept: &str) -> Option<bool> {
         let asks = (param("g"), param("v"), param("as"));
         match (media, asks) {
             ("application/json", (Some("apidiscovery.k8s.io"), Some("v2"), Some("APIGroupDiscoveryList"))) => return Some(false),
-            ("application/vnd.kubernetes.protobuf", (Some("apidiscovery.k8s.io"), Some("v2"), Some("APIGroupDiscoveryList"))) => return Some(true),
+            ("application/vnd.kubernetes.protobuf", (Some("apidiscovery.k8s.io"), Some("v2"), Some("APIGroupDiscoveryList"))) => {
+                return Some(true);
+            }
             ("application/json" | "application/yaml" | "application/vnd.kubernetes.protobuf" | "*/*", (None, None, None)) => return None,
             _ => {}
         }

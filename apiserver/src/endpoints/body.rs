@@ -61,7 +61,8 @@ fn decode_custom(gvk: &Gvk, form: &Form, body: &[u8], encoding: Encoding) -> Res
         return Err(Status::bad_request("no body was sent"));
     }
     let shown = String::from_utf8_lossy(body);
-    let refuse = |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why} ({shown})", gvk.kind));
+    let refuse =
+        |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why} ({shown})", gvk.kind));
     let (mut value, mut problems) = match encoding {
         Encoding::Json => {
             let (value, duplicates) = json::parse(body).map_err(|e| refuse(format!("couldn't get version/kind; json parse error: {e}")))?;
@@ -100,8 +101,8 @@ pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Resul
     }
     let (mut value, mut problems) = match encoding {
         Encoding::Json => {
-            let (value, duplicates) =
-                json::parse(body).map_err(|e| unrecognized(expected.gvk, body, &format!("couldn't get version/kind; json parse error: {e}")))?;
+            let (value, duplicates) = json::parse(body)
+                .map_err(|e| unrecognized(expected.gvk, body, &format!("couldn't get version/kind; json parse error: {e}")))?;
             (value, duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect::<Vec<_>>())
         }
         Encoding::Yaml => {
@@ -111,7 +112,10 @@ pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Resul
         Encoding::Protobuf => return protobuf_body(body, expected),
     };
     if !value.is_object() {
-        let reason = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}", json_type(&value));
+        let reason = format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
+            json_type(&value)
+        );
         return Err(unrecognized(expected.gvk, body, &reason));
     }
     check_kind(&value, expected.gvk)?;
@@ -220,6 +224,8 @@ pub fn validate_fields(gvk: &Gvk, problems: Vec<String>, validation: FieldValida
             warnings.extend(problems);
             Ok(())
         }
-        FieldValidation::Strict => Err(Status::bad_request(cannot_be_handled(gvk, &format!("strict decoding error: {}", problems.join(", "))))),
+        FieldValidation::Strict => {
+            Err(Status::bad_request(cannot_be_handled(gvk, &format!("strict decoding error: {}", problems.join(", ")))))
+        }
     }
 }

@@ -16,10 +16,13 @@ use super::{Answer, Call, negotiate};
 use crate::storage::{Freshness, Object, Revision, Snapshot};
 
 /// URL-safe base64 without padding, read as leniently as Go reads it.
-const TOKEN_ENCODING: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, GeneralPurposeConfig::new()
+const TOKEN_ENCODING: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
         .with_encode_padding(false)
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true));
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// Answers with a list.
 pub async fn list(call: &mut Call) -> Answer {
@@ -61,14 +64,26 @@ pub async fn read_page(call: &Call, options: &ListOptions, filter: &Filter) -> R
             let token = Token { revision: None, start: start.unwrap_or_default() };
             return Err(Status::continue_expired(token.encode()));
         }
-        Err(crate::storage::Error::Expired(expired)) => return Err(Status::resource_expired(format!("The resourceVersion for the provided list is too old. (requested {})", expired.requested.0))),
+        Err(crate::storage::Error::Expired(expired)) => {
+            return Err(Status::resource_expired(format!(
+                "The resourceVersion for the provided list is too old. (requested {})",
+                expired.requested.0
+            )));
+        }
         Err(error) => return Err(call.storage_error(error, "")),
     };
     Ok(cut(&snapshot, options, filter, call.namespace(), start.as_deref(), cache))
 }
 
 /// Selects one page of a snapshot. A list that goes on pins the snapshot for its next pages.
-fn cut(snapshot: &Snapshot, options: &ListOptions, filter: &Filter, namespace: &str, after: Option<&str>, cache: &crate::storage::Resource) -> Page {
+fn cut(
+    snapshot: &Snapshot,
+    options: &ListOptions,
+    filter: &Filter,
+    namespace: &str,
+    after: Option<&str>,
+    cache: &crate::storage::Resource,
+) -> Page {
     let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
     let after_key = after.map(|a| format!("{prefix}{a}"));
     let range_namespace = filter.exact_namespace().unwrap_or("");
@@ -126,7 +141,9 @@ fn freshness(options: &ListOptions) -> Result<Freshness, Status> {
 pub fn parse_revision(text: &str) -> Result<u64, Status> {
     text.parse().map_err(|_| {
         let quoted = field::quote(text);
-        Status::bad_request(format!("invalid resource version: resourceVersion: Invalid value: {quoted}: strconv.ParseUint: parsing {quoted}: invalid syntax"))
+        Status::bad_request(format!(
+            "invalid resource version: resourceVersion: Invalid value: {quoted}: strconv.ParseUint: parsing {quoted}: invalid syntax"
+        ))
     })
 }
 

@@ -50,7 +50,9 @@ pub fn ensure_namespace(object: &mut Value, expected: &str) -> Result<(), Status
     if found.is_empty() && !expected.is_empty() {
         set_text(object, "namespace", expected);
     } else if found != expected {
-        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request".to_owned()));
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request".to_owned(),
+        ));
     }
     Ok(())
 }

@@ -36,7 +36,10 @@ impl Query {
     fn integer(&self, name: &str) -> Result<Option<i64>, Status> {
         match self.get(name) {
             None | Some("") => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", field::quote(text)))),
+            Some(text) => text
+                .parse()
+                .map(Some)
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", field::quote(text)))),
         }
     }
 }
@@ -192,14 +195,14 @@ impl ListOptions {
         let mut errors = ErrorList::new();
         if self.watch {
             if !version_match.is_empty() && self.send_initial_events.is_none() {
-                errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+                errors.push(field::Error::forbidden(
+                    &path,
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ));
             }
             if self.send_initial_events.is_some() {
                 if version_match.is_empty() {
-                    errors.push(field::Error::forbidden(
-                        &path,
-                        "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                    ));
+                    errors.push(field::Error::forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
                 } else if version_match != "NotOlderThan" {
                     errors.push(field::Error::not_supported(&path, version_match, &["NotOlderThan"]));
                 }
@@ -222,10 +225,7 @@ impl ListOptions {
                     errors.push(field::Error::not_supported(&path, version_match, &["Exact", "NotOlderThan", ""]));
                 }
                 if version_match == "Exact" && self.resource_version == "0" {
-                    errors.push(field::Error::forbidden(
-                        &path,
-                        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-                    ));
+                    errors.push(field::Error::forbidden(&path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
                 }
             }
         }

@@ -43,7 +43,14 @@ pub struct Patched {
 }
 
 /// The patched form of an object by one of the patches that are not an apply.
-pub fn patched(types: &Types, id: TypeId, patch_type: PatchType, bytes: &[u8], current: &Value, validation: FieldValidation) -> Result<Patched, Status> {
+pub fn patched(
+    types: &Types,
+    id: TypeId,
+    patch_type: PatchType,
+    bytes: &[u8],
+    current: &Value,
+    validation: FieldValidation,
+) -> Result<Patched, Status> {
     use apimachinery::patch::{json as json_patch, merge, strategic};
     let strict = validation != FieldValidation::Ignore;
     let (mut document, duplicates) = json::parse(bytes).map_err(|_| Status::bad_request("invalid JSON patch"))?;
@@ -127,7 +134,8 @@ fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> R
         return Err(undecodable(&before, shown.as_ref(), &reason));
     }
     if let Some(shown) = &shown {
-        restore::restore(&call.resource.types, call.resource.type_id, &mut object).map_err(|e| undecodable(&before, Some(shown), &e.to_string()))?;
+        restore::restore(&call.resource.types, call.resource.type_id, &mut object)
+            .map_err(|e| undecodable(&before, Some(shown), &e.to_string()))?;
     }
     let unknown = call.resource.read(&mut object).map_err(|e| undecodable(&before, shown.as_ref(), &e))?;
     problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
@@ -184,10 +192,13 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
 
 /// The applied configuration: YAML (and so JSON) of the endpoint's kind.
 fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<Value, Status> {
-    let parsed = yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: error converting YAML to JSON: {e}")))?;
+    let parsed =
+        yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: error converting YAML to JSON: {e}")))?;
     let config = parsed.value;
     if !config.is_object() {
-        return Err(Status::bad_request("error decoding YAML: json: cannot unmarshal into Go value of type map[string]interface {}".to_owned()));
+        return Err(Status::bad_request(
+            "error decoding YAML: json: cannot unmarshal into Go value of type map[string]interface {}".to_owned(),
+        ));
     }
     // Unknown fields are the typed comparison's to refuse; only the text's own problems are told here.
     let problems = parsed.strict_error.iter().map(ToString::to_string).collect();

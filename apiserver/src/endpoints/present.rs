@@ -167,7 +167,9 @@ impl Presenter<'_> {
     pub fn list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta, request: &http::HeaderMap) -> Result<Response<Body>, Status> {
         if let Transform::Metadata(_) = self.form.transform {
             let name = self.internal_name();
-            return Err(Status::no_such_form(format!("you requested PartialObjectMetadata, but the requested object is a list (*{name}List)")));
+            return Err(Status::no_such_form(format!(
+                "you requested PartialObjectMetadata, but the requested object is a list (*{name}List)"
+            )));
         }
         let chunks = match (self.form.encoding, &self.form.transform) {
             (Encoding::Json, Transform::None) if !self.form.pretty => self.json_list(objects, meta)?,
@@ -236,11 +238,17 @@ impl Presenter<'_> {
 
     fn protobuf_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Bytes, Status> {
         let types = protobuf::builtin();
-        let list_meta_id = apimachinery::schema::builtin().lookup("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta").ok_or_else(|| Status::internal_error("no schema for ListMeta"))?;
+        let list_meta_id = apimachinery::schema::builtin()
+            .lookup("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
+            .ok_or_else(|| Status::internal_error("no schema for ListMeta"))?;
         let list_meta = types.encode(list_meta_id, &meta.to_value()).map_err(|e| Status::internal_error(&e.to_string()))?;
         let messages = objects.iter().map(|o| self.message(o)).collect::<Result<Vec<_>, _>>()?;
         if let Transform::Metadata(version) | Transform::MetadataList(version) = &self.form.transform {
-            let items = messages.iter().map(|m| envelope::partial_object_metadata(m)).collect::<Result<Vec<_>, _>>().map_err(|e| Status::internal_error(&e.to_string()))?;
+            let items = messages
+                .iter()
+                .map(|m| envelope::partial_object_metadata(m))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|e| Status::internal_error(&e.to_string()))?;
             let message = envelope::encode_list(&list_meta, items.iter().map(Vec::as_slice));
             return Ok(envelope::wrap(&format!("meta.k8s.io/{version}"), "PartialObjectMetadataList", &message).into());
         }

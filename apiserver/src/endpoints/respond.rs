@@ -39,7 +39,8 @@ pub fn page_not_found() -> Response<Body> {
 
 /// A Status in `form`'s encoding; transformations do not apply to it.
 pub fn status(status: &Status, form: &Form) -> Response<Body> {
-    let code = if status.is_success() { StatusCode::OK } else { StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR) };
+    let code =
+        if status.is_success() { StatusCode::OK } else { StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR) };
     let mut response = match value_bytes(&status.to_value(), form) {
         Ok(body) => bytes(code, form.encoding.media_type(), body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),

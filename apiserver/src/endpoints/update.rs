@@ -176,7 +176,11 @@ fn check_version(call: &Call, current: &Object, new: &mut Value) -> Result<(), F
     let given = meta::text(new, "resourceVersion");
     if given.is_empty() {
         if !call.resource.strategy.allow_unconditional_update() {
-            let error = apimachinery::field::Error::invalid(&apimachinery::field::Path::new("metadata.resourceVersion"), 0, "must be specified for an update");
+            let error = apimachinery::field::Error::invalid(
+                &apimachinery::field::Path::new("metadata.resourceVersion"),
+                0,
+                "must be specified for an update",
+            );
             return Err(Status::invalid(call.resource.group(), &call.resource.gvk.kind, call.name(), &vec![error]).into());
         }
     } else {
@@ -219,7 +223,10 @@ fn is_finished(object: &Value) -> bool {
     field("deletionTimestamp").is_some()
         && field("finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty)
         && field("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == 0
-        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(|f| f.is_empty() || object.get("kind").and_then(Value::as_str) != Some("Namespace"))
+        && object
+            .pointer("/spec/finalizers")
+            .and_then(Value::as_array)
+            .is_none_or(|f| f.is_empty() || object.get("kind").and_then(Value::as_str) != Some("Namespace"))
 }
 
 /// 409 for a uid that is not the stored object's.

@@ -55,7 +55,9 @@ pub async fn watch(call: &mut Call, deprecated_path: bool) -> Answer {
         _ => "application/json",
     };
     let mut response = respond::bytes(StatusCode::OK, media_type, Bytes::new());
-    *response.body_mut() = Body::from_stream(stream::unfold(stream, |mut watch| async move { watch.chunk().await.map(|c| (Ok::<_, std::convert::Infallible>(c), watch)) }));
+    *response.body_mut() = Body::from_stream(stream::unfold(stream, |mut watch| async move {
+        watch.chunk().await.map(|c| (Ok::<_, std::convert::Infallible>(c), watch))
+    }));
     Ok(response)
 }
 
@@ -275,7 +277,12 @@ impl Watch {
             "apiVersion": self.resource.api_version(),
             "metadata": metadata,
         });
-        apimachinery::schema::canonical::canonicalize(&self.resource.types, self.resource.type_id, &mut object, apimachinery::schema::canonical::Empties::Drop);
+        apimachinery::schema::canonical::canonicalize(
+            &self.resource.types,
+            self.resource.type_id,
+            &mut object,
+            apimachinery::schema::canonical::Empties::Drop,
+        );
         match self.presenter().event_value(&object, self.first) {
             Ok(body) => self.frame(out, "BOOKMARK", &body),
             Err(status) => self.error = Some(status),

@@ -51,10 +51,7 @@ impl Converter for Versions<'_> {
 impl Call {
     /// Another served version of the same stored resource.
     pub fn other_version(&self, group: &str, version: &str) -> Option<&Resource> {
-        self.siblings
-            .iter()
-            .map(|r| &**r)
-            .find(|r| &*r.gvk.group == group && &*r.gvk.version == version)
+        self.siblings.iter().map(|r| &**r).find(|r| &*r.gvk.group == group && &*r.gvk.version == version)
     }
 
     /// The strategy and ownership filter of the endpoint that is written to.
@@ -77,7 +74,14 @@ impl Call {
         }
     }
 
-    pub fn attributes<'a>(&'a self, operation: Operation, name: &'a str, namespace: &'a str, dry_run: bool, options: &'a Value) -> Attributes<'a> {
+    pub fn attributes<'a>(
+        &'a self,
+        operation: Operation,
+        name: &'a str,
+        namespace: &'a str,
+        dry_run: bool,
+        options: &'a Value,
+    ) -> Attributes<'a> {
         Attributes {
             operation,
             resource: &self.resource,
@@ -105,7 +109,12 @@ impl Call {
     }
 
     /// What ownership needs to know of the endpoint.
-    pub fn ownership_scope<'a>(&'a self, api_version: &'a str, filter: &'a Filter, versions: &'a Versions<'a>) -> managed_fields::Scope<'a> {
+    pub fn ownership_scope<'a>(
+        &'a self,
+        api_version: &'a str,
+        filter: &'a Filter,
+        versions: &'a Versions<'a>,
+    ) -> managed_fields::Scope<'a> {
         managed_fields::Scope {
             types: &self.resource.types,
             root: self.resource.root(),
@@ -155,7 +164,8 @@ impl Call {
 
     /// The last steps of an update: preparation, validation, admission. Both objects are in the storage version.
     pub async fn admit_change(&mut self, new: &mut Value, old: &Value, dry_run: bool, options: &Value) -> Result<(), Status> {
-        let (strategy, _) = self.update_rules().ok_or_else(|| Status::method_not_supported(self.resource.group(), &self.resource.plural, "update"))?;
+        let (strategy, _) =
+            self.update_rules().ok_or_else(|| Status::method_not_supported(self.resource.group(), &self.resource.plural, "update"))?;
         let cx = self.cx();
         let generation = old.pointer("/metadata/generation").cloned();
         match generation {

@@ -173,7 +173,8 @@ async fn admit(
         check_deadline(query).map_err(plain)?;
     }
     let user = api.authenticator.authenticate(headers, &peer.certificates).ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
-    let user = impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(|status| Refused::Status { status, nosniff: true })?;
+    let user =
+        impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(|status| Refused::Status { status, nosniff: true })?;
     let seat = take_seat(api, &user, info, common).await?;
     match api.authorizer.authorize(&user, info) {
         Decision::Allow(_) => Ok((user, seat)),

@@ -7,9 +7,9 @@ mod document;
 pub mod gnostic;
 pub mod operation;
 mod paths;
-pub mod serve;
 pub mod resource;
 pub mod schema;
+pub mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};

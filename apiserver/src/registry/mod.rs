@@ -290,10 +290,7 @@ pub fn versioned() -> Vec<Versioned> {
             stored_group: "autoscaling",
             stored_version: "v2",
             stored_schema: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
-            conversion: Conversion {
-                to_storage: autoscaling::conversion::to_v2,
-                from_storage: autoscaling::conversion::to_v1,
-            },
+            conversion: Conversion { to_storage: autoscaling::conversion::to_v2, from_storage: autoscaling::conversion::to_v1 },
         },
         Versioned {
             group: "events.k8s.io",
@@ -302,10 +299,7 @@ pub fn versioned() -> Vec<Versioned> {
             stored_group: "",
             stored_version: "v1",
             stored_schema: "io.k8s.api.core.v1.Event",
-            conversion: Conversion {
-                to_storage: events::conversion::to_core,
-                from_storage: events::conversion::from_core,
-            },
+            conversion: Conversion { to_storage: events::conversion::to_core, from_storage: events::conversion::from_core },
         },
     ]
 }

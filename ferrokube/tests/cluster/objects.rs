@@ -28,7 +28,8 @@ async fn objects_live_as_the_api_says() {
     let again = maps.create(&PostParams::default(), &config_map("a")).await.expect_err("the name is taken");
     assert!(matches!(&again, kube::Error::Api(status) if status.code == 409 && status.reason == "AlreadyExists"), "{again}");
 
-    let patched = maps.patch("a", &PatchParams::default(), &Patch::Merge(json!({ "data": { "k": null, "l": "2" } }))).await.expect("patched");
+    let patched =
+        maps.patch("a", &PatchParams::default(), &Patch::Merge(json!({ "data": { "k": null, "l": "2" } }))).await.expect("patched");
     assert_eq!(patched.data.expect("data").into_iter().collect::<Vec<_>>(), [("l".to_owned(), "2".to_owned())]);
 
     let stale = maps.replace("a", &PostParams::default(), &created).await.expect_err("the version is old");
@@ -72,7 +73,8 @@ async fn invalid_objects_are_refused_with_every_field_error() {
     let data = tempfile::tempdir().expect("a directory");
     let cluster = Cluster::start(data.path());
     let secrets: Api<Secret> = Api::namespaced(cluster.client().await, "default");
-    let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": "Bad_Name", "labels": { "bad key": "v" } } })).expect("a Secret");
+    let secret: Secret =
+        serde_json::from_value(json!({ "metadata": { "name": "Bad_Name", "labels": { "bad key": "v" } } })).expect("a Secret");
     let refused = secrets.create(&PostParams::default(), &secret).await.expect_err("invalid");
     let kube::Error::Api(status) = refused else { panic!("a Status was expected") };
     assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));

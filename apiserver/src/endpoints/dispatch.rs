@@ -34,7 +34,7 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     };
     let siblings = catalog.versions_of(&resource);
     let query = Query::parse(&request.raw_query);
-    if resource.custom.is_some() && resource.namespaced != !info.namespace.is_empty() && (!resource.namespaced || info.parts.len() > 1) {
+    if resource.custom.is_some() && resource.namespaced == info.namespace.is_empty() && (!resource.namespaced || info.parts.len() > 1) {
         return Ok(respond::page_not_found());
     }
     let mut call = Call { api, request, resource, siblings, query, warnings: Vec::new() };

@@ -3,12 +3,13 @@
 //! Each change of a definition is looked at once; only a change of what matters here replaces its resources. The one place that
 //! changes the catalog after start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use apimachinery::status::Status;
 use serde_json::{Value, json};
 
+use super::publish;
 use super::resource::resources;
 use crate::api::Api;
 use crate::discovery::{self, Index};
@@ -28,7 +29,7 @@ pub async fn start(api: &Arc<Api>) -> Result<(), Status> {
     if !client.serves(GROUP, PLURAL) {
         return Ok(());
     }
-    let mut follower = Follower { api: api.clone(), served: BTreeMap::new() };
+    let mut follower = Follower { api: api.clone(), served: BTreeMap::new(), published: BTreeSet::new() };
     let names: Vec<String> = match cache(api, GROUP, PLURAL) {
         Some(definitions) => definitions.snapshot().range("", None).map(|d| d.name().to_owned()).collect(),
         None => Vec::new(),
@@ -44,6 +45,8 @@ struct Follower {
     api: Arc<Api>,
     /// By name: the definition, and what of it was served.
     served: BTreeMap<String, Served>,
+    /// The groups and versions that OpenAPI has documents of.
+    published: BTreeSet<(String, String)>,
 }
 
 struct Served {
@@ -76,7 +79,8 @@ impl Reconciler for Follower {
             Some(definition) => self.serve(name, definition, wanted).await?,
             None => self.withdraw(name),
         }
-        self.publish();
+        let group = name.split_once('.').map_or("", |(_, group)| group);
+        self.publish(group);
         Ok(Next::default())
     }
 }
@@ -111,11 +115,24 @@ impl Follower {
         }
     }
 
-    /// Tells discovery.
-    fn publish(&self) {
+    /// Tells discovery, and OpenAPI of the group that has changed.
+    fn publish(&mut self, group: &str) {
         let builtin = discovery::builtin::group_versions(&registry::definitions());
         let custom = discovery::custom::group_versions(self.served.values().map(|s| &s.definition));
+        let versions: BTreeSet<(String, String)> =
+            custom.iter().filter(|e| e.group == group).map(|e| (e.group.clone(), e.version.clone())).collect();
         self.api.discovery.store(Arc::new(Index::new(builtin.into_iter().chain(custom))));
+        let gone: Vec<(String, String)> = self.published.iter().filter(|gv| gv.0 == group && !versions.contains(*gv)).cloned().collect();
+        for gv in gone {
+            self.api.openapi.remove_group_version(&gv.0, &gv.1);
+            self.published.remove(&gv);
+        }
+        for (group, version) in versions {
+            let definitions = self.served.values().filter(|s| s.group == group).map(|s| &s.definition);
+            let (resources, own) = publish::version(definitions, &group, &version);
+            self.api.openapi.set_group_version(&group, &version, resources, Some(own));
+            self.published.insert((group, version));
+        }
     }
 }
 

@@ -52,6 +52,11 @@ impl Form {
         self.sort(object);
     }
 
+    /// The first field that this version does not have.
+    pub fn undeclared(&self, object: &Value) -> Option<String> {
+        prune::prune(&self.schema, &mut object.clone()).into_iter().next()
+    }
+
     fn sort(&self, object: &mut Value) {
         if let (Some(id), Some(metadata)) = (object_meta(), object.get_mut("metadata")) {
             canonicalize(builtin(), id, metadata, Empties::Keep);

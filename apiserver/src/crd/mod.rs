@@ -10,6 +10,7 @@ pub mod form;
 pub mod format;
 pub mod json_path;
 pub mod prune;
+pub mod publish;
 pub mod resource;
 pub mod scale;
 pub mod schema;

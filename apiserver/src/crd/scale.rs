@@ -1,9 +1,31 @@
 //! The scale of a custom object, by the paths that its definition names.
 
 use apimachinery::status::Status;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::registry::read::str_at;
+use crate::registry::printer;
+use crate::registry::read::{int_at, str_at};
+use crate::registry::{Column, Description, Printer};
+
+/// How `as=Table` shows the Scale of a custom object.
+pub const PRINTER: Printer = Printer { columns: COLUMNS, cells: row };
+
+const COLUMNS: &[Column] = &[
+    printer::NAME,
+    printer::integer("Desired", Description::Text("Number of desired replicas")),
+    printer::integer("Available", Description::Text("Number of actual replicas")),
+    Column { kind: "date", ..printer::AGE },
+];
+
+fn row(scale: &Value, now: Timestamp) -> Vec<Value> {
+    vec![
+        printer::name(scale),
+        int_at(scale, "/spec/replicas").into(),
+        int_at(scale, "/status/replicas").into(),
+        printer::object_age(scale, now),
+    ]
+}
 
 /// Where a custom object has what a Scale shows.
 #[derive(Clone, Debug)]

@@ -45,10 +45,8 @@ pub fn serve(api: &Api, request: &Authorized, segments: &[&str]) -> Answer {
         ["api"] | ["apis"] => return root(&index, request, segments[0] == "api"),
         ["api", version] => Some(documents::resources(&index, "", version).ok_or_else(not_found)?),
         ["apis", group] => documents::group(&index, group),
-        ["apis", group, version] if index.group(group).is_empty() => {
-            let _ = version;
-            None
-        }
+        // Groups of custom resources alone are known by their versions.
+        ["apis", group, version] if index.group(group).iter().all(|e| e.explicit_kinds) => documents::resources(&index, group, version),
         ["apis", group, version] => Some(documents::resources(&index, group, version).ok_or_else(not_found)?),
         ["api", ..] => return Err(not_found()),
         _ => None,

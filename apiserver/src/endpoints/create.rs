@@ -46,6 +46,10 @@ pub enum Created {
 pub async fn store(call: &mut Call, mut object: Value, manager: &str, dry_run: bool) -> Result<Created, Status> {
     meta::wipe_system_fields(&mut object);
     let namespace = call.namespace().to_owned();
+    if call.resource.custom.is_some() && !call.resource.namespaced {
+        // Upstream forgives a namespace here, and forgets it.
+        meta::metadata_mut(&mut object).shift_remove("namespace");
+    }
     meta::ensure_namespace(&mut object, &namespace)?;
     if !meta::text(&object, "resourceVersion").is_empty() {
         return Err(Status::unknown("resourceVersion should not be set on objects to be created"));

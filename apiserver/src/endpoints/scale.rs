@@ -75,7 +75,8 @@ fn respond_with(call: &Call, form: &negotiate::Form, scale: &Value) -> Answer {
             let include = include_object(form, call.query.get("includeObject").unwrap_or(""))?;
             let meta = ListMeta { resource_version: meta::text(scale, "resourceVersion").to_owned(), ..ListMeta::default() };
             let row = table::Shown { printed: scale, object: scale };
-            Cow::Owned(table::build(&rules::PRINTER, version, std::iter::once(row), &meta.to_value(), include, true, call.request.now))
+            let printer = if call.resource.custom.is_some() { &crate::crd::scale::PRINTER } else { &rules::PRINTER };
+            Cow::Owned(table::build(printer, version, std::iter::once(row), &meta.to_value(), include, true, call.request.now))
         }
         Transform::Metadata(version) | Transform::MetadataList(version) => Cow::Owned(metadata_only(scale, version)),
     };

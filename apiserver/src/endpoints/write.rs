@@ -36,9 +36,11 @@ impl Converter for Versions<'_> {
         }
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let Some(other) = self.call.other_version(group, version) else { return Ok(None) };
-        if other.custom.is_some() {
-            // Nothing is pruned here: a field that the other version does not have is an error of ownership.
+        if let Some(form) = &other.custom {
             let mut object = object.clone();
+            if let Some(undeclared) = form.undeclared(&object) {
+                return Err(format!("failed to convert new object: .{undeclared}: field not declared in schema"));
+            }
             set_type_meta(&mut object, &other.gvk);
             return Ok(Some(Converted { object, types: &other.types, root: other.root() }));
         }

@@ -73,7 +73,9 @@ struct Part {
 
 impl Part {
     fn operations(&self) -> Vec<Operation> {
-        self.resources.iter().flat_map(operation::operations).chain([self.plain.clone()]).collect()
+        // What serves custom resources publishes no discovery.
+        let plain = (!self.resources.iter().any(|r| r.custom)).then(|| self.plain.clone());
+        self.resources.iter().flat_map(operation::operations).chain(plain).collect()
     }
 
     fn group(&self) -> Option<(&str, &str)> {

@@ -1,0 +1,186 @@
+//! What the OpenAPI documents say of custom resources.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::{Map, Value, json};
+
+use crate::openapi::resource::{Resource, Subresource};
+use crate::openapi::schema::Flavour;
+use crate::registry::read::{at, bool_at, list_at, str_at};
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+const CONVENTIONS: &str = "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
+const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
+/// Keywords of JSON schema that hold schemas by name.
+const MAPS: [&str; 1] = ["properties"];
+/// Those that hold a list of schemas.
+const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
+/// Those that hold one.
+const ONES: [&str; 3] = ["items", "additionalProperties", "not"];
+
+/// Definitions by name, in either version of OpenAPI.
+pub type Definitions = Box<dyn Fn(&str, Flavour) -> Option<Value> + Send + Sync>;
+
+/// What is published of one version of the definitions of a group.
+pub fn version<'d>(definitions: impl Iterator<Item = &'d Value>, group: &str, version: &str) -> (Vec<Resource>, Definitions) {
+    let mut resources = Vec::new();
+    let mut found: HashMap<String, (Value, Value)> = HashMap::new();
+    for definition in definitions {
+        let Some(declared) = list_at(definition, "/spec/versions").iter().find(|v| str_at(v, "/name") == version && bool_at(v, "/served"))
+        else {
+            continue;
+        };
+        let resource = resource(definition, declared, group, version);
+        let both = |make: &dyn Fn(Flavour) -> Value| (make(Flavour::V2), make(Flavour::V3));
+        found.insert(resource.schema.clone(), both(&|flavour| object(definition, declared, flavour)));
+        found.insert(resource.list_schema.clone(), both(&|flavour| list(definition, declared, &resource.schema, flavour)));
+        resources.push(resource);
+    }
+    let own = move |name: &str, flavour| {
+        found.get(name).map(|(v2, v3)| match flavour {
+            Flavour::V2 => v2.clone(),
+            Flavour::V3 => v3.clone(),
+        })
+    };
+    (resources, Box::new(own))
+}
+
+/// The name of a definition: the group's labels from the last to the first, then version and kind.
+fn name(group: &str, version: &str, kind: &str) -> String {
+    let labels: Vec<&str> = group.rsplit('.').collect();
+    format!("{}.{version}.{kind}", labels.join("."))
+}
+
+fn resource(definition: &Value, declared: &Value, group: &str, version: &str) -> Resource {
+    let names = at(definition, "/status/acceptedNames");
+    let (kind, list_kind) = (str_at(names, "/kind"), str_at(names, "/listKind"));
+    let schema = name(group, version, kind);
+    let set = |verbs: &[&str]| verbs.iter().map(|v| (*v).to_owned()).collect::<BTreeSet<String>>();
+    let mut subresources = Vec::new();
+    for (sub, sub_group, sub_version, sub_kind, sub_schema) in
+        [("status", group, version, kind, schema.as_str()), ("scale", "autoscaling", "v1", "Scale", SCALE)]
+    {
+        if declared.pointer(&format!("/subresources/{sub}")).is_some_and(|s| !s.is_null()) {
+            subresources.push(Subresource {
+                name: sub.to_owned(),
+                group: sub_group.to_owned(),
+                version: sub_version.to_owned(),
+                kind: sub_kind.to_owned(),
+                verbs: set(&["get", "patch", "update"]),
+                schema: sub_schema.to_owned(),
+                options: Vec::new(),
+            });
+        }
+    }
+    Resource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        plural: str_at(names, "/plural").to_owned(),
+        kind: kind.to_owned(),
+        namespaced: str_at(definition, "/spec/scope") == "Namespaced",
+        verbs: set(crate::registry::ALL_VERBS),
+        list_schema: name(group, version, list_kind),
+        schema,
+        subresources,
+        returns_deleted_object: false,
+        custom: true,
+    }
+}
+
+/// A reference to a built-in type, with a description.
+fn described(flavour: Flavour, definition: &str, description: &str) -> Value {
+    match flavour {
+        Flavour::V2 => {
+            let mut value = flavour.reference(definition);
+            value["description"] = description.into();
+            value
+        }
+        Flavour::V3 => json!({"allOf": [flavour.reference(definition)], "description": description}),
+    }
+}
+
+fn type_meta(properties: &mut Map<String, Value>) {
+    let list_meta = |field| apimachinery::schema::description(&format!("{META}.Status"), Some(field)).unwrap_or("");
+    for field in ["apiVersion", "kind"] {
+        properties.insert(field.to_owned(), json!({"type": "string", "description": list_meta(field)}));
+    }
+}
+
+fn extensions(out: &mut Value, definition: &Value, declared: &Value, kind: &str) {
+    let (group, version) = (str_at(definition, "/spec/group"), str_at(declared, "/name"));
+    out["x-kubernetes-group-version-kind"] = json!([{"group": group, "kind": kind, "version": version}]);
+    let fields = list_at(declared, "/selectableFields").iter().map(|f| str_at(f, "/jsonPath"));
+    let fields: Vec<Value> = fields.map(|path| json!({"fieldPath": path.strip_prefix('.').unwrap_or(path)})).collect();
+    if !fields.is_empty() {
+        out["x-kubernetes-selectable-fields"] = Value::Array(fields);
+    }
+}
+
+fn object(definition: &Value, declared: &Value, flavour: Flavour) -> Value {
+    let schema = at(declared, "/schema/openAPIV3Schema");
+    let keeps_unknown = bool_at(schema, "/x-kubernetes-preserve-unknown-fields") && flavour == Flavour::V2;
+    let mut out =
+        if keeps_unknown { json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}) } else { published(schema, flavour) };
+    if !out.is_object() {
+        out = json!({"type": "object"});
+    }
+    if let Some(map) = out.as_object_mut() {
+        let properties = map.entry("properties").or_insert_with(|| json!({}));
+        if let Some(properties) = properties.as_object_mut() {
+            type_meta(properties);
+            let description = format!("Standard object's metadata. More info: {CONVENTIONS}#metadata");
+            properties.insert("metadata".to_owned(), described(flavour, &format!("{META}.ObjectMeta"), &description));
+        }
+    }
+    extensions(&mut out, definition, declared, str_at(definition, "/status/acceptedNames/kind"));
+    out.sort_all_objects();
+    out
+}
+
+fn list(definition: &Value, declared: &Value, item: &str, flavour: Flavour) -> Value {
+    let names = at(definition, "/status/acceptedNames");
+    let (kind, list_kind, plural) = (str_at(names, "/kind"), str_at(names, "/listKind"), str_at(names, "/plural"));
+    let mut properties = Map::new();
+    type_meta(&mut properties);
+    let items = json!({
+        "type": "array",
+        "items": flavour.reference(item),
+        "description": format!("List of {plural}. More info: {CONVENTIONS}"),
+    });
+    properties.insert("items".to_owned(), items);
+    let description = format!("Standard list metadata. More info: {CONVENTIONS}#types-kinds");
+    properties.insert("metadata".to_owned(), described(flavour, &format!("{META}.ListMeta"), &description));
+    let mut out = json!({"type": "object", "description": format!("{list_kind} is a list of {kind}"), "required": ["items"], "properties": properties});
+    extensions(&mut out, definition, declared, list_kind);
+    out.sort_all_objects();
+    out
+}
+
+/// A schema as it is published. Version 2 of OpenAPI has neither nullable values nor alternatives, and says nothing below
+/// of what keeps unknown fields; its validators would refuse what the server takes.
+fn published(schema: &Value, flavour: Flavour) -> Value {
+    let Some(map) = schema.as_object() else { return schema.clone() };
+    let mut out = Map::new();
+    let v2 = flavour == Flavour::V2;
+    let drop_type = v2 && (bool_at(schema, "/nullable") || bool_at(schema, "/x-kubernetes-int-or-string"));
+    let stop = v2 && (bool_at(schema, "/x-kubernetes-preserve-unknown-fields") || bool_at(schema, "/nullable"));
+    for (key, value) in map {
+        let key_text = key.as_str();
+        if v2 && (LISTS.contains(&key_text) || matches!(key_text, "not" | "nullable" | "default")) || drop_type && key == "type" {
+            continue;
+        }
+        if stop && (MAPS.contains(&key_text) || ONES.contains(&key_text)) {
+            continue;
+        }
+        let value = match value {
+            Value::Object(named) if MAPS.contains(&key_text) => {
+                Value::Object(named.iter().map(|(name, schema)| (name.clone(), published(schema, flavour))).collect())
+            }
+            Value::Array(all) if LISTS.contains(&key_text) => Value::Array(all.iter().map(|schema| published(schema, flavour)).collect()),
+            Value::Object(_) if ONES.contains(&key_text) => published(value, flavour),
+            other => other.clone(),
+        };
+        out.insert(key.clone(), value);
+    }
+    Value::Object(out)
+}

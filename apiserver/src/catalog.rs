@@ -194,10 +194,13 @@ impl Resource {
     }
 }
 
+/// Group, version and plural.
+type ResourceKey = (Box<str>, Box<str>, Box<str>);
+
 /// Everything that is served.
 #[derive(Default)]
 pub struct Catalog {
-    resources: HashMap<(Box<str>, Box<str>, Box<str>), Arc<Resource>>,
+    resources: HashMap<ResourceKey, Arc<Resource>>,
     /// In the order in which they were added.
     ordered: Vec<Arc<Resource>>,
     by_storage: HashMap<(Box<str>, Box<str>), Arc<Stored>>,

@@ -91,12 +91,11 @@ fn is_struct_in_go(ty: &Type) -> bool {
 fn inner(types: &Types, ty: &Type, value: &mut Value, empties: Empties) {
     match (ty, value) {
         (Type::Struct(id), Value::Object(map)) => structure(types, types.get(*id), map, empties),
-        (Type::List(list), Value::Array(items))
-            if holds_structs(&list.item) => {
-                for item in items {
-                    inner(types, &list.item, item, empties);
-                }
+        (Type::List(list), Value::Array(items)) if holds_structs(&list.item) => {
+            for item in items {
+                inner(types, &list.item, item, empties);
             }
+        }
         (Type::Map(map_type), Value::Object(map)) => {
             if !map.keys().is_sorted() {
                 map.sort_keys();

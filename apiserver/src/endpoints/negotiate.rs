@@ -170,9 +170,10 @@ fn select(clause: &Clause<'_>, offer: Offer) -> Option<Form> {
 fn options(clause: &Clause<'_>, encoding: Encoding, offer: Offer) -> Option<Form> {
     let param = |name: &str| clause.params.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
     if let Some(stream) = param("stream").filter(|s| !s.is_empty())
-        && (stream != "watch" || encoding == Encoding::Yaml) {
-            return None;
-        }
+        && (stream != "watch" || encoding == Encoding::Yaml)
+    {
+        return None;
+    }
     if param("sv").is_some_and(|v| !v.is_empty()) {
         return None;
     }

@@ -285,9 +285,10 @@ impl DeleteOptions {
             errors.push(field::Error::invalid(&path, shown, "orphanDependents and deletionPropagation cannot be both set"));
         }
         if let Some(policy) = self.propagation.as_deref()
-            && !matches!(policy, "Foreground" | "Background" | "Orphan") {
-                errors.push(field::Error::not_supported(&path, policy, &["Foreground", "Background", "Orphan", "nil"]));
-            }
+            && !matches!(policy, "Foreground" | "Background" | "Orphan")
+        {
+            errors.push(field::Error::not_supported(&path, policy, &["Foreground", "Background", "Orphan", "nil"]));
+        }
         self.dry_run = dry_run(dry_run_values.into_iter(), &mut errors);
         if errors.is_empty() { Ok(self) } else { Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors)) }
     }

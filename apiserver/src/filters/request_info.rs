@@ -75,12 +75,13 @@ impl RequestInfo {
             rest = &rest[1..];
         }
         if rest.first() == Some(&"namespaces")
-            && let Some(namespace) = rest.get(1) {
-                info.namespace = percent_decode(namespace);
-                if rest.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&rest[2]) {
-                    rest = &rest[2..];
-                }
+            && let Some(namespace) = rest.get(1)
+        {
+            info.namespace = percent_decode(namespace);
+            if rest.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&rest[2]) {
+                rest = &rest[2..];
             }
+        }
         info.parts = rest.iter().map(|s| percent_decode(s)).collect();
         info.resource = info.parts.first().cloned().unwrap_or_default();
         info.name = info.parts.get(1).cloned().unwrap_or_default();

@@ -132,6 +132,9 @@ pub const SUBRESOURCE_VERBS: Verbs = &["get", "patch", "update"];
 /// create alone: reviews, bindings, evictions.
 pub const CREATE_ONLY: Verbs = &["create"];
 
+/// Reads the field that a selector compares.
+pub type Select = fn(&Value) -> Cow<'_, str>;
+
 /// One kind of one API version.
 pub struct Definition {
     /// Empty for the core group.
@@ -152,7 +155,7 @@ pub struct Definition {
     pub subresources: &'static [Subresource],
     /// Fields beyond `metadata.name` (and `metadata.namespace`) that field selectors can name, with their values as
     /// selectors compare them ("" for absent).
-    pub selectable: &'static [(&'static str, fn(&Value) -> Cow<'_, str>)],
+    pub selectable: &'static [(&'static str, Select)],
     /// The Table's columns and the cells of one object, in the same order.
     pub printer: Printer,
     /// Fields that server-side apply must not let this endpoint own, dotted (`status`).

@@ -73,8 +73,8 @@ mod tests {
         let external = json!({"type": "External", "external": {"metric": {"name": "m"}, "target": {"type": "Value", "value": "10"}}});
         let status = json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 40, "averageValue": "1"}}});
         assert_eq!(targets(&[], &[]), "<none>");
-        assert_eq!(targets(&[cpu.clone()], &[]), "cpu: <unknown>/80%");
-        assert_eq!(targets(&[cpu.clone()], &[status]), "cpu: 40%/80%");
+        assert_eq!(targets(std::slice::from_ref(&cpu), &[]), "cpu: <unknown>/80%");
+        assert_eq!(targets(std::slice::from_ref(&cpu), &[status]), "cpu: 40%/80%");
         assert_eq!(targets(&[cpu, pods, external.clone()], &[]), "cpu: <unknown>/80%, <unknown>/5 + 1 more...");
         assert_eq!(targets(&[external], &[json!({"external": {"current": {"value": "7"}}})]), "7/10");
         assert_eq!(targets(&[json!({"type": "x"})], &[]), "<unknown type>");

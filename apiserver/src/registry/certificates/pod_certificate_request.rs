@@ -62,8 +62,8 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn row(object: &Value, _now: Timestamp) -> Vec<Value> {
-    let states = list_at(object, "/status/conditions").iter().map(|condition| str_at(condition, "/type"));
-    let state = states.filter(|kind| matches!(*kind, "Issued" | "Denied" | "Failed")).next_back().unwrap_or("Pending");
+    let mut states = list_at(object, "/status/conditions").iter().map(|condition| str_at(condition, "/type"));
+    let state = states.rfind(|kind| matches!(*kind, "Issued" | "Denied" | "Failed")).unwrap_or("Pending");
     let field = |pointer: &str| Value::from(str_at(object, pointer));
     vec![
         printer::name(object),

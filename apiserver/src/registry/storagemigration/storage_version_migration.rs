@@ -48,8 +48,8 @@ const COLUMNS: &[Column] = &[
 
 fn row(object: &Value, _now: Timestamp) -> Vec<Value> {
     let (group, resource) = (str_at(object, "/spec/resource/group"), str_at(object, "/spec/resource/resource"));
-    let held = list_at(object, "/status/conditions").iter().filter(|c| str_at(c, "/status") == "True").map(|c| str_at(c, "/type"));
-    let status = held.filter(|kind| matches!(*kind, "Running" | "Failed" | "Succeeded")).next_back();
+    let mut held = list_at(object, "/status/conditions").iter().filter(|c| str_at(c, "/status") == "True").map(|c| str_at(c, "/type"));
+    let status = held.rfind(|kind| matches!(*kind, "Running" | "Failed" | "Succeeded"));
     vec![
         printer::name(object),
         if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }.into(),

@@ -16,6 +16,7 @@ use super::negotiate::{Encoding, Form, Transform};
 use super::respond;
 use crate::catalog::Resource;
 use crate::registry::table::{self, IncludeObject, Shown};
+use crate::registry::version_annotations;
 use crate::storage::{EncodingId, Object};
 
 /// Presents objects of one resource to one client.
@@ -105,8 +106,8 @@ impl Presenter<'_> {
                 out.extend_from_slice(b"\n");
                 Ok(out.freeze())
             }
-            Encoding::Protobuf if self.resource.custom.is_none() => self.enveloped(object),
-            _ => self.value_bytes(&convert::from_storage(self.resource, object.value()), object.revision().to_string().as_str()),
+            Encoding::Protobuf if self.resource.custom.is_none() && !self.leaves_out_annotations() => self.enveloped(object),
+            _ => self.value_bytes(&self.shown(object), object.revision().to_string().as_str()),
         }
     }
 
@@ -114,6 +115,32 @@ impl Presenter<'_> {
     pub fn value(&self, code: StatusCode, value: &Value) -> Result<Response<Body>, Status> {
         let version = super::meta::text(value, "resourceVersion").to_owned();
         Ok(respond::bytes(code, self.form.encoding.media_type(), self.value_bytes(value, &version)?))
+    }
+
+    /// Whether the form is of metadata, from which version annotations are left out.
+    fn leaves_out_annotations(&self) -> bool {
+        let of_metadata = match self.form.transform {
+            Transform::None => false,
+            Transform::Table(_) => self.include_object == IncludeObject::Metadata,
+            Transform::Metadata(_) | Transform::MetadataList(_) => true,
+        };
+        of_metadata && !version_annotations(&self.resource.gvk.group, &self.resource.plural).is_empty()
+    }
+
+    /// A stored object in the resource's version, as the form shows it.
+    fn shown(&self, object: &Object) -> Value {
+        let mut value = convert::from_storage(self.resource, object.value());
+        if self.leaves_out_annotations() {
+            let metadata = super::meta::metadata_mut(&mut value);
+            if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+                annotations
+                    .retain(|name, _| !version_annotations(&self.resource.gvk.group, &self.resource.plural).contains(&name.as_str()));
+                if annotations.is_empty() {
+                    metadata.shift_remove("annotations");
+                }
+            }
+        }
+        value
     }
 
     fn value_bytes(&self, value: &Value, resource_version: &str) -> Result<Bytes, Status> {
@@ -173,7 +200,9 @@ impl Presenter<'_> {
         }
         let chunks = match (self.form.encoding, &self.form.transform) {
             (Encoding::Json, Transform::None) if !self.form.pretty => self.json_list(objects, meta)?,
-            (Encoding::Protobuf, _) if self.resource.custom.is_none() => vec![self.protobuf_list(objects, meta)?],
+            (Encoding::Protobuf, _) if self.resource.custom.is_none() && !self.leaves_out_annotations() => {
+                vec![self.protobuf_list(objects, meta)?]
+            }
             _ => vec![self.value_list(objects, meta)?],
         };
         let media_type = self.form.encoding.media_type();
@@ -257,7 +286,7 @@ impl Presenter<'_> {
     }
 
     fn value_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Bytes, Status> {
-        let values: Vec<Value> = objects.iter().map(|o| convert::from_storage(self.resource, o.value())).collect();
+        let values: Vec<Value> = objects.iter().map(|o| self.shown(o)).collect();
         let shown = match &self.form.transform {
             Transform::Table(version) if self.resource.conversion.is_some() => {
                 let stored: Vec<Value> = objects.iter().map(|o| o.value()).collect();
@@ -311,18 +340,18 @@ impl Presenter<'_> {
     /// The `object` of a watch event, in the form asked for, without a newline. Column definitions are in the first Table only.
     pub fn event_object(&self, object: &Object, first: bool) -> Result<Bytes, Status> {
         match (&self.form.transform, self.form.encoding) {
-            (_, Encoding::Protobuf) if self.resource.custom.is_none() => self.enveloped(object),
+            (_, Encoding::Protobuf) if self.resource.custom.is_none() && !self.leaves_out_annotations() => self.enveloped(object),
             (Transform::Metadata(version) | Transform::MetadataList(version), Encoding::Protobuf) => {
-                let shown = metadata_only(&object.value(), version);
+                let shown = metadata_only(&self.shown(object), version);
                 Ok(protobuf::builtin().encode_object(&shown).map_err(|e| Status::unknown(e.to_string()))?.into())
             }
             (Transform::None, _) => self.json(object),
             (Transform::Metadata(version) | Transform::MetadataList(version), _) => {
-                let value = convert::from_storage(self.resource, object.value());
+                let value = self.shown(object);
                 Ok(json::to_vec(&metadata_only(&value, version)).into())
             }
             (Transform::Table(version), _) => {
-                let value = convert::from_storage(self.resource, object.value());
+                let value = self.shown(object);
                 Ok(json::to_vec(&self.table_of(version, &value, &object.revision().to_string(), first)).into())
             }
         }

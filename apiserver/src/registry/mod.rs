@@ -182,6 +182,27 @@ pub const RETURN_DELETED_OBJECT: [(&str, &str); 16] = [
     ("storage.k8s.io", "volumeattributesclasses"),
 ];
 
+/// Annotations in which a version carries what it has no field for, by group and plural. They are part of whole objects only:
+/// metadata and Tables are of the object behind the versions, which has none of them.
+pub const VERSION_ANNOTATIONS: [(&str, &str, &[&str]); 2] = [
+    ("apps", "daemonsets", &[apps::defaults::TEMPLATE_GENERATION]),
+    (
+        "autoscaling",
+        "horizontalpodautoscalers",
+        &[
+            "autoscaling.alpha.kubernetes.io/conditions",
+            "autoscaling.alpha.kubernetes.io/metrics",
+            "autoscaling.alpha.kubernetes.io/current-metrics",
+            "autoscaling.alpha.kubernetes.io/behavior",
+        ],
+    ),
+];
+
+/// The version annotations of a resource.
+pub fn version_annotations(group: &str, plural: &str) -> &'static [&'static str] {
+    VERSION_ANNOTATIONS.iter().find(|(g, p, _)| *g == group && *p == plural).map_or(&[], |(_, _, names)| names)
+}
+
 /// A subresource of a kind.
 pub struct Subresource {
     /// `status`, `scale`, `eviction`, …

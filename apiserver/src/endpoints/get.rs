@@ -21,6 +21,5 @@ pub async fn get(call: &mut Call) -> Answer {
         Err(error) => return Err(call.storage_error(error, call.name())),
     };
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
-    let response = presenter.object(StatusCode::OK, &object, &call.request.headers)?;
-    Ok(response)
+    presenter.object(StatusCode::OK, &object, &call.request.headers)
 }

@@ -2,6 +2,7 @@
 
 use apimachinery::field::{self, ErrorList, Path};
 use apimachinery::status::Status;
+use apimachinery::validation::{validate_dry_run, validate_field_manager, validate_field_validation};
 use serde_json::Value;
 
 use crate::filters::request_info::form_pairs;
@@ -78,17 +79,14 @@ impl WriteOptions {
             }
         }
         let field_manager = query.get("fieldManager").unwrap_or("").to_owned();
-        errors.extend(field_manager_errors(&field_manager));
+        errors.extend(validate_field_manager(&field_manager, &Path::new("fieldManager")));
         let dry_run = dry_run(query.all("dryRun"), &mut errors);
         let text = query.get("fieldValidation").unwrap_or("");
+        errors.extend(validate_field_validation(text, &Path::new("fieldValidation")));
         let field_validation = match text {
-            "" | "Warn" => FieldValidation::Warn,
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
-            other => {
-                errors.push(field::Error::not_supported(&Path::new("fieldValidation"), other, &["", "Ignore", "Strict", "Warn"]));
-                FieldValidation::Warn
-            }
+            _ => FieldValidation::Warn,
         };
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", kind, "", &errors));
@@ -103,7 +101,7 @@ impl WriteOptions {
         }
         let product = user_agent.split('/').next().unwrap_or("");
         let mut manager = String::with_capacity(product.len());
-        for c in product.chars().filter(|c| is_printable(*c)) {
+        for c in product.chars().filter(|c| field::is_print(*c)) {
             if manager.len() + c.len_utf8() > MAX_FIELD_MANAGER_BYTES {
                 break;
             }
@@ -116,28 +114,9 @@ impl WriteOptions {
 /// Bytes in a field manager's name.
 const MAX_FIELD_MANAGER_BYTES: usize = 128;
 
-fn is_printable(c: char) -> bool {
-    !c.is_control() && (c == ' ' || !c.is_whitespace())
-}
-
-fn field_manager_errors(manager: &str) -> ErrorList {
-    let path = Path::new("fieldManager");
-    let mut errors = ErrorList::new();
-    if manager.len() > MAX_FIELD_MANAGER_BYTES {
-        errors.push(field::Error::too_long(&path, MAX_FIELD_MANAGER_BYTES));
-    }
-    if let Some((at, c)) = manager.char_indices().find(|(_, c)| !is_printable(*c)) {
-        errors.push(field::Error::invalid(&path, manager, format!("invalid character U+{:04X} (at position {at})", c as u32)));
-    }
-    errors
-}
-
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut ErrorList) -> bool {
     let values: Vec<&str> = values.collect();
-    if values.iter().any(|v| *v != "All") {
-        let shown = Value::from(values.clone());
-        errors.push(field::Error::not_supported(&Path::new("dryRun"), shown, &["All"]));
-    }
+    errors.extend(validate_dry_run(&values, &Path::new("dryRun")));
     !values.is_empty()
 }
 

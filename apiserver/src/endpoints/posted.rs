@@ -104,7 +104,6 @@ impl Posted {
     pub fn created(mut self, call: &mut Call) -> Answer {
         meta::metadata_mut(&mut self.object);
         canonicalize(&call.resource.types, self.kind.type_id, &mut self.object, Empties::Drop);
-        let response = respond::value(StatusCode::CREATED, &self.object, &self.form)?;
-        Ok(response)
+        respond::value(StatusCode::CREATED, &self.object, &self.form)
     }
 }

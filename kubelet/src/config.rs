@@ -1,0 +1,45 @@
+//! How a kubelet is started: what its flags say, and its configuration file.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::configuration::KubeletConfiguration;
+use crate::cri::SharedRuntime;
+
+/// Everything that [`crate::run`] needs beside a client.
+#[derive(Clone)]
+pub struct Config {
+    /// The node's name (`--hostname-override`, else the host's name, in lower case).
+    pub node_name: String,
+    /// What the label `kubernetes.io/hostname` says; the host's name.
+    pub hostname: String,
+    /// `--node-ip`: the addresses of the node, the primary one first; found out from the routes if there are none.
+    pub node_ips: Vec<IpAddr>,
+    /// `--node-labels`
+    pub node_labels: BTreeMap<String, String>,
+    /// `--root-dir`
+    pub root_dir: PathBuf,
+    /// Where the links for log collectors are kept; `/var/log/containers`.
+    pub container_logs_dir: PathBuf,
+    /// Where another runtime than the one behind `containerRuntimeEndpoint` is, for simulated nodes.
+    pub runtime: Option<SharedRuntime>,
+    /// What `--config` says.
+    pub configuration: KubeletConfiguration,
+}
+
+impl Config {
+    /// The flags' defaults for a node of this name.
+    pub fn new(node_name: &str) -> Config {
+        Config {
+            node_name: node_name.to_owned(),
+            hostname: node_name.to_owned(),
+            node_ips: Vec::new(),
+            node_labels: BTreeMap::new(),
+            root_dir: PathBuf::from("/var/lib/kubelet"),
+            container_logs_dir: PathBuf::from("/var/log/containers"),
+            runtime: None,
+            configuration: KubeletConfiguration::default(),
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! `KubeSchedulerConfiguration` (kubescheduler.config.k8s.io/v1): what the file may say, upstream's defaults, and what is wrong with it.
+//!
+//! Turns a profile into the ordered list of plugins that run at each extension point ([`crate::profile`] does the merge); reads no files.
+
+use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+pub const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
+pub const KIND: &str = "KubeSchedulerConfiguration";
+pub const DEFAULT_SCHEDULER_NAME: &str = "default-scheduler";
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no kind \"{kind}\" is registered for version \"{api_version}\"")]
+    Kind { api_version: String, kind: String },
+    #[error("{path}: Invalid value: {value}: {detail}")]
+    Invalid { path: String, value: String, detail: &'static str },
+    #[error("decoding args for plugin {plugin}: {source}")]
+    Args { plugin: String, source: serde_json::Error },
+    #[error("{point}Plugins: plugin {plugin:?} does not exist")]
+    NoSuchPlugin { point: &'static str, plugin: String },
+    #[error("plugin {plugin:?} already registered as {point:?}")]
+    Twice { point: &'static str, plugin: String },
+    #[error("at least one bind plugin is needed for profile with scheduler name {0:?}")]
+    NoBinder(String),
+    #[error("one queue sort plugin required for profile with scheduler name {profile:?}, found {found}")]
+    QueueSort { profile: String, found: usize },
+    #[error("profiles[{0}].schedulerName: Duplicate value")]
+    DuplicateProfile(usize),
+    #[error("extenders are not supported")]
+    Extenders,
+}
+
+/// The configuration of a scheduler process. `default()` is what an empty file means.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    pub api_version: String,
+    pub kind: String,
+    /// Taken for compatibility; one scheduling cycle runs on one core.
+    pub parallelism: i32,
+    pub leader_election: LeaderElection,
+    pub client_connection: ClientConnection,
+    pub percentage_of_nodes_to_score: i32,
+    pub pod_initial_backoff_seconds: i64,
+    pub pod_max_backoff_seconds: i64,
+    pub profiles: Vec<Profile>,
+    pub extenders: Vec<serde_json::Value>,
+    pub enable_profiling: bool,
+    pub enable_contention_profiling: bool,
+    pub delay_cache_until_active: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            api_version: API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
+            parallelism: 16,
+            leader_election: LeaderElection::default(),
+            client_connection: ClientConnection::default(),
+            percentage_of_nodes_to_score: 0,
+            pod_initial_backoff_seconds: 1,
+            pod_max_backoff_seconds: 10,
+            profiles: vec![Profile { scheduler_name: Some(DEFAULT_SCHEDULER_NAME.to_owned()), ..Profile::default() }],
+            extenders: Vec::new(),
+            enable_profiling: true,
+            enable_contention_profiling: true,
+            delay_cache_until_active: false,
+        }
+    }
+}
+
+/// Which Lease, and for how long; durations as Go writes them (`15s`). [`crate::run`] leaves election to whoever calls it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LeaderElection {
+    pub leader_elect: bool,
+    pub lease_duration: String,
+    pub renew_deadline: String,
+    pub retry_period: String,
+    pub resource_lock: String,
+    pub resource_name: String,
+    pub resource_namespace: String,
+}
+
+impl Default for LeaderElection {
+    fn default() -> LeaderElection {
+        LeaderElection {
+            leader_elect: true,
+            lease_duration: "15s".to_owned(),
+            renew_deadline: "10s".to_owned(),
+            retry_period: "2s".to_owned(),
+            resource_lock: "leases".to_owned(),
+            resource_name: "kube-scheduler".to_owned(),
+            resource_namespace: "kube-system".to_owned(),
+        }
+    }
+}
+
+/// How to reach the API server; the client is made by whoever calls [`crate::run`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ClientConnection {
+    pub kubeconfig: String,
+    pub accept_content_types: String,
+    pub content_type: String,
+    pub qps: f32,
+    pub burst: i32,
+}
+
+impl Default for ClientConnection {
+    fn default() -> ClientConnection {
+        ClientConnection {
+            kubeconfig: String::new(),
+            accept_content_types: String::new(),
+            content_type: "application/vnd.kubernetes.protobuf".to_owned(),
+            qps: 50.0,
+            burst: 100,
+        }
+    }
+}
+
+/// The plugins and their arguments for pods of one scheduler name.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Profile {
+    pub scheduler_name: Option<String>,
+    pub percentage_of_nodes_to_score: Option<i32>,
+    pub plugins: Option<Plugins>,
+    pub plugin_config: Vec<PluginConfig>,
+}
+
+/// What is switched on and off, by extension point; `multiPoint` is all of them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Plugins {
+    pub pre_enqueue: PluginSet,
+    pub queue_sort: PluginSet,
+    pub pre_filter: PluginSet,
+    pub filter: PluginSet,
+    pub post_filter: PluginSet,
+    pub pre_score: PluginSet,
+    pub score: PluginSet,
+    pub reserve: PluginSet,
+    pub permit: PluginSet,
+    pub pre_bind: PluginSet,
+    pub bind: PluginSet,
+    pub post_bind: PluginSet,
+    pub multi_point: PluginSet,
+    pub placement_generate: PluginSet,
+    pub placement_score: PluginSet,
+    pub pod_group_post_filter: PluginSet,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PluginSet {
+    pub enabled: Vec<PluginName>,
+    pub disabled: Vec<PluginName>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginName {
+    pub name: String,
+    pub weight: Option<i32>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginConfig {
+    pub name: String,
+    #[serde(default)]
+    pub args: serde_json::Value,
+}
+
+/// How full a node should be for how many points.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+pub struct ShapePoint {
+    pub utilization: i32,
+    pub score: i32,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct ResourceSpec {
+    pub name: String,
+    #[serde(default)]
+    pub weight: i64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub enum StrategyType {
+    #[default]
+    LeastAllocated,
+    MostAllocated,
+    RequestedToCapacityRatio,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RatioParam {
+    pub shape: Vec<ShapePoint>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ScoringStrategy {
+    #[serde(rename = "type")]
+    pub kind: StrategyType,
+    pub resources: Vec<ResourceSpec>,
+    pub requested_to_capacity_ratio: Option<RatioParam>,
+}
+
+impl Default for ScoringStrategy {
+    fn default() -> ScoringStrategy {
+        ScoringStrategy { kind: StrategyType::default(), resources: cpu_and_memory(), requested_to_capacity_ratio: None }
+    }
+}
+
+fn cpu_and_memory() -> Vec<ResourceSpec> {
+    ["cpu", "memory"].map(|name| ResourceSpec { name: name.to_owned(), weight: 1 }).into()
+}
+
+/// Arguments of NodeResourcesFit.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FitArgs {
+    pub ignored_resources: Vec<String>,
+    pub ignored_resource_groups: Vec<String>,
+    pub scoring_strategy: ScoringStrategy,
+}
+
+/// Arguments of NodeResourcesBalancedAllocation.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct BalancedArgs {
+    pub resources: Vec<ResourceSpec>,
+}
+
+impl Default for BalancedArgs {
+    fn default() -> BalancedArgs {
+        BalancedArgs { resources: cpu_and_memory() }
+    }
+}
+
+/// Arguments of InterPodAffinity.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InterPodAffinityArgs {
+    pub hard_pod_affinity_weight: i32,
+    pub ignore_preferred_terms_of_existing_pods: bool,
+}
+
+impl Default for InterPodAffinityArgs {
+    fn default() -> InterPodAffinityArgs {
+        InterPodAffinityArgs { hard_pod_affinity_weight: 1, ignore_preferred_terms_of_existing_pods: false }
+    }
+}
+
+/// Arguments of NodeAffinity.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeAffinityArgs {
+    pub added_affinity: Option<NodeAffinity>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub enum Defaulting {
+    #[default]
+    System,
+    List,
+}
+
+/// Arguments of PodTopologySpread.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SpreadArgs {
+    pub default_constraints: Vec<TopologySpreadConstraint>,
+    pub defaulting_type: Defaulting,
+}
+
+/// Arguments of DefaultPreemption.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PreemptionArgs {
+    pub min_candidate_nodes_percentage: i32,
+    pub min_candidate_nodes_absolute: i32,
+}
+
+impl Default for PreemptionArgs {
+    fn default() -> PreemptionArgs {
+        PreemptionArgs { min_candidate_nodes_percentage: 10, min_candidate_nodes_absolute: 100 }
+    }
+}
+
+/// Arguments of VolumeBinding.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeBindingArgs {
+    pub bind_timeout_seconds: i64,
+    pub shape: Vec<ShapePoint>,
+}
+
+impl Default for VolumeBindingArgs {
+    fn default() -> VolumeBindingArgs {
+        let shape = vec![ShapePoint { utilization: 0, score: 10 }, ShapePoint { utilization: 100, score: 0 }];
+        VolumeBindingArgs { bind_timeout_seconds: 600, shape }
+    }
+}
+
+/// The arguments of all plugins of a profile.
+#[derive(Clone, Debug, Default)]
+pub struct Args {
+    pub fit: FitArgs,
+    pub balanced: BalancedArgs,
+    pub inter_pod_affinity: InterPodAffinityArgs,
+    pub node_affinity: NodeAffinityArgs,
+    pub spread: SpreadArgs,
+    pub preemption: PreemptionArgs,
+    pub volume_binding: VolumeBindingArgs,
+}
+
+impl Args {
+    /// Reads what a profile says of its plugins; plugins that it does not name have their defaults.
+    pub fn read(configs: &[PluginConfig]) -> Result<Args, Error> {
+        let mut args = Args::default();
+        for config in configs {
+            match config.name.as_str() {
+                "NodeResourcesFit" => args.fit = parse(config)?,
+                "NodeResourcesBalancedAllocation" => args.balanced = parse(config)?,
+                "InterPodAffinity" => args.inter_pod_affinity = parse(config)?,
+                "NodeAffinity" => args.node_affinity = parse(config)?,
+                "PodTopologySpread" => args.spread = parse(config)?,
+                "DefaultPreemption" => args.preemption = parse(config)?,
+                "VolumeBinding" => args.volume_binding = parse(config)?,
+                _ => {}
+            }
+        }
+        for spec in args.fit.scoring_strategy.resources.iter_mut().chain(&mut args.balanced.resources) {
+            spec.weight = spec.weight.max(1);
+        }
+        args.check()?;
+        Ok(args)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let invalid = |path: &str, value: i64, detail| Err(Error::Invalid { path: path.to_owned(), value: value.to_string(), detail });
+        let (percentage, absolute) = (self.preemption.min_candidate_nodes_percentage, self.preemption.min_candidate_nodes_absolute);
+        if !(0..=100).contains(&percentage) {
+            return invalid("minCandidateNodesPercentage", percentage.into(), "not in valid range [0, 100]");
+        }
+        if absolute < 0 {
+            return invalid("minCandidateNodesAbsolute", absolute.into(), "not in valid range (0, inf)");
+        }
+        let hard = self.inter_pod_affinity.hard_pod_affinity_weight;
+        if !(0..=100).contains(&hard) {
+            return invalid("hardPodAffinityWeight", hard.into(), "not in valid range [0-100]");
+        }
+        if self.volume_binding.bind_timeout_seconds < 0 {
+            return invalid("bindTimeoutSeconds", self.volume_binding.bind_timeout_seconds, "invalid BindTimeoutSeconds, should not be a negative value");
+        }
+        Ok(())
+    }
+}
+
+fn parse<T: DeserializeOwned + Default>(config: &PluginConfig) -> Result<T, Error> {
+    if config.args.is_null() {
+        return Ok(T::default());
+    }
+    T::deserialize(&config.args).map_err(|source| Error::Args { plugin: config.name.clone(), source })
+}
+
+impl Config {
+    /// Fills in what upstream's defaulting fills in, and checks the rest.
+    pub fn complete(mut self) -> Result<Config, Error> {
+        if self.api_version != API_VERSION || self.kind != KIND {
+            return Err(Error::Kind { api_version: self.api_version, kind: self.kind });
+        }
+        if self.profiles.is_empty() {
+            self.profiles.push(Profile::default());
+        }
+        if let [only] = self.profiles.as_mut_slice() {
+            only.scheduler_name.get_or_insert_with(|| DEFAULT_SCHEDULER_NAME.to_owned());
+        }
+        let invalid = |path: &str, value: i64, detail| Err(Error::Invalid { path: path.to_owned(), value: value.to_string(), detail });
+        if self.parallelism <= 0 {
+            return invalid("parallelism", self.parallelism.into(), "should be an integer value greater than zero");
+        }
+        if !(0..=100).contains(&self.percentage_of_nodes_to_score) {
+            return invalid("percentageOfNodesToScore", self.percentage_of_nodes_to_score.into(), "not in valid range [0-100]");
+        }
+        if self.pod_initial_backoff_seconds <= 0 {
+            return invalid("podInitialBackoffSeconds", self.pod_initial_backoff_seconds, "must be greater than 0");
+        }
+        if self.pod_max_backoff_seconds < self.pod_initial_backoff_seconds {
+            return invalid("podMaxBackoffSeconds", self.pod_max_backoff_seconds, "must be greater than or equal to PodInitialBackoffSeconds");
+        }
+        for (i, profile) in self.profiles.iter().enumerate() {
+            let Some(name) = profile.scheduler_name.as_deref().filter(|name| !name.is_empty()) else {
+                return Err(Error::Invalid { path: format!("profiles[{i}].schedulerName"), value: "\"\"".to_owned(), detail: "Required value" });
+            };
+            if self.profiles[..i].iter().any(|other| other.scheduler_name.as_deref() == Some(name)) {
+                return Err(Error::DuplicateProfile(i));
+            }
+        }
+        if !self.extenders.is_empty() {
+            return Err(Error::Extenders);
+        }
+        Ok(self)
+    }
+}

@@ -63,19 +63,7 @@ impl Pki {
 
     /// The serving certificate for these names and addresses; made anew when they have changed.
     pub fn serving(&self, names: &[String], addresses: &[IpAddr]) -> Result<Identity, Error> {
-        let wanted = names.iter().cloned().chain(addresses.iter().map(ToString::to_string)).collect::<Vec<_>>().join("\n");
-        if self.path("apiserver.sans").exists() && self.read("apiserver.sans")? == wanted {
-            return self.identity("apiserver");
-        }
-        let mut params = leaf_params("kube-apiserver", &[]);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        for name in names {
-            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
-        }
-        params.subject_alt_names.extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
-        let identity = self.issue("apiserver", params)?;
-        self.write("apiserver.sans", &wanted, false)?;
-        Ok(identity)
+        self.server("apiserver", leaf_params("kube-apiserver", &[]), names, addresses)
     }
 
     /// A client certificate for `user` in `groups`, kept under `name`.
@@ -86,6 +74,29 @@ impl Pki {
         let mut params = leaf_params(user, groups);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(name, params)
+    }
+
+    /// The certificate that a node's kubelet serves with, kept under `name`; made anew when its names or addresses have changed.
+    pub fn kubelet_serving(&self, name: &str, node: &str, addresses: &[IpAddr]) -> Result<Identity, Error> {
+        let names = [node.to_owned()];
+        self.server(name, leaf_params(&format!("system:node:{node}"), &["system:nodes"]), &names, addresses)
+    }
+
+    /// A serving certificate, made anew when the names and addresses that it is for have changed.
+    fn server(&self, name: &str, mut params: CertificateParams, names: &[String], addresses: &[IpAddr]) -> Result<Identity, Error> {
+        let list = format!("{name}.sans");
+        let wanted = names.iter().cloned().chain(addresses.iter().map(ToString::to_string)).collect::<Vec<_>>().join("\n");
+        if self.path(&list).exists() && self.read(&list)? == wanted {
+            return self.identity(name);
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        for name in names {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        params.subject_alt_names.extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
+        let identity = self.issue(name, params)?;
+        self.write(&list, &wanted, false)?;
+        Ok(identity)
     }
 
     fn issue(&self, name: &str, params: CertificateParams) -> Result<Identity, Error> {

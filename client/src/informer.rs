@@ -152,7 +152,7 @@ impl<K: Object> Informer<K> {
         let new = Arc::new(strip(object));
         let old = self.shared.store.write().insert(new.clone());
         let change = match old {
-            Some(old) if is_same_revision(&old, &new) => return,
+            Some(old) if is_same_revision::<K>(&old, &new) => return,
             Some(old) => Change::Updated { old, new },
             None => Change::Added(new),
         };

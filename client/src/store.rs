@@ -92,7 +92,7 @@ impl<K: Object> Store<K> {
 
     /// Puts an object in; gives the one that was there.
     pub fn insert(&mut self, object: Arc<K>) -> Option<Arc<K>> {
-        let key = object.key();
+        let key = K::key(&object);
         let old = self.objects.insert(key.clone(), object.clone());
         for index in self.indexes.values_mut() {
             if let Some(old) = &old {

@@ -11,6 +11,7 @@ mod health;
 mod listener;
 mod pages;
 mod respond;
+mod reviews;
 mod route;
 mod run;
 mod serve;
@@ -95,6 +96,8 @@ pub struct Config {
     pub system_log_query: bool,
     /// What `/logs/` shows.
     pub system_log_dir: PathBuf,
+    /// Where checkpoints of containers are put.
+    pub checkpoints_dir: PathBuf,
 }
 
 impl Config {
@@ -110,6 +113,7 @@ impl Config {
             system_log_handler: true,
             system_log_query: false,
             system_log_dir: PathBuf::from("/var/log"),
+            checkpoints_dir: PathBuf::from("/var/lib/kubelet/checkpoints"),
         }
     }
 }

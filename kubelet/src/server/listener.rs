@@ -1,0 +1,116 @@
+//! Connections to the kubelet's server: TLS, HTTP/1.1 and HTTP/2, and an orderly end. Knows nothing of paths.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use client::Shutdown;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+/// Connections open at once; more wait in the kernel's backlog.
+const MAX_CONNECTIONS: usize = 4_096;
+/// A TLS handshake must be over by then.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The head of a request must have arrived by then.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Open connections get this long to finish after the shutdown signal.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a failed accept.
+const ACCEPT_RETRY: Duration = Duration::from_millis(20);
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    /// The client's certificate chain, already verified against the client CA; empty without one.
+    pub certificates: Arc<[CertificateDer<'static>]>,
+}
+
+/// Serves until shutdown, then drains. `handler` never fails: errors are responses.
+pub async fn serve<H, F>(listener: TcpListener, tls: TlsAcceptor, handler: H, shutdown: Shutdown)
+where
+    H: Fn(http::Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = http::Response<Body>> + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        let Some((stream, address, slot)) = accepted else { continue };
+        let (tls, handler, shutdown) = (tls.clone(), handler.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            if let Err(error) = connection(stream, address, tls, handler, shutdown).await {
+                tracing::debug!(%address, %error, "connection ended");
+            }
+            drop(slot);
+        });
+    }
+    drop(listener);
+    let everyone = slots.acquire_many(MAX_CONNECTIONS as u32);
+    if tokio::time::timeout(DRAIN_TIMEOUT, everyone).await.is_err() {
+        tracing::info!("connections to the kubelet were still open after the drain time");
+    }
+}
+
+type Accepted = (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
+
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<Accepted> {
+    let slot = slots.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, address)) => Some((stream, address, slot)),
+        Err(error) => {
+            // Out of descriptors or the peer has gone already: the listener itself is still good.
+            tracing::warn!(%error, "accept failed");
+            tokio::time::sleep(ACCEPT_RETRY).await;
+            None
+        }
+    }
+}
+
+async fn connection<H, F>(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: TlsAcceptor,
+    handler: H,
+    shutdown: Shutdown,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    H: Fn(http::Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = http::Response<Body>> + Send + 'static,
+{
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await??;
+    let certificates: Arc<[CertificateDer<'static>]> = match stream.get_ref().1.peer_certificates() {
+        Some(chain) => chain.iter().map(|c| c.clone().into_owned()).collect(),
+        None => Arc::new([]),
+    };
+    let peer = Peer { address, certificates };
+    let service = service_fn(move |request| {
+        let answer = handler(request, peer.clone());
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
+    builder.http2().timer(TokioTimer::new());
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    tokio::select! {
+        result = serving.as_mut() => return result,
+        () = shutdown.cancelled() => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    serving.await
+}

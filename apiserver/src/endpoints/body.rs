@@ -5,7 +5,6 @@ use apimachinery::status::Status;
 use apimachinery::{field, json, protobuf, yaml};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::negotiate::Encoding;
@@ -13,6 +12,7 @@ use super::options::FieldValidation;
 use crate::catalog::{Gvk, Resource, TypesHandle};
 use crate::crd;
 use crate::crd::form::Form;
+use crate::filters::RequestBody;
 
 /// Bytes of a request body.
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
@@ -20,7 +20,7 @@ pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 const MAX_STRICT_PROBLEMS: usize = 100;
 
 /// Reads a body whole.
-pub async fn read(mut body: Incoming) -> Result<Bytes, Status> {
+pub async fn read(mut body: RequestBody) -> Result<Bytes, Status> {
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| Status::bad_request(format!("unable to read the request body: {e}")))?;

@@ -33,7 +33,7 @@ impl User {
     }
 
     /// Adds the group that every authenticated user is in.
-    fn authenticated(mut self) -> User {
+    pub(super) fn authenticated(mut self) -> User {
         if !self.in_group("system:authenticated") && !self.in_group("system:unauthenticated") {
             self.groups.push("system:authenticated".to_owned());
         }

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use apimachinery::status::Status;
 use axum::body::Body;
+use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
@@ -29,6 +31,9 @@ use authentication::User;
 use authorization::Decision;
 use request_info::RequestInfo;
 
+/// What a request brings: off a connection, or from a part of this process.
+pub type RequestBody = Either<Incoming, Full<Bytes>>;
+
 /// A request whose sender is known and allowed to make it.
 pub struct Authorized {
     pub info: RequestInfo,
@@ -39,7 +44,7 @@ pub struct Authorized {
     pub peer: Peer,
     pub now: Timestamp,
     /// Taken by whoever reads it.
-    pub body: Option<Incoming>,
+    pub body: Option<RequestBody>,
     /// The protocol upgrade that the client asks for, if it does.
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
     /// Keeps others from making one.
@@ -51,7 +56,6 @@ struct Sealed;
 impl Authorized {
     /// A request of the API server to itself, which needs no permission: `system:apiserver` in `system:masters`.
     pub fn loopback(method: Method, path: &str, user_agent: &'static str) -> Authorized {
-        let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let mut headers = HeaderMap::new();
         headers.insert(http::header::USER_AGENT, HeaderValue::from_static(user_agent));
         Authorized {
@@ -60,7 +64,7 @@ impl Authorized {
             method,
             headers,
             raw_query: String::new(),
-            peer: Peer { address: nowhere, local: nowhere, certificates: Arc::new([]) },
+            peer: nowhere(),
             now: Timestamp::now(),
             body: None,
             upgrade: None,
@@ -76,9 +80,32 @@ pub const ORDER: [&str; 9] =
 /// The longest a request that is not a watch may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How the sender of a request is known.
+enum Sender {
+    /// By what it shows: a certificate, a token, or nothing.
+    Shown,
+    /// It is part of this process, which says who it is.
+    Vouched(User),
+}
+
 /// Answers one request.
 pub async fn serve(api: Arc<Api>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-    match AssertUnwindSafe(pass(api, request, peer)).catch_unwind().await {
+    answer(api, request.map(Either::Left), peer, Sender::Shown).await
+}
+
+/// Answers a request of a part of this process, which takes every step but the proof of who it is.
+pub(crate) async fn serve_own(api: Arc<Api>, request: Request<Full<Bytes>>, user: User) -> Response<Body> {
+    answer(api, request.map(Either::Right), nowhere(), Sender::Vouched(user)).await
+}
+
+/// The peer of requests that no connection brought.
+fn nowhere() -> Peer {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    Peer { address, local: address, certificates: Arc::new([]) }
+}
+
+async fn answer(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
+    match AssertUnwindSafe(pass(api, request, peer, sender)).catch_unwind().await {
         Ok(response) => response,
         Err(_) => {
             // The panic hook has logged it; the client learns only that this request failed.
@@ -94,14 +121,14 @@ struct Common {
     flow: Option<(HeaderValue, HeaderValue)>,
 }
 
-async fn pass(api: Arc<Api>, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
+async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
     let query = request.uri().query().unwrap_or("").to_owned();
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
     let mut common = Common { audit_id: audit_id(request.headers()), flow: None };
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     let form = negotiate::of_errors(&head.headers, &query);
-    let verdict = admit(&api, &mut head.headers, &query, &info, &peer, &mut common).await;
+    let verdict = admit(&api, &mut head.headers, &query, &info, (&peer, sender), &mut common).await;
     let counted = info.clone();
     let response = match verdict {
         Err(refused) => refused.respond(&form),
@@ -165,14 +192,18 @@ async fn admit(
     headers: &mut HeaderMap,
     query: &str,
     info: &RequestInfo,
-    peer: &Peer,
+    (peer, sender): (&Peer, Sender),
     common: &mut Common,
 ) -> Result<(User, Option<Seat>), Refused> {
     let plain = |status| Refused::Status { status, nosniff: false };
     if !is_long_running(info) {
         check_deadline(query).map_err(plain)?;
     }
-    let user = api.authenticator.authenticate(headers, &peer.certificates).ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
+    let user = match sender {
+        Sender::Shown => api.authenticator.authenticate(headers, &peer.certificates),
+        Sender::Vouched(user) => Some(user.authenticated()),
+    };
+    let user = user.ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
     let user =
         impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(|status| Refused::Status { status, nosniff: true })?;
     let seat = take_seat(api, &user, info, common).await?;

@@ -9,16 +9,27 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each crate may use. Anything else is an arrow that the design does not have.
-const ARROWS: [(&str, &[&str]); 5] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("apimachinery", &[]),
     ("apiserver", &["apimachinery"]),
+    ("client", &["apimachinery"]),
     ("conformance", &[]),
-    ("ferrokube", &["apimachinery", "apiserver"]),
+    ("controllers", &["apimachinery", "client"]),
+    ("dns", &["apimachinery", "client"]),
+    ("ferrokube", &["apimachinery", "apiserver", "client", "controllers", "dns", "kube-proxy", "kubelet", "scheduler"]),
+    ("kube-proxy", &["apimachinery", "client"]),
+    ("kubelet", &["apimachinery", "client"]),
+    ("scheduler", &["apimachinery", "client"]),
     ("xtask", &[]),
 ];
 
 /// A crate's name in code, and the only folder that may say it.
-const CONFINED: [(&str, &str); 2] = [("fjall::", "apiserver/src/storage"), ("etcd_client::", "apiserver/src/storage")];
+const CONFINED: [(&str, &str); 4] = [
+    ("fjall::", "apiserver/src/storage"),
+    ("etcd_client::", "apiserver/src/storage"),
+    ("tonic::", "kubelet/src/cri"),
+    ("containerd_client::", "kubelet/src/cri"),
+];
 
 /// Licences of dependencies that are accepted, as SPDX names. MPL covers its own files only, which we do not change.
 const LICENCES: [&str; 15] = [

@@ -1,11 +1,12 @@
 //! Connections of the API server to kubelets, pods and services.
 //!
 //! Opens one HTTP/1.1 connection a request and knows nothing of the API. Kubelets are shown the API server's client
-//! certificate; as with upstream's defaults, nobody's serving certificate is verified.
+//! certificate, and must show one of their CA's if that is known; nobody else's serving certificate is verified.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::status::Status;
 use axum::body::Body;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -15,12 +16,13 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::endpoints::subresources::location::{Target, Transport};
+use crate::endpoints::subresources::location::{self, Target, Transport};
 use crate::pki::Identity;
 use crate::tls;
 
@@ -40,7 +42,7 @@ pub enum Error {
     Timeout(String),
     #[error("dial tcp {address}: {source}")]
     Connect { address: String, source: std::io::Error },
-    #[error("tls: {0}")]
+    #[error("{}", tls_failure(.0))]
     Tls(std::io::Error),
     #[error("{0} is no server name")]
     ServerName(String),
@@ -48,20 +50,66 @@ pub enum Error {
     Http(#[from] hyper::Error),
 }
 
+/// TLS in Go's words, where people know them.
+fn tls_failure(error: &std::io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+            "tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(why)) => format!("tls: failed to verify certificate: x509: {why}"),
+        _ => format!("tls: {error}"),
+    }
+}
+
+/// How kubelets are reached. Field names follow upstream's flags.
+pub struct Kubelets {
+    /// `--kubelet-client-certificate` and `--kubelet-client-key`: what kubelets are shown.
+    pub client: Identity,
+    /// `--kubelet-certificate-authority`: who certifies kubelets, PEM. Nobody is asked without.
+    pub certificate_authority: Option<String>,
+    /// `--kubelet-preferred-address-types`: which of a node's addresses its kubelet is reached at, best first.
+    pub preferred_address_types: Vec<String>,
+}
+
+/// An address that needs no name server comes first, since hosts seldom know each other by name.
+pub const PREFERRED_ADDRESS_TYPES: [&str; 5] = ["InternalIP", "ExternalIP", "Hostname", "InternalDNS", "ExternalDNS"];
+
 /// How connections are made.
 pub struct Backends {
     kubelet: TlsConnector,
+    kubelet_unverified: TlsConnector,
     anybody: TlsConnector,
+    preferred_address_types: Vec<String>,
 }
 
 impl Backends {
-    /// `kubelet_client` is what kubelets are shown.
-    pub fn new(kubelet_client: &Identity) -> Result<Backends, tls::Error> {
-        let chain = CertificateDer::pem_slice_iter(kubelet_client.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(kubelet_client.key.as_bytes())?;
-        let kubelet = builder()?.with_client_auth_cert(chain, key)?;
-        let anybody = builder()?.with_no_client_auth();
-        Ok(Backends { kubelet: TlsConnector::from(Arc::new(kubelet)), anybody: TlsConnector::from(Arc::new(anybody)) })
+    /// Kubelets are shown `client`, and may show what they like.
+    pub fn new(client: Identity) -> Result<Backends, tls::Error> {
+        let preferred_address_types = PREFERRED_ADDRESS_TYPES.map(str::to_owned).to_vec();
+        Backends::with(&Kubelets { client, certificate_authority: None, preferred_address_types })
+    }
+
+    pub fn with(kubelets: &Kubelets) -> Result<Backends, tls::Error> {
+        let chain = CertificateDer::pem_slice_iter(kubelets.client.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(kubelets.client.key.as_bytes())?;
+        let trusting = unverified()?.with_client_auth_cert(chain.clone(), key.clone_key())?;
+        let verified = match &kubelets.certificate_authority {
+            Some(authority) => certified_by(authority)?.with_client_auth_cert(chain, key)?,
+            None => trusting.clone(),
+        };
+        let anybody = unverified()?.with_no_client_auth();
+        Ok(Backends {
+            kubelet: TlsConnector::from(Arc::new(verified)),
+            kubelet_unverified: TlsConnector::from(Arc::new(trusting)),
+            anybody: TlsConnector::from(Arc::new(anybody)),
+            preferred_address_types: kubelets.preferred_address_types.clone(),
+        })
+    }
+
+    /// A path on the kubelet of a node.
+    pub fn on_kubelet(&self, node: &Value, path: String, query: String) -> Result<Target, Status> {
+        location::on_kubelet(node, &self.preferred_address_types, path, query)
     }
 
     /// Sends a request to a target and gives the head of the response. The connection lives as long as the response's body, or
@@ -73,6 +121,7 @@ impl Backends {
         }
         let connector = match target.transport {
             Transport::Kubelet => &self.kubelet,
+            Transport::KubeletUnverified => &self.kubelet_unverified,
             Transport::Anybody => &self.anybody,
         };
         let name = ServerName::try_from(target.host.clone()).map_err(|_| Error::ServerName(target.host.clone()))?;
@@ -93,7 +142,13 @@ async fn dial(target: &Target) -> Result<TcpStream, Error> {
         Err(_) => Err(Error::Timeout(shown)),
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => Err(Error::Refused(shown)),
         Ok(Err(source)) => Err(Error::Connect { address: shown, source }),
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => {
+            // Keystrokes are to travel at once. A socket that cannot be told so is still good.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot turn Nagle's algorithm off");
+            }
+            Ok(stream)
+        }
     }
 }
 
@@ -110,7 +165,18 @@ where
     Ok(sender.send_request(request).await?)
 }
 
-fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, rustls::Error> {
+type Builder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
+
+fn certified_by(authority: &str) -> Result<Builder, tls::Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots))
+}
+
+fn unverified() -> Result<Builder, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Unverified { provider: provider.clone() });
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -165,13 +231,12 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::endpoints::subresources::location;
     use crate::pki::Pki;
 
     fn backends() -> Backends {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::open(directory.path()).unwrap();
-        Backends::new(&pki.client("client", "tester", &[]).unwrap()).unwrap()
+        Backends::new(pki.client("client", "tester", &[]).unwrap()).unwrap()
     }
 
     #[tokio::test]
@@ -210,5 +275,41 @@ mod tests {
             let error = backends.send(&target, Request::new(Body::empty())).await.unwrap_err();
             assert_eq!(error.to_string(), text);
         }
+    }
+    #[tokio::test]
+    async fn a_kubelet_must_show_a_certificate_of_its_authority() {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Pki::open(directory.path()).unwrap();
+        let serving = pki.serving(&[], &[[127, 0, 0, 1].into()]).unwrap();
+        let acceptor = tls::acceptor(&serving.certificate, &serving.key, &pki.ca().unwrap()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                // A client that does not like the certificate goes away.
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let has_certificate = stream.get_ref().1.peer_certificates().is_some();
+                let mut head = [0; 4096];
+                stream.read(&mut head).await.unwrap();
+                let code = if has_certificate { 200 } else { 401 };
+                stream.write_all(format!("HTTP/1.1 {code} x\r\nContent-Length: 0\r\n\r\n").as_bytes()).await.unwrap();
+            }
+        });
+        let other = tempfile::tempdir().unwrap();
+        let other = Pki::open(other.path()).unwrap().ca().unwrap();
+        let send = async |authority: Option<String>, transport: Transport| {
+            let client = pki.client("client", "tester", &[]).unwrap();
+            let backends = Backends::with(&Kubelets { client, certificate_authority: authority, preferred_address_types: vec![] }).unwrap();
+            let target = Target { transport, ..location::anybody("https", "127.0.0.1", port.to_string()) };
+            let request = Request::builder().uri("/").header(header::HOST, "h").body(Body::empty()).unwrap();
+            backends.send(&target, request).await.map(|response| response.status().as_u16()).map_err(|error| error.to_string())
+        };
+        assert_eq!(send(None, Transport::Kubelet).await, Ok(200));
+        assert_eq!(send(Some(pki.ca().unwrap()), Transport::Kubelet).await, Ok(200));
+        let refusal = "tls: failed to verify certificate: x509: certificate signed by unknown authority";
+        assert_eq!(send(Some(other.clone()), Transport::Kubelet).await, Err(refusal.to_owned()));
+        assert_eq!(send(Some(other), Transport::KubeletUnverified).await, Ok(200));
+        assert_eq!(send(None, Transport::Anybody).await, Ok(401));
     }
 }

@@ -175,7 +175,7 @@ impl Server {
             issuer,
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
             allocator: Allocator::default(),
-            backends: Backends::new(&pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
+            backends: Backends::new(pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
             flow_control: FlowControl::with_seats(seats),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),

@@ -4,10 +4,14 @@ use apimachinery::status::Status;
 use axum::body::Body;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::location::Target;
+use crate::api::Api;
+use crate::backend;
 use crate::endpoints::{Answer, Call};
+use crate::streaming::splice::splice;
 
 /// How a request is passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,14 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
+/// What a target may not say for the API server.
+const CROSS_ORIGIN: [HeaderName; 4] = [
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+];
+
 /// Passes the request on.
 pub async fn forward(call: &mut Call, mut target: Target, mode: Mode) -> Answer {
     if is_upgrade(&call.request.headers)
@@ -58,11 +70,11 @@ pub async fn forward(call: &mut Call, mut target: Target, mode: Mode) -> Answer 
     });
     tell_origin(call, &mut headers);
     let body = call.request.body.take().map_or_else(Body::empty, Body::new);
-    let request = outgoing(call, &target, headers, body)?;
+    let request = outgoing(call.request.method.clone(), &target, headers, body)?;
     let sent = call.api.backends.send(&target, request).await;
     let response = sent.map_err(|e| Status::service_unavailable(format!("error trying to reach service: {e}")))?;
     let (mut head, body) = response.into_parts();
-    HOP_BY_HOP.iter().for_each(|name| {
+    HOP_BY_HOP.iter().chain(&CROSS_ORIGIN).for_each(|name| {
         head.headers.remove(name);
     });
     if let Some(location) = head.headers.get(header::LOCATION).and_then(|l| l.to_str().ok()).and_then(|l| rewritten(l, &target, &path)) {
@@ -76,7 +88,7 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// The client's headers, without what told us who it is.
-fn passed_on(call: &Call) -> HeaderMap {
+pub(super) fn passed_on(call: &Call) -> HeaderMap {
     let mut headers = call.request.headers.clone();
     headers.remove(header::AUTHORIZATION);
     let impersonation: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
@@ -103,12 +115,12 @@ fn tell_origin(call: &Call, headers: &mut HeaderMap) {
     }
 }
 
-fn outgoing(call: &Call, target: &Target, mut headers: HeaderMap, body: Body) -> Result<Request<Body>, Status> {
+pub(super) fn outgoing(method: Method, target: &Target, mut headers: HeaderMap, body: Body) -> Result<Request<Body>, Status> {
     let broken = |e: &dyn std::fmt::Display| Status::internal_error(&e.to_string());
     if !headers.contains_key(header::HOST) {
         headers.insert(header::HOST, HeaderValue::from_str(&target.authority()).map_err(|e| broken(&e))?);
     }
-    let request = Request::builder().method(call.request.method.clone()).uri(target.path_and_query()).body(body);
+    let request = Request::builder().method(method).uri(target.path_and_query()).body(body);
     let mut request = request.map_err(|e| broken(&e))?;
     *request.headers_mut() = headers;
     Ok(request)
@@ -137,33 +149,46 @@ fn rewritten(location: &str, target: &Target, request_path: &str) -> Option<Head
 }
 
 /// Passes an upgrade on: when the target agrees, both connections are joined until one ends.
-async fn upgrade(call: &mut Call, target: &Target, client: hyper::upgrade::OnUpgrade) -> Answer {
+async fn upgrade(call: &mut Call, target: &Target, client: OnUpgrade) -> Answer {
     let body = call.request.body.take().map_or_else(Body::empty, Body::new);
-    let request = outgoing(call, target, passed_on(call), body)?;
-    let sent = call.api.backends.send(target, request).await;
-    let mut response = sent.map_err(|e| Status::unknown(e.to_string()))?;
-    let code = response.status();
-    if code != StatusCode::SWITCHING_PROTOCOLS {
-        if code.as_u16() < 400 {
-            return Err(Status::unknown(format!("invalid upgrade response: status code {}", code.as_u16())));
-        }
-        let (head, body) = response.into_parts();
-        return Ok(Response::from_parts(head, Body::new(body)));
-    }
-    let backend = hyper::upgrade::on(&mut response);
+    let request = outgoing(call.request.method.clone(), target, passed_on(call), body)?;
+    let (head, backend) = match agreed(&call.api, target, request).await? {
+        Agreement::Refused(response) => return Ok(response),
+        Agreement::Upgraded(head, backend) => (head, backend),
+    };
     tokio::spawn(async move {
-        let (client, backend) = match tokio::try_join!(client, backend) {
-            Ok(both) => both,
-            Err(error) => return tracing::debug!(%error, "an upgraded connection was not joined"),
-        };
-        let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-        // Either side may end at any time; that is how these streams end.
-        if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
-            tracing::debug!(%error, "an upgraded connection ended");
+        match tokio::try_join!(client, backend) {
+            Ok((client, backend)) => splice(TokioIo::new(client), TokioIo::new(backend)).await,
+            Err(error) => tracing::debug!(%error, "an upgraded connection was not joined"),
         }
     });
-    let (head, _) = response.into_parts();
-    Ok(Response::from_parts(head, Body::empty()))
+    Ok(Response::from_parts(*head, Body::empty()))
+}
+
+/// What a target made of the wish to upgrade.
+pub(super) enum Agreement {
+    /// The error that it answered instead, which is the client's answer too.
+    Refused(Response<Body>),
+    Upgraded(Box<http::response::Parts>, OnUpgrade),
+}
+
+/// Sends a request to upgrade.
+pub(super) async fn agreed(api: &Api, target: &Target, request: Request<Body>) -> Result<Agreement, Status> {
+    let sent = api.backends.send(target, request).await;
+    let mut response = sent.map_err(|error| {
+        let before = if matches!(error, backend::Error::Http(_)) { "" } else { "error dialing backend: " };
+        Status::unknown(format!("{before}{error}"))
+    })?;
+    let code = response.status();
+    if code == StatusCode::SWITCHING_PROTOCOLS {
+        let backend = hyper::upgrade::on(&mut response);
+        return Ok(Agreement::Upgraded(Box::new(response.into_parts().0), backend));
+    }
+    if code.as_u16() < 400 {
+        return Err(Status::unknown(format!("invalid upgrade response: status code {}", code.as_u16())));
+    }
+    let (head, body) = response.into_parts();
+    Ok(Agreement::Refused(Response::from_parts(head, Body::new(body))))
 }
 
 #[cfg(test)]

@@ -14,14 +14,14 @@ use crate::registry::read::{at, int_at, list_at, str_at};
 
 /// The port of a kubelet that does not report one.
 const KUBELET_PORT: i64 = 10_250;
-/// Which of a node's addresses its kubelet is reached at (`--kubelet-preferred-address-types`).
-const PREFERRED_ADDRESSES: [&str; 5] = ["Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"];
 
 /// Which credentials and which trust a connection is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A kubelet: the API server shows its client certificate.
     Kubelet,
+    /// A kubelet that may show any certificate.
+    KubeletUnverified,
     /// Whatever listens there: nothing is shown.
     Anybody,
 }
@@ -80,10 +80,10 @@ pub fn is_global_unicast(address: IpAddr) -> bool {
     }
 }
 
-/// The kubelet of a node: its address and port.
-pub fn kubelet(node: &Value) -> Result<(String, String), Status> {
+/// The kubelet of a node: its address, of the best type that it has, and port.
+pub fn kubelet(node: &Value, preferred: &[String]) -> Result<(String, String), Status> {
     let addresses = list_at(node, "/status/addresses");
-    let found = PREFERRED_ADDRESSES.iter().find_map(|kind| addresses.iter().find(|address| str_at(address, "/type") == *kind));
+    let found = preferred.iter().find_map(|kind| addresses.iter().find(|address| str_at(address, "/type") == kind));
     let Some(found) = found else {
         let known: Vec<String> = addresses.iter().map(|a| format!("{{{} {}}}", str_at(a, "/type"), str_at(a, "/address"))).collect();
         return Err(Status::unknown(format!("no preferred addresses found; known addresses: [{}]", known.join(" "))));
@@ -94,8 +94,8 @@ pub fn kubelet(node: &Value) -> Result<(String, String), Status> {
 }
 
 /// A path on the kubelet of a node.
-pub fn on_kubelet(node: &Value, path: String, query: String) -> Result<Target, Status> {
-    let (host, port) = kubelet(node)?;
+pub fn on_kubelet(node: &Value, preferred: &[String], path: String, query: String) -> Result<Target, Status> {
+    let (host, port) = kubelet(node, preferred)?;
     Ok(Target { https: true, host, port, path, query, transport: Transport::Kubelet })
 }
 
@@ -235,10 +235,14 @@ mod tests {
     fn a_kubelet_is_reached_at_the_preferred_address() {
         let node = json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "n"}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": 1234}}}});
-        assert_eq!(kubelet(&node), Ok(("n".to_owned(), "1234".to_owned())));
+        let kubelet =
+            |node: &Value, preferred: &[&str]| kubelet(node, &preferred.iter().map(|kind| (*kind).to_owned()).collect::<Vec<_>>());
+        let preferred = ["Hostname", "InternalIP"];
+        assert_eq!(kubelet(&node, &preferred), Ok(("n".to_owned(), "1234".to_owned())));
+        assert_eq!(kubelet(&node, &["InternalIP", "Hostname"]), Ok(("10.0.0.1".to_owned(), "1234".to_owned())));
         let odd = json!({"status": {"addresses": [{"type": "Odd", "address": "x"}]}});
-        assert_eq!(kubelet(&odd).unwrap_err().message, "no preferred addresses found; known addresses: [{Odd x}]");
-        assert_eq!(kubelet(&json!({})).unwrap_err().message, "no preferred addresses found; known addresses: []");
+        assert_eq!(kubelet(&odd, &preferred).unwrap_err().message, "no preferred addresses found; known addresses: [{Odd x}]");
+        assert_eq!(kubelet(&json!({}), &preferred).unwrap_err().message, "no preferred addresses found; known addresses: []");
     }
 
     #[test]

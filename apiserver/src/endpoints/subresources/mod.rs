@@ -6,6 +6,7 @@ mod forward;
 pub mod location;
 pub mod pod_log;
 pub mod pod_stream;
+mod pod_translation;
 pub mod proxy;
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use axum::body::Body;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
-use super::location::{self, Target, encode_query};
+use super::location::{Target, Transport, encode_query};
 use crate::endpoints::options::Query;
 use crate::endpoints::{Answer, Call};
 use crate::registry::core::pod::connect::{self, LogOptions};
@@ -31,7 +31,10 @@ pub async fn log(call: &mut Call) -> Answer {
     }
     let node = super::node(call, node).await?;
     let path = format!("/containerLogs/{}/{}/{container}", str_at(&pod, "/metadata/namespace"), str_at(&pod, "/metadata/name"));
-    let target = location::on_kubelet(&node, path, options.query())?;
+    let mut target = call.api.backends.on_kubelet(&node, path, options.query())?;
+    if options.insecure_skip_tls_verify_backend {
+        target.transport = Transport::KubeletUnverified;
+    }
     fetch(call, &target).await
 }
 
@@ -90,6 +93,7 @@ struct Options {
     tail_lines: Option<i64>,
     limit_bytes: Option<i64>,
     stream: bool,
+    insecure_skip_tls_verify_backend: bool,
 }
 
 impl Options {
@@ -108,6 +112,7 @@ impl Options {
             tail_lines: super::integer(query, "tailLines")?,
             limit_bytes: super::integer(query, "limitBytes")?,
             stream: query.get("stream").is_some(),
+            insecure_skip_tls_verify_backend: query.flag("insecureSkipTLSVerifyBackend"),
         })
     }
 

@@ -4,13 +4,17 @@ use apimachinery::field::quote;
 use apimachinery::status::Status;
 
 use super::forward::{self, Mode};
-use super::location::{self, encode_query};
-use super::{connect_admission, node};
+use super::location::encode_query;
+use super::{connect_admission, node, pod_translation};
 use crate::endpoints::options::Query;
 use crate::endpoints::{Answer, Call};
 use crate::filters::authorization::Decision;
 use crate::registry::core::pod::connect;
-use crate::registry::read::str_at;
+use crate::registry::read::{list_at, str_at};
+use crate::streaming::{remote_command, tunnel, web_socket};
+
+/// The declared feature of nodes whose kubelets translate.
+const EXTEND_WEB_SOCKETS: &str = "ExtendWebSocketsToKubelet";
 
 /// Connects the client with the kubelet.
 pub async fn stream(call: &mut Call) -> Answer {
@@ -30,8 +34,27 @@ pub async fn stream(call: &mut Call) -> Answer {
         format!("/{subresource}/{namespace}/{name}/{container}")
     };
     let node = node(call, connect::node(&pod).map_err(Status::bad_request)?).await?;
-    let target = location::on_kubelet(&node, path, encode_query(&parameters))?;
+    let target = call.api.backends.on_kubelet(&node, path, encode_query(&parameters))?;
+    let offered = web_socket::offered(&call.request.headers).unwrap_or_default();
+    // A kubelet that says so speaks these protocols of WebSocket itself.
+    if list_at(&node, "/status/declaredFeatures").iter().all(|feature| feature != EXTEND_WEB_SOCKETS) {
+        if subresource == "portforward" {
+            let protocols: Vec<String> = tunnel::spdy_protocols(&offered).into_iter().map(str::to_owned).collect();
+            if !protocols.is_empty() {
+                return pod_translation::tunnelled(call, &target, &protocols).await;
+            }
+        } else if offered.contains(&remote_command::PROTOCOL) {
+            let streams = wanted(&call.query);
+            return pod_translation::translated(call, target, streams);
+        }
+    }
     forward::forward(call, target, Mode::UpgradeOnly).await
+}
+
+/// The streams that a remote command is to have.
+fn wanted(query: &Query) -> remote_command::Streams {
+    let flag = |name: &str| query.flag(name);
+    remote_command::Streams { stdin: flag("stdin"), stdout: flag("stdout"), stderr: flag("stderr"), tty: flag("tty") }
 }
 
 /// Whoever connects by GET, as web sockets do, must also be allowed to create.

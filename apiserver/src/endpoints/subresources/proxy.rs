@@ -39,7 +39,7 @@ async fn named(call: &Call, name: &str) -> Result<Value, Status> {
 
 async fn on_node(call: &Call, scheme: &str, name: &str, port: &str) -> Result<Target, Status> {
     let node = node(call, name).await?;
-    let target = location::on_kubelet(&node, String::new(), String::new())?;
+    let target = call.api.backends.on_kubelet(&node, String::new(), String::new())?;
     check_host(&target.host).await?;
     if port.is_empty() || port == target.port {
         return Ok(target);

@@ -1,0 +1,11 @@
+//! SPDY/3.1 as Kubernetes speaks it: a client's connection with a few streams, to kubelets and through them to runtimes.
+//!
+//! Knows frames and streams, nothing of what they carry. Like the Go implementation at the other end, it keeps no windows: a
+//! stream that is not read holds up its connection.
+
+mod connection;
+mod dictionary;
+mod frame;
+mod headers;
+
+pub use connection::{Connection, Error, Reader, Writer};

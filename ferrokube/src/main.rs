@@ -1,8 +1,13 @@
 //! The one binary: `ferrokube up` is a whole cluster in one process, `ferrokube apiserver` a component on its own.
 
 mod apiserver_flags;
+mod control_plane;
+mod down;
 mod feature_gates;
+mod nodes;
+mod pid_file;
 mod runtime_config;
+mod shutdown;
 mod snapshot;
 mod up;
 
@@ -27,6 +32,11 @@ struct Cli {
 enum Command {
     /// Start a cluster in this process and write its kubeconfig.
     Up(up::Up),
+    /// End a cluster and take away what its nodes have left on this machine.
+    Down(down::Down),
+    /// Be one node of a cluster; `up` starts it.
+    #[command(hide = true)]
+    Node(nodes::agent::NodeCommand),
     /// Start the API server alone.
     Apiserver(apiserver_flags::Apiserver),
     /// Save or restore what the embedded store keeps.
@@ -38,9 +48,15 @@ enum Command {
 const WORKER_STACK_BYTES: usize = 64 << 20;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if let Command::Node(node) = &mut cli.command
+        && let Err(error) = node.enter()
+    {
+        tracing::error!("{error:#}");
+        return ExitCode::FAILURE;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(WORKER_STACK_BYTES).build();
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(cli.command)));
     match result {
@@ -61,6 +77,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
     });
     match command {
         Command::Up(up) => up.run(shutdown).await,
+        Command::Down(down) => down.run().await,
+        Command::Node(node) => node.run(shutdown::token(shutdown)).await,
         Command::Apiserver(apiserver) => apiserver.run(shutdown).await,
         Command::Snapshot(snapshot) => snapshot.run(),
     }

@@ -1,36 +1,142 @@
-//! `ferrokube up`: a cluster in one process.
+//! `ferrokube up`: a cluster on one machine. The control plane runs in this process, each node in a process and namespaces of its own.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, bail};
+use apiserver::api::Api;
+use apiserver::in_process;
+use apiserver::pki::Pki;
 use apiserver::run::{Server, kubeconfig_path};
 use clap::Args;
+use client::{Informer, Informers, Object, Shutdown};
+use k8s_openapi::api::core::v1::Node;
 use tokio::sync::watch;
 
 use crate::apiserver_flags::Flags;
+use crate::control_plane;
+use crate::nodes::{self, Layout, network, routes, supervise};
+use crate::pid_file::PidFile;
+use crate::shutdown;
 
 /// `ferrokube up`.
 #[derive(Args)]
 pub struct Up {
-    /// Everything that the cluster keeps: store, certificates, kubeconfig.
+    /// Everything that the cluster keeps: store, certificates, kubeconfig, and what its nodes keep.
     #[arg(long, default_value = "/var/lib/ferrokube")]
     data_dir: PathBuf,
     /// Nodes on this machine. 0 is a control plane alone, which needs neither root nor a container runtime.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=0))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=i64::from(nodes::MAX_NODES)))]
     nodes: u32,
     #[command(flatten)]
     flags: Flags,
 }
 
+/// Nodes that are not ready by then are told of; they may still become so.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+
 impl Up {
-    pub async fn run(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+    pub async fn run(self, signal: watch::Receiver<bool>) -> anyhow::Result<()> {
         let started = Instant::now();
-        let kubeconfig = kubeconfig_path(&self.data_dir);
-        let server = Server::start(&self.flags.config(self.data_dir, false), shutdown).await?;
-        tracing::info!(nodes = self.nodes, address = %server.address, "control plane ready in {} ms", started.elapsed().as_millis());
-        tracing::info!("try: kubectl --kubeconfig {} get namespaces", kubeconfig.display());
-        server.serve().await;
+        std::fs::create_dir_all(&self.data_dir).with_context(|| self.data_dir.display().to_string())?;
+        let data_dir = self.data_dir.canonicalize().with_context(|| self.data_dir.display().to_string())?;
+        let layout = match self.nodes {
+            0 => None,
+            _ if !nix::unistd::geteuid().is_root() => bail!("nodes need root; run as root, or with --nodes 0 for a control plane alone"),
+            _ => Some(network::claim(&data_dir).await?),
+        };
+        let mut config = self.flags.config(data_dir.clone(), false);
+        if let Some(layout) = &layout {
+            network::prepare(layout).await?;
+            config.advertise_address = config.advertise_address.or(Some(layout.gateway().into()));
+            config.extra_sans.push(layout.gateway().to_string());
+        }
+        let server = Server::start(&config, signal.clone()).await?;
+        // From here on the data directory is this process's: the store is locked.
+        let pid_file = PidFile::write(&data_dir)?;
+        let (api, address) = (server.api.clone(), server.address);
+        let stop = shutdown::token(signal);
+        let serving = tokio::spawn(server.serve());
+        tracing::info!(address = %address, "API server ready in {} ms", started.elapsed().as_millis());
+        let plane = tokio::spawn(control_plane::run(api.clone(), control_plane::Config::new(&config, layout.as_ref())?, stop.clone()));
+        if let Some(layout) = &layout {
+            let pki = Pki::open(&data_dir.join("pki"))?;
+            let result = run_nodes(layout, self.nodes, &config, address.port(), &pki, &api, &stop, started).await;
+            stop.cancelled().await;
+            tracing::info!("stopping the nodes");
+            // Whatever happened, the machine is left as it was found.
+            supervise::remove_all(layout).await?;
+            result?;
+        } else {
+            tracing::info!("try: kubectl --kubeconfig {} get namespaces", kubeconfig_path(&data_dir).display());
+        }
+        plane.await.context("control plane")??;
+        serving.await.context("API server")?;
+        drop(pid_file);
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Starts the nodes and returns when they are ready, or at shutdown.
+async fn run_nodes(
+    layout: &Layout,
+    count: u32,
+    server: &apiserver::run::Config,
+    port: u16,
+    pki: &Pki,
+    api: &Arc<Api>,
+    stop: &Shutdown,
+    started: Instant,
+) -> anyhow::Result<()> {
+    supervise::take_places(layout)?;
+    for directory in [layout.images(), layout.registries()] {
+        std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    }
+    let cluster = supervise::Cluster {
+        server: format!("https://{}:{port}", layout.gateway()),
+        cluster_dns: vec![control_plane::dns_address(server)?.to_string()],
+    };
+    let hosts: Vec<_> = (1..=count).map(|n| layout.host(n)).collect();
+    for host in &hosts {
+        network::add(layout, host).await.with_context(|| format!("network of {}", host.name))?;
+        let config = supervise::prepare(layout, host, &cluster, pki)?;
+        tokio::spawn(supervise::run(host.clone(), config, stop.clone()));
+        tracing::info!(node = %host.name, address = %host.address, "starting");
+    }
+    for range in server.service_cluster_ip_range.iter().filter(|range| range.first().is_ipv4()) {
+        network::route_services(&range.to_string(), &hosts[0]).await?;
+    }
+    let client = in_process::client(api, in_process::component("system:kube-controller-manager"), "ferrokube");
+    let nodes = Informers::new(client, stop.clone()).of::<Node>();
+    tokio::spawn(routes::follow(nodes.clone(), None, stop.clone()));
+    tokio::select! {
+        ready = all_ready(&nodes, hosts.len()) => tracing::info!("{ready} nodes ready in {:.1} s", started.elapsed().as_secs_f32()),
+        () = tokio::time::sleep(READY_TIMEOUT) => {
+            tracing::warn!("not all nodes are ready; see {}", layout.data_dir.join("nodes/*/node.log").display());
+        }
+        () = stop.cancelled() => return Ok(()),
+    }
+    tracing::info!("try: kubectl --kubeconfig {} get nodes", kubeconfig_path(&layout.data_dir).display());
+    Ok(())
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Waits until so many nodes are ready, and tells of each as it becomes so.
+async fn all_ready(nodes: &Informer<Node>, count: usize) -> usize {
+    let (sender, mut ready) = watch::channel(0);
+    let watched = nodes.clone();
+    nodes.on_change(move |change| {
+        let newly = is_ready(change.object()) && change.old().is_none_or(|old| !is_ready(old));
+        if newly {
+            tracing::info!(node = change.object().name(), "ready");
+        }
+        sender.send_replace(watched.list().iter().filter(|node| is_ready(node)).count());
+    });
+    ready.wait_for(|ready| *ready >= count).await.map_or(0, |ready| *ready)
 }

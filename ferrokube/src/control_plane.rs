@@ -1,0 +1,156 @@
+//! What runs beside the API server in the cluster's process: controllers, scheduler and cluster DNS, as its clients without a connection.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use apimachinery::status::Status;
+use apiserver::api::Api;
+use apiserver::in_process;
+use apiserver::loopback::Loopback;
+use client::Shutdown;
+use controllers::manager::{self, Clients, Selection, SigningFiles};
+use serde_json::json;
+
+use crate::nodes::Layout;
+
+/// The port where cluster DNS listens on the bridge; pods ask at 53 of its service.
+const DNS_PORT: u16 = 10053;
+/// The host part of the address of cluster DNS among the services, as installers have it.
+const DNS_HOST: u8 = 10;
+/// Where pods get their addresses from if there are no nodes on this machine.
+const DEFAULT_POD_CIDR: &str = "10.244.0.0/16";
+
+/// What the control plane is told.
+pub struct Config {
+    controllers: manager::Config,
+    dns: Option<Dns>,
+}
+
+struct Dns {
+    /// Where it listens.
+    listen: SocketAddr,
+    /// The address of its service.
+    service: IpAddr,
+}
+
+impl Config {
+    /// For the API server of this configuration; `layout` if there are nodes on this machine.
+    pub fn new(server: &apiserver::run::Config, layout: Option<&Layout>) -> anyhow::Result<Config> {
+        let pki = |name: &str| Some(server.data_dir.join("pki").join(name));
+        let ranges: Vec<String> = server.service_cluster_ip_range.iter().map(ToString::to_string).collect();
+        let controllers = manager::Config {
+            allocate_node_cidrs: true,
+            cluster_cidr: layout.map_or_else(|| DEFAULT_POD_CIDR.to_owned(), Layout::pod_cidr),
+            service_cluster_ip_range: ranges.join(","),
+            root_ca_file: pki("ca.crt"),
+            cluster_signing: SigningFiles { cert: pki("ca.crt"), key: pki("ca.key") },
+            service_account_private_key_file: server.tokens.service_account_signing_key_file.clone().or(pki("sa.key")),
+            use_service_account_credentials: true,
+            ..manager::Config::default()
+        };
+        let dns = match layout {
+            Some(layout) => {
+                let listen = SocketAddr::new(layout.gateway().into(), DNS_PORT);
+                Some(Dns { listen, service: dns_address(server)? })
+            }
+            None => None,
+        };
+        Ok(Config { controllers, dns })
+    }
+}
+
+/// The address of cluster DNS among the services.
+pub fn dns_address(server: &apiserver::run::Config) -> anyhow::Result<IpAddr> {
+    let range = server.service_cluster_ip_range.first().context("there is no range for services")?;
+    Ok(match range.first() {
+        IpAddr::V4(first) => IpAddr::V4((u32::from(first) - 1 + u32::from(DNS_HOST)).into()),
+        IpAddr::V6(first) => IpAddr::V6((u128::from(first) - 1 + u128::from(DNS_HOST)).into()),
+    })
+}
+
+/// The controllers of this process: each acts as its own service account.
+struct InProcess(Arc<Api>);
+
+const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+
+impl Clients for InProcess {
+    fn shared(&self) -> kube::Client {
+        in_process::client(&self.0, in_process::component("system:kube-controller-manager"), CONTROLLER_MANAGER)
+    }
+
+    fn of(&self, account: &str) -> kube::Client {
+        in_process::client(&self.0, in_process::service_account("kube-system", account), CONTROLLER_MANAGER)
+    }
+}
+
+/// Runs everything until shutdown.
+pub async fn run(api: Arc<Api>, config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let controllers = {
+        let (api, shutdown) = (api.clone(), shutdown.clone());
+        async move {
+            manager::run(InProcess(api), config.controllers, &Selection::default(), shutdown).await;
+            anyhow::Ok(())
+        }
+    };
+    let scheduler = async {
+        let client = in_process::client(&api, in_process::component("system:kube-scheduler"), "kube-scheduler");
+        scheduler::run(client, scheduler::Config::default(), shutdown.clone()).await.context("scheduler")
+    };
+    let dns = async {
+        let Some(dns) = &config.dns else { return Ok(()) };
+        publish(&api, dns).await.map_err(|status| anyhow::anyhow!("the service of cluster DNS: {}", status.message))?;
+        let config = dns::Config { bind: vec![dns.listen], resolv_conf: PathBuf::from("/etc/resolv.conf"), ..dns::Config::default() };
+        let client = in_process::client(&api, in_process::service_account("kube-system", "coredns"), "dns");
+        dns::run(client, config, shutdown.clone()).await.context("cluster DNS")
+    };
+    let (controllers, scheduler, dns) = tokio::join!(controllers, scheduler, dns);
+    controllers.and(scheduler).and(dns)
+}
+
+/// Tells pods where cluster DNS is: a service without a selector, and its one endpoint.
+async fn publish(api: &Arc<Api>, dns: &Dns) -> Result<(), Status> {
+    let client = Loopback::new(api).with_manager("ferrokube");
+    let labels = json!({ "k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS", "kubernetes.io/cluster-service": "true" });
+    let port = |name: &str, protocol: &str, port: u16| json!({ "name": name, "protocol": protocol, "port": port });
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": "kube-dns", "namespace": "kube-system", "labels": labels },
+        "spec": { "clusterIP": dns.service, "ports": [port("dns", "UDP", 53), port("dns-tcp", "TCP", 53)] },
+    });
+    client.ensure("/api/v1/namespaces/kube-system/services", service).await?;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kube-dns",
+            "namespace": "kube-system",
+            "labels": { "kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": "ferrokube" },
+        },
+        "addressType": if dns.listen.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{ "addresses": [dns.listen.ip()], "conditions": { "ready": true, "serving": true, "terminating": false } }],
+        "ports": [port("dns", "UDP", dns.listen.port()), port("dns-tcp", "TCP", dns.listen.port())],
+    });
+    client.apply("/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns", &slice).await?;
+    // Cluster DNS reads what the reference's DNS server reads.
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": { "name": "system:coredns" },
+        "rules": [
+            { "apiGroups": [""], "resources": ["endpoints", "services", "pods", "namespaces"], "verbs": ["list", "watch"] },
+            { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
+        ],
+    });
+    client.ensure("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await?;
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": "system:coredns" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:coredns" },
+        "subjects": [{ "kind": "ServiceAccount", "name": "coredns", "namespace": "kube-system" }],
+    });
+    client.ensure("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await.map(drop)
+}

@@ -1,0 +1,66 @@
+//! Routes to the pods of other nodes, as the nodes' objects tell them. One route a node, through the node's own address.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Informer, Object, Queue, Shutdown};
+use k8s_openapi::api::core::v1::Node;
+
+use super::command::run;
+
+/// A failed change is tried again after this long.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What a node says of itself: the range of its pods and the address that they are behind.
+pub fn route_of(node: &Node) -> Option<(String, IpAddr)> {
+    let range = node.spec.as_ref()?.pod_cidr.clone()?;
+    let addresses = node.status.as_ref()?.addresses.as_ref()?;
+    let address = addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()?;
+    Some((range, address))
+}
+
+/// Keeps this network namespace's routes to all nodes but `own` until shutdown.
+pub async fn follow(nodes: Informer<Node>, own: Option<String>, shutdown: Shutdown) {
+    let queue = Queue::<()>::default();
+    let trigger = queue.clone();
+    nodes.on_change(move |change| {
+        let route = |node: &Arc<Node>| route_of(node);
+        if change.old().is_none_or(|old| route(old) != route(change.object())) || matches!(change, client::Change::Deleted(_)) {
+            trigger.add(());
+        }
+    });
+    nodes.synced().await;
+    let mut present: BTreeMap<String, IpAddr> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            next = queue.next() => if next.is_none() { return },
+            () = shutdown.cancelled() => return,
+        }
+        let list = nodes.list();
+        let wanted: BTreeMap<String, IpAddr> =
+            list.iter().filter(|node| Some(node.name()) != own.as_deref()).filter_map(|node| route_of(node)).collect();
+        if let Err(error) = change(&mut present, &wanted).await {
+            tracing::warn!(%error, "routes to other nodes are incomplete, trying again");
+            queue.add_after((), RETRY);
+        }
+        queue.done(&());
+    }
+}
+
+async fn change(present: &mut BTreeMap<String, IpAddr>, wanted: &BTreeMap<String, IpAddr>) -> anyhow::Result<()> {
+    for (range, address) in wanted {
+        if present.get(range) != Some(address) {
+            run("ip", &["route", "replace", range, "via", &address.to_string()]).await?;
+            present.insert(range.clone(), *address);
+        }
+    }
+    let gone: Vec<String> = present.keys().filter(|range| !wanted.contains_key(*range)).cloned().collect();
+    for range in gone {
+        // The bridge may have gone, and its routes with it.
+        let _ = run("ip", &["route", "del", &range]).await;
+        present.remove(&range);
+    }
+    Ok(())
+}

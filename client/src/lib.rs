@@ -7,6 +7,8 @@ pub mod answer;
 pub mod controller;
 pub mod events;
 pub mod expectations;
+#[cfg(test)]
+mod fake_api;
 pub mod informer;
 pub mod lease;
 pub mod object;

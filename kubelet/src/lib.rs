@@ -3,21 +3,43 @@
 //! Speaks CRI to a container runtime and nothing else: it starts no container itself. Decisions about pods are functions of values
 //! (`sync_pod`, `status`); one task per pod carries them out.
 
+mod admission;
+mod backoff;
 pub mod cgroups;
 pub mod config;
 pub mod configuration;
 pub mod container_config;
+mod container_gc;
+mod container_logs;
+mod core;
 pub mod cri;
 pub mod eviction;
+mod hooks;
+mod http_get;
+mod images;
+mod kill;
+mod node;
+mod orphans;
+mod pleg;
+mod pod;
+mod pod_worker;
+mod pods;
+mod probes;
+mod run;
+mod runtime_state;
+mod runtime_status;
+mod served;
 pub mod server;
 pub mod stats;
+mod status;
+mod status_manager;
+mod sync;
+mod sync_pod;
 pub mod volumes;
-
-use client::Shutdown;
-use kube::Client;
 
 pub use config::Config;
 pub use configuration::KubeletConfiguration;
+pub use run::run;
 
 /// Why a kubelet could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -26,11 +48,6 @@ pub enum Error {
     Runtime(#[source] cri::Error),
     #[error("cannot use {path}: {source}")]
     Directory { path: std::path::PathBuf, source: std::io::Error },
-}
-
-/// Runs a kubelet until shutdown. Pods go on running when it ends.
-pub async fn run(client: Client, config: Config, shutdown: Shutdown) -> Result<(), Error> {
-    let _ = (client, config);
-    shutdown.cancelled().await;
-    Ok(())
+    #[error(transparent)]
+    Cgroups(#[from] cgroups::Error),
 }

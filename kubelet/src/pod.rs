@@ -1,10 +1,11 @@
-//! What is asked of pods everywhere: who they are, where they came from, which containers they have, their quality of service.
+//! What is asked of pods everywhere: who they are, where they came from, which containers they have.
 //!
 //! Pure functions of a pod; nothing here knows a runtime.
 
-use apimachinery::quantity::Quantity;
 use client::Object;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
+
+use crate::container_config::as_container;
 
 /// Where a pod came from: `file`, `api`.
 pub const SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
@@ -70,38 +71,6 @@ pub fn ephemeral_containers(pod: &Pod) -> &[EphemeralContainer] {
     spec(pod).ephemeral_containers.as_deref().unwrap_or(&[])
 }
 
-/// An ephemeral container as an ordinary one; they have the same fields but for the target.
-pub fn from_ephemeral(container: &EphemeralContainer) -> Container {
-    let container = container.clone();
-    Container {
-        args: container.args,
-        command: container.command,
-        env: container.env,
-        env_from: container.env_from,
-        image: container.image,
-        image_pull_policy: container.image_pull_policy,
-        lifecycle: container.lifecycle,
-        liveness_probe: container.liveness_probe,
-        name: container.name,
-        ports: container.ports,
-        readiness_probe: container.readiness_probe,
-        resize_policy: container.resize_policy,
-        resources: container.resources,
-        restart_policy: container.restart_policy,
-        restart_policy_rules: container.restart_policy_rules,
-        security_context: container.security_context,
-        startup_probe: container.startup_probe,
-        stdin: container.stdin,
-        stdin_once: container.stdin_once,
-        termination_message_path: container.termination_message_path,
-        termination_message_policy: container.termination_message_policy,
-        tty: container.tty,
-        volume_devices: container.volume_devices,
-        volume_mounts: container.volume_mounts,
-        working_dir: container.working_dir,
-    }
-}
-
 /// An init container that goes on running beside the containers that follow it.
 pub fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
@@ -110,7 +79,7 @@ pub fn is_sidecar(container: &Container) -> bool {
 /// The container of this name, whatever its kind.
 pub fn find_container(pod: &Pod, name: &str) -> Option<Container> {
     let ordinary = init_containers(pod).iter().chain(containers(pod)).find(|container| container.name == name).cloned();
-    ordinary.or_else(|| ephemeral_containers(pod).iter().find(|container| container.name == name).map(from_ephemeral))
+    ordinary.or_else(|| ephemeral_containers(pod).iter().find(|container| container.name == name).map(as_container))
 }
 
 /// The part of the pod that events about a container are about.
@@ -124,45 +93,6 @@ pub fn field_path(pod: &Pod, name: &str) -> String {
     }
 }
 
-/// The quality of service class: `Guaranteed`, `Burstable` or `BestEffort`. What the status says already stays.
-pub fn qos_class(pod: &Pod) -> &'static str {
-    match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
-        Some("Guaranteed") => "Guaranteed",
-        Some("Burstable") => "Burstable",
-        Some("BestEffort") => "BestEffort",
-        _ => compute_qos_class(pod),
-    }
-}
-
-type Resources = k8s_openapi::api::core::v1::ResourceRequirements;
-
-fn amount(list: Option<&std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>, name: &str) -> Option<Quantity> {
-    let parsed = Quantity::parse(&list?.get(name)?.0).ok()?;
-    (!parsed.is_zero()).then_some(parsed)
-}
-
-/// For each of CPU and memory: what is requested, and what is the limit.
-fn requests_and_limits(resources: &Resources) -> [(Option<Quantity>, Option<Quantity>); 2] {
-    ["cpu", "memory"].map(|name| (amount(resources.requests.as_ref(), name), amount(resources.limits.as_ref(), name)))
-}
-
-fn compute_qos_class(pod: &Pod) -> &'static str {
-    let of_pod = spec(pod).resources.as_ref().filter(|r| r.requests.is_some() || r.limits.is_some());
-    let described: Vec<_> = match of_pod {
-        Some(resources) => vec![requests_and_limits(resources)],
-        None => {
-            let all = init_containers(pod).iter().chain(containers(pod));
-            all.map(|container| requests_and_limits(container.resources.as_ref().unwrap_or(&Resources::default()))).collect()
-        }
-    };
-    if described.iter().flatten().all(|(request, limit)| request.is_none() && limit.is_none()) {
-        return "BestEffort";
-    }
-    let all_limited = described.iter().flatten().all(|(_, limit)| limit.is_some());
-    let same = described.iter().flatten().all(|(request, limit)| request.is_none() || request == limit);
-    if all_limited && same { "Guaranteed" } else { "Burstable" }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -172,20 +102,6 @@ mod tests {
     fn pod(containers: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "b", "uid": "c"}, "spec": {"containers": containers}}))
             .expect("it is a pod")
-    }
-
-    #[test]
-    fn quality_of_service_follows_requests_and_limits() {
-        for (resources, expected) in [
-            (json!({}), "BestEffort"),
-            (json!({"requests": {"cpu": "0"}}), "BestEffort"),
-            (json!({"requests": {"cpu": "1"}}), "Burstable"),
-            (json!({"limits": {"cpu": "1"}}), "Burstable"),
-            (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}), "Guaranteed"),
-            (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}), "Burstable"),
-        ] {
-            assert_eq!(qos_class(&pod(json!([{"name": "x", "resources": resources}]))), expected, "{resources}");
-        }
     }
 
     #[test]

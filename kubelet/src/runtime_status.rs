@@ -7,27 +7,11 @@ mod termination_message;
 
 use std::collections::HashMap;
 
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 
 use crate::cri::v1;
 
-pub use observe::observe;
-
-/// Labels and annotations that containers and sandboxes carry, as upstream writes them.
-pub mod mark {
-    pub const POD_NAME: &str = "io.kubernetes.pod.name";
-    pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
-    pub const POD_UID: &str = "io.kubernetes.pod.uid";
-    pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
-    pub const HASH: &str = "io.kubernetes.container.hash";
-    pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
-    pub const TERMINATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
-    pub const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
-    pub const PRE_STOP: &str = "io.kubernetes.container.preStopHandler";
-    pub const PORTS: &str = "io.kubernetes.container.ports";
-    pub const TERMINATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
-    pub const DELETION_GRACE: &str = "io.kubernetes.pod.deletionGracePeriod";
-}
+pub use observe::{addresses, observe};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -122,5 +106,33 @@ impl PodStatus {
     /// Whether nothing of the pod can still be running.
     pub fn is_stopped(&self) -> bool {
         self.running().next().is_none() && self.sandboxes.iter().all(|s| s.state() != v1::PodSandboxState::SandboxReady)
+    }
+}
+
+impl Container {
+    /// A container of which no more is known than that it was just started.
+    pub fn named(id: &str, name: &str) -> Container {
+        Container {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            sandbox_id: String::new(),
+            state: State::Running,
+            created_at: Timestamp::UNIX_EPOCH,
+            started_at: None,
+            finished_at: None,
+            exit_code: 0,
+            reason: String::new(),
+            message: String::new(),
+            image: String::new(),
+            image_ref: String::new(),
+            image_id: String::new(),
+            hash: None,
+            restart_count: 0,
+            log_path: String::new(),
+            user: None,
+            resources: None,
+            mounts: Vec::new(),
+            annotations: HashMap::new(),
+        }
     }
 }

@@ -8,11 +8,34 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_cri::v1::{ContainerConfig, ImageSpec, PodSandboxConfig};
+use k8s_cri::v1::{ContainerConfig, ImageSpec, UserNamespace};
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::volumes::{PodVolumes, Volumes};
+use crate::cri::ContainerExtension;
+use crate::volumes::PodVolumes;
+
+mod container;
+mod dns;
+pub(crate) mod downward;
+mod env;
+mod env_file;
+mod expansion;
+pub mod hostname;
+mod hosts_file;
+pub mod labels;
+pub(crate) mod mounts;
+mod node;
+pub mod pod_resources;
+mod prepare;
+pub mod qos;
+pub mod resources;
+mod sandbox;
+pub mod security;
+mod service_env;
+
+pub use prepare::prepare;
+pub use sandbox::{log_directory, sandbox_config};
 
 /// What this node is and how it is configured: everything that a container gets from its node rather than from its pod.
 #[derive(Clone, Debug)]
@@ -45,6 +68,11 @@ pub struct Node {
     pub hugepage_sizes: Vec<String>,
     /// Whether the pod's runtime handler can mount read-only recursively.
     pub recursive_read_only: bool,
+    pub selinux: bool,
+    /// `/sys/devices/system/cpu/cpu<n>/thermal_throttle` as far as they exist, which containers do not see.
+    pub thermal_throttle_paths: Vec<String>,
+    /// The ids that the pod's user namespace maps; none if its runtime handler has no user namespaces.
+    pub user_namespace: Option<UserNamespace>,
 }
 
 /// What a resolver configuration file says.
@@ -112,22 +140,64 @@ pub struct Warning {
 #[derive(Debug, Clone)]
 pub struct Prepared {
     pub config: ContainerConfig,
+    pub extension: ContainerExtension,
     pub warnings: Vec<Warning>,
 }
 
-/// Makes an ephemeral container look like any other.
-pub fn as_container(container: &EphemeralContainer) -> Container {
-    Container { name: container.name.clone(), image: container.image.clone(), ..Container::default() }
+/// Makes an ephemeral container look like any other. It has no probes, no lifecycle and no ports.
+pub fn as_container(ephemeral: &EphemeralContainer) -> Container {
+    Container {
+        args: ephemeral.args.clone(),
+        command: ephemeral.command.clone(),
+        env: ephemeral.env.clone(),
+        env_from: ephemeral.env_from.clone(),
+        image: ephemeral.image.clone(),
+        image_pull_policy: ephemeral.image_pull_policy.clone(),
+        name: ephemeral.name.clone(),
+        resources: ephemeral.resources.clone(),
+        security_context: ephemeral.security_context.clone(),
+        stdin: ephemeral.stdin,
+        stdin_once: ephemeral.stdin_once,
+        termination_message_path: ephemeral.termination_message_path.clone(),
+        termination_message_policy: ephemeral.termination_message_policy.clone(),
+        tty: ephemeral.tty,
+        volume_devices: ephemeral.volume_devices.clone(),
+        volume_mounts: ephemeral.volume_mounts.clone(),
+        working_dir: ephemeral.working_dir.clone(),
+        ..Container::default()
+    }
 }
 
-/// What the runtime is told to make of a pod: the sandbox, under the pod's cgroup.
-pub fn sandbox_config(pod: &Pod, node: &Node, attempt: u32, cgroup_parent: &str) -> Result<(PodSandboxConfig, Vec<Warning>), Error> {
-    let _ = (pod, node, attempt, cgroup_parent);
-    Err(Error::new("sandboxes cannot be described yet"))
+/// A pod as messages call it: `name_namespace(uid)`.
+pub fn pod_format(pod: &Pod) -> String {
+    let of = |field: &Option<String>| field.clone().unwrap_or_default();
+    let metadata = &pod.metadata;
+    format!("{}_{}({})", of(&metadata.name), of(&metadata.namespace), of(&metadata.uid))
 }
 
-/// Prepares what a container needs on this node and says how it is made. Not to be called before the pod's volumes are mounted.
-pub async fn prepare(volumes: &Volumes, inputs: Inputs<'_>) -> Result<Prepared, Error> {
-    let _ = (volumes, inputs);
-    Err(Error::new("containers cannot be described yet"))
+#[cfg(test)]
+pub(crate) fn test_node() -> Node {
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    Node {
+        name: "node".to_owned(),
+        host_ips: owned(&["192.168.0.2"]),
+        cluster_dns: owned(&["10.96.0.10"]),
+        cluster_domain: "cluster.local".to_owned(),
+        host_dns: Some(HostDns { servers: owned(&["192.168.0.1"]), searches: owned(&["lan"]), options: Vec::new() }),
+        pod_logs_dir: PathBuf::from("/var/log/pods"),
+        allocatable: BTreeMap::new(),
+        memory_capacity: 10 << 30,
+        cgroup_v2: false,
+        cpu_cfs_quota: true,
+        cpu_cfs_quota_period: Duration::from_millis(100),
+        seccomp_default: false,
+        seccomp_profile_root: PathBuf::from("/var/lib/kubelet/seccomp"),
+        min_oom_score_adj: -1000,
+        single_process_oom_kill: false,
+        hugepage_sizes: owned(&["1GB", "2MB"]),
+        recursive_read_only: false,
+        selinux: false,
+        thermal_throttle_paths: Vec::new(),
+        user_namespace: None,
+    }
 }

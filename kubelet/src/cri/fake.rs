@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::{Call, Code, ContainerExtension, Error, Runtime, v1};

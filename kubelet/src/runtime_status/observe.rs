@@ -4,14 +4,15 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use futures::future::try_join_all;
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 
-use super::{Container, PodStatus, State, mark, termination_message};
+use super::{Container, PodStatus, State, termination_message};
+use crate::container_config::labels;
 use crate::cri::{Code, Error, Runtime, v1};
 
 /// Everything that the runtime has of the pod with this uid. What goes away while it is read is left out.
 pub async fn observe(runtime: &dyn Runtime, uid: &str) -> Result<PodStatus, Error> {
-    let label = || HashMap::from([(mark::POD_UID.to_owned(), uid.to_owned())]);
+    let label = || HashMap::from([(labels::POD_UID.to_owned(), uid.to_owned())]);
     let sandbox_filter = v1::PodSandboxFilter { label_selector: label(), ..Default::default() };
     let container_filter = v1::ContainerFilter { label_selector: label(), ..Default::default() };
     let (mut sandboxes, containers) =
@@ -68,7 +69,7 @@ async fn container_of(sandbox_id: &str, status: v1::ContainerStatus) -> Containe
     let annotation = |key: &str| status.annotations.get(key).map(String::as_str);
     let image_id = if status.image_id.is_empty() { status.image_ref.clone() } else { status.image_id.clone() };
     Container {
-        name: status.labels.get(mark::CONTAINER_NAME).cloned().unwrap_or_default(),
+        name: status.labels.get(labels::CONTAINER_NAME).cloned().unwrap_or_default(),
         sandbox_id: sandbox_id.to_owned(),
         state,
         created_at: time(status.created_at).unwrap_or_default(),
@@ -80,8 +81,8 @@ async fn container_of(sandbox_id: &str, status: v1::ContainerStatus) -> Containe
         image: status.image.as_ref().map(|image| image.image.clone()).unwrap_or_default(),
         image_ref: status.image_ref.clone(),
         image_id,
-        hash: annotation(mark::HASH).and_then(|hash| u64::from_str_radix(hash, 16).ok()),
-        restart_count: annotation(mark::RESTART_COUNT).and_then(|count| count.parse().ok()).unwrap_or(0),
+        hash: annotation(labels::CONTAINER_HASH).and_then(|hash| u64::from_str_radix(hash, 16).ok()),
+        restart_count: annotation(labels::RESTART_COUNT).and_then(|count| count.parse().ok()).unwrap_or(0),
         log_path: status.log_path,
         user: status.user,
         resources: status.resources,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::mark;
+use crate::container_config::labels;
 use crate::cri::v1;
 
 /// The end of the file that is told.
@@ -19,10 +19,10 @@ const LOG_TAIL_BYTES: u64 = 256 << 10;
 /// The runtime's message, and what the container has to say after it.
 pub async fn with_own_words(status: &v1::ContainerStatus) -> String {
     let annotation = |key: &str| status.annotations.get(key).map_or("", String::as_str);
-    let to_logs = annotation(mark::TERMINATION_MESSAGE_POLICY) == "FallbackToLogsOnError"
+    let to_logs = annotation(labels::TERMINATION_MESSAGE_POLICY) == "FallbackToLogsOnError"
         && status.exit_code != 0
         && status.reason != "ContainerCannotRun";
-    let own = own_words(status, annotation(mark::TERMINATION_MESSAGE_PATH), to_logs).await;
+    let own = own_words(status, annotation(labels::TERMINATION_MESSAGE_PATH), to_logs).await;
     match (status.message.is_empty(), own.is_empty()) {
         (_, true) => status.message.clone(),
         (true, false) => own,
@@ -91,8 +91,8 @@ mod tests {
             exit_code: 1,
             log_path: log.display().to_string(),
             annotations: HashMap::from([
-                (mark::TERMINATION_MESSAGE_PATH.to_owned(), "/dev/termination-log".to_owned()),
-                (mark::TERMINATION_MESSAGE_POLICY.to_owned(), policy.to_owned()),
+                (labels::TERMINATION_MESSAGE_PATH.to_owned(), "/dev/termination-log".to_owned()),
+                (labels::TERMINATION_MESSAGE_POLICY.to_owned(), policy.to_owned()),
             ]),
             mounts: vec![v1::Mount {
                 container_path: "/dev/termination-log".to_owned(),

@@ -17,6 +17,8 @@ mod run;
 mod serve;
 mod stream;
 mod system_log;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 
 use std::path::PathBuf;

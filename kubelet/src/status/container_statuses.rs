@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use apimachinery::quantity::Quantity as Amount;
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
     LinuxContainerUser, Pod, PodStatus as ApiStatus, ResourceRequirements, VolumeMountStatus,
@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Inputs;
 use super::phase::RESTARTING_ALL;
+use crate::container_config::as_container;
 use crate::cri::v1;
 use crate::pod;
 use crate::runtime_status::{self, State};
@@ -33,7 +34,7 @@ enum Kind {
 /// Puts the statuses of all containers into `status`.
 pub(super) fn fill(pod: &Pod, inputs: Inputs<'_>, restarting: bool, status: &mut ApiStatus) {
     let maker = Maker { pod, inputs, restarting };
-    let ephemeral: Vec<Container> = pod::ephemeral_containers(pod).iter().map(pod::from_ephemeral).collect();
+    let ephemeral: Vec<Container> = pod::ephemeral_containers(pod).iter().map(as_container).collect();
     let told = inputs.told;
     let some = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
     status.container_statuses = some(by_name(maker.all(pod::containers(pod), told.container_statuses.as_deref(), Kind::Main)));

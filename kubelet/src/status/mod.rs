@@ -4,6 +4,7 @@
 
 mod conditions;
 mod container_statuses;
+pub mod patch;
 mod phase;
 mod resources;
 
@@ -12,6 +13,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus as ApiStatus};
 
+use crate::container_config::qos;
 use crate::pod;
 use crate::probes::Verdicts;
 use crate::runtime_status::PodStatus;
@@ -53,7 +55,7 @@ pub fn generate(pod: &Pod, inputs: Inputs<'_>) -> ApiStatus {
     let own = pod.status.as_ref();
     let restarting = restart::all_should_restart(pod, inputs.observed, inputs.told);
     let mut status = ApiStatus {
-        qos_class: Some(pod::qos_class(pod).to_owned()),
+        qos_class: Some(qos::class(pod).to_string()),
         observed_generation: pod.metadata.generation,
         ..ApiStatus::default()
     };
@@ -119,7 +121,7 @@ pub fn rejected(pod: &Pod, reason: &str, message: &str, host_ips: &[IpAddr]) -> 
     let mut conditions = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     conditions.retain(|condition| !conditions::is_kubelets(&condition.type_) || condition.type_ == "PodScheduled");
     ApiStatus {
-        qos_class: Some(pod::qos_class(pod).to_owned()),
+        qos_class: Some(qos::class(pod).to_string()),
         observed_generation: pod.metadata.generation,
         phase: Some("Failed".to_owned()),
         reason: Some(reason.to_owned()),

@@ -8,7 +8,7 @@ pub mod sandbox;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::container_hash;
+use crate::container_config::labels;
 use crate::pod;
 use crate::probes::Verdicts;
 use crate::runtime_status::{self, PodStatus, State};
@@ -175,7 +175,7 @@ fn fault_of(
     kind: &str,
 ) -> Option<(String, KillReason)> {
     let name = &container.name;
-    if running.hash.is_some_and(|hash| hash != container_hash::of(container)) {
+    if running.hash.is_some_and(|hash| hash != labels::hash(container)) {
         return Some((format!("{kind} {name} definition changed"), KillReason::Other));
     }
     let verdicts = verdicts?;

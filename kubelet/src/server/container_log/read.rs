@@ -233,3 +233,107 @@ async fn is_running(container_id: &str, runtime: &dyn Runtime) -> Result<bool, E
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::cri::ContainerExtension;
+    use crate::cri::fake::Fake;
+
+    async fn running(fake: &Fake) -> String {
+        let sandbox = fake.run_pod_sandbox(v1::PodSandboxConfig::default(), String::new()).await.unwrap();
+        let config = (v1::ContainerConfig::default(), v1::PodSandboxConfig::default());
+        let id = fake.create_container(sandbox, config.0, config.1, ContainerExtension::default()).await.unwrap();
+        fake.start_container(id.clone()).await.unwrap();
+        id
+    }
+
+    fn write(path: &Path, lines: &[&str]) {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        for line in lines {
+            writeln!(file, "2026-10-06T00:17:09.5Z stdout F {line}").unwrap();
+        }
+    }
+
+    /// A log that is being read; what of it has been told so far.
+    struct Told {
+        chunks: mpsc::Receiver<Bytes>,
+        text: String,
+        reading: tokio::task::JoinHandle<Result<(), Error>>,
+    }
+
+    fn begin(path: &Path, id: &str, options: Options, fake: &Fake) -> Told {
+        let (sender, chunks) = mpsc::channel(4);
+        let (path, id, fake) = (path.to_str().unwrap().to_owned(), id.to_owned(), fake.clone());
+        let reading = tokio::spawn(async move { read(&path, &id, &options, &fake, &sender).await });
+        Told { chunks, text: String::new(), reading }
+    }
+
+    impl Told {
+        async fn until(&mut self, end: &str) {
+            while !self.text.ends_with(end) {
+                let chunk = tokio::time::timeout(Duration::from_secs(10), self.chunks.recv()).await.unwrap();
+                self.text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
+            }
+        }
+
+        async fn whole(mut self) -> String {
+            while let Some(chunk) = self.chunks.recv().await {
+                self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+            }
+            self.reading.await.unwrap().unwrap();
+            self.text
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_is_read_to_its_end() {
+        let (directory, fake) = (tempfile::tempdir().unwrap(), Fake::default());
+        let path = directory.path().join("0.log");
+        write(&path, &["a", "b", "c"]);
+        let whole = async |options| begin(&path, "", options, &fake).whole().await;
+        assert_eq!(whole(Options::default()).await, "a\nb\nc\n");
+        assert_eq!(whole(Options { tail_lines: Some(2), ..Options::default() }).await, "b\nc\n");
+        assert_eq!(whole(Options { tail_lines: Some(0), ..Options::default() }).await, "");
+        assert_eq!(whole(Options { limit_bytes: Some(3), ..Options::default() }).await, "a\nb");
+        let missing = begin(&directory.path().join("1.log"), "", Options::default(), &fake).reading.await.unwrap();
+        assert!(missing.unwrap_err().to_string().starts_with("failed to try resolving symlinks in path "));
+        std::fs::write(directory.path().join("2.log"), "x\n").unwrap();
+        let strange = begin(&directory.path().join("2.log"), "", Options::default(), &fake).reading.await.unwrap();
+        assert_eq!(strange.unwrap_err().to_string(), "failed to get parse function: unsupported log format: \"x\\n\"");
+    }
+
+    #[tokio::test]
+    async fn a_log_is_followed_through_rotation_until_its_container_ends() {
+        let (directory, fake) = (tempfile::tempdir().unwrap(), Fake::default());
+        let path = directory.path().join("0.log");
+        let id = running(&fake).await;
+        write(&path, &["a", "b"]);
+        let mut told = begin(&path, &id, Options { follow: true, tail_lines: Some(1), ..Options::default() }, &fake);
+        told.until("b\n").await;
+        write(&path, &["c"]);
+        told.until("c\n").await;
+        std::fs::rename(&path, directory.path().join("0.log.1")).unwrap();
+        write(&directory.path().join("0.log.1"), &["d"]);
+        told.until("d\n").await;
+        write(&path, &["e"]);
+        told.until("e\n").await;
+        fake.stop_container(id, 0).await.unwrap();
+        write(&path, &["last words"]);
+        assert_eq!(told.whole().await, "b\nc\nd\ne\nlast words\n");
+    }
+
+    #[tokio::test]
+    async fn who_no_longer_listens_ends_the_reading() {
+        let (directory, fake) = (tempfile::tempdir().unwrap(), Fake::default());
+        let path = directory.path().join("0.log");
+        let id = running(&fake).await;
+        write(&path, &["a"]);
+        let mut told = begin(&path, &id, Options { follow: true, ..Options::default() }, &fake);
+        told.until("a\n").await;
+        drop(told.chunks);
+        tokio::time::timeout(Duration::from_secs(5), told.reading).await.unwrap().unwrap().unwrap();
+    }
+}

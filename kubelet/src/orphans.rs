@@ -1,0 +1,54 @@
+//! Pods that run here though nobody knows them: those that were deleted while no kubelet ran.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use client::Shutdown;
+use parking_lot::Mutex;
+
+use crate::container_gc;
+use crate::core::Core;
+use crate::kill;
+use crate::pods::Pods;
+use crate::runtime_status;
+
+/// How long they have, as upstream.
+const GRACE_SECONDS: i64 = 1;
+
+/// Those being killed, so that each is killed once. Bounded by the pods that the runtime has.
+#[derive(Clone, Default)]
+pub struct Orphans {
+    dying: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Orphans {
+    /// Kills the pods among `listed` that nobody knows. To be called only once all sources of pods have been heard.
+    pub fn kill(&self, core: &Arc<Core>, pods: &Pods, listed: &BTreeSet<String>, shutdown: &Shutdown) {
+        for uid in listed.iter().filter(|uid| !pods.knows(uid)) {
+            if !self.dying.lock().insert(uid.clone()) {
+                continue;
+            }
+            let (core, uid, dying, shutdown) = (core.clone(), uid.clone(), self.dying.clone(), shutdown.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    result = kill_one(&core, &uid) => {
+                        if let Err(error) = result {
+                            tracing::warn!(uid, error, "cannot kill a pod that nobody knows");
+                        }
+                    }
+                    () = shutdown.cancelled() => {}
+                }
+                dying.lock().remove(&uid);
+            });
+        }
+    }
+}
+
+async fn kill_one(core: &Core, uid: &str) -> Result<(), String> {
+    let observed = runtime_status::observe(&*core.runtime, uid).await.map_err(|error| error.to_string())?;
+    if !observed.is_stopped() {
+        tracing::info!(uid, pod = %format!("{}/{}", observed.namespace, observed.name), "nobody knows this pod, it is killed");
+        kill::kill_pod(core, None, &observed, Some(GRACE_SECONDS)).await?;
+    }
+    container_gc::remove_pod(core, uid).await.map_err(|error| error.to_string())
+}

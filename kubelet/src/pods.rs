@@ -1,0 +1,207 @@
+//! The pods of this node: those that the API server binds to it and those that files say, each with the task that runs it.
+//!
+//! News are handed to the tasks; nothing here waits.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+
+use client::{Change, Informer, Object, Shutdown};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use parking_lot::Mutex;
+
+use crate::admission;
+use crate::core::Core;
+use crate::pod;
+use crate::pod_worker::{self, End, Inbox};
+
+struct Entry {
+    pod: Arc<Pod>,
+    inbox: Arc<Inbox>,
+    /// Not let onto the node, so that it holds nothing of it.
+    rejected: bool,
+}
+
+#[derive(Default)]
+struct Known {
+    /// By uid. Bounded by what the API server binds here and by the files of static pods.
+    entries: HashMap<String, Entry>,
+    /// The pictures of static pods in the API server, by namespace and name.
+    mirrors: HashMap<(String, String), Arc<Pod>>,
+}
+
+/// All pods of this node. Clones are the same.
+#[derive(Clone)]
+pub struct Pods {
+    known: Arc<Mutex<Known>>,
+    core: Arc<Mutex<Weak<Core>>>,
+    node: Informer<Node>,
+    node_name: String,
+    shutdown: Shutdown,
+}
+
+impl Pods {
+    pub fn new(node_name: &str, node: Informer<Node>, shutdown: Shutdown) -> Pods {
+        Pods { known: Arc::default(), core: Arc::default(), node, node_name: node_name.to_owned(), shutdown }
+    }
+
+    /// What tasks run with; to be set before the first pod comes.
+    pub fn set_core(&self, core: &Arc<Core>) {
+        *self.core.lock() = Arc::downgrade(core);
+    }
+
+    /// Takes what the API server says of a pod.
+    pub fn api_change(&self, change: &Change<Pod>) {
+        let pod = change.object();
+        if pod::is_mirror(pod) {
+            self.mirror_change(change);
+            return;
+        }
+        match change {
+            Change::Added(pod) | Change::Updated { new: pod, .. } => self.take(pod),
+            Change::Deleted(pod) => self.drop(pod),
+        }
+    }
+
+    fn mirror_change(&self, change: &Change<Pod>) {
+        let mirror = change.object();
+        let key = (mirror.namespace().to_owned(), mirror.name().to_owned());
+        let mut known = self.known.lock();
+        match change {
+            Change::Deleted(_) => known.mirrors.remove(&key),
+            Change::Added(_) | Change::Updated { .. } => known.mirrors.insert(key.clone(), mirror.clone()),
+        };
+        // The static pod's status may have to be told to it.
+        let statics = known.entries.values().filter(|entry| pod::is_static(&entry.pod));
+        if let Some(entry) = statics.into_iter().find(|entry| entry.pod.namespace() == key.0 && entry.pod.name() == key.1) {
+            entry.inbox.sync();
+        }
+    }
+
+    /// Takes a pod that is new or has changed.
+    pub fn take(&self, pod: &Arc<Pod>) {
+        let Some(core) = self.core.lock().upgrade() else { return };
+        let mut known = self.known.lock();
+        if let Some(entry) = known.entries.get_mut(pod.uid()) {
+            entry.pod = pod.clone();
+            if !entry.rejected {
+                entry.inbox.update(pod.clone());
+                return;
+            }
+            if !pod.is_terminating() {
+                return;
+            }
+            // A rejected pod has nothing here, but somebody has to let it go.
+            entry.rejected = false;
+            let inbox = entry.inbox.clone();
+            drop(known);
+            self.start(core, pod.clone(), inbox);
+            return;
+        }
+        let begins = !pod.is_terminating() && !pod::is_terminal_phase(pod::phase(pod));
+        let verdict = if begins { self.admit(&core, &known, pod) } else { Ok(()) };
+        let inbox = Arc::new(Inbox::default());
+        let entry = Entry { pod: pod.clone(), inbox: inbox.clone(), rejected: verdict.is_err() };
+        known.entries.insert(pod.uid().to_owned(), entry);
+        drop(known);
+        match verdict {
+            Ok(()) => self.start(core, pod.clone(), inbox),
+            Err(rejection) => core.reject(pod, &rejection.reason, &rejection.message),
+        }
+    }
+
+    fn admit(&self, core: &Core, known: &Known, pod: &Pod) -> Result<(), admission::Rejection> {
+        // What ran here before the kubelet started has been let in once.
+        let ran = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|status| status.container_id.is_some());
+        if ran {
+            return Ok(());
+        }
+        let holds = |entry: &&Entry| {
+            let told = core.statuses.get(entry.pod.uid());
+            let phase = told.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_else(|| pod::phase(&entry.pod));
+            !entry.rejected && !(pod::is_terminal_phase(phase) && pod::is_terminal_phase(pod::phase(&entry.pod)))
+        };
+        let others: Vec<Arc<Pod>> = known.entries.values().filter(holds).map(|entry| entry.pod.clone()).collect();
+        let node = self.node.get("", &self.node_name);
+        admission::admit(pod, node.as_deref(), &others)
+    }
+
+    fn start(&self, core: Arc<Core>, pod: Arc<Pod>, inbox: Arc<Inbox>) {
+        let (pods, uid) = (self.clone(), pod.uid().to_owned());
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            pod_worker::run(core, pod, inbox.clone(), shutdown.clone()).await;
+            if !shutdown.is_cancelled() {
+                let mut known = pods.known.lock();
+                if known.entries.get(&uid).is_some_and(|entry| Arc::ptr_eq(&entry.inbox, &inbox)) {
+                    known.entries.remove(&uid);
+                }
+            }
+        });
+    }
+
+    /// The source does not have the pod any more.
+    pub fn drop(&self, pod: &Pod) {
+        let mut known = self.known.lock();
+        let Some(entry) = known.entries.get(pod.uid()) else { return };
+        if entry.rejected {
+            known.entries.remove(pod.uid());
+            drop(known);
+            if let Some(core) = self.core.lock().upgrade() {
+                core.statuses.forget(pod.uid());
+            }
+            return;
+        }
+        entry.inbox.gone();
+    }
+
+    /// Something of this pod has changed on the node.
+    pub fn sync(&self, uid: &str) {
+        if let Some(entry) = self.known.lock().entries.get(uid) {
+            entry.inbox.sync();
+        }
+    }
+
+    /// Ends a pod from here.
+    pub fn end(&self, uid: &str, end: End) {
+        if let Some(entry) = self.known.lock().entries.get(uid) {
+            entry.inbox.end(end);
+        }
+    }
+
+    /// The uids of all pods that this kubelet runs or stops.
+    pub fn uids(&self) -> BTreeSet<String> {
+        self.known.lock().entries.keys().cloned().collect()
+    }
+
+    pub fn knows(&self, uid: &str) -> bool {
+        self.known.lock().entries.contains_key(uid)
+    }
+
+    /// All pods, as their sources have them.
+    pub fn all(&self) -> Vec<Arc<Pod>> {
+        self.known.lock().entries.values().map(|entry| entry.pod.clone()).collect()
+    }
+
+    pub fn get(&self, uid: &str) -> Option<Arc<Pod>> {
+        self.known.lock().entries.get(uid).map(|entry| entry.pod.clone())
+    }
+
+    /// The pod that the API server has for the one with this uid: itself, or the mirror of a static one.
+    pub fn api_pod(&self, uid: &str) -> Option<Arc<Pod>> {
+        let known = self.known.lock();
+        let pod = &known.entries.get(uid)?.pod;
+        if pod::is_static(pod) {
+            known.mirrors.get(&(pod.namespace().to_owned(), pod.name().to_owned())).cloned()
+        } else {
+            Some(pod.clone())
+        }
+    }
+
+    pub fn mirror(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.known.lock().mirrors.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    pub fn mirrors(&self) -> Vec<Arc<Pod>> {
+        self.known.lock().mirrors.values().cloned().collect()
+    }
+}

@@ -1,0 +1,308 @@
+//! Puts the kubelet together and runs it.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::events::{Recorder, Type};
+use client::{Informer, Object, Shutdown};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use parking_lot::{Mutex, RwLock};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::backoff::Backoff;
+use crate::cgroups::{self, Cgroups};
+use crate::config::Config;
+use crate::configuration::AuthorizationMode;
+use crate::container_config::{self, HostDns};
+use crate::core::{Core, FIRST_RESTART_DELAY};
+use crate::cri::remote::Remote;
+use crate::cri::{SharedRuntime, v1};
+use crate::images::credentials::Keyring;
+use crate::images::{Images, Limits};
+use crate::node::lease::Heart;
+use crate::node::machine::{self, Machine};
+use crate::node::{self, NodeTask, Signals, status};
+use crate::orphans::Orphans;
+use crate::pleg;
+use crate::pods::Pods;
+use crate::probes::{Probes, Verdicts};
+use crate::runtime_state::RuntimeState;
+use crate::served::Served;
+use crate::server;
+use crate::status_manager::StatusManager;
+use crate::volumes::{self, Volumes};
+use crate::{Error, container_gc};
+
+/// At the start the runtime is waited for this long between two tries, and so often.
+const RUNTIME_WAIT: Duration = Duration::from_millis(200);
+const RUNTIME_TRIES: usize = 300;
+
+/// Runs a kubelet until shutdown. Pods go on running when it ends.
+pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    let settings = config.configuration.clone();
+    for directory in [config.root_dir.clone(), settings.pod_logs_dir.clone().into(), config.container_logs_dir.clone()] {
+        tokio::fs::create_dir_all(&directory).await.map_err(|source| Error::Directory { path: directory, source })?;
+    }
+    let simulated = config.runtime.is_some();
+    let runtime: SharedRuntime = match config.runtime.take() {
+        Some(runtime) => runtime,
+        None => Arc::new(Remote::connect(&settings.container_runtime_endpoint, settings.runtime_request_timeout)),
+    };
+    let Some(version) = wait_for(&runtime, &shutdown).await? else { return Ok(()) };
+    let (machine, node, host_ips) = look_around(&config).await;
+    let recorder = Recorder::new(client.clone(), "kubelet", &config.node_name, shutdown.clone());
+    recorder.normal(&node::reference(&config.node_name, &config.node_name), "Starting", "Starting kubelet.");
+
+    let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let nodes = Informer::<Node>::start(Api::all(client.clone()), named(&config.node_name), shutdown.clone());
+    let pods = Pods::new(&config.node_name, nodes.clone(), shutdown.clone());
+    let statuses = {
+        let pods = pods.clone();
+        StatusManager::new(client.clone(), move |uid| pods.api_pod(uid))
+    };
+    let verdicts = Verdicts::default();
+    let probes = {
+        let (statuses, pods) = (statuses.clone(), pods.clone());
+        let status_of = move |uid: &str| statuses.get(uid);
+        Probes::new(runtime.clone(), recorder.clone(), verdicts.clone(), status_of, move |uid| pods.sync(uid))
+    };
+    let volumes = Volumes::new(volumes::Config {
+        root_dir: config.root_dir.clone(),
+        node_name: config.node_name.clone(),
+        client: client.clone(),
+        shutdown: shutdown.clone(),
+    });
+    volumes.set_allocatable(node.allocatable.clone());
+    let cgroups = if simulated || !settings.cgroups_per_qos { None } else { Some(cgroups_of(&config, &node)?) };
+    let limits = Limits {
+        parallel: match (settings.serialize_image_pulls, settings.max_parallel_image_pulls) {
+            (true, _) => Some(1),
+            (false, most) => most.and_then(|most| usize::try_from(most).ok()),
+        },
+        qps: settings.registry_pull_qps,
+        burst: settings.registry_burst,
+    };
+    let keyring = Keyring::of_node(&[&config.root_dir, Path::new("/root/.docker")]).await;
+    let core = Arc::new(Core {
+        images: Images::new(runtime.clone(), recorder.clone(), keyring, limits),
+        runtime,
+        runtime_name: version.runtime_name.clone(),
+        volumes,
+        cgroups,
+        recorder,
+        statuses: statuses.clone(),
+        probes,
+        verdicts,
+        node: RwLock::new(Arc::new(node)),
+        host_ips: RwLock::new(host_ips),
+        services: Informer::<Service>::start(Api::all(client.clone()), watcher::Config::default(), shutdown.clone()),
+        runtime_classes: Informer::<RuntimeClass>::start(Api::all(client.clone()), watcher::Config::default(), shutdown.clone()),
+        runtime_state: RuntimeState::default(),
+        restarts: Mutex::new(Backoff::new(FIRST_RESTART_DELAY, settings.crash_loop_back_off.max_container_restart_period)),
+        config,
+    });
+    pods.set_core(&core);
+    let on_volumes = pods.clone();
+    core.volumes.on_change(move |uid| on_volumes.sync(uid));
+    let tasks = Tasks { core, client, pods, nodes, machine, pleg: pleg::Health::default(), shutdown };
+    tasks.run().await
+}
+
+/// Everything that runs side by side.
+struct Tasks {
+    core: Arc<Core>,
+    client: Client,
+    pods: Pods,
+    nodes: Informer<Node>,
+    machine: Machine,
+    pleg: pleg::Health,
+    shutdown: Shutdown,
+}
+
+impl Tasks {
+    async fn run(self) -> Result<(), Error> {
+        let mut tasks = JoinSet::new();
+        let Tasks { core, client, pods, nodes, machine, pleg, shutdown } = self;
+        let signals = Signals::default();
+        let node_name = core.config.node_name.clone();
+        tasks.spawn(core.statuses.clone().run(shutdown.clone()));
+        let heart = Heart {
+            client: client.clone(),
+            node_name: node_name.clone(),
+            duration_seconds: core.config.configuration.node_lease_duration_seconds,
+        };
+        tasks.spawn(heart.beat(shutdown.clone()));
+        let task = NodeTask {
+            core: core.clone(),
+            client: client.clone(),
+            machine,
+            informer: nodes.clone(),
+            signals: signals.clone(),
+            pleg: pleg.clone(),
+        };
+        tasks.spawn(task.run(shutdown.clone()));
+        tasks.spawn(serve(core.clone(), pods.clone(), pleg.clone(), client.clone(), shutdown.clone()));
+        let bound = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
+        let api_pods = Informer::<Pod>::start(Api::all(client.clone()), bound, shutdown.clone());
+        tasks.spawn(follow_pods(api_pods.clone(), pods.clone(), nodes, shutdown.clone()));
+        tasks.spawn(watch_runtime(core.clone(), pods.clone(), api_pods, pleg, shutdown.clone()));
+        let (gc_core, gc_shutdown) = (core.clone(), shutdown.clone());
+        tasks.spawn(async move { container_gc::run(&gc_core, gc_shutdown).await });
+        // A task that panicked leaves the others running; it is told in the log by its own name.
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                tracing::error!(%error, "a task of the kubelet has panicked");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the runtime answers; none if shutdown comes first.
+async fn wait_for(runtime: &SharedRuntime, shutdown: &Shutdown) -> Result<Option<v1::VersionResponse>, Error> {
+    let mut tries = 0;
+    loop {
+        match runtime.version().await {
+            Ok(version) => return Ok(Some(version)),
+            Err(error) if tries >= RUNTIME_TRIES => return Err(Error::Runtime(error)),
+            Err(error) => tracing::debug!(%error, "the container runtime does not answer yet"),
+        }
+        tries += 1;
+        tokio::select! {
+            () = tokio::time::sleep(RUNTIME_WAIT) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+    }
+}
+
+/// The facts of this host, corrected by the configuration.
+async fn look_around(config: &Config) -> (Machine, container_config::Node, Vec<IpAddr>) {
+    let settings = &config.configuration;
+    let mut node = container_config::Node::of_this_host(&config.node_name, &config.root_dir);
+    let machine = Machine::discover(&config.root_dir, &node);
+    let host_ips = if config.node_ips.is_empty() { machine::own_address().into_iter().collect() } else { config.node_ips.clone() };
+    node.host_ips = host_ips.iter().map(ToString::to_string).collect();
+    node.cluster_dns.clone_from(&settings.cluster_dns);
+    node.cluster_domain.clone_from(&settings.cluster_domain);
+    node.host_dns = match settings.resolv_conf.as_str() {
+        "" => None,
+        path => HostDns::read(Path::new(path))
+            .inspect_err(|error| tracing::warn!(path, %error, "cannot read the resolver configuration"))
+            .ok(),
+    };
+    node.pod_logs_dir = settings.pod_logs_dir.clone().into();
+    node.allocatable = status::allocatable(&machine, settings);
+    node.cpu_cfs_quota = settings.cpu_cfs_quota;
+    node.cpu_cfs_quota_period = settings.cpu_cfs_quota_period;
+    node.seccomp_default = settings.seccomp_default;
+    (machine, node, host_ips)
+}
+
+fn cgroups_of(config: &Config, node: &container_config::Node) -> Result<Cgroups, Error> {
+    let settings = &config.configuration;
+    let root = if settings.cgroup_root.is_empty() { "/".to_owned() } else { settings.cgroup_root.clone() };
+    let cgroups = Cgroups::new(cgroups::Config {
+        mount_point: "/sys/fs/cgroup".into(),
+        root,
+        cpu_cfs_quota: settings.cpu_cfs_quota,
+        cpu_cfs_quota_period_us: u64::try_from(settings.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
+        pod_pids_limit: Some(settings.pod_pids_limit).filter(|limit| *limit > 0),
+    })?;
+    let amount = |name: &str| node.allocatable.get(name).map(container_config::pod_resources::parse);
+    cgroups.ensure_node(amount("memory").map(|amount| amount.value()), amount("cpu").map(|amount| amount.milli_value()))?;
+    Ok(cgroups)
+}
+
+/// Hears of pods once the node is known, since they are let in by what the node says.
+async fn follow_pods(api_pods: Informer<Pod>, pods: Pods, nodes: Informer<Node>, shutdown: Shutdown) {
+    tokio::select! {
+        () = nodes.synced() => {}
+        () = shutdown.cancelled() => return,
+    }
+    api_pods.on_change(move |change| pods.api_change(change));
+}
+
+async fn watch_runtime(core: Arc<Core>, pods: Pods, api_pods: Informer<Pod>, health: pleg::Health, shutdown: Shutdown) {
+    let orphans = Orphans::default();
+    let changed = |uid: &str| pods.sync(uid);
+    let listed = |uids: &BTreeSet<String>| {
+        // Before the first list nobody can be said to be unknown.
+        if api_pods.has_synced() && api_pods.list().iter().all(|pod| crate::pod::is_mirror(pod) || pods.knows(pod.uid())) {
+            orphans.kill(&core, &pods, uids, &shutdown);
+        }
+    };
+    pleg::run(&core, health, changed, listed, shutdown.clone()).await;
+}
+
+/// The kubelet's own API.
+async fn serve(core: Arc<Core>, pods: Pods, pleg: pleg::Health, client: Client, shutdown: Shutdown) {
+    let settings = &core.config.configuration;
+    if !settings.enable_server {
+        return;
+    }
+    if let Err(error) = try_serve(&core, pods, pleg, client, shutdown).await {
+        let message = format!("cannot serve the kubelet's API: {error}");
+        tracing::error!(%error, "cannot serve the kubelet's API");
+        let about = node::reference(&core.config.node_name, &core.config.node_name);
+        core.recorder.tell(client::events::Event::new(&about, Type::Warning, "KubeletSetupFailed", message));
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("{0}: {1}")]
+    File(String, #[source] std::io::Error),
+    #[error("address {0}")]
+    Address(#[from] std::net::AddrParseError),
+    #[error("port: {0}")]
+    Bind(#[source] std::io::Error),
+    #[error(transparent)]
+    Tls(#[from] server::tls::Error),
+}
+
+async fn read(path: &str) -> Result<String, ServeError> {
+    tokio::fs::read_to_string(path).await.map_err(|error| ServeError::File(path.to_owned(), error))
+}
+
+async fn try_serve(core: &Arc<Core>, pods: Pods, pleg: pleg::Health, client: Client, shutdown: Shutdown) -> Result<(), ServeError> {
+    let settings = &core.config.configuration;
+    let identity = if settings.tls_cert_file.is_empty() {
+        let ips = core.host_ips.read().clone();
+        server::tls::self_signed(&core.config.node_name, &ips)?
+    } else {
+        server::tls::Identity { certificate: read(&settings.tls_cert_file).await?, key: read(&settings.tls_private_key_file).await? }
+    };
+    let client_ca = match settings.authentication.x509.client_ca_file.as_str() {
+        "" => None,
+        path => Some(read(path).await?),
+    };
+    let webhook = &settings.authorization.webhook;
+    let config = server::Config {
+        anonymous: settings.authentication.anonymous.enabled,
+        webhook_authentication: settings.authentication.webhook.enabled.then_some(settings.authentication.webhook.cache_ttl),
+        authorization: match settings.authorization.mode {
+            AuthorizationMode::AlwaysAllow => server::authorization::Mode::AlwaysAllow,
+            AuthorizationMode::Webhook => server::authorization::Mode::Webhook {
+                allowed: webhook.cache_authorized_ttl,
+                refused: webhook.cache_unauthorized_ttl,
+            },
+        },
+        debugging_handlers: settings.enable_debugging_handlers,
+        system_log_handler: settings.enable_system_log_handler,
+        ..server::Config::new(identity, client_ca)
+    };
+    let address: IpAddr = settings.address.parse()?;
+    let listener = TcpListener::bind(SocketAddr::new(address, settings.port)).await.map_err(ServeError::Bind)?;
+    let node = Arc::new(Served { core: core.clone(), pods, pleg });
+    server::serve(listener, config, node, client, shutdown).await?;
+    Ok(())
+}

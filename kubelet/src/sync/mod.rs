@@ -1,0 +1,297 @@
+//! One sync of a pod: what is there is read, told, and changed into what shall be.
+//!
+//! The shell around [`crate::sync_pod::plan`] and [`crate::status::generate`]; carries out, decides nothing.
+
+mod sandbox;
+mod start;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::events::Type;
+use client::{Object, Shutdown};
+use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus as ApiStatus, Secret};
+
+use crate::container_config::as_container;
+use crate::core::Core;
+use crate::cri::{or_gone, v1};
+use crate::kill;
+use crate::pod;
+use crate::runtime_status::{self, PodStatus};
+use crate::status::{self, Waiting};
+use crate::sync_pod::{self, Action, Circumstances};
+use crate::volumes::PodVolumes;
+
+/// After a failure the pod is looked at again this soon.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_VOLUMES: Duration = Duration::from_secs(2);
+
+/// What is remembered of a pod from one sync to the next.
+#[derive(Default)]
+pub struct Memory {
+    /// Why containers wait that should run.
+    pub waiting: HashMap<String, Waiting>,
+    /// Evicted, or past its deadline.
+    pub failure: Option<Waiting>,
+    /// Whether the secrets that are missing have been told of.
+    told_missing_secrets: bool,
+}
+
+/// How a sync ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Synced {
+    /// All is as it shall be; containers whose end was the news of this sync may have been started.
+    Done { changed: bool },
+    /// To be looked at again after this time at the latest.
+    Again(Duration),
+    /// The pod has run its course.
+    Over,
+}
+
+/// Observes a pod and tells its status.
+pub async fn observe_and_tell(core: &Core, pod: &Arc<Pod>, memory: &Memory, terminal: bool, ips: Option<&[String]>) -> Result<Observed, String> {
+    let mut observed = observe(core, pod).await?;
+    if let Some(ips) = ips.filter(|_| observed.ips.is_empty()) {
+        observed.ips = ips.to_vec();
+    }
+    let (status, news) = tell(core, pod, &observed, memory, terminal, true);
+    Ok(Observed { observed, status, news })
+}
+
+pub struct Observed {
+    pub observed: PodStatus,
+    pub status: Arc<ApiStatus>,
+    pub news: bool,
+}
+
+pub async fn observe(core: &Core, pod: &Pod) -> Result<PodStatus, String> {
+    runtime_status::observe(&*core.runtime, pod.uid()).await.map_err(|error| error.to_string())
+}
+
+/// Makes and tells the status of what was observed.
+pub fn tell(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Memory, terminal: bool, could_run: bool) -> (Arc<ApiStatus>, bool) {
+    let told = core.told(pod);
+    let inputs = status::Inputs {
+        observed,
+        told: &told,
+        runtime: &core.runtime_name,
+        host_ips: &core.host_ips.read().clone(),
+        waiting: &memory.waiting,
+        verdicts: &core.verdicts,
+        terminal,
+        failure: memory.failure.as_ref(),
+        recursive_read_only: core.node.read().recursive_read_only,
+        resize: &[],
+    };
+    let (status, news) = core.statuses.set(pod, status::generate(pod, inputs), could_run);
+    if news {
+        core.probes.poke(pod.uid());
+    }
+    (status, news)
+}
+
+/// Syncs a pod once. `stopping` turns when the pod is to be stopped, which ends what can take long.
+pub async fn sync(core: &Core, pod: &Arc<Pod>, memory: &mut Memory, stopping: &Shutdown) -> Result<Synced, String> {
+    let Observed { observed, status, .. } = observe_and_tell(core, pod, memory, false, None).await?;
+    if status.phase.as_deref().is_some_and(pod::is_terminal_phase) {
+        return Ok(Synced::Over);
+    }
+    if let Some(problem) = core.runtime_state.network_problem().filter(|_| !pod::is_host_network(pod)) {
+        let problem = format!("network is not ready: {problem}");
+        core.recorder.warning(&pod.reference(), "NetworkNotReady", problem.clone());
+        return Err(problem);
+    }
+    if let Some(cgroups) = core.cgroups.clone() {
+        let ours = pod.clone();
+        let ensured = tokio::task::spawn_blocking(move || cgroups.ensure_pod(&ours)).await;
+        if let Err(problem) = ensured.map_err(|error| error.to_string()).and_then(|made| made.map_err(|error| error.to_string())) {
+            let message = format!("unable to ensure pod container exists: {problem}");
+            core.recorder.warning(&pod.reference(), "FailedCreatePodContainer", message);
+            return Err(format!("failed to ensure that the pod: {} cgroups exist and are correctly applied: {problem}", pod.uid()));
+        }
+    }
+    let volumes = tokio::select! {
+        mounted = core.volumes.mount(pod) => mounted,
+        () = stopping.cancelled() => return Ok(Synced::Again(Duration::ZERO)),
+    };
+    let volumes = match volumes {
+        Ok(volumes) => volumes,
+        Err(error) => {
+            for message in &error.events {
+                core.recorder.warning(&pod.reference(), crate::volumes::Error::REASON, message.clone());
+            }
+            tracing::debug!(pod = %pod::describe(pod), %error, "volumes are not there yet");
+            return Ok(Synced::Again(error.retry_after.max(Duration::from_millis(100)).min(RETRY_VOLUMES * 60)));
+        }
+    };
+    core.probes.add(pod);
+    let restart_all = status.conditions.iter().flatten().any(|c| c.type_ == "AllContainersRestarting" && c.status == "True");
+    let circumstances = Circumstances { verdicts: Some(&core.verdicts), restart_all };
+    let plan = sync_pod::plan(pod, &observed, circumstances);
+    if plan.is_empty() {
+        return Ok(next_wake(&observed));
+    }
+    let mut carrying = Carrying {
+        core,
+        pod,
+        memory,
+        stopping,
+        sandbox_id: sync_pod::sandbox::check(pod, &observed).id,
+        attempt: sync_pod::sandbox::check(pod, &observed).attempt,
+        ips: observed.ips.clone(),
+        observed,
+        volumes,
+        sandbox_config: None,
+        image_volumes: None,
+        secrets: None,
+        retry_at: None,
+        failed: Vec::new(),
+    };
+    let result = carrying.carry_out(&plan).await;
+    let (retry_at, failed) = (carrying.retry_at, std::mem::take(&mut carrying.failed));
+    // What was done is told at once, without waiting for the next look at the runtime.
+    let after = observe_and_tell(core, pod, memory, false, None).await?;
+    result?;
+    if let Some(at) = retry_at {
+        let wait = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+        return Ok(Synced::Again(wait));
+    }
+    if !failed.is_empty() {
+        return Err(kill::join(failed));
+    }
+    if after.status.phase.as_deref().is_some_and(pod::is_terminal_phase) {
+        return Ok(Synced::Over);
+    }
+    Ok(Synced::Done { changed: true })
+}
+
+fn next_wake(_observed: &PodStatus) -> Synced {
+    Synced::Done { changed: false }
+}
+
+/// A plan being carried out.
+struct Carrying<'a> {
+    core: &'a Core,
+    pod: &'a Arc<Pod>,
+    memory: &'a mut Memory,
+    stopping: &'a Shutdown,
+    sandbox_id: String,
+    attempt: u32,
+    ips: Vec<String>,
+    observed: PodStatus,
+    volumes: PodVolumes,
+    sandbox_config: Option<v1::PodSandboxConfig>,
+    image_volumes: Option<BTreeMap<String, Result<v1::ImageSpec, Waiting>>>,
+    secrets: Option<Vec<Arc<Secret>>>,
+    /// When the first container that has to wait may be started.
+    retry_at: Option<Timestamp>,
+    failed: Vec<String>,
+}
+
+impl Carrying<'_> {
+    async fn carry_out(&mut self, plan: &[Action]) -> Result<(), String> {
+        // Containers that are about to be started wait for no reason that was known before.
+        let mut started = HashSet::new();
+        for action in plan {
+            if self.stopping.is_cancelled() {
+                return Ok(());
+            }
+            match action {
+                Action::StopPod => kill::kill_pod(self.core, Some(self.pod), &self.observed, None).await?,
+                Action::Kill { id, name: _, message, reason } => {
+                    let Some(known) = self.observed.containers.iter().find(|known| known.id == *id) else { continue };
+                    kill::kill_container(self.core, Some(self.pod), known, &self.ips, message, *reason, None, None).await?;
+                }
+                Action::Reset { id, name, kill } => {
+                    let known = self.observed.containers.iter().find(|known| known.id == *id);
+                    if let Some(known) = known.filter(|_| *kill) {
+                        let reason = sync_pod::KillReason::Other;
+                        kill::kill_container(self.core, Some(self.pod), known, &self.ips, "killing", reason, Some(0), None).await?;
+                    }
+                    or_gone(self.core.runtime.remove_container(id.clone()).await)
+                        .map_err(|error| format!("failed to \"RemoveContainer\" for {name:?} with RemoveContainerError: {error}"))?;
+                    self.failed.clear();
+                    self.retry_at = Some(Timestamp::now());
+                }
+                Action::Remove { id } => {
+                    if let Err(error) = or_gone(self.core.runtime.remove_container(id.clone()).await) {
+                        tracing::warn!(pod = %pod::describe(self.pod), container = %id, %error, "cannot remove an init container of before");
+                    }
+                }
+                Action::CreateSandbox { attempt, changed } => self.create_sandbox(*attempt, *changed).await?,
+                Action::StartEphemeral(index) => {
+                    let Some(ephemeral) = pod::ephemeral_containers(self.pod).get(*index) else { continue };
+                    let target = ephemeral.target_container_name.as_deref().filter(|name| !name.is_empty());
+                    self.start(&as_container(ephemeral), target, &mut started).await?;
+                }
+                Action::StartInit(index) => {
+                    let pod = self.pod.clone();
+                    let Some(container) = pod::init_containers(&pod).get(*index) else { continue };
+                    let ok = self.start(container, None, &mut started).await?;
+                    if !ok && !pod::is_sidecar(container) {
+                        return Ok(());
+                    }
+                }
+                Action::Start(index) => {
+                    let pod = self.pod.clone();
+                    let Some(container) = pod::containers(&pod).get(*index) else { continue };
+                    self.start(container, None, &mut started).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a container unless it has to wait; whether it was started. An error ends the sync.
+    async fn start(&mut self, container: &Container, target: Option<&str>, started: &mut HashSet<String>) -> Result<bool, String> {
+        if !started.insert(container.name.clone()) {
+            return Ok(true);
+        }
+        if let Some(waiting) = self.has_to_wait(container) {
+            self.memory.waiting.insert(container.name.clone(), waiting);
+            return Ok(false);
+        }
+        self.prepare_to_start().await?;
+        match self.start_container(container, target).await {
+            Ok(()) => {
+                self.memory.waiting.remove(&container.name);
+                Ok(true)
+            }
+            Err(waiting) => {
+                let name = &container.name;
+                self.failed.push(format!("failed to \"StartContainer\" for {name:?} with {}: {:?}", waiting.reason, waiting.message));
+                self.memory.waiting.insert(name.clone(), waiting);
+                Ok(false)
+            }
+        }
+    }
+
+    /// A container that has failed waits longer each time.
+    fn has_to_wait(&mut self, container: &Container) -> Option<Waiting> {
+        let exited = |known: &&runtime_status::Container| known.name == container.name && known.state == runtime_status::State::Exited;
+        let finished = self.observed.containers.iter().find(exited)?.finished_at.unwrap_or_default();
+        let key = (self.pod.uid().to_owned(), container.name.clone());
+        let now = Timestamp::now();
+        let mut restarts = self.core.restarts.lock();
+        let Some(until) = restarts.waits_until(&key, finished, now) else {
+            restarts.failed(&key, finished, now);
+            return None;
+        };
+        let pod = pod::describe(self.pod);
+        let delay = i64::try_from(restarts.delay(&key).as_nanos()).unwrap_or(i64::MAX);
+        drop(restarts);
+        let message = format!("Back-off restarting failed container {} in pod {pod}", container.name);
+        self.core.tell_container(self.pod, &container.name, "", Type::Warning, "BackOff", &message);
+        self.retry_at = Some(self.retry_at.map_or(until, |at| at.min(until)));
+        let delay = apimachinery::time::format_duration(delay);
+        let message = format!("back-off {delay} restarting failed container={} pod={pod}", container.name);
+        Some(Waiting { reason: "CrashLoopBackOff".to_owned(), message })
+    }
+}
+
+/// How soon a failed sync is tried again.
+pub fn retry() -> Duration {
+    RETRY
+}

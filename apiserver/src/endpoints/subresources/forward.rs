@@ -7,7 +7,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::location::Target;
+use super::html;
+use super::links::Links;
+use super::location::{self, Target};
 use crate::api::Api;
 use crate::backend;
 use crate::endpoints::{Answer, Call};
@@ -18,13 +20,11 @@ use crate::streaming::splice::splice;
 pub enum Mode {
     /// Only upgrades make sense (exec, attach, portforward).
     UpgradeOnly,
-    /// A web page behind the API server's own path: the target is told the path, redirections come back to it.
+    /// A web page behind the API server's own path: the target is told the path, links and redirections come back to it.
     Rewriting,
 }
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
 /// Headers that concern one connection and are not passed on.
@@ -68,17 +68,28 @@ pub async fn forward(call: &mut Call, mut target: Target, mode: Mode) -> Answer 
     HOP_BY_HOP.iter().for_each(|name| {
         headers.remove(name);
     });
-    tell_origin(call, &mut headers);
+    let request_host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("").to_owned();
+    let links = Links::new(&path, &location::encode_path(&target.path), target.authority(), request_host);
+    if let Ok(uri) = HeaderValue::from_str(&path) {
+        headers.insert(FORWARDED_URI, uri);
+    }
     let body = call.request.body.take().map_or_else(Body::empty, Body::new);
     let request = outgoing(call.request.method.clone(), &target, headers, body)?;
-    let sent = call.api.backends.send(&target, request).await;
-    let response = sent.map_err(|e| Status::service_unavailable(format!("error trying to reach service: {e}")))?;
+    let unreachable = |error: &dyn std::fmt::Display| Status::service_unavailable(format!("error trying to reach service: {error}"));
+    let response = call.api.backends.send(&target, request).await.map_err(|error| unreachable(&error))?;
     let (mut head, body) = response.into_parts();
     HOP_BY_HOP.iter().chain(&CROSS_ORIGIN).for_each(|name| {
         head.headers.remove(name);
     });
-    if let Some(location) = head.headers.get(header::LOCATION).and_then(|l| l.to_str().ok()).and_then(|l| rewritten(l, &target, &path)) {
-        head.headers.insert(header::LOCATION, location);
+    if let Some(link) = head.headers.get(header::LOCATION).and_then(|link| link.to_str().ok()) {
+        if let Some(changed) = links.changed(link).and_then(|link| HeaderValue::from_str(&link).ok()) {
+            head.headers.insert(header::LOCATION, changed);
+        }
+        return Ok(Response::from_parts(head, Body::new(body)));
+    }
+    if html::is_page(&head.headers) && call.request.method != Method::HEAD {
+        let page = html::with_links(&mut head.headers, body, &links).await.map_err(|error| unreachable(&error))?;
+        return Ok(Response::from_parts(head, page));
     }
     Ok(Response::from_parts(head, Body::new(body)))
 }
@@ -104,17 +115,6 @@ pub(super) fn passed_on(call: &Call) -> HeaderMap {
     headers
 }
 
-/// Tells the target how the client sees it.
-fn tell_origin(call: &Call, headers: &mut HeaderMap) {
-    if let Some(host) = headers.get(header::HOST).cloned() {
-        headers.insert(FORWARDED_HOST, host);
-    }
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
-    if let Ok(uri) = HeaderValue::from_str(&call.request.info.path) {
-        headers.insert(FORWARDED_URI, uri);
-    }
-}
-
 pub(super) fn outgoing(method: Method, target: &Target, mut headers: HeaderMap, body: Body) -> Result<Request<Body>, Status> {
     let broken = |e: &dyn std::fmt::Display| Status::internal_error(&e.to_string());
     if !headers.contains_key(header::HOST) {
@@ -134,18 +134,6 @@ fn redirect(path: &str, query: &str) -> Answer {
     let location = HeaderValue::from_str(&format!("{path}/{query}")).map_err(|e| Status::internal_error(&e.to_string()))?;
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
-}
-
-/// A redirection to the target itself as one to the API server's path to it; `None` for those that lead elsewhere.
-fn rewritten(location: &str, target: &Target, request_path: &str) -> Option<HeaderValue> {
-    let own = format!("{}://{}", target.scheme(), target.authority());
-    let path = location.strip_prefix(&own).unwrap_or(location);
-    if !path.starts_with('/') || path.starts_with("//") {
-        return None;
-    }
-    let prefix = request_path.strip_suffix(target.path.as_str()).unwrap_or(request_path);
-    let prefix = prefix.trim_end_matches('/');
-    HeaderValue::from_str(&if path.starts_with(prefix) { path.to_owned() } else { format!("{prefix}{path}") }).ok()
 }
 
 /// Passes an upgrade on: when the target agrees, both connections are joined until one ends.
@@ -189,22 +177,4 @@ pub(super) async fn agreed(api: &Api, target: &Target, request: Request<Body>) -
     }
     let (head, body) = response.into_parts();
     Ok(Agreement::Refused(Response::from_parts(head, Body::new(body))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::endpoints::subresources::location;
-
-    #[test]
-    fn redirections_of_the_target_come_back() {
-        let mut target = location::anybody("", "10.0.0.1", "80".to_owned());
-        target.path = "/a".to_owned();
-        let to = |location: &str| rewritten(location, &target, "/api/v1/pods/p/proxy/a").map(|v| v.to_str().unwrap().to_owned());
-        assert_eq!(to("/b").as_deref(), Some("/api/v1/pods/p/proxy/b"));
-        assert_eq!(to("http://10.0.0.1:80/b?c").as_deref(), Some("/api/v1/pods/p/proxy/b?c"));
-        assert_eq!(to("/api/v1/pods/p/proxy/x").as_deref(), Some("/api/v1/pods/p/proxy/x"));
-        assert_eq!(to("https://elsewhere/"), None);
-        assert_eq!(to("//elsewhere/"), None);
-    }
 }

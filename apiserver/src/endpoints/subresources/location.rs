@@ -203,7 +203,7 @@ fn encode(text: &str, keep: &[u8]) -> String {
     out
 }
 
-fn encode_path(path: &str) -> String {
+pub fn encode_path(path: &str) -> String {
     encode(path, b"$&+,/:;=@")
 }
 

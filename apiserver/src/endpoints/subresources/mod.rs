@@ -3,6 +3,8 @@
 pub mod binding;
 pub mod eviction;
 mod forward;
+mod html;
+mod links;
 pub mod location;
 pub mod pod_log;
 pub mod pod_stream;

@@ -1,0 +1,38 @@
+//! Where things lie below the root directory. The same places as upstream's, so that either kubelet finds the other's.
+
+use std::path::{Path, PathBuf};
+
+/// The kinds of volumes, by the directory that they are kept in. Their contents belong to the pod and go with it, or they are someone else's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub directory: &'static str,
+}
+
+pub const EMPTY_DIR: Kind = Kind { directory: "kubernetes.io~empty-dir" };
+pub const CONFIG_MAP: Kind = Kind { directory: "kubernetes.io~configmap" };
+pub const SECRET: Kind = Kind { directory: "kubernetes.io~secret" };
+pub const PROJECTED: Kind = Kind { directory: "kubernetes.io~projected" };
+pub const DOWNWARD_API: Kind = Kind { directory: "kubernetes.io~downward-api" };
+pub const LOCAL: Kind = Kind { directory: "kubernetes.io~local-volume" };
+pub const NFS: Kind = Kind { directory: "kubernetes.io~nfs" };
+pub const CSI: Kind = Kind { directory: "kubernetes.io~csi" };
+
+/// The kinds whose directories are deleted with everything in them. Of others only the empty mount point is removed.
+pub const OWNED: [Kind; 5] = [EMPTY_DIR, CONFIG_MAP, SECRET, PROJECTED, DOWNWARD_API];
+
+pub fn pods_dir(root: &Path) -> PathBuf {
+    root.join("pods")
+}
+
+pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
+    pods_dir(root).join(uid)
+}
+
+pub fn volume_dir(root: &Path, uid: &str, kind: Kind, name: &str) -> PathBuf {
+    pod_dir(root, uid).join("volumes").join(kind.directory).join(name)
+}
+
+/// Where a path below a volume is mounted for one mount of a container.
+pub fn sub_path_target(root: &Path, uid: &str, volume: &str, container: &str, index: usize) -> PathBuf {
+    pod_dir(root, uid).join("volume-subpaths").join(volume).join(container).join(index.to_string())
+}

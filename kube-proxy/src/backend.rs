@@ -84,6 +84,8 @@ pub struct Backends {
     pub any: bool,
     /// All that serve, whoever may use them; kept for UDP alone, where it says which flows may live on.
     pub serving: Vec<SocketAddr>,
+    /// Those on this node that rules lead to: their own packets may come back to them.
+    pub on_node: Vec<SocketAddr>,
     /// The addresses of this node's ready endpoints; kept for Services with a health check port alone.
     pub local_ready: Vec<IpAddr>,
 }
@@ -132,6 +134,8 @@ pub fn choose(endpoints: &[Endpoint], frontend: &Frontend, node: &Node) -> Backe
             backends.local = addresses(&|endpoint| endpoint.is_local && falling_back(endpoint));
         }
     }
+    let is_used = |address: &SocketAddr| backends.cluster.contains(address) || backends.local.contains(address);
+    backends.on_node = endpoints.iter().filter(|e| e.is_local).map(|e| e.address).filter(is_used).collect();
     if frontend.name.protocol == Protocol::Udp {
         backends.serving = addresses(&|endpoint| endpoint.serving);
     }

@@ -12,8 +12,8 @@ mod tests;
 use crate::command::{self, Runner};
 use crate::family::Family;
 use crate::ruleset::{Difference, Ruleset};
+use crate::settings::Settings;
 use plan::{Counts, Plan, Present};
-use rules::Settings;
 
 /// From so many endpoints on, their rules have no comments.
 pub const LARGE_CLUSTER_ENDPOINTS: usize = 1000;

@@ -9,8 +9,9 @@ use std::fmt::Write;
 use super::chain::{
     self, Chain, EXTERNAL_SERVICES, FORWARD, KUBELET_FIREWALL, MARK_MASQ, NODE_PORTS, POSTROUTING, PROXY_FIREWALL, SERVICES,
 };
-use super::rules::{Frame, PortRules, Settings, Shared, frame, port_rules};
+use super::rules::{Frame, PortRules, Shared, frame, port_rules};
 use crate::ruleset::{Difference, Ruleset};
+use crate::settings::Settings;
 
 /// So many chains are made by one run.
 const CHAINS_AT_ONCE: usize = 1000;

@@ -10,24 +10,7 @@ use super::chain::{Chain, Chains, EXTERNAL_SERVICES, FORWARD, KUBELET_FIREWALL, 
 use crate::family::Family;
 use crate::node::{LocalDetector, NodePortAddresses};
 use crate::ruleset::ServicePort;
-
-/// What rules depend on beside the Services.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    pub family: Family,
-    pub masquerade_all: bool,
-    pub masquerade_mark: u32,
-    pub local: LocalDetector,
-    pub node_ip: IpAddr,
-    pub node_port_addresses: NodePortAddresses,
-    /// The node's addresses, of this family.
-    pub addresses: Vec<IpAddr>,
-    pub localhost_node_ports: bool,
-    /// The kernel lets odd TCP packets pass, so they need not be dropped.
-    pub conntrack_is_liberal: bool,
-    /// There are so many endpoints that comments on their rules cost too much.
-    pub is_large: bool,
-}
+use crate::settings::Settings;
 
 /// A chain that rules of many Services stand in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::plan::{self, Present};
-use super::rules::Settings;
 use crate::family::{Cidr, Family, parse_cidr};
 use crate::node::{LocalDetector, Node, NodePortAddresses};
 use crate::ruleset::{Ruleset, ruleset};
+use crate::settings::Settings;
 use crate::testing::{service, slice};
 
 fn settings() -> Settings {
@@ -21,6 +21,7 @@ fn settings() -> Settings {
         localhost_node_ports: false,
         conntrack_is_liberal: true,
         is_large: false,
+        service_cidrs: Vec::new(),
     }
 }
 
@@ -48,7 +49,14 @@ const WEB: &str = r#"{"clusterIP":"172.30.0.41","ports":[{"name":"p80","port":80
 #[test]
 fn a_cluster_ip_leads_to_its_endpoints() {
     expect(&lines(&rules(WEB, "{}", r#"[{"addresses":["10.180.0.1"]},{"addresses":["10.180.0.2"]}]"#)), &[
-        r#"-A KUBE-SVC-RERDUMFDU2LKXRSX -m comment --comment "default/web:p80 cluster IP" -m tcp -p tcp -d 172.30.0.41 --dport 80 ! -s 10.0.0.0/8 -j KUBE-MARK-MASQ"#,
+        r#"-A KUBE-SVC-4HWD6WD2BXF6N7ZC -m comment --comment "default/web:p80 cluster IP" -m tcp -p tcp -d 172.30.0.41 --dport 80 ! -s 10.0.0.0/8 -j KUBE-MARK-MASQ"#,
+        r#"-A KUBE-SVC-4HWD6WD2BXF6N7ZC -m comment --comment "default/web:p80 -> 10.180.0.1:80" -m statistic --mode random --probability 0.5000000000 -j KUBE-SEP-VEVEW2VILMMTT7KC"#,
+        r#"-A KUBE-SVC-4HWD6WD2BXF6N7ZC -m comment --comment "default/web:p80 -> 10.180.0.2:80" -j KUBE-SEP-6BCFJ4HILIPEY4FF"#,
+        "-A KUBE-SEP-VEVEW2VILMMTT7KC -m comment --comment default/web:p80 -s 10.180.0.1 -j KUBE-MARK-MASQ",
+        "-A KUBE-SEP-VEVEW2VILMMTT7KC -m comment --comment default/web:p80 -m tcp -p tcp -j DNAT --to-destination 10.180.0.1:80",
+        "-A KUBE-SEP-6BCFJ4HILIPEY4FF -m comment --comment default/web:p80 -s 10.180.0.2 -j KUBE-MARK-MASQ",
+        "-A KUBE-SEP-6BCFJ4HILIPEY4FF -m comment --comment default/web:p80 -m tcp -p tcp -j DNAT --to-destination 10.180.0.2:80",
+        r#"-A KUBE-SERVICES -m comment --comment "default/web:p80 cluster IP" -m tcp -p tcp -d 172.30.0.41 --dport 80 -j KUBE-SVC-4HWD6WD2BXF6N7ZC"#,
     ]);
 }
 

@@ -3,42 +3,46 @@
 //! One file or folder a controller: a pure core that decides and a shell that watches and writes. [`manager`] runs them;
 //! no controller knows of another, but for what its objects say.
 
+mod claims;
 pub mod config;
 mod discovery;
-mod endpoint_slice;
-mod resource_quota;
-mod node_ipam;
-mod prefix;
-mod service_cidr;
-mod ephemeral_volume;
-mod pv_protection;
-mod pvc_protection;
-mod finalizers;
-mod claims;
 mod disruption;
-mod ttl;
-mod node_lifecycle;
-mod taint_eviction;
-mod tolerations;
-mod node_state;
-mod pod_gc;
-mod pod_disruption;
-mod pods_by_node;
+mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod endpoints;
+mod ephemeral_volume;
 mod failure;
+mod finalizers;
 mod garbage_collector;
 pub mod manager;
 pub mod names;
 mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod node_state;
+mod pod_disruption;
+mod pod_gc;
+mod pods_by_node;
+mod prefix;
+mod pv_protection;
+mod pvc_protection;
+mod resource_quota;
 mod root_ca;
 mod service_account;
+mod service_cidr;
+mod taint_eviction;
+mod tolerations;
+mod ttl;
+mod volume_binding;
 
 mod adoption;
 mod controller_history;
+mod cron_job;
 mod daemon_set;
 mod deployment;
 mod int_or_percent;
+mod job;
+mod own_writes;
 mod owners;
 mod pod_control;
 mod pod_ranking;
@@ -47,6 +51,7 @@ mod replica_set;
 mod replication_controller;
 mod stateful_set;
 mod template;
+mod ttl_after_finished;
 
 use manager::Controller;
 
@@ -61,6 +66,9 @@ pub const CONTROLLERS: &[Controller] = &[
         on_by_default: true,
         run: |context| Box::pin(replication_controller::run(context)),
     },
+    Controller { name: "job-controller", on_by_default: true, run: |context| Box::pin(job::run(context)) },
+    Controller { name: "cronjob-controller", on_by_default: true, run: |context| Box::pin(cron_job::run(context)) },
+    Controller { name: "ttl-after-finished-controller", on_by_default: true, run: |context| Box::pin(ttl_after_finished::run(context)) },
     Controller { name: "daemonset-controller", on_by_default: true, run: |context| Box::pin(daemon_set::run(context)) },
     Controller { name: "deployment-controller", on_by_default: true, run: |context| Box::pin(deployment::run(context)) },
     Controller { name: "statefulset-controller", on_by_default: true, run: |context| Box::pin(stateful_set::run(context)) },
@@ -68,16 +76,29 @@ pub const CONTROLLERS: &[Controller] = &[
     Controller { name: "endpointslice-controller", on_by_default: true, run: |context| Box::pin(endpoint_slice::run(context)) },
     Controller { name: "garbage-collector-controller", on_by_default: true, run: |context| Box::pin(garbage_collector::run(context)) },
     Controller { name: "endpoints-controller", on_by_default: true, run: |context| Box::pin(endpoints::run(context)) },
-    Controller { name: "endpointslice-mirroring-controller", on_by_default: true, run: |context| Box::pin(endpoint_slice_mirroring::run(context)) },
+    Controller {
+        name: "endpointslice-mirroring-controller",
+        on_by_default: true,
+        run: |context| Box::pin(endpoint_slice_mirroring::run(context)),
+    },
     Controller { name: "pod-garbage-collector-controller", on_by_default: true, run: |context| Box::pin(pod_gc::run(context)) },
     Controller { name: "node-lifecycle-controller", on_by_default: true, run: |context| Box::pin(node_lifecycle::run(context)) },
     Controller { name: "taint-eviction-controller", on_by_default: true, run: |context| Box::pin(taint_eviction::run(context)) },
     Controller { name: "ttl-controller", on_by_default: true, run: |context| Box::pin(ttl::run(context)) },
     Controller { name: "disruption-controller", on_by_default: true, run: |context| Box::pin(disruption::run(context)) },
-    Controller { name: "persistentvolumeclaim-protection-controller", on_by_default: true, run: |context| Box::pin(pvc_protection::run(context)) },
-    Controller { name: "persistentvolume-protection-controller", on_by_default: true, run: |context| Box::pin(pv_protection::run(context)) },
+    Controller {
+        name: "persistentvolumeclaim-protection-controller",
+        on_by_default: true,
+        run: |context| Box::pin(pvc_protection::run(context)),
+    },
+    Controller {
+        name: "persistentvolume-protection-controller",
+        on_by_default: true,
+        run: |context| Box::pin(pv_protection::run(context)),
+    },
     Controller { name: "ephemeral-volume-controller", on_by_default: true, run: |context| Box::pin(ephemeral_volume::run(context)) },
     Controller { name: "service-cidr-controller", on_by_default: true, run: |context| Box::pin(service_cidr::run(context)) },
     Controller { name: "node-ipam-controller", on_by_default: true, run: |context| Box::pin(node_ipam::run(context)) },
     Controller { name: "resourcequota-controller", on_by_default: true, run: |context| Box::pin(resource_quota::run(context)) },
+    Controller { name: "persistentvolume-binder-controller", on_by_default: true, run: |context| Box::pin(volume_binding::run(context)) },
 ];

@@ -1,0 +1,103 @@
+//! Deletes Jobs some time after they have finished, if `ttlSecondsAfterFinished` says so.
+//!
+//! The decision is pure. Before it deletes, the shell asks the server: the time may have been changed just now.
+
+use std::time::Duration;
+
+use client::controller::Outcome;
+use client::{Informer, Object, ObjectKey, Queue, answer, controller};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{DeleteParams, Preconditions, PropagationPolicy};
+use kube::{Api, Client};
+
+use crate::failure;
+use crate::manager::Context;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("reading the job: {}", failure::message(.0))]
+    Read(#[source] kube::Error),
+    #[error("deleting the job: {}", failure::message(.0))]
+    Delete(#[source] kube::Error),
+}
+
+/// How long the Job stays; nothing if it stays for good or is on its way already.
+fn remaining(job: &Job, now: Timestamp) -> Option<Duration> {
+    if job.is_terminating() {
+        return None;
+    }
+    let ttl = SignedDuration::from_secs(i64::from(job.spec.as_ref()?.ttl_seconds_after_finished?));
+    let conditions = job.status.as_ref()?.conditions.as_ref()?;
+    let ended = conditions.iter().find(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")?;
+    let left = ttl - now.duration_since(ended.last_transition_time.as_ref()?.0);
+    Some(left.max(SignedDuration::ZERO).unsigned_abs())
+}
+
+/// Runs the controller until shutdown.
+pub async fn run(context: Context) {
+    let jobs = context.informers.of::<Job>();
+    let queue = Queue::default();
+    let wake = queue.clone();
+    jobs.on_change(move |change| {
+        if remaining(change.object(), Timestamp::now()).is_some() {
+            wake.add(change.object().key());
+        }
+    });
+    jobs.synced().await;
+    let workers = context.config.concurrent_ttl_after_finished_syncs;
+    controller::run(context.name, queue, workers, context.shutdown, |key| reconcile(&context.client, &jobs, key)).await;
+}
+
+async fn reconcile(client: &Client, jobs: &Informer<Job>, key: ObjectKey) -> Result<Outcome, Error> {
+    let Some(left) = jobs.get_key(&key).and_then(|job| remaining(&job, Timestamp::now())) else { return Ok(Outcome::Done) };
+    if !left.is_zero() {
+        return Ok(Outcome::After(left));
+    }
+    let api = Api::<Job>::namespaced(client.clone(), &key.namespace);
+    let Some(fresh) = api.get_opt(&key.name).await.map_err(Error::Read)? else { return Ok(Outcome::Done) };
+    match remaining(&fresh, Timestamp::now()) {
+        None => Ok(Outcome::Done),
+        Some(left) if !left.is_zero() => Ok(Outcome::After(left)),
+        Some(_) => {
+            let only = Preconditions { uid: fresh.metadata.uid.clone(), resource_version: None };
+            let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
+            answer::or_absent(api.delete(&key.name, &params.preconditions(only)).await).map_err(Error::Delete)?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::batch::v1::JobCondition;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::pod_state::tests::at;
+
+    fn job(ttl: Option<i32>, condition: &str) -> Job {
+        let mut job = Job::default();
+        job.spec.get_or_insert_default().ttl_seconds_after_finished = ttl;
+        job.status.get_or_insert_default().conditions = Some(vec![JobCondition {
+            type_: condition.to_owned(),
+            status: "True".to_owned(),
+            last_transition_time: Some(Time(at(100))),
+            ..JobCondition::default()
+        }]);
+        job
+    }
+
+    #[test]
+    fn a_finished_job_stays_for_its_time() {
+        let left = |job: &Job, now| remaining(job, at(now)).map(|left| left.as_secs());
+        assert_eq!(left(&job(Some(60), "Complete"), 130), Some(30));
+        assert_eq!(left(&job(Some(60), "Failed"), 200), Some(0));
+        assert_eq!(left(&job(Some(0), "Failed"), 100), Some(0));
+        assert_eq!(left(&job(None, "Failed"), 200), None);
+        assert_eq!(left(&job(Some(60), "Suspended"), 200), None);
+        let mut going = job(Some(60), "Complete");
+        going.metadata.deletion_timestamp = Some(Time(at(150)));
+        assert_eq!(left(&going, 200), None);
+    }
+}

@@ -5,6 +5,7 @@
 mod error;
 pub mod extension;
 pub mod fake;
+pub mod health;
 pub mod remote;
 
 use std::sync::Arc;

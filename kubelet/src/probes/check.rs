@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Probe};
-use prost::Message;
 
-use crate::cri::{Code, Runtime};
+use crate::cri::{Code, Runtime, health};
 use crate::http_get::{self, Get};
 
 /// How much of a command's output is told.
@@ -110,119 +109,21 @@ async fn http(get: Get, limit: Duration) -> Outcome {
     }
 }
 
-/// `grpc.health.v1.HealthCheckRequest` and its answer.
-#[derive(Clone, PartialEq, Message)]
-struct HealthRequest {
-    #[prost(string, tag = "1")]
-    service: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct HealthResponse {
-    #[prost(int32, tag = "1")]
-    status: i32,
-}
-
-const SERVING: i32 = 1;
-
 async fn grpc(host: &str, port: u16, service: &str, limit: Duration) -> Outcome {
     let address = http_get::join(host, port);
     let seconds = format!("{}s", limit.as_secs());
-    let ask = async {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
-            .and_then(|endpoint| endpoint.user_agent("kube-probe/1.37"))
-            .map_err(|error| format!("error: failed to connect service at {address:?}: {error}"))?;
-        // Go waits until somebody listens, so a refused connection is told as a time-out.
-        let channel = loop {
-            match endpoint.connect().await {
-                Ok(channel) => break channel,
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        };
-        let mut client = tonic::client::Grpc::new(channel);
-        client.ready().await.map_err(|error| format!("error: health rpc probe failed: {error}"))?;
-        let path = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Check");
-        let codec = tonic_prost_codec::Codec::<HealthRequest, HealthResponse>::default();
-        let request = tonic::Request::new(HealthRequest { service: service.to_owned() });
-        Ok::<_, String>(client.unary(request, path, codec).await)
-    };
-    match tokio::time::timeout(limit, ask).await {
+    match tokio::time::timeout(limit, health::check(&address, service)).await {
         Err(_) => Outcome::Failure(format!("timeout: failed to connect service {address:?} within {seconds}: context deadline exceeded")),
-        Ok(Err(problem)) => Outcome::Failure(problem),
-        Ok(Ok(Ok(response))) => match response.into_inner().status {
-            SERVING => Outcome::Success,
-            other => {
-                let word = match other {
-                    0 => "UNKNOWN",
-                    2 => "NOT_SERVING",
-                    _ => "SERVICE_UNKNOWN",
-                };
-                Outcome::Failure(format!("service unhealthy (responded with {word:?})"))
-            }
-        },
-        Ok(Ok(Err(status))) => Outcome::Failure(match status.code() {
-            tonic::Code::Unimplemented => {
-                let message = status.message();
+        Ok(Ok(health::SERVING)) => Outcome::Success,
+        Ok(Ok(status)) => Outcome::Failure(format!("service unhealthy (responded with {:?})", health::word(status))),
+        Ok(Err(error)) => Outcome::Failure(match error.code {
+            Code::Unimplemented => {
+                let message = error.message;
                 format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {message}")
             }
-            tonic::Code::DeadlineExceeded => format!("timeout: health rpc did not complete within {seconds}"),
-            _ => format!("error: health rpc probe failed: {}", crate::cri::Error::from(status)),
+            Code::DeadlineExceeded => format!("timeout: health rpc did not complete within {seconds}"),
+            _ => format!("error: health rpc probe failed: {error}"),
         }),
-    }
-}
-
-/// A codec for two message types.
-mod tonic_prost_codec {
-    use std::marker::PhantomData;
-
-    use bytes::{Buf, BufMut};
-    use prost::Message;
-    use tonic::Status;
-    use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
-
-    pub struct Codec<Q, A>(PhantomData<(Q, A)>);
-    pub struct Encode<Q>(PhantomData<Q>);
-    pub struct Decode<A>(PhantomData<A>);
-
-    impl<Q, A> Default for Codec<Q, A> {
-        fn default() -> Self {
-            Codec(PhantomData)
-        }
-    }
-
-    impl<Q: Message + Send + 'static, A: Message + Default + Send + 'static> tonic::codec::Codec for Codec<Q, A> {
-        type Encode = Q;
-        type Decode = A;
-        type Encoder = Encode<Q>;
-        type Decoder = Decode<A>;
-
-        fn encoder(&mut self) -> Encode<Q> {
-            Encode(PhantomData)
-        }
-
-        fn decoder(&mut self) -> Decode<A> {
-            Decode(PhantomData)
-        }
-    }
-
-    impl<Q: Message> Encoder for Encode<Q> {
-        type Item = Q;
-        type Error = Status;
-
-        fn encode(&mut self, message: Q, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-            buffer.put_slice(&message.encode_to_vec());
-            Ok(())
-        }
-    }
-
-    impl<A: Message + Default> Decoder for Decode<A> {
-        type Item = A;
-        type Error = Status;
-
-        fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<A>, Status> {
-            let bytes = buffer.copy_to_bytes(buffer.remaining());
-            A::decode(bytes).map(Some).map_err(|error| Status::internal(error.to_string()))
-        }
     }
 }
 

@@ -16,7 +16,8 @@ fn bench(kind: Kind, probe: serde_json::Value, status: serde_json::Value) -> Ben
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "b", "uid": "c"},
         "spec": {"containers": [{"name": "x"}]}}))
     .expect("it is a pod");
-    let status = Arc::new(Mutex::new(Arc::new(serde_json::from_value(status).expect("it is a status"))));
+    let status: ApiStatus = serde_json::from_value(status).expect("it is a status");
+    let status = Arc::new(Mutex::new(Arc::new(status)));
     let news = Arc::new(Mutex::new(0));
     let (read, count) = (status.clone(), news.clone());
     let shared = Shared {

@@ -8,6 +8,8 @@ pub mod config;
 mod discovery;
 mod disruption;
 mod endpoint_slice;
+mod legacy_token_cleaner;
+mod service_account_token;
 mod endpoint_slice_mirroring;
 mod endpoints;
 mod ephemeral_volume;
@@ -57,6 +59,7 @@ use manager::Controller;
 
 /// Every controller of this manager. The first are started first: others need the tokens that they make.
 pub const CONTROLLERS: &[Controller] = &[
+    Controller { name: "serviceaccount-token-controller", on_by_default: true, run: |context| Box::pin(service_account_token::run(context)) },
     // One line each: Controller { name: "deployment-controller", on_by_default: true, run: |context| Box::pin(deployment::run(context)) },
     Controller { name: "namespace-controller", on_by_default: true, run: |context| Box::pin(namespace::run(context)) },
     Controller { name: "serviceaccount-controller", on_by_default: true, run: |context| Box::pin(service_account::run(context)) },
@@ -101,4 +104,5 @@ pub const CONTROLLERS: &[Controller] = &[
     Controller { name: "node-ipam-controller", on_by_default: true, run: |context| Box::pin(node_ipam::run(context)) },
     Controller { name: "resourcequota-controller", on_by_default: true, run: |context| Box::pin(resource_quota::run(context)) },
     Controller { name: "persistentvolume-binder-controller", on_by_default: true, run: |context| Box::pin(volume_binding::run(context)) },
+    Controller { name: "legacy-serviceaccount-token-cleaner-controller", on_by_default: true, run: |context| Box::pin(legacy_token_cleaner::run(context)) },
 ];

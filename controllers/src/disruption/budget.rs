@@ -63,7 +63,14 @@ pub fn healthy<'a>(pods: impl IntoIterator<Item = &'a Pod>, disrupted: &BTreeMap
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-fn set_condition(status: &mut PodDisruptionBudgetStatus, allowed: bool, reason: &str, message: &str, generation: Option<i64>, now: Timestamp) {
+fn set_condition(
+    status: &mut PodDisruptionBudgetStatus,
+    allowed: bool,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
     let value = if allowed { "True" } else { "False" };
     let conditions = status.conditions.get_or_insert_default();
     let known = conditions.iter().find(|condition| condition.type_ == DISRUPTION_ALLOWED && condition.status == value);
@@ -144,9 +151,7 @@ pub fn print_selector(selector: Option<&LabelSelector>) -> String {
             format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", e.key, e.operator)
         })
         .collect();
-    format!(
-        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
-    )
+    format!("&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}")
 }
 
 #[cfg(test)]

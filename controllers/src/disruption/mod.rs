@@ -109,10 +109,8 @@ impl Controller {
                 sink.add(first.key());
                 if matching.next().is_some() {
                     let (namespace, name) = (pod.namespace(), pod.name());
-                    let message = format!(
-                        "Pod {namespace:?}/{name:?} matches multiple PodDisruptionBudgets.  Chose {:?} arbitrarily.",
-                        first.name()
-                    );
+                    let message =
+                        format!("Pod {namespace:?}/{name:?} matches multiple PodDisruptionBudgets.  Chose {:?} arbitrarily.", first.name());
                     recorder.warning(&pod.reference(), "MultiplePodDisruptionBudgets", message);
                 }
             }

@@ -84,13 +84,13 @@ impl Scales {
             let found = self.replica_sets.get(namespace, &owner.name).filter(|found| found.uid() == owner.uid)?;
             if let Some(owner) = found.controller().filter(|owner| is(owner, "Deployment", &["apps", "extensions"])) {
                 let found = self.deployments.get(namespace, &owner.name).filter(|found| found.uid() == owner.uid)?;
-                return Some(scale(found.uid(), found.spec.as_ref().and_then(|spec| spec.replicas)));
+                return Some(scale(found.uid(), found.spec.replicas));
             }
-            return Some(scale(found.uid(), found.spec.as_ref().and_then(|spec| spec.replicas)));
+            return Some(scale(found.uid(), found.spec.replicas));
         }
         if is(owner, "StatefulSet", &["apps"]) {
             let found = self.stateful_sets.get(namespace, &owner.name).filter(|found| found.uid() == owner.uid)?;
-            return Some(scale(found.uid(), found.spec.as_ref().and_then(|spec| spec.replicas)));
+            return Some(scale(found.uid(), found.spec.replicas));
         }
         None
     }

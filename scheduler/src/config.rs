@@ -360,7 +360,11 @@ impl Args {
             return invalid("hardPodAffinityWeight", hard.into(), "not in valid range [0-100]");
         }
         if self.volume_binding.bind_timeout_seconds < 0 {
-            return invalid("bindTimeoutSeconds", self.volume_binding.bind_timeout_seconds, "invalid BindTimeoutSeconds, should not be a negative value");
+            return invalid(
+                "bindTimeoutSeconds",
+                self.volume_binding.bind_timeout_seconds,
+                "invalid BindTimeoutSeconds, should not be a negative value",
+            );
         }
         Ok(())
     }
@@ -396,11 +400,19 @@ impl Config {
             return invalid("podInitialBackoffSeconds", self.pod_initial_backoff_seconds, "must be greater than 0");
         }
         if self.pod_max_backoff_seconds < self.pod_initial_backoff_seconds {
-            return invalid("podMaxBackoffSeconds", self.pod_max_backoff_seconds, "must be greater than or equal to PodInitialBackoffSeconds");
+            return invalid(
+                "podMaxBackoffSeconds",
+                self.pod_max_backoff_seconds,
+                "must be greater than or equal to PodInitialBackoffSeconds",
+            );
         }
         for (i, profile) in self.profiles.iter().enumerate() {
             let Some(name) = profile.scheduler_name.as_deref().filter(|name| !name.is_empty()) else {
-                return Err(Error::Invalid { path: format!("profiles[{i}].schedulerName"), value: "\"\"".to_owned(), detail: "Required value" });
+                return Err(Error::Invalid {
+                    path: format!("profiles[{i}].schedulerName"),
+                    value: "\"\"".to_owned(),
+                    detail: "Required value",
+                });
             };
             if self.profiles[..i].iter().any(|other| other.scheduler_name.as_deref() == Some(name)) {
                 return Err(Error::DuplicateProfile(i));

@@ -1,24 +1,33 @@
 //! The scheduler: for each pod that waits, the node that suits it best.
 //!
-//! [`core`] decides, on one thread and without I/O: it is told of changes, asked for decisions, and keeps all state. The shell
-//! around it ([`run`]) feeds it from informers and carries out what it decides. A plugin is one file under [`plugins`].
+//! [`core`] decides, on one thread and without I/O: it is told of changes, tries one pod at a time and says what is to be done. The
+//! shell around it ([`run`]) feeds it from informers and [`binding`] carries out what it decides. A plugin is one file under
+//! [`plugins`]; [`snapshot`] is what they read of nodes and pods, [`queue`] who waits for what.
+//!
+//! Never here: HTTP extenders, plugins that are not compiled in, pod groups, and dynamic resource allocation.
 
+pub mod binding;
 pub mod config;
+pub mod core;
+pub mod diagnosis;
+pub mod event;
+pub mod framework;
+pub mod memo;
+pub mod metrics;
+pub mod node_selector;
+pub mod plugins;
+pub mod pod_status;
+pub mod preemption;
+pub mod profile;
+pub mod queue;
+pub mod resources;
+mod run;
+pub mod search;
+pub mod snapshot;
+pub mod taints;
+pub mod volumes;
+pub mod world;
 
-use client::Shutdown;
 pub use config::Config;
-
-/// Why a scheduler stopped or could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("the configuration cannot be used")]
-    Config(#[from] config::Error),
-}
-
-/// Schedules pods until shutdown.
-pub async fn run(client: kube::Client, config: Config, shutdown: Shutdown) -> Result<(), Error> {
-    let config = config.complete()?;
-    let _ = (client, config);
-    shutdown.cancelled().await;
-    Ok(())
-}
+pub use metrics::Metrics;
+pub use run::{Error, run, run_with};

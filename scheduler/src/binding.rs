@@ -1,0 +1,253 @@
+//! Carries out what the core has decided: binds pods, with their volumes first, says why pods wait, and removes pods for others.
+//!
+//! Decides nothing. What came of it goes back to the core as an [`Input`].
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use client::answer::is_not_found;
+use client::events::{self, Recorder, Type};
+use client::{Object, ObjectKey};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::core::{Binding, Effect, Input, Preemption};
+use crate::pod_status::{Condition, Saying, patch};
+use crate::run::Message;
+use crate::snapshot::pod::{spec, uid_of};
+use crate::volumes::{SELECTED_NODE, Work, is_fully_bound, reaches, volume_name};
+
+/// Requests underway.
+const MAX_REQUESTS: usize = 256;
+/// Pods that wait for their volumes, and removals.
+const MAX_LONG: usize = 2048;
+/// A request that failed for want of a connection is sent again so often, after growing pauses.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(20);
+/// How often volumes are looked at while they are awaited: at first, and at most.
+const POLL_MIN: Duration = Duration::from_millis(100);
+const POLL_MAX: Duration = Duration::from_secs(1);
+
+/// Does what is decided. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Binder {
+    client: Client,
+    recorder: Recorder,
+    inbox: SyncSender<Message>,
+}
+
+/// What a failed request means, as upstream's errors put it.
+fn told(error: kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether the same request may succeed a moment later.
+fn is_passing(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        kube::Error::HyperError(_) | kube::Error::Service(_) => true,
+        _ => false,
+    }
+}
+
+impl Binder {
+    pub(crate) fn new(client: Client, recorder: Recorder, inbox: SyncSender<Message>) -> Binder {
+        Binder { client, recorder, inbox }
+    }
+
+    /// Works until the core has ended.
+    pub(crate) async fn run(self, mut effects: mpsc::Receiver<Effect>) {
+        let (requests, long) = (Arc::new(Semaphore::new(MAX_REQUESTS)), Arc::new(Semaphore::new(MAX_LONG)));
+        while let Some(effect) = effects.recv().await {
+            let takes_long = matches!(&effect, Effect::Preempt(_)) || matches!(&effect, Effect::Bind(b) if b.volumes.is_some());
+            if let Effect::Tell(event) = effect {
+                self.recorder.tell(*event);
+                continue;
+            }
+            let permits = if takes_long { &long } else { &requests };
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let binder = self.clone();
+            tokio::spawn(async move {
+                match effect {
+                    Effect::Bind(binding) => binder.bind(binding).await,
+                    Effect::Say { pod, saying } => binder.say(&pod, &saying).await,
+                    Effect::Preempt(preemption) => binder.preempt(preemption).await,
+                    Effect::Tell(_) => {}
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    fn report(&self, input: Input) {
+        if self.inbox.send(Message::Input(input)).is_err() {
+            tracing::trace!("the scheduler has ended");
+        }
+    }
+
+    async fn bind(&self, binding: Binding) {
+        let uid = binding.uid.clone();
+        let result = self.try_bind(&binding).await;
+        self.report(Input::Bound { uid, result });
+    }
+
+    async fn try_bind(&self, binding: &Binding) -> Result<(), String> {
+        if let Some((work, timeout)) = &binding.volumes {
+            // Whoever makes room in the cluster sees where the pod will be.
+            self.say(&binding.pod, &Saying { condition: None, nominated: Some(binding.node.to_string()) }).await;
+            let bound = self.bind_volumes(binding, work.clone(), *timeout).await;
+            bound.map_err(|error| format!("running PreBind plugin \"VolumeBinding\": {error}"))?;
+        }
+        let pod = &binding.pod;
+        let (namespace, name) = (pod.namespace(), pod.name());
+        let body = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"namespace": namespace, "name": name, "uid": pod.uid()},
+            "target": {"kind": "Node", "name": *binding.node},
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/binding");
+        let failed = |error: String| format!("running Bind plugin \"DefaultBinder\": {error}");
+        let request = http::Request::post(&path).header("content-type", "application/json").body(body.to_string().into_bytes());
+        let request = request.map_err(|error| failed(error.to_string()))?;
+        self.client.request::<Value>(request).await.map(drop).map_err(|error| failed(told(error)))
+    }
+
+    /// Makes the claims' volumes theirs, and waits until they are.
+    async fn bind_volumes(&self, binding: &Binding, work: Work, timeout: Duration) -> Result<(), String> {
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let params = PostParams::default();
+        for volume in &work.volumes {
+            volumes.replace(volume.name(), &params, volume).await.map_err(told)?;
+        }
+        for claim in &work.claims {
+            let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), claim.namespace());
+            claims.replace(claim.name(), &params, claim).await.map_err(told)?;
+        }
+        let provisioned: Vec<ObjectKey> = work.claims.iter().map(Object::key).collect();
+        let waiting = self.volumes_bound(binding, &work.awaited, &provisioned);
+        match tokio::time::timeout(timeout, waiting).await {
+            Ok(result) => result.map_err(|error| format!("binding volumes: {error}")),
+            Err(_) => Err("binding volumes: context deadline exceeded".to_owned()),
+        }
+    }
+
+    async fn volumes_bound(&self, binding: &Binding, awaited: &[ObjectKey], provisioned: &[ObjectKey]) -> Result<(), String> {
+        let mut pause = POLL_MIN;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(POLL_MAX);
+            let pods: Api<Pod> = Api::namespaced(self.client.clone(), binding.pod.namespace());
+            match pods.get(binding.pod.name()).await {
+                Ok(pod) if uid_of(&pod) == binding.uid => {}
+                Ok(_) => return Err("pod does not exist any more".to_owned()),
+                Err(error) if is_not_found(&error) => return Err(format!("pod does not exist any more: {}", told(error))),
+                Err(error) => tracing::debug!(error = told(error), "the pod could not be looked at"),
+            }
+            let mut all = true;
+            for key in awaited {
+                all &= self.claim_bound(binding, key, provisioned.contains(key)).await?;
+            }
+            if all {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether a claim has its volume, and one that the node reaches.
+    async fn claim_bound(&self, binding: &Binding, key: &ObjectKey, provisioned: bool) -> Result<bool, String> {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        let claim = claims.get(&key.name).await.map_err(|error| format!("failed to check binding: {}", told(error)))?;
+        if provisioned && claim.annotation(SELECTED_NODE) != Some(&*binding.node) {
+            return Err(format!("provisioning failed for PVC {:?}", key.name));
+        }
+        let name = volume_name(&claim);
+        if name.is_empty() {
+            return Ok(false);
+        }
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let volume = match volumes.get(name).await {
+            Ok(volume) => volume,
+            Err(error) if is_not_found(&error) => return Ok(false),
+            Err(error) => return Err(format!("failed to get pv {name:?}: {}", told(error))),
+        };
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let node = nodes.get(&binding.node).await.map_err(|error| format!("failed to get node {:?}: {}", &*binding.node, told(error)))?;
+        if !reaches(&volume, &node) {
+            return Err(format!("pv {name:?} node affinity doesn't match node {:?}: no matching NodeSelectorTerms", &*binding.node));
+        }
+        Ok(is_fully_bound(&claim))
+    }
+
+    /// Patches a pod's status, unless it is so already.
+    async fn say(&self, pod: &Pod, saying: &Saying) {
+        if let Err(error) = self.try_say(pod, saying).await {
+            tracing::warn!(pod = %pod.key(), error = told(error), "the pod's status could not be written");
+        }
+    }
+
+    async fn try_say(&self, pod: &Pod, saying: &Saying) -> Result<(), kube::Error> {
+        let Some(body) = patch(pod, saying, Timestamp::now()) else { return Ok(()) };
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
+        for attempt in 1.. {
+            match pods.patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(&body)).await {
+                Err(error) if is_not_found(&error) => return Ok(()),
+                Err(error) if attempt < TRIES && is_passing(&error) => tokio::time::sleep(PAUSE * attempt).await,
+                other => return other.map(drop),
+            }
+        }
+        Ok(())
+    }
+
+    async fn preempt(&self, preemption: Preemption) {
+        let uid = preemption.uid.clone();
+        let failed = match self.try_preempt(preemption).await {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::error!(preemptor = %uid, error = told(error), "pods could not be removed");
+                true
+            }
+        };
+        self.report(Input::Preempted { preemptor: uid, failed });
+    }
+
+    async fn try_preempt(&self, preemption: Preemption) -> Result<(), kube::Error> {
+        for other in &preemption.displaced {
+            self.try_say(other, &Saying { condition: None, nominated: Some(String::new()) }).await?;
+        }
+        // The last goes when all others have: the pod may be tried again as soon as the last is seen to go.
+        let Some((last, others)) = preemption.victims.split_last() else { return Ok(()) };
+        futures::future::try_join_all(others.iter().map(|victim| self.remove(victim, &preemption))).await?;
+        self.report(Input::LastVictim { preemptor: preemption.uid.clone(), victim: uid_of(last) });
+        self.remove(last, &preemption).await
+    }
+
+    async fn remove(&self, victim: &Arc<Pod>, preemption: &Preemption) -> Result<(), kube::Error> {
+        let scheduler = spec(&preemption.preemptor).scheduler_name.as_deref().unwrap_or(crate::config::DEFAULT_SCHEDULER_NAME);
+        let message = format!("{scheduler}: preempting to accommodate a higher priority pod");
+        let condition = Condition { kind: "DisruptionTarget", status: "True", reason: "PreemptionByScheduler", message };
+        self.try_say(victim, &Saying { condition: Some(condition), nominated: None }).await?;
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), victim.namespace());
+        let preconditions = Preconditions { uid: victim.metadata.uid.clone(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match pods.delete(victim.name(), &params).await {
+            Ok(_) => {}
+            // It is gone, or another has its name.
+            Err(error) if is_not_found(&error) || client::answer::is_conflict(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let note = format!("Preempted by pod {} on node {}", preemption.uid, preemption.node);
+        let mut event = events::Event::new(&victim.reference(), Type::Normal, "Preempted", note);
+        event.action = "Preempting".to_owned();
+        event.related = Some(preemption.preemptor.reference().0);
+        self.recorder.tell(event);
+        Ok(())
+    }
+}

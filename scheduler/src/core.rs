@@ -1,0 +1,657 @@
+//! The scheduler without its I/O: it is told what has changed ([`Input`]), tries one waiting pod at a time, and says what is to be done
+//! ([`Effect`]). One thread owns it, so nothing in it is shared or locked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use client::events::{self, Type};
+use client::{Object, ObjectKey};
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::config::{self, Config};
+use crate::diagnosis::Diagnosis;
+use crate::event::{Actions, Event, Resource, Subject, node_changes, pod_changes};
+use crate::framework::{Cycle, PluginSet, Preparing, State};
+use crate::metrics::{Id, Metrics};
+use crate::plugins::ALL;
+use crate::pod_status::{Condition, SCHEDULER_ERROR, Saying, UNSCHEDULABLE};
+use crate::preemption::{self, Outcome};
+use crate::profile::Profile;
+use crate::queue::{Backoff, Profiles, Queue, Queued};
+use crate::search::{Failure, Search, single};
+use crate::snapshot::NodeIndex;
+use crate::snapshot::pod::{PodInfo, Templates, Uid, uid_of};
+use crate::volumes::Work;
+use crate::world::{Preempting, World};
+
+/// The longest note of an event.
+const NOTE_LIMIT: usize = 1024;
+
+/// An object before and after a change; one of them is missing if it came or went.
+#[derive(Clone, Debug)]
+pub struct Delta<K> {
+    pub old: Option<Arc<K>>,
+    pub new: Option<Arc<K>>,
+}
+
+impl<K> From<&client::Change<K>> for Delta<K> {
+    fn from(change: &client::Change<K>) -> Delta<K> {
+        match change {
+            client::Change::Added(new) => Delta { old: None, new: Some(new.clone()) },
+            client::Change::Updated { old, new } => Delta { old: Some(old.clone()), new: Some(new.clone()) },
+            client::Change::Deleted(old) => Delta { old: Some(old.clone()), new: None },
+        }
+    }
+}
+
+/// What the core is told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    Pod(Delta<Pod>),
+    Node(Delta<Node>),
+    Namespace(Delta<Namespace>),
+    Service(Delta<Service>),
+    ReplicationController(Delta<ReplicationController>),
+    ReplicaSet(Delta<ReplicaSet>),
+    StatefulSet(Delta<StatefulSet>),
+    PodDisruptionBudget(Delta<PodDisruptionBudget>),
+    PersistentVolume(Delta<PersistentVolume>),
+    PersistentVolumeClaim(Delta<PersistentVolumeClaim>),
+    StorageClass(Delta<StorageClass>),
+    CsiNode(Delta<CSINode>),
+    CsiDriver(Delta<CSIDriver>),
+    CsiStorageCapacity(Delta<CSIStorageCapacity>),
+    VolumeAttachment(Delta<VolumeAttachment>),
+    /// A binding was carried out, or why not.
+    Bound {
+        uid: Uid,
+        result: Result<(), String>,
+    },
+    /// Of the pods that are removed for a pod, this is the last; its removal is about to be asked for.
+    LastVictim {
+        preemptor: Uid,
+        victim: Uid,
+    },
+    /// All removals for a pod have been asked for, or one has failed.
+    Preempted {
+        preemptor: Uid,
+        failed: bool,
+    },
+}
+
+/// A pod to bind.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    pub pod: Arc<Pod>,
+    pub uid: Uid,
+    pub node: Arc<str>,
+    /// What its volumes need first, and how long that may take.
+    pub volumes: Option<(Work, Duration)>,
+}
+
+/// Pods to remove for another.
+#[derive(Clone, Debug)]
+pub struct Preemption {
+    pub preemptor: Arc<Pod>,
+    pub uid: Uid,
+    pub node: Arc<str>,
+    pub victims: Vec<Arc<Pod>>,
+    /// Less important pods that were to come to the node; they have to look again.
+    pub displaced: Vec<Arc<Pod>>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    Bind(Binding),
+    Say { pod: Arc<Pod>, saying: Saying },
+    Tell(Box<events::Event>),
+    Preempt(Preemption),
+}
+
+/// A pod whose binding is underway, or done and not seen yet.
+struct Assumed {
+    queued: Queued,
+    profile: Arc<Profile>,
+    started: Instant,
+    requesting: bool,
+    /// The API server shows it bound.
+    seen: bool,
+}
+
+/// The scheduler's state.
+pub struct Core {
+    pub world: World,
+    pub queue: Queue,
+    profiles: Profiles,
+    profile_ids: HashMap<String, usize>,
+    templates: Templates,
+    search: Search,
+    assumed: HashMap<Uid, Assumed>,
+    effects: Vec<Effect>,
+    metrics: Arc<Metrics>,
+}
+
+impl Core {
+    /// `seed` decides between nodes that are equally good.
+    pub fn new(config: &Config, metrics: Arc<Metrics>, seed: u64) -> Result<Core, config::Error> {
+        let profiles = Profile::all(config)?;
+        let seconds = |n: i64| Duration::from_secs(u64::try_from(n).unwrap_or(0));
+        let times = Backoff { initial: seconds(config.pod_initial_backoff_seconds), max: seconds(config.pod_max_backoff_seconds) };
+        Ok(Core {
+            world: World::default(),
+            queue: Queue::new(times, metrics.clone()),
+            profile_ids: profiles.iter().enumerate().map(|(i, profile)| (profile.name.clone(), i)).collect(),
+            profiles: profiles.into_iter().map(|profile| (profile.name.clone(), Arc::new(profile))).collect(),
+            templates: Templates::default(),
+            search: Search::new(config.percentage_of_nodes_to_score, seed),
+            assumed: HashMap::new(),
+            effects: Vec::new(),
+            metrics,
+        })
+    }
+
+    /// Takes what is to be done since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// How many bindings are underway.
+    pub fn bindings(&self) -> usize {
+        self.assumed.values().filter(|assumed| assumed.requesting).count()
+    }
+
+    /// Takes in a change. `now` is the time since the scheduler's start.
+    pub fn apply(&mut self, input: Input, now: Duration) {
+        match input {
+            Input::Pod(delta) => self.pod_changed(delta, now),
+            Input::Node(delta) => self.node_changed(delta, now),
+            Input::Namespace(Delta { old, new }) => {
+                let name = new.as_ref().or(old.as_ref()).map_or("", |n| n.name()).to_owned();
+                self.world.snapshot.set_namespace(&name, new.map(|n| n.metadata.labels.clone().unwrap_or_default()));
+            }
+            Input::Service(delta) => keep(&mut self.world.objects.services, delta),
+            Input::ReplicationController(delta) => keep(&mut self.world.objects.replication_controllers, delta),
+            Input::ReplicaSet(delta) => keep(&mut self.world.objects.replica_sets, delta),
+            Input::StatefulSet(delta) => keep(&mut self.world.objects.stateful_sets, delta),
+            Input::PodDisruptionBudget(delta) => {
+                keep(&mut self.world.objects.disruption_budgets, delta);
+                self.world.budgets_epoch += 1;
+            }
+            Input::PersistentVolume(delta) => {
+                if let Some(volume) = delta.new.as_ref().or(delta.old.as_ref()) {
+                    self.world.volumes.volume_seen(volume.name());
+                }
+                let subject = Subject::PersistentVolume { old: delta.old.clone(), new: delta.new.clone() };
+                let actions = actions(&delta);
+                keep(&mut self.world.volumes.volumes, delta);
+                self.happened(&Event::new(Resource::PersistentVolume, actions, subject), now);
+            }
+            Input::PersistentVolumeClaim(delta) => {
+                if let Some(claim) = delta.new.as_ref().or(delta.old.as_ref()) {
+                    self.world.volumes.claim_seen(&claim.key());
+                }
+                let subject = Subject::PersistentVolumeClaim { old: delta.old.clone(), new: delta.new.clone() };
+                let actions = actions(&delta);
+                keep(&mut self.world.volumes.claims, delta);
+                self.happened(&Event::new(Resource::PersistentVolumeClaim, actions, subject), now);
+            }
+            Input::StorageClass(delta) => {
+                let subject = Subject::StorageClass { old: delta.old.clone(), new: delta.new.clone() };
+                let actions = actions(&delta);
+                keep(&mut self.world.volumes.classes, delta);
+                self.happened(&Event::new(Resource::StorageClass, actions, subject), now);
+            }
+            Input::CsiNode(delta) => {
+                let subject = Subject::CsiNode { old: delta.old.clone(), new: delta.new.clone() };
+                let actions = actions(&delta);
+                keep(&mut self.world.volumes.csi_nodes, delta);
+                self.happened(&Event::new(Resource::CsiNode, actions, subject), now);
+            }
+            Input::CsiDriver(delta) => {
+                let subject = Subject::CsiDriver { old: delta.old.clone(), new: delta.new.clone() };
+                let actions = actions(&delta);
+                keep(&mut self.world.volumes.csi_drivers, delta);
+                self.happened(&Event::new(Resource::CsiDriver, actions, subject), now);
+            }
+            Input::CsiStorageCapacity(delta) => {
+                let subject = Subject::CsiStorageCapacity { old: delta.old.clone(), new: delta.new.clone() };
+                let actions = actions(&delta);
+                keep(&mut self.world.volumes.capacities, delta);
+                self.happened(&Event::new(Resource::CsiStorageCapacity, actions, subject), now);
+            }
+            Input::VolumeAttachment(delta) => {
+                let subject = Subject::VolumeAttachment { old: delta.old.clone(), new: delta.new.clone() };
+                let actions = actions(&delta);
+                keep(&mut self.world.volumes.attachments, delta);
+                self.happened(&Event::new(Resource::VolumeAttachment, actions, subject), now);
+            }
+            Input::Bound { uid, result } => self.bound(&uid, result, now),
+            Input::LastVictim { preemptor, victim } => {
+                if let Some(preempting) = self.world.preempting.get_mut(&preemptor) {
+                    preempting.last_victim = Some(victim);
+                }
+            }
+            Input::Preempted { preemptor, failed } => {
+                self.world.preempting.remove(&preemptor);
+                let result = if failed { "error" } else { "success" };
+                self.metrics.add(Id::PreemptionGoroutines, &[result], 1.0);
+                if failed {
+                    self.queue.activate(&self.world, &self.profiles, &preemptor, now);
+                }
+            }
+        }
+    }
+
+    fn happened(&mut self, event: &Event, now: Duration) {
+        self.queue.happened(&self.world, &self.profiles, event, now, |_| true);
+    }
+
+    fn node_changed(&mut self, delta: Delta<Node>, now: Duration) {
+        let subject = Subject::Node { old: delta.old.clone(), new: delta.new.clone() };
+        match (delta.old, delta.new) {
+            (old, Some(new)) => {
+                self.world.snapshot.set_node(&new);
+                let changes = match old.filter(|old| old.uid() == new.uid()) {
+                    None => vec![Actions::ADD],
+                    Some(old) => node_changes(&old, &new),
+                };
+                for actions in changes {
+                    self.happened(&Event::new(Resource::Node, actions, subject.clone()), now);
+                }
+            }
+            (Some(old), None) => {
+                self.happened(&Event::new(Resource::Node, Actions::DELETE, subject), now);
+                self.world.snapshot.remove_node(old.name());
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn pod_changed(&mut self, delta: Delta<Pod>, now: Duration) {
+        // A pod that has ended takes nothing any more; and one of the same name with another uid is another pod.
+        let alive = |pod: &Arc<Pod>| !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let new = delta.new.filter(alive);
+        if let Some(old) = delta.old
+            && new.as_ref().is_none_or(|new| new.metadata.uid != old.metadata.uid)
+        {
+            self.pod_gone(&uid_of(&old), now);
+        }
+        if let Some(new) = new {
+            self.pod_is(&new, now);
+        }
+    }
+
+    /// What is known of a pod, wherever it is.
+    fn known(&self, uid: &str) -> Option<Arc<PodInfo>> {
+        self.world.snapshot.pod(uid).or_else(|| self.queue.get(uid).map(|queued| &queued.pod)).cloned()
+    }
+
+    fn pod_is(&mut self, pod: &Arc<Pod>, now: Duration) {
+        let uid = uid_of(pod);
+        let before = self.known(&uid);
+        let mut info = self.templates.info(pod, before.as_deref());
+        if info.node_name().is_empty() {
+            if let Some(assumed) = self.assumed.get_mut(&uid) {
+                let begins_to_end = info.terminating && !assumed.queued.pod.terminating;
+                info.assumed = before.as_ref().and_then(|before| before.assumed.clone());
+                assumed.queued.pod = Arc::new(info);
+                if begins_to_end {
+                    self.give_up(&uid, now);
+                }
+                return;
+            }
+            self.waiting_pod_is(Arc::new(info), before, now);
+            return;
+        }
+        let info = Arc::new(info);
+        let subject = |old: Option<Arc<PodInfo>>| Subject::Pod { old, new: Some(info.clone()) };
+        match self.assumed.get_mut(&uid) {
+            Some(assumed) if !assumed.seen => {
+                assumed.seen = true;
+                if !assumed.requesting {
+                    self.assumed.remove(&uid);
+                }
+                if before.as_ref().is_some_and(|before| before.node_name() == info.node_name()) {
+                    self.world.snapshot.update_pod(info.clone());
+                } else {
+                    self.world.snapshot.remove_pod(&uid);
+                    self.world.snapshot.add_pod(info.clone(), info.node_name());
+                }
+                self.happened(&Event::new(Resource::AssignedPod, Actions::ADD, subject(None)), now);
+            }
+            _ if self.world.snapshot.placed(&uid).is_some() => {
+                let Some(before) = before else { return };
+                self.world.snapshot.update_pod(info.clone());
+                for actions in pod_changes(&before, &info) {
+                    self.happened(&Event::new(Resource::AssignedPod, actions, subject(Some(before.clone()))), now);
+                }
+            }
+            _ => {
+                self.queue.remove(&uid);
+                self.world.nominator.remove(&uid);
+                self.world.snapshot.add_pod(info.clone(), info.node_name());
+                self.happened(&Event::new(Resource::AssignedPod, Actions::ADD, subject(None)), now);
+            }
+        }
+    }
+
+    fn waiting_pod_is(&mut self, info: Arc<PodInfo>, before: Option<Arc<PodInfo>>, now: Duration) {
+        if !self.profiles.contains_key(info.scheduler_name()) {
+            return;
+        }
+        let Some(before) = before else {
+            let node = info.nominated_node().to_owned();
+            self.world.nominator.set(info.clone(), &node);
+            self.queue.add(&self.world, &self.profiles, info, now);
+            return;
+        };
+        if before.pod.metadata.resource_version.is_some() && before.pod.metadata.resource_version == info.pod.metadata.resource_version {
+            return;
+        }
+        if !before.nominated_node().is_empty() && before.nominated_node() != info.nominated_node() {
+            self.room_given_up(&before, now);
+        }
+        self.world.nominator.update(&before, info.clone());
+        let subject = Subject::Pod { old: Some(before.clone()), new: Some(info.clone()) };
+        let changes = pod_changes(&before, &info);
+        let events: Vec<Event> = changes.into_iter().map(|actions| Event::new(Resource::TargetPod, actions, subject.clone())).collect();
+        self.queue.update(&self.world, &self.profiles, &info, &events, now);
+    }
+
+    /// A pod that had a node kept for it does not come: those that came after it may fit.
+    fn room_given_up(&mut self, pod: &Arc<PodInfo>, now: Duration) {
+        let event = Event::new(Resource::AssignedPod, Actions::DELETE, Subject::Pod { old: Some(pod.clone()), new: None });
+        let priority = pod.priority();
+        self.queue.happened(&self.world, &self.profiles, &event, now, |other| other.priority() <= priority);
+    }
+
+    fn pod_gone(&mut self, uid: &Uid, now: Duration) {
+        self.world.preempting.remove(uid);
+        if self.assumed.contains_key(uid) {
+            self.give_up(uid, now);
+            self.assumed.remove(uid);
+        } else if let Some(pod) = self.world.snapshot.remove_pod(uid) {
+            self.happened(&Event::new(Resource::AssignedPod, Actions::DELETE, Subject::Pod { old: Some(pod), new: None }), now);
+        } else if let Some(queued) = self.queue.remove(uid) {
+            self.world.nominator.remove(uid);
+            if !queued.pod.nominated_node().is_empty() {
+                self.room_given_up(&queued.pod, now);
+            }
+        }
+    }
+
+    /// A pod on its way to a node will not get there.
+    fn give_up(&mut self, uid: &Uid, now: Duration) {
+        let Some(pod) = self.world.snapshot.remove_pod(uid) else { return };
+        if let Some(profile) = self.assumed.get(uid).map(|assumed| assumed.profile.clone()) {
+            profile.reserve.iter().for_each(|id| ALL[*id].unreserve(&mut self.world, &pod));
+        }
+        self.happened(&Event::new(Resource::AssignedPod, Actions::DELETE, Subject::Pod { old: Some(pod), new: None }), now);
+    }
+
+    /// Moves on what has waited long enough. Call it when [`Core::next_flush`] has come.
+    pub fn flush(&mut self, now: Duration) {
+        self.queue.flush(&self.world, &self.profiles, now);
+    }
+
+    pub fn next_flush(&self) -> Option<Duration> {
+        self.queue.next_flush()
+    }
+
+    /// Tries the next pod. Whether there was one. `clock` is the time of day.
+    pub fn schedule_one(&mut self, now: Duration, clock: Timestamp) -> bool {
+        let Some(queued) = self.queue.pop() else { return false };
+        let started = Instant::now();
+        let pod = queued.pod.clone();
+        let Some(profile) = self.profiles.get(pod.scheduler_name()).cloned() else {
+            self.queue.remove(&pod.uid);
+            return true;
+        };
+        if pod.terminating {
+            let note = format!("skip schedule deleting pod: {}/{}", pod.namespace(), pod.name());
+            self.tell(&pod, Type::Warning, "FailedScheduling", "Scheduling", note);
+            self.queue.remove(&pod.uid);
+            return true;
+        }
+        let profile_id = self.profile_ids.get(&profile.name).copied().unwrap_or(0);
+        let mut state = State::default();
+        let found = self.search.run(&mut self.world, &profile, profile_id, &pod, &mut state);
+        self.metrics.observe(Id::AlgorithmDuration, &[], started.elapsed().as_secs_f64());
+        let outcome = match found {
+            Ok(found) => self.reserve(&profile, &pod, &mut state, found.node),
+            Err(failure) => Err(failure),
+        };
+        match outcome {
+            Ok(node) => self.assume(queued, profile, state, node, started),
+            Err(failure) => self.failed(&queued, &profile, &state, failure, started, now, clock),
+        }
+        true
+    }
+
+    fn reserve(&mut self, profile: &Profile, pod: &PodInfo, state: &mut State, node: NodeIndex) -> Result<NodeIndex, Failure> {
+        for id in profile.reserve.iter().copied() {
+            let mut cycle = Preparing { world: &mut self.world, profile, pod, state };
+            if let Err(refusal) = ALL[id].reserve(&mut cycle, node) {
+                profile.reserve.iter().for_each(|id| ALL[*id].unreserve(&mut self.world, pod));
+                return Err(single(id, node, refusal));
+            }
+        }
+        Ok(node)
+    }
+
+    /// Takes the pod to be on the node from now on, and has it bound.
+    fn assume(&mut self, queued: Queued, profile: Arc<Profile>, mut state: State, node: NodeIndex, started: Instant) {
+        let name = self.world.snapshot.node(node).name.clone();
+        let pod = &queued.pod;
+        self.queue.remove(&pod.uid);
+        self.world.nominator.remove(&pod.uid);
+        let placed = PodInfo { assumed: Some(name.clone()), ..PodInfo::clone(pod) };
+        self.world.snapshot.add_pod(Arc::new(placed), &name);
+        let timeout = Duration::from_secs(u64::try_from(profile.args.volume_binding.bind_timeout_seconds).unwrap_or(0));
+        let volumes = state.volumes.take().and_then(|claims| claims.work).map(|work| (work, timeout));
+        self.effects.push(Effect::Bind(Binding { pod: pod.pod.clone(), uid: pod.uid.clone(), node: name, volumes }));
+        self.metrics.add(Id::Goroutines, &["binding"], 1.0);
+        let uid = pod.uid.clone();
+        self.assumed.insert(uid, Assumed { queued, profile, started, requesting: true, seen: false });
+    }
+
+    fn bound(&mut self, uid: &Uid, result: Result<(), String>, now: Duration) {
+        let Some(assumed) = self.assumed.get_mut(uid) else { return };
+        assumed.requesting = false;
+        self.metrics.add(Id::Goroutines, &["binding"], -1.0);
+        let took = assumed.started.elapsed().as_secs_f64();
+        let profile = assumed.profile.clone();
+        match result {
+            Ok(()) => {
+                let queued = assumed.queued.clone();
+                if assumed.seen || self.world.snapshot.placed(uid).is_none() {
+                    self.assumed.remove(uid);
+                }
+                self.count_attempt("scheduled", &profile.name, took);
+                self.metrics.observe(Id::PodSchedulingAttempts, &[], queued.attempts.into());
+                let attempts = if queued.attempts >= 15 { "15+".to_owned() } else { queued.attempts.to_string() };
+                let since = queued.first_attempt.map_or(0.0, |first| now.saturating_sub(first).as_secs_f64());
+                self.metrics.observe(Id::PodSchedulingSli, &[&attempts], since);
+                if queued.was_flushed {
+                    self.metrics.add(Id::ScheduledAfterFlush, &[], 1.0);
+                }
+                if let Some(pod) = self.world.snapshot.pod(uid).cloned() {
+                    let note = format!("Successfully assigned {}/{} to {}", pod.namespace(), pod.name(), pod.node_name());
+                    self.tell(&pod, Type::Normal, "Scheduled", "Binding", note);
+                }
+            }
+            Err(error) => {
+                let Some(assumed) = self.assumed.remove(uid) else { return };
+                // The answer was lost, the binding was not.
+                if assumed.seen {
+                    return;
+                }
+                let was_placed = self.world.snapshot.placed(uid).is_some();
+                let Some(pod) = self.world.snapshot.remove_pod(uid).filter(|_| was_placed) else { return };
+                profile.reserve.iter().for_each(|id| ALL[*id].unreserve(&mut self.world, &pod));
+                self.happened(&Event::new(Resource::AssignedPod, Actions::DELETE, Subject::Pod { old: Some(pod), new: None }), now);
+                tracing::error!(pod = %uid, %error, "the pod could not be bound, trying again");
+                let waiting = assumed.queued.pod.clone();
+                self.queue.put_back(assumed.queued, waiting.clone());
+                self.queue.failed(&self.world, &self.profiles, uid, PluginSet::EMPTY, now);
+                self.count_attempt("error", &profile.name, took);
+                self.say_failed(&waiting, SCHEDULER_ERROR, error, Some(String::new()));
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn failed(
+        &mut self,
+        queued: &Queued,
+        profile: &Arc<Profile>,
+        state: &State,
+        failure: Failure,
+        started: Instant,
+        now: Duration,
+        clock: Timestamp,
+    ) {
+        let pod = &queued.pod;
+        let (reason, message, rejectors, nominated) = match failure {
+            Failure::NoNodes => (UNSCHEDULABLE, "no nodes available to schedule pods".to_owned(), PluginSet::EMPTY, Some(String::new())),
+            Failure::Error(error) => {
+                tracing::error!(pod = %format!("{}/{}", pod.namespace(), pod.name()), %error, "the pod could not be scheduled, trying again");
+                (SCHEDULER_ERROR, error, PluginSet::EMPTY, Some(String::new()))
+            }
+            Failure::Refused(diagnosis) => (UNSCHEDULABLE, diagnosis.message(1), diagnosis.plugins, Some(String::new())),
+            Failure::Unfit(mut diagnosis) => {
+                let nodes = self.world.snapshot.order().len();
+                let nominated = self.make_room(profile, pod, state, &mut diagnosis, clock);
+                (UNSCHEDULABLE, diagnosis.message(nodes), diagnosis.plugins, nominated)
+            }
+        };
+        let result = if reason == UNSCHEDULABLE { "unschedulable" } else { "error" };
+        self.count_attempt(result, &profile.name, started.elapsed().as_secs_f64());
+        self.queue.failed(&self.world, &self.profiles, &pod.uid, rejectors, now);
+        // What was decided counts at once, before the API server has it.
+        match &nominated {
+            Some(node) => self.world.nominator.set(pod.clone(), node),
+            None => {
+                let node = pod.nominated_node().to_owned();
+                self.world.nominator.set(pod.clone(), &node);
+            }
+        }
+        self.say_failed(pod, reason, message, nominated);
+    }
+
+    /// Has other pods removed for one that fits nowhere, if that helps. The node to nominate it to: empty for none, nothing to leave
+    /// the nomination as it is.
+    fn make_room(
+        &mut self,
+        profile: &Arc<Profile>,
+        pod: &Arc<PodInfo>,
+        state: &State,
+        diagnosis: &mut Diagnosis,
+        clock: Timestamp,
+    ) -> Option<String> {
+        if profile.post_filter.is_empty() {
+            return Some(String::new());
+        }
+        self.metrics.add(Id::PreemptionAttempts, &[], 1.0);
+        let outcome = {
+            let cycle = Cycle { world: &self.world, profile, pod, state };
+            preemption::evaluate(&cycle, diagnosis, &mut self.search.dice, clock)
+        };
+        match outcome {
+            Outcome::NotEligible(why) | Outcome::Failed(why) => {
+                diagnosis.post_filter_message = format!("preemption: {why}");
+                None
+            }
+            Outcome::Nothing(why) => {
+                diagnosis.post_filter_message = format!("preemption: {why}");
+                Some(String::new())
+            }
+            Outcome::Found(candidate) => {
+                let node = self.world.snapshot.node(candidate.node).name.clone();
+                let count = candidate.victims.len();
+                diagnosis.post_filter_message =
+                    format!("preemption: found a potential placement for pod on node {node}, preempting {count} victims");
+                self.metrics.observe(Id::PreemptionVictims, &[], count as f64);
+                self.preempt(pod, &node, candidate);
+                Some(node.to_string())
+            }
+        }
+    }
+
+    fn preempt(&mut self, pod: &Arc<PodInfo>, node: &Arc<str>, candidate: preemption::Candidate) {
+        // Those that are leaving anyway are only waited for.
+        let victims: Vec<Arc<Pod>> = candidate.victims.iter().filter(|v| !v.terminating).map(|v| v.pod.clone()).collect();
+        if victims.is_empty() {
+            return;
+        }
+        let lower = self.world.nominator.on(node).iter().filter(|other| other.priority() < pod.priority());
+        let displaced = lower.map(|other| other.pod.clone()).collect();
+        self.world.preempting.insert(pod.uid.clone(), Preempting::default());
+        let (preemptor, uid) = (pod.pod.clone(), pod.uid.clone());
+        self.effects.push(Effect::Preempt(Preemption { preemptor, uid, node: node.clone(), victims, displaced }));
+    }
+
+    fn count_attempt(&self, result: &str, profile: &str, took: f64) {
+        self.metrics.add(Id::ScheduleAttempts, &[result, profile], 1.0);
+        self.metrics.observe(Id::AttemptDuration, &[result, profile], took);
+    }
+
+    fn say_failed(&mut self, pod: &Arc<PodInfo>, reason: &'static str, message: String, nominated: Option<String>) {
+        self.tell(pod, Type::Warning, "FailedScheduling", "Scheduling", truncated(&message));
+        let condition = Condition { kind: "PodScheduled", status: "False", reason, message };
+        let saying = Saying { condition: Some(condition), nominated };
+        self.effects.push(Effect::Say { pod: pod.pod.clone(), saying });
+    }
+
+    fn tell(&mut self, pod: &PodInfo, kind: Type, reason: &str, action: &str, note: String) {
+        let mut event = events::Event::new(&pod.pod.reference(), kind, reason, note);
+        event.action = action.to_owned();
+        self.effects.push(Effect::Tell(Box::new(event)));
+    }
+
+    /// Tells sizes; call it now and then.
+    pub fn report(&self) {
+        self.queue.report();
+        self.metrics.set(Id::CacheSize, &["nodes"], self.world.snapshot.order().len() as f64);
+        self.metrics.set(Id::CacheSize, &["assumed_pods"], self.assumed.len() as f64);
+    }
+}
+
+fn truncated(message: &str) -> String {
+    if message.len() <= NOTE_LIMIT {
+        return message.to_owned();
+    }
+    const SUFFIX: &str = " ...";
+    let mut end = NOTE_LIMIT - SUFFIX.len();
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{SUFFIX}", &message[..end])
+}
+
+fn actions<K>(delta: &Delta<K>) -> Actions {
+    match (&delta.old, &delta.new) {
+        (None, _) => Actions::ADD,
+        (Some(_), Some(_)) => Actions::UPDATE,
+        (Some(_), None) => Actions::DELETE,
+    }
+}
+
+fn keep<K: Object>(store: &mut client::store::Store<K>, delta: Delta<K>) {
+    match (delta.new, delta.old) {
+        (Some(new), _) => {
+            store.insert(new);
+        }
+        (None, Some(old)) => {
+            let key: ObjectKey = old.key();
+            store.remove(&key);
+        }
+        (None, None) => {}
+    }
+}

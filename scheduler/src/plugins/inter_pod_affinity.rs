@@ -1,0 +1,268 @@
+//! InterPodAffinity: pods that want to be near others or away from them, and what pods that are there already want.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::event::{Actions, Interest, Resource, Subject};
+use crate::framework::{Cycle, MAX_SCORE, NodeView, Overlay, Plugin, Point, PreFilter, Preparing, Refusal, Rejection, Verdict};
+use crate::snapshot::NodeIndex;
+use crate::snapshot::counters::{CounterId, HeldId, HeldKind, Matcher, NodeRule, Request};
+use crate::snapshot::pod::PodInfo;
+use crate::snapshot::terms::{Namespaces, Term};
+use crate::snapshot::topology::NO_DOMAIN;
+use crate::world::World;
+
+pub struct InterPodAffinity;
+
+pub const EXISTING_ANTI_AFFINITY: &str = "node(s) didn't satisfy existing pods anti-affinity rules";
+pub const AFFINITY: &str = "node(s) didn't match pod affinity rules";
+pub const ANTI_AFFINITY: &str = "node(s) didn't match pod anti-affinity rules";
+
+/// What must hold for the pod of this cycle.
+#[derive(Clone, Debug, Default)]
+pub struct Hard {
+    /// One for each affinity term: the pods that fulfil all of them, by the term's topology.
+    affinity: Vec<CounterId>,
+    /// Whether the pod itself fulfils its affinity terms; then it may be the first.
+    fulfils_itself: bool,
+    /// One for each anti-affinity term: the pods that fulfil it.
+    anti_affinity: Vec<CounterId>,
+    /// Anti-affinity terms of pods that are there which this pod fulfils.
+    held: Vec<HeldId>,
+}
+
+/// What makes nodes more or less liked.
+#[derive(Clone, Debug, Default)]
+pub struct Soft {
+    counters: Vec<(CounterId, i64)>,
+    held: Vec<(HeldId, i64)>,
+}
+
+fn near(terms: &[Arc<Term>], topology_key: &str) -> Request {
+    let text = terms.iter().map(|term| term.text.as_str()).collect::<Vec<_>>().join("&");
+    Request {
+        text: format!("affinity|{topology_key}|{text}"),
+        matcher: Matcher::Terms(terms.to_vec()),
+        topology_key: topology_key.to_owned(),
+        rule: NodeRule::default(),
+    }
+}
+
+fn matches_all(terms: &[Arc<Term>], pod: &PodInfo, namespaces: &Namespaces) -> bool {
+    !terms.is_empty() && terms.iter().all(|term| term.matches(pod.namespace(), pod.template.labels(), namespaces))
+}
+
+fn matches_any(terms: &[Arc<Term>], pod: &PodInfo, namespaces: &Namespaces) -> bool {
+    terms.iter().any(|term| term.matches(pod.namespace(), pod.template.labels(), namespaces))
+}
+
+impl Plugin for InterPodAffinity {
+    fn name(&self) -> &'static str {
+        "InterPodAffinity"
+    }
+
+    fn points(&self) -> &'static [Point] {
+        &[Point::PreFilter, Point::Filter, Point::PreScore, Point::Score]
+    }
+
+    fn interests(&self) -> &'static [Interest] {
+        const {
+            &[
+                Interest::hinted(Resource::AssignedPod, Actions::ADD.or(Actions::POD_LABEL).or(Actions::DELETE), pod_matters),
+                Interest::any(Resource::TargetPod, Actions::POD_LABEL),
+                Interest::hinted(Resource::Node, Actions::ADD.or(Actions::NODE_LABEL), node_matters),
+            ]
+        }
+    }
+
+    fn pre_filter(&self, cycle: &mut Preparing<'_>) -> PreFilter {
+        let terms = match &cycle.pod.template.terms {
+            Err(error) => return PreFilter::Refuse(Refusal::Rejected(Rejection::saying(false, format!("parsing pod: {error}")))),
+            Ok(terms) => terms,
+        };
+        let snapshot = &mut cycle.world.snapshot;
+        let about = snapshot.held_for(cycle.pod);
+        let held: Vec<HeldId> = {
+            let counters = snapshot.counters();
+            about.iter().copied().filter(|id| counters.held(*id).is_some_and(|held| held.kind == HeldKind::AntiAffinity)).collect()
+        };
+        if terms.affinity.is_empty() && terms.anti_affinity.is_empty() && held.is_empty() {
+            return PreFilter::Skip;
+        }
+        let affinity: Vec<Request> = terms.affinity.iter().map(|term| near(&terms.affinity, &term.topology_key)).collect();
+        let anti: Vec<Request> = terms.anti_affinity.iter().map(|term| near(std::slice::from_ref(term), &term.topology_key)).collect();
+        cycle.state.affinity = Some(Hard {
+            affinity: snapshot.ensure_counters(&affinity),
+            fulfils_itself: matches_all(&terms.affinity, cycle.pod, snapshot.namespaces()),
+            anti_affinity: snapshot.ensure_counters(&anti),
+            held,
+        });
+        PreFilter::Ask
+    }
+
+    fn filter(&self, cycle: &Cycle<'_>, node: &NodeView<'_>) -> Verdict {
+        let Some(hard) = &cycle.state.affinity else { return Ok(()) };
+        let counters = cycle.world.snapshot.counters();
+        let none = Overlay::default();
+        let overlay = node.overlay.unwrap_or(&none);
+        let (mut all_near, mut any_anywhere) = (true, false);
+        for id in &hard.affinity {
+            let counter = counters.get(*id);
+            let domain = counters.topologies.get(counter.topology).domain(node.index);
+            if domain == NO_DOMAIN {
+                return Err(Rejection::unresolvable(AFFINITY).into());
+            }
+            all_near &= counter.count(domain) + overlay.affinity > 0;
+            any_anywhere |= counter.total + overlay.affinity > 0;
+        }
+        if !all_near && (any_anywhere || !hard.fulfils_itself) {
+            return Err(Rejection::unresolvable(AFFINITY).into());
+        }
+        for (i, id) in hard.anti_affinity.iter().enumerate() {
+            let counter = counters.get(*id);
+            let domain = counters.topologies.get(counter.topology).domain(node.index);
+            if domain != NO_DOMAIN && counter.count(domain) + overlay.anti_affinity.get(i).copied().unwrap_or(0) > 0 {
+                return Err(Rejection::resolvable(ANTI_AFFINITY).into());
+            }
+        }
+        for (i, id) in hard.held.iter().enumerate() {
+            let Some(held) = counters.held(*id) else { continue };
+            let domain = counters.topologies.get(held.topology).domain(node.index);
+            if domain != NO_DOMAIN && held.count(domain) + overlay.held.get(i).copied().unwrap_or(0) > 0 {
+                return Err(Rejection::resolvable(EXISTING_ANTI_AFFINITY).into());
+            }
+        }
+        // A pod looked at as if it were there may have terms that no pod on a node has yet.
+        if let Some(more) = node.overlay
+            && !more.held.is_empty()
+            && more.held.len() > hard.held.len()
+            && more.held[hard.held.len()..].iter().any(|pods| *pods > 0)
+        {
+            return Err(Rejection::resolvable(EXISTING_ANTI_AFFINITY).into());
+        }
+        Ok(())
+    }
+
+    fn adjust(&self, cycle: &Cycle<'_>, overlay: &mut Overlay, other: &PodInfo, node: NodeIndex, sign: i64) {
+        let snapshot = &cycle.world.snapshot;
+        let (counters, namespaces) = (snapshot.counters(), snapshot.namespaces());
+        let nothing = Hard::default();
+        let hard = cycle.state.affinity.as_ref().unwrap_or(&nothing);
+        let terms = cycle.pod.template.terms();
+        if matches_all(&terms.affinity, other, namespaces) {
+            overlay.affinity += sign;
+        }
+        overlay.anti_affinity.resize(hard.anti_affinity.len(), 0);
+        for (delta, term) in overlay.anti_affinity.iter_mut().zip(&terms.anti_affinity) {
+            if term.matches(other.namespace(), other.template.labels(), namespaces) {
+                *delta += sign;
+            }
+        }
+        overlay.held.resize(hard.held.len().max(overlay.held.len()), 0);
+        for (delta, id) in overlay.held.iter_mut().zip(&hard.held) {
+            *delta += sign * counters.holds(other, *id);
+        }
+        // Terms that are counted nowhere yet: those of nominated pods.
+        let known = |term: &Arc<Term>| hard.held.iter().filter_map(|id| counters.held(*id)).any(|held| held.term.text == term.text);
+        let label = |term: &Arc<Term>| snapshot.node(node).label(&term.topology_key).is_some();
+        let new = other
+            .template
+            .terms()
+            .anti_affinity
+            .iter()
+            .filter(|term| !known(term) && label(term) && term.matches(cycle.pod.namespace(), cycle.pod.template.labels(), namespaces));
+        let new = new.count() as i64;
+        if new > 0 {
+            overlay.held.push(sign * new);
+        }
+    }
+
+    fn pre_score(&self, cycle: &mut Preparing<'_>, _nodes: &[NodeIndex]) -> bool {
+        let args = &cycle.profile.args.inter_pod_affinity;
+        let terms = cycle.pod.template.terms();
+        let snapshot = &mut cycle.world.snapshot;
+        let about = snapshot.held_for(cycle.pod);
+        let mut held: Vec<(HeldId, i64)> = Vec::new();
+        if !(args.ignore_preferred_terms_of_existing_pods && terms.preferred.is_empty()) {
+            for id in about.iter() {
+                match snapshot.counters().held(*id).map(|held| held.kind) {
+                    Some(HeldKind::Preferred(weight)) => held.push((*id, weight)),
+                    Some(HeldKind::Affinity) if args.hard_pod_affinity_weight > 0 => {
+                        held.push((*id, args.hard_pod_affinity_weight.into()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let wanted: Vec<Request> = terms.preferred.iter().map(|(term, _)| near(std::slice::from_ref(term), &term.topology_key)).collect();
+        let ids = snapshot.ensure_counters(&wanted);
+        let weighted = ids.into_iter().zip(terms.preferred.iter().map(|(_, weight)| *weight));
+        let soft = Soft { counters: weighted.filter(|(id, _)| snapshot.counters().get(*id).total > 0).collect(), held };
+        if soft.counters.is_empty() && soft.held.is_empty() {
+            return false;
+        }
+        cycle.state.liking = Some(soft);
+        true
+    }
+
+    fn score(&self, cycle: &Cycle<'_>, node: &NodeView<'_>) -> i64 {
+        let Some(soft) = &cycle.state.liking else { return 0 };
+        let counters = cycle.world.snapshot.counters();
+        let counted = soft.counters.iter().map(|(id, weight)| {
+            let counter = counters.get(*id);
+            weight * counter.count(counters.topologies.get(counter.topology).domain(node.index))
+        });
+        let held = soft.held.iter().filter_map(|(id, weight)| {
+            let held = counters.held(*id)?;
+            Some(weight * held.count(counters.topologies.get(held.topology).domain(node.index)))
+        });
+        counted.chain(held).sum()
+    }
+
+    fn normalize(&self, _cycle: &Cycle<'_>, _nodes: &[NodeIndex], scores: &mut [i64]) {
+        let (lowest, highest) = (scores.iter().copied().min().unwrap_or(0), scores.iter().copied().max().unwrap_or(0));
+        let span = highest - lowest;
+        for score in scores {
+            *score = if span > 0 { (MAX_SCORE as f64 * ((*score - lowest) as f64 / span as f64)) as i64 } else { 0 };
+        }
+    }
+}
+
+fn pod_matters(world: &World, pod: &PodInfo, subject: &Subject) -> bool {
+    let Subject::Pod { old, new } = subject else { return true };
+    let placed = |other: &Option<Arc<PodInfo>>| {
+        other.as_ref().is_none_or(|other| !other.node_name().is_empty() || !other.nominated_node().is_empty())
+    };
+    if !placed(old) || !placed(new) {
+        return false;
+    }
+    let namespaces = world.snapshot.namespaces();
+    let terms = pod.template.terms();
+    match (old, new) {
+        (Some(old), Some(new)) => {
+            let all = |other: &PodInfo| matches_all(&terms.affinity, other, namespaces);
+            let any = |other: &PodInfo| matches_any(&terms.anti_affinity, other, namespaces);
+            (!all(old) && all(new)) || (any(old) && !any(new))
+        }
+        (None, Some(new)) => matches_all(&terms.affinity, new, namespaces),
+        (Some(old), None) => {
+            matches_any(&terms.anti_affinity, old, namespaces) || matches_any(&old.template.terms().anti_affinity, pod, namespaces)
+        }
+        (None, None) => true,
+    }
+}
+
+fn node_matters(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
+    let Subject::Node { old, new: Some(new) } = subject else { return true };
+    let label = |labels: &Option<BTreeMap<String, String>>, key: &str| labels.as_ref().and_then(|l| l.get(key).cloned());
+    let terms = pod.template.terms();
+    let Some(old) = old else {
+        return !terms.anti_affinity.is_empty() || terms.affinity.iter().any(|t| label(&new.metadata.labels, &t.topology_key).is_some());
+    };
+    let moved = |key: &str| {
+        let (before, now) = (label(&old.metadata.labels, key), label(&new.metadata.labels, key));
+        (before != now).then_some((before, now))
+    };
+    terms.affinity.iter().any(|t| moved(&t.topology_key).is_some_and(|(_, now)| now.is_some()))
+        || terms.anti_affinity.iter().any(|t| moved(&t.topology_key).is_some_and(|(before, _)| before.is_some()))
+}

@@ -1,0 +1,236 @@
+//! Making room: for a pod that fits nowhere, the node on which the removal of pods of lower priority does the least harm.
+//!
+//! Specified by upstream's `framework/preemption` and `plugins/defaultpreemption` (v1.37). Decides only; the removal is carried out by
+//! [`crate::binding`].
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use apimachinery::selector::label::Selector;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::diagnosis::Diagnosis;
+use crate::framework::{Cycle, NodeView, Overlay, Refusal, Rejection};
+use crate::plugins::by_name;
+use crate::search::{Dice, adjust, check_with_nominated};
+use crate::snapshot::NodeIndex;
+use crate::snapshot::node::NodeInfo;
+use crate::snapshot::pod::PodInfo;
+
+/// A node, and the pods that would have to go.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub node: NodeIndex,
+    pub victims: Vec<Arc<PodInfo>>,
+    /// How many of them a disruption budget would protect.
+    pub violations: usize,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Outcome {
+    Found(Candidate),
+    /// No node would do; the pod's nomination, if it has one, is void.
+    Nothing(String),
+    /// The pod may not, or not now; its nomination stays.
+    NotEligible(String),
+    Failed(String),
+}
+
+/// A budget, and the pods that it is about.
+struct Budget {
+    namespace: String,
+    selector: Selector,
+    allowed: i64,
+    disrupted: Vec<String>,
+}
+
+impl Budget {
+    fn new(budget: &PodDisruptionBudget) -> Option<Budget> {
+        let selector = Selector::from_label_selector(budget.spec.as_ref().and_then(|s| s.selector.as_ref())).ok()?;
+        let status = budget.status.as_ref();
+        Some(Budget {
+            namespace: budget.metadata.namespace.clone().unwrap_or_default(),
+            selector,
+            allowed: status.and_then(|s| s.disruptions_allowed).unwrap_or(0).into(),
+            disrupted: status.iter().flat_map(|s| s.disrupted_pods.iter().flatten()).map(|(name, _)| name.clone()).collect(),
+        })
+    }
+
+    fn protects(&self, pod: &PodInfo) -> bool {
+        self.namespace == pod.namespace()
+            && !self.selector.is_empty()
+            && self.selector.matches(&pod.template.labels())
+            && !self.disrupted.iter().any(|name| name == pod.name())
+    }
+}
+
+/// Whether the pod is on its way out because of a preemption.
+fn is_leaving(pod: &PodInfo) -> bool {
+    let conditions = pod.pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let target = conditions.into_iter().flatten().find(|c| c.type_ == "DisruptionTarget");
+    pod.terminating && target.is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"))
+}
+
+/// Why the pod may not have others removed.
+fn not_eligible(cycle: &Cycle<'_>, diagnosis: &Diagnosis) -> Option<&'static str> {
+    let pod = cycle.pod;
+    if pod.spec().preemption_policy.as_deref() == Some("Never") {
+        return Some("not eligible due to preemptionPolicy=Never.");
+    }
+    let snapshot = &cycle.world.snapshot;
+    let index = snapshot.find(pod.nominated_node()).filter(|_| !pod.nominated_node().is_empty())?;
+    // Where no removal helps it may look elsewhere at once.
+    if diagnosis.of(index).is_some_and(|rejection| !rejection.resolvable) {
+        return None;
+    }
+    let waits = snapshot.node(index).pods.iter().any(|other| other.priority() < pod.priority() && is_leaving(other));
+    waits.then_some("not eligible due to a terminating pod on the nominated node.")
+}
+
+/// Orders pods by how much they are worth keeping, the most first. A pod that has not started is as if it started now.
+fn by_importance(a: &PodInfo, b: &PodInfo, now: Timestamp) -> Ordering {
+    b.priority().cmp(&a.priority()).then_with(|| a.started.unwrap_or(now).cmp(&b.started.unwrap_or(now)))
+}
+
+/// Looks for the node where room is made with the least harm. `now` is the time of day.
+pub fn evaluate(cycle: &Cycle<'_>, diagnosis: &Diagnosis, dice: &mut Dice, now: Timestamp) -> Outcome {
+    if let Some(why) = not_eligible(cycle, diagnosis) {
+        return Outcome::NotEligible(why.to_owned());
+    }
+    let nodes: Vec<NodeIndex> = diagnosis.resolvable().collect();
+    let all = cycle.world.snapshot.order().len();
+    let budgets: Vec<Budget> = cycle.world.budgets().filter_map(|budget| Budget::new(budget)).collect();
+    let args = &cycle.profile.args.preemption;
+    let share = nodes.len() * usize::try_from(args.min_candidate_nodes_percentage).unwrap_or(0) / 100;
+    let wanted = share.max(usize::try_from(args.min_candidate_nodes_absolute).unwrap_or(0)).min(nodes.len());
+    let offset = dice.below(nodes.len());
+    let plugin = by_name("DefaultPreemption").unwrap_or(0);
+    let mut refusals = Diagnosis::default();
+    refusals.absent = Some(Rejection::unresolvable("Preemption is not helpful for scheduling"));
+    let (mut harmless, mut harmful): (Vec<Candidate>, Vec<Candidate>) = (Vec::new(), Vec::new());
+    let mut errors = Vec::new();
+    for step in 0..nodes.len() {
+        let index = nodes[(offset + step) % nodes.len()];
+        match victims_on(cycle, index, &budgets, now) {
+            Ok(candidate) => {
+                if candidate.violations == 0 {
+                    harmless.push(candidate)
+                } else {
+                    harmful.push(candidate)
+                }
+                if !harmless.is_empty() && harmless.len() + harmful.len() >= wanted {
+                    break;
+                }
+            }
+            Err(Refusal::Rejected(rejection)) => {
+                let kind = refusals.kind(plugin, &rejection);
+                refusals.refuse(index, kind);
+            }
+            Err(Refusal::Failed(error)) => errors.push(error),
+        }
+    }
+    harmless.append(&mut harmful);
+    match best(harmless, now) {
+        Some(candidate) => Outcome::Found(candidate),
+        None if !errors.is_empty() => Outcome::Failed(errors.join(", ")),
+        None => Outcome::Nothing(refusals.message(all)),
+    }
+}
+
+/// The fewest pods that would have to leave a node.
+fn victims_on(cycle: &Cycle<'_>, index: NodeIndex, budgets: &[Budget], now: Timestamp) -> Result<Candidate, Refusal> {
+    let base = cycle.world.snapshot.node(index);
+    let lower = |pod: &&Arc<PodInfo>| pod.priority() < cycle.pod.priority();
+    let mut possible: Vec<Arc<PodInfo>> = base.pods.iter().filter(lower).cloned().collect();
+    if possible.is_empty() {
+        return Err(Rejection::unresolvable("No preemption victims found for incoming pod").into());
+    }
+    let mut look = Look { cycle, index, info: base.clone(), overlay: Overlay::default() };
+    possible.iter().for_each(|pod| look.take(pod));
+    look.check()?;
+    possible.sort_by(|a, b| by_importance(a, b, now));
+    let (protected, others) = split_by_budgets(possible, budgets);
+    let mut victims = Vec::new();
+    let mut violations = 0;
+    let both = !protected.is_empty() && !others.is_empty();
+    // Each is given back in turn, the protected first; those with whom the pod does not fit have to go.
+    for (pod, is_protected) in protected.into_iter().map(|pod| (pod, true)).chain(others.into_iter().map(|pod| (pod, false))) {
+        look.give_back(&pod);
+        match look.check() {
+            Ok(()) => {}
+            Err(Refusal::Failed(error)) => return Err(Refusal::Failed(error)),
+            Err(Refusal::Rejected(_)) => {
+                look.take(&pod);
+                violations += usize::from(is_protected);
+                victims.push(pod);
+            }
+        }
+    }
+    if victims.is_empty() {
+        return Err(Refusal::Failed(format!("expected at least one victim pod on node {:?}", base.name)));
+    }
+    if both {
+        victims.sort_by(|a, b| by_importance(a, b, now));
+    }
+    Ok(Candidate { node: index, victims, violations })
+}
+
+/// Those whose removal a budget forbids, and the rest.
+fn split_by_budgets(pods: Vec<Arc<PodInfo>>, budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+    let mut allowed: Vec<i64> = budgets.iter().map(|budget| budget.allowed).collect();
+    pods.into_iter().partition(|pod| {
+        if pod.template.labels().is_none_or(|labels| labels.is_empty()) {
+            return false;
+        }
+        for (left, budget) in allowed.iter_mut().zip(budgets).filter(|(_, budget)| budget.protects(pod)) {
+            let _ = budget;
+            *left -= 1;
+            if *left < 0 {
+                return true;
+            }
+        }
+        false
+    })
+}
+
+/// A node as it would be.
+struct Look<'a> {
+    cycle: &'a Cycle<'a>,
+    index: NodeIndex,
+    info: NodeInfo,
+    overlay: Overlay,
+}
+
+impl Look<'_> {
+    fn take(&mut self, pod: &Arc<PodInfo>) {
+        self.info.remove_pod(&pod.uid);
+        adjust(self.cycle, &mut self.overlay, pod, self.index, -1);
+    }
+
+    fn give_back(&mut self, pod: &Arc<PodInfo>) {
+        self.info.add_pod(pod.clone());
+        adjust(self.cycle, &mut self.overlay, pod, self.index, 1);
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        let view = NodeView { index: self.index, info: &self.info, overlay: Some(&self.overlay) };
+        check_with_nominated(self.cycle, &view).map_err(|(_, refusal)| refusal)
+    }
+}
+
+/// The candidate that does the least harm: by protected victims, by the most important victim, by the sum of priorities, by the number of
+/// victims, and last by who has run the shortest.
+fn best(candidates: Vec<Candidate>, now: Timestamp) -> Option<Candidate> {
+    let harm = |candidate: &Candidate| {
+        let priorities = || candidate.victims.iter().map(|pod| i64::from(pod.priority()));
+        let highest = priorities().next().unwrap_or(i64::MIN);
+        let sum: i64 = priorities().map(|priority| priority + i64::from(i32::MAX) + 1).sum();
+        let top = priorities().max().unwrap_or(i64::MIN);
+        let important = candidate.victims.iter().filter(|pod| i64::from(pod.priority()) == top);
+        let earliest = important.map(|pod| pod.started.unwrap_or(now)).min().unwrap_or(now);
+        (candidate.violations, highest, sum, candidate.victims.len(), std::cmp::Reverse(earliest))
+    };
+    candidates.into_iter().min_by_key(harm)
+}

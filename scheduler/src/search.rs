@@ -1,0 +1,385 @@
+//! One pod, many nodes: which nodes will do, and which of these is best.
+//!
+//! Specified by upstream's `schedule_one.go` (v1.37). The search goes round the nodes from where the last one ended and stops when enough
+//! have been found. It runs on one core: with verdicts remembered (see [`crate::memo`]) a search costs less than waking a second one.
+
+use std::sync::Arc;
+
+use crate::diagnosis::Diagnosis;
+use crate::framework::{Cycle, NodeView, Overlay, PluginId, PluginSet, PreFilter, Preparing, Refusal, Rejection, State};
+use crate::memo::{Memo, Memos};
+use crate::plugins::ALL;
+use crate::profile::Profile;
+use crate::snapshot::NodeIndex;
+use crate::snapshot::node::NodeInfo;
+use crate::snapshot::pod::PodInfo;
+use crate::world::World;
+
+/// So many nodes are always looked for.
+const MIN_FEASIBLE: usize = 100;
+/// So many percent of nodes are looked for at least, however many there are.
+const MIN_PERCENTAGE: usize = 5;
+
+/// The node that was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub node: NodeIndex,
+    pub feasible: usize,
+}
+
+/// Why no node was chosen.
+#[derive(Debug)]
+pub enum Failure {
+    NoNodes,
+    Unfit(Diagnosis),
+    /// The node that was chosen was refused afterwards; others were not asked.
+    Refused(Diagnosis),
+    Error(String),
+}
+
+/// Numbers by chance, always the same for the same seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
+    /// A number below `sides`.
+    pub fn below(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let sides = sides.max(1) as u64;
+        ((z ^ (z >> 31)) % sides) as usize
+    }
+}
+
+/// What one search leaves for the next.
+pub struct Search {
+    start: usize,
+    memos: Memos,
+    pub dice: Dice,
+    /// Percentage of nodes to look for, for profiles that do not say; 0 for what suits the number of nodes.
+    percentage: usize,
+}
+
+/// How many feasible nodes are enough.
+fn enough(nodes: usize, percentage: usize) -> usize {
+    if nodes < MIN_FEASIBLE {
+        return nodes;
+    }
+    let percentage = if percentage == 0 { 50usize.saturating_sub(nodes / 125).max(MIN_PERCENTAGE) } else { percentage };
+    (nodes * percentage / 100).max(MIN_FEASIBLE)
+}
+
+/// Asks all filters about a node, as it is seen.
+pub fn check(cycle: &Cycle<'_>, node: &NodeView<'_>) -> Result<(), (PluginId, Refusal)> {
+    check_from(cycle, node, 0)
+}
+
+fn check_from(cycle: &Cycle<'_>, node: &NodeView<'_>, first: usize) -> Result<(), (PluginId, Refusal)> {
+    for id in cycle.profile.filter[first..].iter().copied().filter(|id| !cycle.state.skip_filter.contains(*id)) {
+        match ALL[id].filter(cycle, node) {
+            Ok(()) => {}
+            Err(Refusal::Rejected(rejection)) => return Err((id, Refusal::Rejected(rejection))),
+            Err(Refusal::Failed(error)) => {
+                return Err((id, Refusal::Failed(format!("running {:?} filter plugin: {error}", ALL[id].name()))));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Notes in all plugins' counts that a pod is on the node too, or no more.
+pub fn adjust(cycle: &Cycle<'_>, overlay: &mut Overlay, other: &PodInfo, node: NodeIndex, sign: i64) {
+    for id in cycle.profile.pre_filter.iter().copied().filter(|id| !cycle.state.skip_filter.contains(*id)) {
+        ALL[id].adjust(cycle, overlay, other, node, sign);
+    }
+}
+
+/// The pods nominated to a node that come before this one.
+fn nominated<'a>(cycle: &Cycle<'a>, name: &str) -> Vec<&'a Arc<PodInfo>> {
+    let pod = cycle.pod;
+    cycle.world.nominator.on(name).iter().filter(|other| other.priority() >= pod.priority() && other.uid != pod.uid).collect()
+}
+
+/// Asks all filters about a node as it is seen and, if pods are nominated to it, first as if these were there already: the pod
+/// must fit both with them (they will come) and without (they may not).
+pub fn check_with_nominated(cycle: &Cycle<'_>, node: &NodeView<'_>) -> Result<(), (PluginId, Refusal)> {
+    let coming = nominated(cycle, node.name());
+    if !coming.is_empty() {
+        let mut info = NodeInfo::clone(node.info);
+        let mut overlay = node.overlay.cloned().unwrap_or_default();
+        for other in coming {
+            info.add_pod(other.clone());
+            adjust(cycle, &mut overlay, other, node.index, 1);
+        }
+        check(cycle, &NodeView { index: node.index, info: &info, overlay: Some(&overlay) })?;
+    }
+    check(cycle, node)
+}
+
+impl Search {
+    pub fn new(percentage: i32, seed: u64) -> Search {
+        Search { start: 0, memos: Memos::default(), dice: Dice::new(seed), percentage: usize::try_from(percentage).unwrap_or(0) }
+    }
+
+    /// Finds the best node for a pod. `profile_id` tells profiles apart.
+    pub fn run(
+        &mut self,
+        world: &mut World,
+        profile: &Profile,
+        profile_id: usize,
+        pod: &PodInfo,
+        state: &mut State,
+    ) -> Result<Found, Failure> {
+        world.snapshot.begin_cycle();
+        let all = world.snapshot.order().len();
+        if all == 0 {
+            return Err(Failure::NoNodes);
+        }
+        let mut diagnosis = Diagnosis::default();
+        let only = match self.pre_filter(world, profile, pod, state, &mut diagnosis) {
+            Ok(only) => only,
+            Err(Some(error)) => return Err(Failure::Error(error)),
+            Err(None) => return Err(Failure::Unfit(diagnosis)),
+        };
+        let mut feasible = self.nominated_node(world, profile, pod, state).map_err(Failure::Error)?;
+        if feasible.is_empty() {
+            feasible = self.filter(world, profile, profile_id, pod, state, only.as_deref(), &mut diagnosis).map_err(Failure::Error)?;
+        }
+        match feasible.as_slice() {
+            [] => Err(Failure::Unfit(diagnosis)),
+            [node] => Ok(Found { node: *node, feasible: 1 }),
+            nodes => {
+                let node = self.best(world, profile, profile_id, pod, state, nodes);
+                Ok(Found { node, feasible: nodes.len() })
+            }
+        }
+    }
+
+    /// The only nodes that can be, if plugins name some. Nothing in `Err` means that the diagnosis says it.
+    fn pre_filter(
+        &mut self,
+        world: &mut World,
+        profile: &Profile,
+        pod: &PodInfo,
+        state: &mut State,
+        diagnosis: &mut Diagnosis,
+    ) -> Result<Option<Vec<String>>, Option<String>> {
+        let mut only: Option<Vec<String>> = None;
+        let mut naming = PluginSet::EMPTY;
+        for id in profile.pre_filter.iter().copied() {
+            let mut cycle = Preparing { world, profile, pod, state };
+            match ALL[id].pre_filter(&mut cycle) {
+                PreFilter::Ask => {}
+                PreFilter::Skip => state.skip_filter.insert(id),
+                PreFilter::Refuse(Refusal::Failed(error)) => {
+                    return Err(Some(format!("running PreFilter plugin {:?}: {error}", ALL[id].name())));
+                }
+                PreFilter::Refuse(Refusal::Rejected(rejection)) => {
+                    diagnosis.pre_filter_message = rejection.reasons.join();
+                    diagnosis.absent = Some(rejection);
+                    diagnosis.plugins.insert(id);
+                    return Err(None);
+                }
+                PreFilter::Only(names) => {
+                    naming.insert(id);
+                    only = Some(match only {
+                        None => names,
+                        Some(before) => before.into_iter().filter(|name| names.contains(name)).collect(),
+                    });
+                    if only.as_ref().is_some_and(Vec::is_empty) {
+                        let names = naming.names();
+                        let message = match names.as_slice() {
+                            [one] => format!("node(s) didn't satisfy plugin {one}"),
+                            _ => format!("node(s) didn't satisfy plugin(s) [{}] simultaneously", names.join(" ")),
+                        };
+                        diagnosis.pre_filter_message.clone_from(&message);
+                        diagnosis.absent = Some(Rejection::saying(false, message));
+                        diagnosis.plugins = diagnosis.plugins.union(naming);
+                        return Err(None);
+                    }
+                }
+            }
+        }
+        if only.is_some() {
+            let message = format!("node(s) didn't satisfy plugin(s) [{}]", naming.names().join(" "));
+            diagnosis.absent = Some(Rejection::saying(false, message));
+            diagnosis.plugins = diagnosis.plugins.union(naming);
+        }
+        Ok(only)
+    }
+
+    /// The node that the pod is nominated to, if it will do.
+    fn nominated_node(&mut self, world: &World, profile: &Profile, pod: &PodInfo, state: &State) -> Result<Vec<NodeIndex>, String> {
+        let name = pod.nominated_node();
+        let Some(index) = world.snapshot.find(name).filter(|_| !name.is_empty()) else { return Ok(Vec::new()) };
+        let cycle = Cycle { world, profile, pod, state };
+        match check_with_nominated(&cycle, &NodeView::of(world, index)) {
+            Ok(()) => Ok(vec![index]),
+            Err((_, Refusal::Rejected(_))) => Ok(Vec::new()),
+            Err((_, Refusal::Failed(error))) => Err(error),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn filter(
+        &mut self,
+        world: &World,
+        profile: &Profile,
+        profile_id: usize,
+        pod: &PodInfo,
+        state: &State,
+        only: Option<&[String]>,
+        diagnosis: &mut Diagnosis,
+    ) -> Result<Vec<NodeIndex>, String> {
+        let cycle = Cycle { world, profile, pod, state };
+        let named: Option<Vec<NodeIndex>> = only.map(|names| names.iter().filter_map(|name| world.snapshot.find(name)).collect());
+        let nodes = named.as_deref().unwrap_or(world.snapshot.order());
+        let percentage = profile.percentage_of_nodes_to_score.and_then(|p| usize::try_from(p).ok()).unwrap_or(self.percentage);
+        let wanted = if profile.score.is_empty() { 1 } else { enough(nodes.len(), percentage) };
+        let mut feasible = Vec::with_capacity(wanted);
+        let memo = self.memos.of(pod.template.id, profile_id);
+        let local = profile.filter.iter().take_while(|id| ALL[**id].is_local() || state.skip_filter.contains(**id)).count();
+        let mut checked = PluginSet::EMPTY;
+        profile.filter[..local].iter().filter(|id| !state.skip_filter.contains(**id)).for_each(|id| checked.insert(*id));
+        memo.set_checked(checked);
+        // Kinds of refusals in the diagnosis, by their places in the memo.
+        let mut kinds: Vec<Option<u32>> = Vec::new();
+        for step in 0..nodes.len() {
+            if feasible.len() >= wanted {
+                break;
+            }
+            let index = nodes[(self.start + step) % nodes.len()];
+            let view = NodeView::of(world, index);
+            if !world.nominator.on(view.name()).is_empty() && !world.nominator.is_empty() {
+                match check_with_nominated(&cycle, &view) {
+                    Ok(()) => feasible.push(index),
+                    Err((plugin, Refusal::Rejected(rejection))) => {
+                        let kind = diagnosis.kind(plugin, &rejection);
+                        diagnosis.refuse(index, kind);
+                    }
+                    Err((_, Refusal::Failed(error))) => return Err(error),
+                }
+                continue;
+            }
+            match local_verdict(memo, &cycle, &view, local)? {
+                Some(place) => {
+                    let place = place as usize;
+                    if kinds.len() <= place {
+                        kinds.resize(place + 1, None);
+                    }
+                    let kind = *kinds[place].get_or_insert_with(|| {
+                        let (plugin, rejection) = &memo.refusals[place];
+                        diagnosis.kind(*plugin, rejection)
+                    });
+                    diagnosis.refuse(index, kind);
+                }
+                None => match check_from(&cycle, &view, local) {
+                    Ok(()) => feasible.push(index),
+                    Err((plugin, Refusal::Rejected(rejection))) => {
+                        let kind = diagnosis.kind(plugin, &rejection);
+                        diagnosis.refuse(index, kind);
+                    }
+                    Err((_, Refusal::Failed(error))) => return Err(error),
+                },
+            }
+        }
+        let all = world.snapshot.order().len();
+        self.start = (self.start + feasible.len() + diagnosis.len()) % all.max(1);
+        Ok(feasible)
+    }
+
+    fn best(
+        &mut self,
+        world: &mut World,
+        profile: &Profile,
+        profile_id: usize,
+        pod: &PodInfo,
+        state: &mut State,
+        nodes: &[NodeIndex],
+    ) -> NodeIndex {
+        for id in profile.pre_score.iter().copied() {
+            let mut cycle = Preparing { world, profile, pod, state };
+            if !ALL[id].pre_score(&mut cycle, nodes) {
+                state.skip_score.insert(id);
+            }
+        }
+        let memo = self.memos.of(pod.template.id, profile_id);
+        memo.set_scope((state.skip_score, world.snapshot.images_epoch));
+        let cycle = Cycle { world, profile, pod, state };
+        let plugins: Vec<(PluginId, i64)> = profile.score.iter().copied().filter(|(id, _)| !state.skip_score.contains(*id)).collect();
+        let (local, other): (Vec<_>, Vec<_>) = plugins.into_iter().partition(|(id, _)| ALL[*id].scores_locally());
+        let mut totals: Vec<i64> = nodes.iter().map(|index| local_score(memo, &cycle, *index, &local)).collect();
+        let mut scores = Vec::with_capacity(nodes.len());
+        for (id, weight) in other {
+            scores.clear();
+            scores.extend(nodes.iter().map(|index| ALL[id].score(&cycle, &NodeView::of(world, *index))));
+            ALL[id].normalize(&cycle, nodes, &mut scores);
+            totals.iter_mut().zip(&scores).for_each(|(total, score)| *total += weight * score);
+        }
+        let highest = totals.iter().copied().max().unwrap_or(0);
+        let equals: Vec<NodeIndex> =
+            nodes.iter().copied().zip(&totals).filter(|(_, total)| **total == highest).map(|(node, _)| node).collect();
+        equals[self.dice.below(equals.len())]
+    }
+}
+
+/// The verdict of the filters that read the node and the template alone.
+fn local_verdict(memo: &mut Memo, cycle: &Cycle<'_>, node: &NodeView<'_>, local: usize) -> Result<Option<u32>, String> {
+    let generation = cycle.world.snapshot.generation(node.index);
+    if let Some(known) = memo.verdict(node.index, generation) {
+        return Ok(known);
+    }
+    for id in cycle.profile.filter[..local].iter().copied().filter(|id| !cycle.state.skip_filter.contains(*id)) {
+        match ALL[id].filter(cycle, node) {
+            Ok(()) => {}
+            Err(Refusal::Rejected(rejection)) => return Ok(Some(memo.refuse(node.index, generation, id, rejection))),
+            Err(Refusal::Failed(error)) => return Err(format!("running {:?} filter plugin: {error}", ALL[id].name())),
+        }
+    }
+    memo.pass(node.index, generation);
+    Ok(None)
+}
+
+fn local_score(memo: &mut Memo, cycle: &Cycle<'_>, index: NodeIndex, plugins: &[(PluginId, i64)]) -> i64 {
+    let generation = cycle.world.snapshot.generation(index);
+    if let Some(score) = memo.score(index, generation) {
+        return score;
+    }
+    let view = NodeView::of(cycle.world, index);
+    let score = plugins.iter().map(|(id, weight)| weight * ALL[*id].score(cycle, &view)).sum();
+    memo.set_score(index, generation, score);
+    score
+}
+
+/// What is told of a refusal at the points after the search.
+pub fn single(plugin: PluginId, node: NodeIndex, refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::Failed(error) => Failure::Error(error),
+        Refusal::Rejected(rejection) => {
+            let mut diagnosis = Diagnosis::default();
+            let kind = diagnosis.kind(plugin, &rejection);
+            diagnosis.refuse(node, kind);
+            Failure::Refused(diagnosis)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_nodes_the_smaller_the_share_that_is_looked_for() {
+        for (nodes, percentage, expected) in
+            [(50, 0, 50), (100, 0, 100), (1000, 0, 420), (5000, 0, 500), (10000, 0, 500), (1000, 70, 700), (1000, 1, 100)]
+        {
+            assert_eq!(enough(nodes, percentage), expected, "{nodes} {percentage}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The scheduler from outside: a cluster that is simulated, and a model that checks every placement on its own terms.
+
+mod cluster;
+mod model;
+mod placements;
+mod stories;

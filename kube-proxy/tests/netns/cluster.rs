@@ -13,7 +13,7 @@ use kube_proxy::config::{Config, Period};
 use kube_proxy::{Sources, run_from};
 use serde_json::{Value, json};
 
-use crate::host::{Peer, TO_NEIGHBOURS, TO_PODS, host_ip, peer};
+use crate::host::{Peer, TO_NEIGHBOURS, TO_PODS, host_ip, ip, peer};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -79,6 +79,8 @@ impl Cluster {
         let one = peer("one", "10.244.1.1", TO_PODS);
         let two = peer("two", "10.244.1.2", TO_PODS);
         let neighbour = peer("neighbour", "192.168.50.2", TO_NEIGHBOURS);
+        // Without a way to everywhere, packets to a cluster IP would not even leave the sender.
+        ip("route add default via 192.168.50.2 dev neighbour onlink");
         one.serve("one", 8080);
         two.serve("two", 8080);
         let sources = sources();

@@ -70,7 +70,6 @@ pub fn command(program: &str, words: &[&str]) -> String {
 /// Somebody on the network: a pod of this host, or a neighbour of it.
 pub struct Peer {
     pub namespace: Namespace,
-    pub address: Ipv4Addr,
 }
 
 /// The host's own address towards its pods and towards its neighbours.
@@ -90,7 +89,7 @@ pub fn peer(interface: &str, address: &str, gateway: &str) -> Peer {
         ip(&format!("route add {gateway}/32 dev eth0"));
         ip(&format!("route add default via {gateway}"));
     });
-    Peer { namespace, address: address.parse().expect("an address") }
+    Peer { namespace }
 }
 
 impl Peer {

@@ -14,6 +14,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::backoff::Backoff;
@@ -26,6 +27,7 @@ use crate::cri::remote::Remote;
 use crate::cri::{SharedRuntime, v1};
 use crate::images::credentials::Keyring;
 use crate::images::{Images, Limits};
+use crate::mirror_pods::Mirrors;
 use crate::node::lease::Heart;
 use crate::node::machine::{self, Machine};
 use crate::node::{self, NodeTask, Signals, status};
@@ -38,7 +40,7 @@ use crate::served::Served;
 use crate::server;
 use crate::status_manager::StatusManager;
 use crate::volumes::{self, Volumes};
-use crate::{Error, container_gc};
+use crate::{Error, container_gc, container_logs, static_pods};
 
 /// At the start the runtime is waited for this long between two tries, and so often.
 const RUNTIME_WAIT: Duration = Duration::from_millis(200);
@@ -151,8 +153,25 @@ impl Tasks {
         tasks.spawn(serve(core.clone(), pods.clone(), pleg.clone(), client.clone(), shutdown.clone()));
         let bound = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
         let api_pods = Informer::<Pod>::start(Api::all(client.clone()), bound, shutdown.clone());
-        tasks.spawn(follow_pods(api_pods.clone(), pods.clone(), nodes, shutdown.clone()));
+        tasks.spawn(follow_pods(api_pods.clone(), pods.clone(), nodes.clone(), shutdown.clone()));
         tasks.spawn(watch_runtime(core.clone(), pods.clone(), api_pods, pleg, shutdown.clone()));
+        let statics = core.config.configuration.static_pod_path.clone();
+        if !statics.is_empty() {
+            let changed = Arc::new(Notify::new());
+            let source = static_pods::Source {
+                directory: statics.into(),
+                period: core.config.configuration.file_check_frequency,
+                node_name: node_name.clone(),
+                pods: pods.clone(),
+                changed: changed.clone(),
+            };
+            tasks.spawn(source.run(shutdown.clone()));
+            let mirrors = Mirrors { client: client.clone(), node_name, nodes: nodes.clone(), pods: pods.clone(), changed };
+            tasks.spawn(mirrors.run(shutdown.clone()));
+        }
+        let (log_core, log_shutdown) = (core.clone(), shutdown.clone());
+        let policy = container_logs::Policy::of(&core.config.configuration);
+        tasks.spawn(async move { container_logs::rotate(&log_core, policy, log_shutdown).await });
         let (gc_core, gc_shutdown) = (core.clone(), shutdown.clone());
         tasks.spawn(async move { container_gc::run(&gc_core, gc_shutdown).await });
         // A task that panicked leaves the others running; it is told in the log by its own name.

@@ -150,6 +150,13 @@ impl State {
         self.containers.get_mut(id).ok_or_else(|| not_found("container", id))
     }
 
+    /// Where a container's log would be.
+    fn log_path(&self, id: &str) -> String {
+        let Some(container) = self.containers.get(id) else { return String::new() };
+        let directory = self.sandboxes.get(&container.sandbox).map_or("", |sandbox| sandbox.config.log_directory.as_str());
+        std::path::Path::new(directory).join(&container.config.log_path).display().to_string()
+    }
+
     fn sandbox(&mut self, id: &str) -> Result<&mut Sandbox, Error> {
         self.sandboxes.get_mut(id).ok_or_else(|| not_found("sandbox", id))
     }
@@ -351,6 +358,7 @@ impl Runtime for Fake {
 
     fn container_status(&self, id: String, _verbose: bool) -> Call<'_, v1::ContainerStatusResponse> {
         self.answer(|state, _| {
+            let log_path = state.log_path(&id);
             let container = state.container(&id)?;
             let exited = container.state() == v1::ContainerState::ContainerExited;
             let reason = match container.exit_code {
@@ -373,6 +381,7 @@ impl Runtime for Fake {
                 labels: container.config.labels.clone(),
                 annotations: container.config.annotations.clone(),
                 mounts: container.config.mounts.clone(),
+                log_path,
                 ..Default::default()
             };
             Ok(v1::ContainerStatusResponse { status: Some(status), ..Default::default() })

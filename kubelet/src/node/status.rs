@@ -66,11 +66,11 @@ pub fn capacity(machine: &Machine, configuration: &KubeletConfiguration) -> BTre
     };
     let mut capacity = BTreeMap::from([
         ("cpu".to_owned(), whole(machine.cpus)),
-        ("memory".to_owned(), Quantity(format!("{}Ki", machine.memory_bytes / 1024))),
+        ("memory".to_owned(), bytes(machine.memory_bytes)),
         ("pods".to_owned(), whole(pods)),
     ]);
     if configuration.local_storage_capacity_isolation {
-        capacity.insert("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", machine.storage_bytes / 1024)));
+        capacity.insert("ephemeral-storage".to_owned(), bytes(machine.storage_bytes));
     }
     capacity.extend(machine.huge_pages.iter().map(|(name, size)| (name.clone(), bytes(*size))));
     capacity
@@ -99,14 +99,7 @@ pub fn allocatable(machine: &Machine, configuration: &KubeletConfiguration) -> B
             if name == "memory" {
                 left = left.minus(&Amount::new(huge, Format::BinarySi));
             }
-            let text = if left.sign() < 0 {
-                "0".to_owned()
-            } else if name == "ephemeral-storage" {
-                // Upstream counts in bytes here, and prints them so.
-                left.value().to_string()
-            } else {
-                left.canonical()
-            };
+            let text = if left.sign() < 0 { "0".to_owned() } else { left.canonical() };
             (name.clone(), Quantity(text))
         })
         .collect()
@@ -329,8 +322,8 @@ mod tests {
             KubeletConfiguration { kube_reserved: BTreeMap::from([("cpu".to_owned(), "500m".to_owned())]), ..Default::default() };
         let allocatable = allocatable(&machine(), &configuration);
         let of = |name: &str| allocatable[name].0.as_str();
-        assert_eq!((of("cpu"), of("memory"), of("pods")), ("1500m", "4091904Ki", "110"));
-        assert_eq!(of("ephemeral-storage"), (90_i64 << 30).to_string());
+        assert_eq!((of("cpu"), of("memory"), of("pods")), ("1500m", "3996Mi", "110"));
+        assert_eq!(of("ephemeral-storage"), "90Gi");
     }
 
     #[test]

@@ -115,12 +115,12 @@ fn run(seed: u64, nodes: usize, pods: usize) -> usize {
 
 #[test]
 fn small_clusters_keep_every_rule_and_leave_nobody_waiting_in_vain() {
-    let bound: usize = (0..60).map(|seed| run(seed, 4 + seed as usize % 12, 120)).sum();
-    assert!(bound > 60 * 120 / 4, "only {bound} pods were bound");
+    let bound: usize = (0..30).map(|seed| run(seed, 4 + seed as usize % 12, 120)).sum();
+    assert!(bound > 30 * 120 / 4, "only {bound} pods were bound");
 }
 
 #[test]
 fn a_large_cluster_does_too() {
-    let bound = run(1000, 300, 3000);
-    assert!(bound > 1500, "only {bound} pods were bound");
+    let bound = run(1000, 100, 1500);
+    assert!(bound > 700, "only {bound} pods were bound");
 }

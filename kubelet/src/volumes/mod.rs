@@ -328,6 +328,11 @@ impl Volumes {
     }
 }
 
+/// The name of the claim that a pod's volume stands for.
+pub fn claim_of(pod: &Pod, volume: &Volume) -> Option<String> {
+    persistent::claim_of(pod, volume).map(|(name, _)| name)
+}
+
 /// What came of the attempts; `None` is a volume that waits for its next one.
 fn collect(
     state: &mut PodState,

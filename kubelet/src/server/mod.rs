@@ -94,8 +94,6 @@ pub struct Config {
     pub debugging_handlers: bool,
     /// `enableSystemLogHandler`
     pub system_log_handler: bool,
-    /// `enableSystemLogQuery`
-    pub system_log_query: bool,
     /// What `/logs/` shows.
     pub system_log_dir: PathBuf,
     /// Where checkpoints of containers are put.
@@ -113,7 +111,6 @@ impl Config {
             authorization: authorization::Mode::Webhook { allowed: Duration::from_secs(300), refused: Duration::from_secs(30) },
             debugging_handlers: true,
             system_log_handler: true,
-            system_log_query: false,
             system_log_dir: PathBuf::from("/var/log"),
             checkpoints_dir: PathBuf::from("/var/lib/kubelet/checkpoints"),
         }

@@ -99,6 +99,7 @@ mod tests {
     fn config_map(name: &str) -> ConfigMap {
         let mut object = ConfigMap::default();
         object.metadata.name = Some(name.to_owned());
+        object.data = Some([("a".to_owned(), "b".to_owned())].into());
         object
     }
 

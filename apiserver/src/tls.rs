@@ -22,7 +22,7 @@ pub enum Error {
 /// An acceptor that offers HTTP/2 and HTTP/1.1.
 ///
 /// Clients without a certificate are let in (tokens may identify them); one whose certificate does not verify is refused
-/// at the handshake.
+/// at the handshake. Without a client CA nobody is asked for a certificate.
 pub fn acceptor(certificate_pem: &str, key_pem: &str, client_ca_pem: &str) -> Result<TlsAcceptor, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = CertificateDer::pem_slice_iter(certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
@@ -31,7 +31,10 @@ pub fn acceptor(certificate_pem: &str, key_pem: &str, client_ca_pem: &str) -> Re
     for certificate in CertificateDer::pem_slice_iter(client_ca_pem.as_bytes()) {
         roots.add(certificate?)?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build()?;
+    let verifier = match roots.is_empty() {
+        true => WebPkiClientVerifier::no_client_auth(),
+        false => WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build()?,
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)

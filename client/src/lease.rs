@@ -129,6 +129,11 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
+    /// Whether this process holds the lease.
+    pub fn leads(&self) -> bool {
+        self.renewed.lock().is_some()
+    }
+
     /// Whether the lease, if this process holds it, has not been over for longer than `tolerated`.
     pub fn is_alive(&self, tolerated: Duration) -> bool {
         self.renewed.lock().is_none_or(|(at, duration)| at.elapsed() <= duration + tolerated)

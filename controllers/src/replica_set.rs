@@ -251,7 +251,9 @@ impl<K: Replicated> Shell<K> {
     }
 
     async fn manage(&self, set: &K, key: &ObjectKey, active: &[Arc<Pod>]) -> Result<(), pod_control::Error> {
-        match plan(set.desired(), active.to_vec(), &self.related(set), Timestamp::now()) {
+        let too_many = i32::try_from(active.len()).is_ok_and(|count| count > set.desired());
+        let related = if too_many { self.related(set) } else { Vec::new() };
+        match plan(set.desired(), active.to_vec(), &related, Timestamp::now()) {
             Plan::Nothing => Ok(()),
             Plan::Create(count) => self.create(set, key, count).await,
             Plan::Delete(pods) => self.delete(set, key, pods).await,

@@ -269,9 +269,10 @@ impl Shell {
             other => return answer::or_absent(other).map(|_| ()),
         }
         let Some(mut fresh) = api.get_opt(set.name()).await?.filter(|fresh| fresh.uid() == set.uid()) else { return Ok(()) };
-        // Others may have counted a collision meanwhile.
-        let collision_count = fresh.status.as_ref().and_then(|status| status.collision_count);
-        fresh.status = Some(DaemonSetStatus { collision_count, ..status });
+        // Only the numbers are ours: others may have written conditions or counted a collision meanwhile.
+        let theirs = fresh.status.take().unwrap_or_default();
+        let (collision_count, conditions) = (theirs.collision_count, theirs.conditions);
+        fresh.status = Some(DaemonSetStatus { collision_count, conditions, ..status });
         answer::or_absent(api.replace_status(set.name(), &PostParams::default(), &fresh).await).map(|_| ())
     }
 }

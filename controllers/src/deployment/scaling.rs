@@ -141,7 +141,7 @@ fn fraction(wanted: &Wanted<'_>, set: &ReplicaSet, pods: i32) -> i32 {
 }
 
 /// Old sets that may go: those beyond the limit, of the lowest revisions, that have no pods and know it.
-pub fn expendable<'a>(limit: i32, old: &'a [ReplicaSet]) -> Vec<&'a ReplicaSet> {
+pub fn expendable(limit: i32, old: &[ReplicaSet]) -> Vec<&ReplicaSet> {
     let mut alive: Vec<&ReplicaSet> = old.iter().filter(|set| !set.is_terminating()).collect();
     let surplus = alive.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
     alive.sort_by(|a, b| match (super::revision::revision_of(a), super::revision::revision_of(b)) {
@@ -248,7 +248,7 @@ mod tests {
             // (replicas before, after, sizes (new, old, older), sizes wanted)
             (10, 12, vec![5, 5], vec![6, 6]),
             (10, 20, vec![3, 7], vec![6, 14]),
-            (10, 5, vec![5, 5], vec![2, 3]),
+            (10, 5, vec![5, 5], vec![3, 2]),
             (10, 0, vec![3, 7], vec![0, 0]),
             (5, 50, vec![2, 2, 1], vec![20, 20, 10]),
         ];

@@ -24,7 +24,7 @@ pub struct Version {
 pub enum Action {
     /// The pod has ended: it makes room for a new one.
     DeleteEnded(Arc<Pod>),
-    Create(Pod),
+    Create(Arc<Pod>),
     /// The pod waits, perhaps for claims that are not there.
     CreateClaims(Arc<Pod>),
     /// Identity, storage or the owners of claims are not as they should be.
@@ -51,7 +51,7 @@ pub struct Observed<'a> {
 /// A pod that should be there.
 enum Replica {
     Present(Arc<Pod>),
-    Missing(Pod),
+    Missing(Arc<Pod>),
 }
 
 pub fn is_parallel(set: &StatefulSet) -> bool {
@@ -106,7 +106,9 @@ impl Observed<'_> {
         let start = identity::start(self.set);
         let of = |ordinal| self.pods.iter().find(|pod| identity::ordinal(pod) == Some(ordinal));
         (start..start.saturating_add(identity::replicas(self.set)))
-            .map(|ordinal| of(ordinal).map_or_else(|| Replica::Missing(self.new_pod(ordinal)), |pod| Replica::Present(pod.clone())))
+            .map(|ordinal| {
+                of(ordinal).map_or_else(|| Replica::Missing(Arc::new(self.new_pod(ordinal))), |pod| Replica::Present(pod.clone()))
+            })
             .collect()
     }
 

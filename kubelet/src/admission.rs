@@ -71,7 +71,8 @@ pub fn admit(pod: &Pod, node: Option<&Node>, others: &[Arc<Pod>]) -> Result<(), 
     taints(pod, node)
 }
 
-fn resources(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), Rejection> {
+/// Whether the node has what the pod requests beside what others do.
+pub fn resources(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), Rejection> {
     let status = node.status.as_ref();
     let Some(allocatable) = status.and_then(|status| status.allocatable.as_ref()) else { return Ok(()) };
     let insufficient = |name: &str, requested: i64, used: i64, capacity: i64| {

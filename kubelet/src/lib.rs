@@ -26,6 +26,7 @@ mod pod;
 mod pod_worker;
 mod pods;
 mod probes;
+mod resize;
 mod run;
 mod runtime_state;
 mod runtime_status;

@@ -18,6 +18,8 @@ use crate::cri::{self, v1};
 /// How often all is listed, without events and with them.
 const RELIST: Duration = Duration::from_secs(1);
 const RELIST_BESIDE_EVENTS: Duration = Duration::from_secs(5);
+/// Who tells of an end may be faster than who lists it: it is listed this soon after, and once more.
+const AFTER_EVENT: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(150)];
 /// Listing that has not succeeded for so long is told as unhealthy.
 const UNHEALTHY: Duration = Duration::from_secs(180);
 /// How soon a broken stream of events is opened again.
@@ -85,8 +87,9 @@ pub async fn run(
     let mut picture = Picture::new();
     let mut events = core.runtime.container_events().await.ok();
     let mut reopen_at = Instant::now() + REOPEN;
+    // When to list beside the usual times.
+    let mut soon: Vec<Instant> = Vec::new();
     loop {
-        let period = if events.is_some() { RELIST_BESIDE_EVENTS } else { RELIST };
         match take_picture(core).await {
             Ok(new) => {
                 *health.listed.lock() = Instant::now();
@@ -96,8 +99,13 @@ pub async fn run(
             }
             Err(error) => tracing::warn!(%error, "cannot list what the runtime runs"),
         }
-        let until = Instant::now() + period;
+        if events.is_none() && Instant::now() >= reopen_at {
+            reopen_at = Instant::now() + REOPEN;
+            events = core.runtime.container_events().await.ok();
+        }
+        let usual = Instant::now() + if events.is_some() { RELIST_BESIDE_EVENTS } else { RELIST };
         loop {
+            let until = soon.iter().copied().min().map_or(usual, |at| at.min(usual));
             let next = async {
                 match &mut events {
                     Some(events) => events.next().await,
@@ -106,15 +114,15 @@ pub async fn run(
             };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep_until(until) => break,
+                () = tokio::time::sleep_until(until) => {
+                    soon.retain(|at| *at > until);
+                    break;
+                }
                 event = next => match event {
-                    Some(Ok(event)) => {
-                        if let Some(uid) = pod_of(&event) {
-                            on_change(&uid);
-                        } else {
-                            break;
-                        }
-                    }
+                    Some(Ok(event)) => match pod_of(&event) {
+                        Some(uid) => on_change(&uid),
+                        None => soon = AFTER_EVENT.map(|wait| Instant::now() + wait).to_vec(),
+                    },
                     Some(Err(_)) | None => {
                         events = None;
                         reopen_at = Instant::now() + REOPEN;
@@ -122,10 +130,6 @@ pub async fn run(
                     }
                 },
             }
-        }
-        if events.is_none() && Instant::now() >= reopen_at {
-            reopen_at = Instant::now() + REOPEN * 12;
-            events = core.runtime.container_events().await.ok();
         }
     }
 }

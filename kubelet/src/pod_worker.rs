@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::core::Core;
 use crate::kill;
 use crate::pod;
+use crate::resize::Tracker;
 use crate::runtime_status::PodStatus;
 use crate::status::Waiting;
 use crate::sync::{self, Memory, Synced};
@@ -49,6 +50,8 @@ pub struct Inbox {
     wake: Notify,
     /// Turns once the pod is to be stopped.
     stopping: Shutdown,
+    /// What is told of the pod's resize.
+    pub resize: Tracker,
 }
 
 impl Inbox {
@@ -101,7 +104,8 @@ pub async fn run(core: Arc<Core>, pod: Arc<Pod>, inbox: Arc<Inbox>, shutdown: Sh
     if pod.is_terminating() {
         inbox.stopping.cancel();
     }
-    let mut worker = Worker { core, pod, inbox, memory: Memory::default(), end: End::default(), gone: false, shutdown };
+    let memory = Memory { resize: inbox.resize.clone(), ..Memory::default() };
+    let mut worker = Worker { core, pod, inbox, memory, end: End::default(), gone: false, shutdown };
     if worker.live().await && worker.stop().await && worker.clean_up().await && worker.wait_until_gone().await {
         worker.leave_nothing().await;
     }

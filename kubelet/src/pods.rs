@@ -13,9 +13,14 @@ use crate::admission;
 use crate::core::Core;
 use crate::pod;
 use crate::pod_worker::{self, End, Inbox};
+use crate::resize::{self, Allocation};
 
 struct Entry {
+    /// As its source has it.
+    source: Arc<Pod>,
+    /// With what was allocated to it.
     pod: Arc<Pod>,
+    allocation: Allocation,
     inbox: Arc<Inbox>,
     /// Not let onto the node, so that it holds nothing of it.
     rejected: bool,
@@ -82,11 +87,12 @@ impl Pods {
         let Some(core) = self.core.lock().upgrade() else { return };
         let mut known = self.known.lock();
         if let Some(entry) = known.entries.get_mut(pod.uid()) {
-            entry.pod = pod.clone();
+            entry.source = pod.clone();
             if !entry.rejected {
-                entry.inbox.update(pod.clone());
+                self.allocate(&core, &mut known, pod.uid());
                 return;
             }
+            entry.pod = pod.clone();
             if !pod.is_terminating() {
                 return;
             }
@@ -97,10 +103,13 @@ impl Pods {
             self.start(core, pod.clone(), inbox);
             return;
         }
+        let allocation = Allocation::recalled(pod);
+        let source = pod.clone();
+        let pod = &if allocation.is_desired_by(pod) { pod.clone() } else { Arc::new(allocation.applied_to(pod)) };
         let begins = !pod.is_terminating() && !pod::is_terminal_phase(pod::phase(pod));
         let verdict = if begins { self.admit(&core, &known, pod) } else { Ok(()) };
         let inbox = Arc::new(Inbox::default());
-        let entry = Entry { pod: pod.clone(), inbox: inbox.clone(), rejected: verdict.is_err() };
+        let entry = Entry { source, pod: pod.clone(), allocation, inbox: inbox.clone(), rejected: verdict.is_err() };
         known.entries.insert(pod.uid().to_owned(), entry);
         drop(known);
         match verdict {
@@ -115,27 +124,82 @@ impl Pods {
         if ran {
             return Ok(());
         }
+        let node = self.node.get("", &self.node_name);
+        admission::admit(pod, node.as_deref(), &Pods::others(core, known, pod.uid()))
+    }
+
+    /// The pods beside this one that hold something of the node.
+    fn others(core: &Core, known: &Known, uid: &str) -> Vec<Arc<Pod>> {
         let holds = |entry: &&Entry| {
             let told = core.statuses.get(entry.pod.uid());
             let phase = told.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_else(|| pod::phase(&entry.pod));
-            !entry.rejected && !(pod::is_terminal_phase(phase) && pod::is_terminal_phase(pod::phase(&entry.pod)))
+            let over = pod::is_terminal_phase(phase) && pod::is_terminal_phase(pod::phase(&entry.pod));
+            !entry.rejected && !over && entry.pod.uid() != uid
         };
-        let others: Vec<Arc<Pod>> = known.entries.values().filter(holds).map(|entry| entry.pod.clone()).collect();
-        let node = self.node.get("", &self.node_name);
-        admission::admit(pod, node.as_deref(), &others)
+        known.entries.values().filter(holds).map(|entry| entry.pod.clone()).collect()
+    }
+
+    /// Gives a pod what it asks for, if the node has it, and tells its task.
+    fn allocate(&self, core: &Core, known: &mut Known, uid: &str) {
+        let Some(entry) = known.entries.get(uid) else { return };
+        let (source, inbox) = (entry.source.clone(), entry.inbox.clone());
+        let generation = source.metadata.generation.unwrap_or(0);
+        let mut allocation = entry.allocation.clone();
+        if allocation.is_desired_by(&source) {
+            inbox.resize.settle();
+        } else {
+            let node = self.node.get("", &self.node_name);
+            let fits = node.map_or(Ok(()), |node| admission::resources(&source, &node, &Pods::others(core, known, uid)));
+            match fits {
+                Ok(()) => {
+                    allocation = Allocation::desired(&source);
+                    inbox.resize.begin(generation);
+                    let message = resize::summary("Pod resize started", &source, generation, "");
+                    core.recorder.normal(&source.reference(), "ResizeStarted", message);
+                }
+                Err(rejection) => {
+                    if inbox.resize.defer(&rejection.message, generation) {
+                        let message = resize::summary("Pod resize Deferred", &source, generation, &rejection.message);
+                        core.recorder.warning(&source.reference(), "ResizeDeferred", message);
+                    }
+                }
+            }
+        }
+        let pod = if allocation.is_desired_by(&source) { source } else { Arc::new(allocation.applied_to(&source)) };
+        if let Some(entry) = known.entries.get_mut(uid) {
+            entry.pod = pod.clone();
+            entry.allocation = allocation;
+        }
+        inbox.update(pod);
+    }
+
+    /// Something of the node has become free: pods that wait for more may have it.
+    fn retry_resizes(&self, core: &Core) {
+        let mut known = self.known.lock();
+        let waiting: Vec<String> = known
+            .entries
+            .iter()
+            .filter(|(_, entry)| !entry.rejected && !entry.allocation.is_desired_by(&entry.source))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        waiting.iter().for_each(|uid| self.allocate(core, &mut known, uid));
     }
 
     fn start(&self, core: Arc<Core>, pod: Arc<Pod>, inbox: Arc<Inbox>) {
         let (pods, uid) = (self.clone(), pod.uid().to_owned());
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move {
-            pod_worker::run(core, pod, inbox.clone(), shutdown.clone()).await;
-            if !shutdown.is_cancelled() {
+            pod_worker::run(core.clone(), pod, inbox.clone(), shutdown.clone()).await;
+            if shutdown.is_cancelled() {
+                return;
+            }
+            {
                 let mut known = pods.known.lock();
                 if known.entries.get(&uid).is_some_and(|entry| Arc::ptr_eq(&entry.inbox, &inbox)) {
                     known.entries.remove(&uid);
                 }
             }
+            pods.retry_resizes(&core);
         });
     }
 
@@ -179,17 +243,13 @@ impl Pods {
 
     /// All pods, as their sources have them.
     pub fn all(&self) -> Vec<Arc<Pod>> {
-        self.known.lock().entries.values().map(|entry| entry.pod.clone()).collect()
-    }
-
-    pub fn get(&self, uid: &str) -> Option<Arc<Pod>> {
-        self.known.lock().entries.get(uid).map(|entry| entry.pod.clone())
+        self.known.lock().entries.values().map(|entry| entry.source.clone()).collect()
     }
 
     /// The pod that the API server has for the one with this uid: itself, or the mirror of a static one.
     pub fn api_pod(&self, uid: &str) -> Option<Arc<Pod>> {
         let known = self.known.lock();
-        let pod = &known.entries.get(uid)?.pod;
+        let pod = &known.entries.get(uid)?.source;
         if pod::is_static(pod) {
             known.mirrors.get(&(pod.namespace().to_owned(), pod.name().to_owned())).cloned()
         } else {

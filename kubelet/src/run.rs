@@ -40,7 +40,7 @@ use crate::served::Served;
 use crate::server;
 use crate::status_manager::StatusManager;
 use crate::volumes::{self, Volumes};
-use crate::{Error, container_gc, container_logs, static_pods};
+use crate::{Error, container_gc, container_logs, images, static_pods};
 
 /// At the start the runtime is waited for this long between two tries, and so often.
 const RUNTIME_WAIT: Duration = Duration::from_millis(200);
@@ -172,6 +172,8 @@ impl Tasks {
         let (log_core, log_shutdown) = (core.clone(), shutdown.clone());
         let policy = container_logs::Policy::of(&core.config.configuration);
         tasks.spawn(async move { container_logs::rotate(&log_core, policy, log_shutdown).await });
+        let policy = images::gc::Policy::of(&core.config.configuration);
+        tasks.spawn(images::gc::run(core.clone(), policy, shutdown.clone()));
         let (gc_core, gc_shutdown) = (core.clone(), shutdown.clone());
         tasks.spawn(async move { container_gc::run(&gc_core, gc_shutdown).await });
         // A task that panicked leaves the others running; it is told in the log by its own name.

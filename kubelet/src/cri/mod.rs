@@ -2,6 +2,7 @@
 //!
 //! The only module that names the transport. Everybody else calls [`Runtime`], which a simulated node answers itself ([`fake`]).
 
+mod containerd;
 mod error;
 pub mod extension;
 pub mod fake;

@@ -223,8 +223,11 @@ impl Runtime for Remote {
     fn container_events(&self) -> Call<'_, BoxStream<'static, Result<v1::ContainerEventResponse, Error>>> {
         let mut client = self.runtime.clone();
         Box::pin(async move {
-            let events = within(self.timeout, client.get_container_events(v1::GetEventsRequest {})).await?;
-            Ok(events.map(|event| event.map_err(Error::from)).boxed())
+            match within(self.timeout, client.get_container_events(v1::GetEventsRequest {})).await {
+                Ok(events) => Ok(events.map(|event| event.map_err(Error::from)).boxed()),
+                Err(error) if error.code == Code::Unimplemented => super::containerd::exits(self.channel.clone()).await,
+                Err(error) => Err(error),
+            }
         })
     }
 

@@ -207,7 +207,8 @@ impl Maker<'_> {
             }
         }
         status.state = Some(self.state_of(known, old));
-        status.resources = resources(container, known, old.filter(|old| old.container_id.as_deref() == Some(id.as_str())));
+        let same = old.filter(|old| old.container_id.as_deref() == Some(id.as_str()));
+        status.resources = resources(container, known, self.inputs.actuated.get(&container.name), same);
         status.allocated_resources = container.resources.as_ref().and_then(|resources| resources.requests.clone());
         status.user = known.user.as_ref().and_then(user);
         status
@@ -280,12 +281,26 @@ const MIN_MILLI_CPU_LIMIT: i64 = 10;
 const MIN_SHARES: i64 = 2;
 
 /// What the container has now: as its spec says, corrected by what the runtime tells of a running one.
-fn resources(container: &Container, known: &runtime_status::Container, old: Option<&ContainerStatus>) -> Option<ResourceRequirements> {
+fn resources(
+    container: &Container,
+    known: &runtime_status::Container,
+    actuated: Option<&ResourceRequirements>,
+    old: Option<&ContainerStatus>,
+) -> Option<ResourceRequirements> {
     let mut resources = container.resources.clone().unwrap_or_default();
     if known.state != State::Running {
         return Some(resources);
     }
     let linux = known.resources.as_ref().and_then(|resources| resources.linux.as_ref());
+    // A runtime that does not tell has what it was told.
+    if let Some(actuated) = actuated.filter(|_| linux.is_none()) {
+        for (list, has) in [(&mut resources.limits, &actuated.limits), (&mut resources.requests, &actuated.requests)] {
+            let Some(list) = list else { continue };
+            let has = has.iter().flatten().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory"));
+            list.extend(has.map(|(name, quantity)| (name.clone(), quantity.clone())));
+        }
+        return Some(resources);
+    }
     let old = old.and_then(|old| old.resources.as_ref());
     let milli = |list: &BTreeMap<String, Quantity>| list.get("cpu").and_then(|q| Amount::parse(&q.0).ok()).map_or(0, |q| q.milli_value());
     let keep = |list: &mut BTreeMap<String, Quantity>, before: Option<&BTreeMap<String, Quantity>>, name: &str| {
@@ -322,6 +337,10 @@ fn resources(container: &Container, known: &runtime_status::Container, old: Opti
                 }
             }
             None => keep(requests, before, "cpu"),
+        }
+        // The kernel does not know how much memory was asked for.
+        if let Some(quantity) = actuated.and_then(|actuated| actuated.requests.as_ref()?.get("memory")) {
+            requests.insert("memory".to_owned(), quantity.clone());
         }
     }
     Some(resources)

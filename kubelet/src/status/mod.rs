@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodCondition, Pod
 use crate::container_config::qos;
 use crate::pod;
 use crate::probes::Verdicts;
+use crate::resize::Actuated;
 use crate::runtime_status::PodStatus;
 use crate::sync_pod::{any_regular_active, restart};
 
@@ -46,6 +47,8 @@ pub struct Inputs<'a> {
     pub failure: Option<&'a Waiting>,
     /// Whether the pod's runtime can mount read-only recursively.
     pub recursive_read_only: bool,
+    /// What containers were made with or changed to, by name.
+    pub actuated: &'a Actuated,
     /// Conditions that tell of a resize.
     pub resize: &'a [PodCondition],
 }

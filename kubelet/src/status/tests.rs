@@ -65,6 +65,7 @@ impl Scene {
                 terminal: self.terminal,
                 failure: self.failure.as_ref(),
                 recursive_read_only: false,
+                actuated: &HashMap::new(),
                 resize: &[],
             },
         )

@@ -14,11 +14,12 @@ use client::{Object, Shutdown};
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus as ApiStatus, Secret};
 
-use crate::container_config::as_container;
+use crate::container_config::{self, as_container};
 use crate::core::Core;
 use crate::cri::{or_gone, v1};
 use crate::kill;
 use crate::pod;
+use crate::resize::{self, Actuated, Tracker};
 use crate::runtime_status::{self, PodStatus};
 use crate::status::{self, Waiting};
 use crate::sync_pod::{self, Action, Circumstances};
@@ -35,8 +36,12 @@ pub struct Memory {
     pub waiting: HashMap<String, Waiting>,
     /// Evicted, or past its deadline.
     pub failure: Option<Waiting>,
+    /// What containers were made with or changed to.
+    pub actuated: Actuated,
+    /// What is told of a resize.
+    pub resize: Tracker,
     /// Whether the secrets that are missing have been told of.
-    told_missing_secrets: bool,
+    pub told_missing_secrets: bool,
 }
 
 /// How a sync ended.
@@ -73,6 +78,7 @@ pub async fn observe(core: &Core, pod: &Pod) -> Result<PodStatus, String> {
 /// Makes and tells the status of what was observed.
 pub fn tell(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Memory, terminal: bool, could_run: bool) -> (Arc<ApiStatus>, bool) {
     let told = core.told(pod);
+    follow_resize(core, pod, observed, memory, terminal);
     let inputs = status::Inputs {
         observed,
         told: &told,
@@ -83,13 +89,32 @@ pub fn tell(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Memory, 
         terminal,
         failure: memory.failure.as_ref(),
         recursive_read_only: core.node.read().recursive_read_only,
-        resize: &[],
+        actuated: &memory.actuated,
+        resize: &memory.resize.conditions(),
     };
     let (status, news) = core.statuses.set(pod, status::generate(pod, inputs), could_run);
     if news {
         core.probes.poke(pod.uid());
     }
     (status, news)
+}
+
+/// Tells of a resize that is under way, or done.
+fn follow_resize(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Memory, terminal: bool) {
+    if !terminal && resize::is_in_progress(pod, observed, &memory.actuated) {
+        memory.resize.go_on(pod.metadata.generation.unwrap_or(0));
+    } else if let Some(generation) = memory.resize.complete() {
+        let message = resize::summary("Pod resize completed", pod, generation, "");
+        core.recorder.normal(&pod.reference(), "ResizeCompleted", message);
+    }
+}
+
+/// Makes the pod's cgroup, or brings it up to date.
+async fn ensure_cgroup(core: &Core, pod: &Arc<Pod>) -> Result<(), String> {
+    let Some(cgroups) = core.cgroups.clone() else { return Ok(()) };
+    let ours = pod.clone();
+    let ensured = tokio::task::spawn_blocking(move || cgroups.ensure_pod(&ours)).await;
+    ensured.map_err(|error| error.to_string()).and_then(|made| made.map_err(|error| error.to_string()))
 }
 
 /// Syncs a pod once. `stopping` turns when the pod is to be stopped, which ends what can take long.
@@ -103,14 +128,20 @@ pub async fn sync(core: &Core, pod: &Arc<Pod>, memory: &mut Memory, stopping: &S
         core.recorder.warning(&pod.reference(), "NetworkNotReady", problem.clone());
         return Err(problem);
     }
-    if let Some(cgroups) = core.cgroups.clone() {
-        let ours = pod.clone();
-        let ensured = tokio::task::spawn_blocking(move || cgroups.ensure_pod(&ours)).await;
-        if let Err(problem) = ensured.map_err(|error| error.to_string()).and_then(|made| made.map_err(|error| error.to_string())) {
-            let message = format!("unable to ensure pod container exists: {problem}");
-            core.recorder.warning(&pod.reference(), "FailedCreatePodContainer", message);
-            return Err(format!("failed to ensure that the pod: {} cgroups exist and are correctly applied: {problem}", pod.uid()));
+    // What containers have was given to them before the kubelet started, as far as it is not known.
+    for known in observed.running() {
+        if let Some(container) = pod::find_container(pod, &known.name) {
+            memory.actuated.entry(known.name.clone()).or_insert_with(|| container.resources.unwrap_or_default());
         }
+    }
+    // While containers shrink their pod's cgroup may not: it follows when they are done.
+    let shrinking = resize::is_in_progress(pod, &observed, &memory.actuated);
+    if let Err(problem) = ensure_cgroup(core, pod).await
+        && !shrinking
+    {
+        let message = format!("unable to ensure pod container exists: {problem}");
+        core.recorder.warning(&pod.reference(), "FailedCreatePodContainer", message);
+        return Err(format!("failed to ensure that the pod: {} cgroups exist and are correctly applied: {problem}", pod.uid()));
     }
     let volumes = tokio::select! {
         mounted = core.volumes.mount(pod) => mounted,
@@ -128,10 +159,10 @@ pub async fn sync(core: &Core, pod: &Arc<Pod>, memory: &mut Memory, stopping: &S
     };
     core.probes.add(pod);
     let restart_all = status.conditions.iter().flatten().any(|c| c.type_ == "AllContainersRestarting" && c.status == "True");
-    let circumstances = Circumstances { verdicts: Some(&core.verdicts), restart_all };
+    let circumstances = Circumstances { verdicts: Some(&core.verdicts), restart_all, actuated: Some(&memory.actuated) };
     let plan = sync_pod::plan(pod, &observed, circumstances);
     if plan.is_empty() {
-        return Ok(next_wake(&observed));
+        return Ok(Synced::Done { changed: false });
     }
     let mut carrying = Carrying {
         core,
@@ -151,6 +182,9 @@ pub async fn sync(core: &Core, pod: &Arc<Pod>, memory: &mut Memory, stopping: &S
     };
     let result = carrying.carry_out(&plan).await;
     let (retry_at, failed) = (carrying.retry_at, std::mem::take(&mut carrying.failed));
+    if shrinking && let Err(problem) = ensure_cgroup(core, pod).await {
+        tell_failed_resize(core, pod, memory, &problem);
+    }
     // What was done is told at once, without waiting for the next look at the runtime.
     let after = observe_and_tell(core, pod, memory, false, None).await?;
     result?;
@@ -167,8 +201,11 @@ pub async fn sync(core: &Core, pod: &Arc<Pod>, memory: &mut Memory, stopping: &S
     Ok(Synced::Done { changed: true })
 }
 
-fn next_wake(_observed: &PodStatus) -> Synced {
-    Synced::Done { changed: false }
+fn tell_failed_resize(core: &Core, pod: &Arc<Pod>, memory: &Memory, problem: &str) {
+    let generation = pod.metadata.generation.unwrap_or(0);
+    if memory.resize.fail(problem, generation) {
+        core.recorder.warning(&pod.reference(), "ResizeError", resize::summary("Pod resize error", pod, generation, problem));
+    }
 }
 
 /// A plan being carried out.
@@ -221,6 +258,7 @@ impl Carrying<'_> {
                     }
                 }
                 Action::CreateSandbox { attempt, changed } => self.create_sandbox(*attempt, *changed).await?,
+                Action::Resize { id, name } => self.resize(id, name).await,
                 Action::StartEphemeral(index) => {
                     let Some(ephemeral) = pod::ephemeral_containers(self.pod).get(*index) else { continue };
                     let target = ephemeral.target_container_name.as_deref().filter(|name| !name.is_empty());
@@ -254,7 +292,9 @@ impl Carrying<'_> {
             return Ok(false);
         }
         self.prepare_to_start().await?;
-        match self.start_container(container, target).await {
+        let result = self.start_container(container, target).await;
+        self.memory.actuated.insert(container.name.clone(), container.resources.clone().unwrap_or_default());
+        match result {
             Ok(()) => {
                 self.memory.waiting.remove(&container.name);
                 Ok(true)
@@ -264,6 +304,26 @@ impl Carrying<'_> {
                 self.failed.push(format!("failed to \"StartContainer\" for {name:?} with {}: {:?}", waiting.reason, waiting.message));
                 self.memory.waiting.insert(name.clone(), waiting);
                 Ok(false)
+            }
+        }
+    }
+
+    /// Gives a running container what was allocated to it.
+    async fn resize(&mut self, id: &str, name: &str) {
+        let Some(container) = pod::find_container(self.pod, name) else { return };
+        let node = self.core.node_for(self.pod);
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(container_config::resources::container(self.pod, &container, &node)),
+            ..Default::default()
+        };
+        match self.core.runtime.update_container_resources(request).await {
+            Ok(()) => {
+                self.memory.actuated.insert(name.to_owned(), container.resources.unwrap_or_default());
+            }
+            Err(error) => {
+                tell_failed_resize(self.core, self.pod, self.memory, &error.to_string());
+                self.failed.push(format!("failed to \"ResizePodInPlace\" for {name:?}: {error}"));
             }
         }
     }

@@ -7,13 +7,12 @@ use std::collections::HashSet;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::{Action, Changes, KillReason, any_regular_active, fault_of, kill_unknown, restart};
+use super::{Action, Changes, Circumstances, KillReason, any_regular_active, fault_of, kill_unknown, resize, restart};
 use crate::pod;
-use crate::probes::Verdicts;
 use crate::runtime_status::{self, PodStatus, State};
 
 /// Adds to `changes` what initialization asks for; whether the main containers may run.
-pub(super) fn plan(pod: &Pod, status: &PodStatus, verdicts: Option<&Verdicts>, changes: &mut Changes) -> bool {
+pub(super) fn plan(pod: &Pod, status: &PodStatus, circumstances: Circumstances<'_>, changes: &mut Changes) -> bool {
     let containers = pod::init_containers(pod);
     if containers.is_empty() {
         return true;
@@ -37,7 +36,7 @@ pub(super) fn plan(pod: &Pod, status: &PodStatus, verdicts: Option<&Verdicts>, c
             State::Created => changes.init.push(index),
             State::Running if sidecar => {
                 let place = Place { index, last, passed };
-                initialized |= running_sidecar(container, known, verdicts, place, changes);
+                initialized |= running_sidecar(container, known, circumstances, place, changes);
             }
             State::Running => {}
             State::Exited if sidecar => changes.init.push(index),
@@ -84,12 +83,12 @@ struct Place {
 fn running_sidecar(
     container: &Container,
     known: &runtime_status::Container,
-    verdicts: Option<&Verdicts>,
+    circumstances: Circumstances<'_>,
     place: Place,
     changes: &mut Changes,
 ) -> bool {
     if container.startup_probe.is_some() {
-        match verdicts.and_then(|verdicts| verdicts.startup(&known.id)) {
+        match circumstances.verdicts.and_then(|verdicts| verdicts.startup(&known.id)) {
             Some(true) => {}
             Some(false) => {
                 let message = format!("Init container {} failed startup probe", container.name);
@@ -103,8 +102,10 @@ fn running_sidecar(
     if !place.last && !place.passed {
         changes.init.push(place.index + 1);
     }
-    if let Some((message, reason)) = fault_of(container, known, verdicts, "Init container") {
+    if let Some((message, reason)) = fault_of(container, known, circumstances.verdicts, "Init container") {
         changes.kill.push(kill(known, message, reason));
+        changes.init.push(place.index);
+    } else if resize(container, known, circumstances.actuated, changes) {
         changes.init.push(place.index);
     }
     place.last

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use crate::container_config::labels;
 use crate::pod;
 use crate::probes::Verdicts;
+use crate::resize::{self, Actuated, Step};
 use crate::runtime_status::{self, PodStatus, State};
 
 /// Why a container is killed, where that decides how long it is given.
@@ -38,6 +39,8 @@ pub enum Action {
     StartEphemeral(usize),
     StartInit(usize),
     Start(usize),
+    /// Give a running container what was allocated to it, by its name.
+    Resize { id: String, name: String },
 }
 
 /// What a plan needs to know beside pod and status.
@@ -46,6 +49,8 @@ pub struct Circumstances<'a> {
     pub verdicts: Option<&'a Verdicts>,
     /// The pod has the condition `AllContainersRestarting`.
     pub restart_all: bool,
+    /// What running containers have; of those that are not listed nothing is known.
+    pub actuated: Option<&'a Actuated>,
 }
 
 #[derive(Default)]
@@ -55,6 +60,7 @@ struct Changes {
     init: Vec<usize>,
     start: Vec<usize>,
     ephemeral: Vec<usize>,
+    resize: Vec<Action>,
 }
 
 /// The plan.
@@ -66,14 +72,13 @@ pub fn plan(pod: &Pod, status: &PodStatus, circumstances: Circumstances<'_>) -> 
     if let Some(fault) = &sandbox.fault {
         return recreate(pod, status, &sandbox, fault);
     }
-    let verdicts = circumstances.verdicts;
     let mut changes = Changes::default();
     // Ephemeral containers are never started twice.
     let ephemeral = pod::ephemeral_containers(pod).iter().enumerate();
     changes.ephemeral = ephemeral.filter(|(_, c)| status.container(&c.name).is_none()).map(|(i, _)| i).collect();
-    let initialized = init_containers::plan(pod, status, verdicts, &mut changes);
+    let initialized = init_containers::plan(pod, status, circumstances, &mut changes);
     if !changes.stop_pod && initialized {
-        regular_containers(pod, status, verdicts, &mut changes);
+        regular_containers(pod, status, circumstances, &mut changes);
     }
     changes.into_actions(pod, status)
 }
@@ -82,6 +87,7 @@ impl Changes {
     fn into_actions(self, pod: &Pod, status: &PodStatus) -> Vec<Action> {
         let mut actions = if self.stop_pod { vec![Action::StopPod] } else { self.kill };
         actions.extend(init_containers::stale(pod, status).map(|id| Action::Remove { id }));
+        actions.extend(self.resize);
         actions.extend(self.ephemeral.into_iter().map(Action::StartEphemeral));
         actions.extend(self.init.into_iter().map(Action::StartInit));
         actions.extend(self.start.into_iter().map(Action::Start));
@@ -132,7 +138,7 @@ pub fn any_regular_active(pod: &Pod, status: &PodStatus) -> bool {
     status.active().any(|active| pod::containers(pod).iter().any(|container| container.name == active.name))
 }
 
-fn regular_containers(pod: &Pod, status: &PodStatus, verdicts: Option<&Verdicts>, changes: &mut Changes) {
+fn regular_containers(pod: &Pod, status: &PodStatus, circumstances: Circumstances<'_>, changes: &mut Changes) {
     let mut kept = 0;
     for (index, container) in pod::containers(pod).iter().enumerate() {
         let running = match status.container(&container.name) {
@@ -149,7 +155,8 @@ fn regular_containers(pod: &Pod, status: &PodStatus, verdicts: Option<&Verdicts>
         };
         // Rules look at exit codes, and this one has not exited: only the policy counts.
         let policy = container.restart_policy.as_deref().or(pod::spec(pod).restart_policy.as_deref());
-        match fault_of(container, running, verdicts, "Container") {
+        match fault_of(container, running, circumstances.verdicts, "Container") {
+            None if resize(container, running, circumstances.actuated, changes) => changes.start.push(index),
             None => kept += 1,
             Some((message, reason)) => {
                 let restart = reason == KillReason::Other || policy != Some("Never");
@@ -186,6 +193,28 @@ fn fault_of(
         return Some((format!("{kind} {name} failed startup probe"), KillReason::StartupProbe));
     }
     None
+}
+
+/// Whether the container has to be started anew to have what was allocated to it.
+fn resize(
+    container: &Container,
+    running: &runtime_status::Container,
+    actuated: Option<&Actuated>,
+    changes: &mut Changes,
+) -> bool {
+    let actuated = actuated.and_then(|actuated| actuated.get(&container.name));
+    let (id, name) = (running.id.clone(), running.name.clone());
+    match resize::step(container, actuated) {
+        Step::Nothing => {}
+        Step::Update if resize::shrinks(container, actuated) => changes.resize.insert(0, Action::Resize { id, name }),
+        Step::Update => changes.resize.push(Action::Resize { id, name }),
+        Step::Restart => {
+            let message = format!("Container {name} resize requires restart");
+            changes.kill.push(Action::Kill { id, name, message, reason: KillReason::Other });
+            return true;
+        }
+    }
+    false
 }
 
 fn kill_unknown(kind: &str, container: &runtime_status::Container) -> Action {

@@ -125,7 +125,7 @@ fn a_sidecar_is_waited_for_if_it_has_a_startup_probe() {
     let verdicts = Verdicts::default();
     let at = |verdict: Option<bool>| {
         verdicts.set("id-s", Kind::Startup, verdict);
-        plan(&pod, &known, Circumstances { verdicts: Some(&verdicts), restart_all: false })
+        plan(&pod, &known, Circumstances { verdicts: Some(&verdicts), ..Circumstances::default() })
     };
     assert_eq!(at(None), []);
     assert_eq!(at(Some(true)), [Action::Start(0)]);
@@ -145,7 +145,7 @@ fn probes_that_fail_have_their_container_killed() {
         let pod = pod(json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}));
         let mut expected = vec![kill("a", message, KillReason::LivenessProbe)];
         expected.extend(restart.then_some(Action::Start(0)));
-        assert_eq!(plan(&pod, &known, Circumstances { verdicts: Some(&verdicts), restart_all: false }), expected);
+        assert_eq!(plan(&pod, &known, Circumstances { verdicts: Some(&verdicts), ..Circumstances::default() }), expected);
     }
 }
 
@@ -172,7 +172,7 @@ fn all_are_reset_those_that_asked_for_it_last() {
         [{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}}]}, {"name": "b"}]}));
     let known = status(vec![container("a", State::Exited, 7), container("b", State::Running, 0)]);
     let reset = |name: &str, kill| Action::Reset { id: format!("id-{name}"), name: name.to_owned(), kill };
-    let actions = plan(&pod, &known, Circumstances { verdicts: None, restart_all: true });
+    let actions = plan(&pod, &known, Circumstances { restart_all: true, ..Circumstances::default() });
     assert_eq!(actions, [reset("b", true), reset("a", false)]);
 }
 
@@ -183,4 +183,20 @@ fn earlier_tries_of_init_containers_are_removed() {
     older.id = "older".to_owned();
     let known = status(vec![container("i", State::Exited, 1), older]);
     assert_eq!(planned(spec, &known), [Action::Remove { id: "older".to_owned() }, Action::StartInit(0)]);
+}
+
+#[test]
+fn a_resize_updates_or_restarts_as_the_policy_says() {
+    let known = status(vec![container("a", State::Running, 0)]);
+    let spec = |cpu: &str, policy: &str| {
+        pod(json!({"restartPolicy": "Always", "containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}},
+            "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]}]}))
+    };
+    let before = spec("1", "").spec.expect("it has one").containers.remove(0).resources.expect("it has some");
+    let actuated = Actuated::from([("a".to_owned(), before)]);
+    let at = |pod: &Pod| plan(pod, &known, Circumstances { actuated: Some(&actuated), ..Circumstances::default() });
+    assert_eq!(at(&spec("1", "NotRequired")), []);
+    assert_eq!(at(&spec("2", "NotRequired")), [Action::Resize { id: "id-a".to_owned(), name: "a".to_owned() }]);
+    let restart = kill("a", "Container a resize requires restart", KillReason::Other);
+    assert_eq!(at(&spec("2", "RestartContainer")), [restart, Action::Start(0)]);
 }

@@ -10,10 +10,11 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 
-use super::pressure::{Seen, is_critical};
+use super::pressure::Seen;
 use super::rank::StatsByPod;
 use super::threshold::{Config, Signal, Threshold};
 use super::{Pressure, limits, message, observation, rank};
+use crate::pod::is_critical;
 use crate::stats::{Provider, Summary};
 
 const EVERY: Duration = Duration::from_secs(10);

@@ -8,9 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, Toleration};
 use super::observation::{self, Observations};
 use super::threshold::{Config, Signal, Threshold};
 use crate::container_config::qos;
-
-/// Pods of this priority and above are not kept out, nor evicted.
-const SYSTEM_CRITICAL: i32 = 2_000_000_000;
+use crate::pod::is_critical;
 
 /// Which kinds of pressure the node is under.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,15 +37,6 @@ impl Pressure {
         }
         Err(format!("The node had condition: [{}]. ", self.conditions().join(" ")))
     }
-}
-
-/// Whether the pod is one that the node or the cluster cannot do without.
-pub fn is_critical(pod: &Pod) -> bool {
-    let annotations = pod.metadata.annotations.as_ref();
-    let has = |key: &str| annotations.is_some_and(|annotations| annotations.contains_key(key));
-    let from_file = annotations.and_then(|a| a.get("kubernetes.io/config.source")).is_some_and(|source| source != "api");
-    let priority = pod.spec.as_ref().and_then(|spec| spec.priority);
-    from_file || has("kubernetes.io/config.mirror") || priority.is_some_and(|priority| priority >= SYSTEM_CRITICAL)
 }
 
 fn tolerates_memory_pressure(pod: &Pod) -> bool {

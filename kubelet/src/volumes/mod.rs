@@ -20,6 +20,9 @@ mod tear_down;
 mod tokens;
 mod trust_bundles;
 
+#[cfg(test)]
+mod tests_with_mounts;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// The mount points at and below a directory, the deepest last made first.
 pub fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
     Ok(points_below(&table, dir))
 }
 

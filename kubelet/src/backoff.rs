@@ -65,10 +65,6 @@ impl<K: Eq + Hash + Clone> Backoff<K> {
         }
     }
 
-    pub fn forget(&mut self, key: &K) {
-        self.entries.remove(key);
-    }
-
     pub fn retain(&mut self, keep: impl Fn(&K) -> bool) {
         self.entries.retain(|key, _| keep(key));
     }

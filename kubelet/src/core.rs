@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use client::events::{Event, Recorder, Type};
 use client::{Informer, Object};
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus as ApiStatus, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use parking_lot::{Mutex, RwLock};
@@ -90,9 +89,5 @@ impl Core {
         tracing::info!(pod = %pod::describe(pod), reason, message, qos = %qos::class(pod), "pod is rejected");
         let status = crate::status::rejected(pod, reason, message, &self.host_ips.read());
         self.statuses.set(pod, status, false);
-    }
-
-    pub fn now(&self) -> Timestamp {
-        Timestamp::now()
     }
 }

@@ -38,6 +38,7 @@ mod status;
 mod status_manager;
 mod sync;
 mod sync_pod;
+mod sysctls;
 pub mod volumes;
 
 pub use config::Config;

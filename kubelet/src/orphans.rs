@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::Shutdown;
 use parking_lot::Mutex;
 
+use crate::container_config::labels;
 use crate::container_gc;
 use crate::core::Core;
 use crate::kill;
 use crate::pods::Pods;
 use crate::runtime_status;
 
+/// Not before the first pods are running.
+const FIRST_CLEAN: Duration = Duration::from_secs(5);
 /// How long they have, as upstream.
 const GRACE_SECONDS: i64 = 1;
 
@@ -40,6 +44,40 @@ impl Orphans {
                 }
                 dying.lock().remove(&uid);
             });
+        }
+    }
+}
+
+/// How often what is left of pods that are gone is looked for.
+const CLEAN_PERIOD: Duration = Duration::from_secs(60);
+
+/// Removes directories, mounts and cgroups of pods that are gone, again and again until shutdown. `ready`: whether all pods have been heard of.
+pub async fn clean(core: &Core, pods: &Pods, ready: impl Fn() -> bool, shutdown: Shutdown) {
+    let mut wait = FIRST_CLEAN;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = shutdown.cancelled() => return,
+        }
+        if !ready() {
+            continue;
+        }
+        wait = CLEAN_PERIOD;
+        let mut known = pods.uids();
+        match core.runtime.list_containers(None).await {
+            Ok(containers) => known.extend(containers.into_iter().filter_map(|container| container.labels.get(labels::POD_UID).cloned())),
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell which pods are gone");
+                continue;
+            }
+        }
+        for error in core.volumes.clean_orphans(&known).await {
+            tracing::warn!(%error, "cannot remove what is left of a pod's volumes");
+        }
+        let Some(cgroups) = core.cgroups.clone() else { continue };
+        let cleaned = tokio::task::spawn_blocking(move || cgroups.clean_orphans(&known)).await;
+        for error in cleaned.unwrap_or_default() {
+            tracing::warn!(%error, "cannot remove the cgroup of a pod that is gone");
         }
     }
 }

@@ -55,10 +55,6 @@ pub fn is_terminal_phase(phase: &str) -> bool {
     matches!(phase, "Succeeded" | "Failed")
 }
 
-pub fn generation(pod: &Pod) -> i64 {
-    pod.metadata.generation.unwrap_or(0)
-}
-
 pub fn containers(pod: &Pod) -> &[Container] {
     &spec(pod).containers
 }

@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::pod;
 use crate::pod_worker::{self, End, Inbox};
 use crate::resize::{self, Allocation};
+use crate::sysctls;
 
 struct Entry {
     /// As its source has it.
@@ -124,6 +125,7 @@ impl Pods {
         if ran {
             return Ok(());
         }
+        sysctls::admit(pod, &core.config.configuration.allowed_unsafe_sysctls)?;
         let node = self.node.get("", &self.node_name);
         admission::admit(pod, node.as_deref(), &Pods::others(core, known, pod.uid()))
     }

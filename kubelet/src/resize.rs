@@ -228,10 +228,6 @@ impl Tracker {
         self.told.lock().in_progress.take().and_then(|condition| condition.observed_generation)
     }
 
-    pub fn is_in_progress(&self) -> bool {
-        self.told.lock().in_progress.is_some()
-    }
-
     pub fn conditions(&self) -> Vec<PodCondition> {
         let told = self.told.lock();
         [&told.pending, &told.in_progress].into_iter().flatten().cloned().collect()

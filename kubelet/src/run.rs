@@ -31,7 +31,7 @@ use crate::mirror_pods::Mirrors;
 use crate::node::lease::Heart;
 use crate::node::machine::{self, Machine};
 use crate::node::{self, NodeTask, Signals, status};
-use crate::orphans::Orphans;
+use crate::orphans::{self, Orphans};
 use crate::pleg;
 use crate::pods::Pods;
 use crate::probes::{Probes, Verdicts};
@@ -154,6 +154,11 @@ impl Tasks {
         let bound = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
         let api_pods = Informer::<Pod>::start(Api::all(client.clone()), bound, shutdown.clone());
         tasks.spawn(follow_pods(api_pods.clone(), pods.clone(), nodes.clone(), shutdown.clone()));
+        let (clean_core, clean_pods, heard, clean_shutdown) = (core.clone(), pods.clone(), api_pods.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            let ready = || heard.has_synced() && heard.list().iter().all(|pod| crate::pod::is_mirror(pod) || clean_pods.knows(pod.uid()));
+            orphans::clean(&clean_core, &clean_pods, ready, clean_shutdown).await;
+        });
         tasks.spawn(watch_runtime(core.clone(), pods.clone(), api_pods, pleg, shutdown.clone()));
         let statics = core.config.configuration.static_pod_path.clone();
         if !statics.is_empty() {

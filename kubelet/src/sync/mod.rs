@@ -61,14 +61,13 @@ pub async fn observe_and_tell(core: &Core, pod: &Arc<Pod>, memory: &Memory, term
     if let Some(ips) = ips.filter(|_| observed.ips.is_empty()) {
         observed.ips = ips.to_vec();
     }
-    let (status, news) = tell(core, pod, &observed, memory, terminal, true);
-    Ok(Observed { observed, status, news })
+    let status = tell(core, pod, &observed, memory, terminal, true);
+    Ok(Observed { observed, status })
 }
 
 pub struct Observed {
     pub observed: PodStatus,
     pub status: Arc<ApiStatus>,
-    pub news: bool,
 }
 
 pub async fn observe(core: &Core, pod: &Pod) -> Result<PodStatus, String> {
@@ -76,7 +75,7 @@ pub async fn observe(core: &Core, pod: &Pod) -> Result<PodStatus, String> {
 }
 
 /// Makes and tells the status of what was observed.
-pub fn tell(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Memory, terminal: bool, could_run: bool) -> (Arc<ApiStatus>, bool) {
+pub fn tell(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Memory, terminal: bool, could_run: bool) -> Arc<ApiStatus> {
     let told = core.told(pod);
     follow_resize(core, pod, observed, memory, terminal);
     let inputs = status::Inputs {
@@ -96,7 +95,7 @@ pub fn tell(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Memory, 
     if news {
         core.probes.poke(pod.uid());
     }
-    (status, news)
+    status
 }
 
 /// Tells of a resize that is under way, or done.

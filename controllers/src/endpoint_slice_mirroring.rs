@@ -141,8 +141,9 @@ impl Controller {
         }
         if desired.skipped > desired.invalid {
             let (max, skipped) = (self.max_endpoints, desired.skipped);
-            let message =
-                format!("A max of {max} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped");
+            let message = format!(
+                "A max of {max} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
+            );
             self.recorder.warning(&endpoints.reference(), "TooManyAddressesToMirror", message);
         }
     }

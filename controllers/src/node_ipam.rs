@@ -45,7 +45,8 @@ impl Pool {
         match self.cluster.index_of(range) {
             // A smaller range touches one part, a larger one several.
             Some(_) if range.bits() >= self.bits => {
-                let holding = (0..self.cluster.count(self.bits)).find(|i| self.cluster.part(self.bits, *i).is_some_and(|part| part.holds(range)));
+                let holding =
+                    (0..self.cluster.count(self.bits)).find(|i| self.cluster.part(self.bits, *i).is_some_and(|part| part.holds(range)));
                 holding.map_or(0..0, |index| index..index + 1)
             }
             Some(index) => {

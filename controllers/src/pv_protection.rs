@@ -56,7 +56,10 @@ mod tests {
     fn only_a_volume_that_goes_and_is_not_bound_is_let_go() {
         let volume = |deleted: bool, phase: &str, finalizers: &[&str]| -> PersistentVolume {
             let deleted = deleted.then_some("2026-01-01T00:00:00Z");
-            serde_json::from_value(json!({"metadata": {"deletionTimestamp": deleted, "finalizers": finalizers}, "status": {"phase": phase}})).unwrap()
+            serde_json::from_value(
+                json!({"metadata": {"deletionTimestamp": deleted, "finalizers": finalizers}, "status": {"phase": phase}}),
+            )
+            .unwrap()
         };
         assert_eq!(wanted(&volume(false, "Available", &[])), Some(true));
         assert_eq!(wanted(&volume(false, "Bound", &[FINALIZER])), None);

@@ -31,7 +31,9 @@ pub async fn run(context: Context) {
     let sink = queue.clone();
     controller.claims.on_change(move |change| {
         let claim = change.object();
-        if !matches!(change, Change::Deleted(_)) && (claim.is_terminating() || !finalizers::has(claim.as_ref(), FINALIZER) || unused(claim).is_none()) {
+        if !matches!(change, Change::Deleted(_))
+            && (claim.is_terminating() || !finalizers::has(claim.as_ref(), FINALIZER) || unused(claim).is_none())
+        {
             sink.add(claim.key());
         }
     });

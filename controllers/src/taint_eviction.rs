@@ -81,7 +81,9 @@ fn decide(tolerations: &[Toleration], taints: &[Taint], scheduled: Option<Timest
         None => Decision::Stay,
         Some(seconds) if seconds <= 0 => Decision::LeaveAt(now),
         // The time runs from when the taint was first seen.
-        Some(seconds) => Decision::LeaveAt(scheduled.unwrap_or_else(|| now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(now))),
+        Some(seconds) => {
+            Decision::LeaveAt(scheduled.unwrap_or_else(|| now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(now)))
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use kube::{Api, Client};
 
 use crate::failure;
 use crate::int_or_percent;
+use crate::label_selector_text;
 use crate::manager::Context;
 use crate::pod_state;
 use scale::Scales;
@@ -175,7 +176,7 @@ impl Controller {
         }
         let total = self.scales.total(pods).await?;
         if !total.unmanaged.is_empty() {
-            let selector = budget::print_selector(spec.selector.as_ref());
+            let selector = label_selector_text::print(spec.selector.as_ref());
             let message = format!("Pods selected by this PodDisruptionBudget (selector: {selector}) {UNMANAGED}");
             self.recorder.warning(&budget.reference(), "UnmanagedPods", message);
         }

@@ -139,7 +139,8 @@ fn desired(service: &Service, selected: &[Arc<Pod>]) -> Vec<EndpointSubset> {
         if ports.is_empty() && !(spec.ports.as_ref().is_none_or(Vec::is_empty) && spec.cluster_ip.as_deref() == Some("None")) {
             continue;
         }
-        let (ready, not_ready) = if publish || pod_state::is_ready(pod) { (Some(vec![address]), None) } else { (None, Some(vec![address])) };
+        let (ready, not_ready) =
+            if publish || pod_state::is_ready(pod) { (Some(vec![address]), None) } else { (None, Some(vec![address])) };
         found.push(EndpointSubset { addresses: ready, not_ready_addresses: not_ready, ports: Some(ports) });
     }
     repack(&found)
@@ -161,7 +162,13 @@ type EndpointPortOfSlice = k8s_openapi::api::discovery::v1::EndpointPort;
 fn address(service: &Service, spec: &ServiceSpec, pod: &Pod) -> Option<EndpointAddress> {
     let family = match (spec.ip_families.as_deref(), spec.cluster_ip.as_deref()) {
         (Some([first, ..]), _) => first.as_str(),
-        (_, Some(ip)) if !pods::is_headless(spec) => if ip.contains(':') { pods::IPV6 } else { pods::IPV4 },
+        (_, Some(ip)) if !pods::is_headless(spec) => {
+            if ip.contains(':') {
+                pods::IPV6
+            } else {
+                pods::IPV4
+            }
+        }
         _ if pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).is_some_and(|ip| ip.contains(':')) => pods::IPV6,
         _ => pods::IPV4,
     };
@@ -226,7 +233,10 @@ mod tests {
         let ready = if ready { "True" } else { "False" };
         let status = json!({"podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": ready}]});
         let spec = json!({"nodeName": "node", "containers": []});
-        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "spec": spec, "status": status})).unwrap()
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "spec": spec, "status": status}))
+                .unwrap(),
+        )
     }
 
     #[test]
@@ -235,7 +245,10 @@ mod tests {
         let subsets = desired(&service, &[pod("a", "10.0.0.1", true), pod("b", "10.0.0.2", false), pod("c", "fd00::1", true)]);
         assert_eq!(subsets.len(), 1);
         let ips = |list: &Option<Vec<EndpointAddress>>| list.iter().flatten().map(|a| a.ip.clone()).collect::<Vec<_>>();
-        assert_eq!((ips(&subsets[0].addresses), ips(&subsets[0].not_ready_addresses)), (vec!["10.0.0.1".to_owned()], vec!["10.0.0.2".to_owned()]));
+        assert_eq!(
+            (ips(&subsets[0].addresses), ips(&subsets[0].not_ready_addresses)),
+            (vec!["10.0.0.1".to_owned()], vec!["10.0.0.2".to_owned()])
+        );
         assert_eq!(subsets[0].ports.as_ref().unwrap()[0].port, 8080);
     }
 

@@ -106,11 +106,7 @@ mod tests {
             (!list.is_empty()).then_some(list)
         };
         let ports: Vec<_> = ports.iter().map(|&port| EndpointPort { port, ..EndpointPort::default() }).collect();
-        EndpointSubset {
-            addresses: list(ready),
-            not_ready_addresses: list(not_ready),
-            ports: (!ports.is_empty()).then_some(ports),
-        }
+        EndpointSubset { addresses: list(ready), not_ready_addresses: list(not_ready), ports: (!ports.is_empty()).then_some(ports) }
     }
 
     #[test]

@@ -336,8 +336,9 @@ mod tests {
     #[test]
     fn an_object_without_owners_is_deleted_as_was_asked_for_before() {
         let plain = Node::default();
-        let orphan = Node { orphan_finalizer: true, ..Node::default() };
-        let foreground = Node { foreground_finalizer: true, ..Node::default() };
+        let (mut orphan, mut foreground) = (Node::default(), Node::default());
+        orphan.orphan_finalizer = true;
+        foreground.foreground_finalizer = true;
         assert_eq!(judge(owners(&[], &["a"], &[]), &plain), Verdict::Delete(PropagationPolicy::Background));
         assert_eq!(judge(owners(&[], &["a"], &[]), &orphan), Verdict::Delete(PropagationPolicy::Orphan));
         assert_eq!(judge(owners(&[], &["a"], &[]), &foreground), Verdict::Delete(PropagationPolicy::Foreground));

@@ -320,12 +320,14 @@ async fn list(api: &Api<Metadata>) -> Result<Option<Vec<Metadata>>, kube::Error>
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use kube::core::PartialObjectMetaExt;
+
     use super::*;
 
     fn object(finalizers: &[&str]) -> Metadata {
-        let mut object = Metadata::default();
-        object.metadata.finalizers = Some(finalizers.iter().map(|&f| f.to_owned()).collect());
-        object
+        let finalizers = Some(finalizers.iter().map(|&f| f.to_owned()).collect());
+        ObjectMeta { finalizers, ..ObjectMeta::default() }.into_response_partial()
     }
 
     #[test]

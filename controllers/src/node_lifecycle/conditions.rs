@@ -85,6 +85,9 @@ mod tests {
     #[test]
     fn old_labels_follow_the_new_ones() {
         let labels = legacy_labels(&node(&[], &[], false));
-        assert_eq!(labels, BTreeMap::from([("beta.kubernetes.io/os", "linux".to_owned()), ("beta.kubernetes.io/arch", "amd64".to_owned())]));
+        assert_eq!(
+            labels,
+            BTreeMap::from([("beta.kubernetes.io/os", "linux".to_owned()), ("beta.kubernetes.io/arch", "amd64".to_owned())])
+        );
     }
 }

@@ -40,7 +40,9 @@ pub fn observe(saved: Option<&Health>, node: &Node, lease: Option<&Lease>, now: 
     let mut health = match (saved, &ready) {
         (None, None) => Health { ready, renewed: None, probed_at: created },
         (Some(saved), None) if saved.ready.is_none() => Health { ready, ..saved.clone() },
-        (Some(saved), Some(_)) if saved.ready.is_some() && heartbeat(&saved.ready) == heartbeat(&ready) => Health { ready, ..saved.clone() },
+        (Some(saved), Some(_)) if saved.ready.is_some() && heartbeat(&saved.ready) == heartbeat(&ready) => {
+            Health { ready, ..saved.clone() }
+        }
         // A lease is compared with the last one seen, whatever else changed.
         (saved, _) => Health { ready, renewed: saved.and_then(|saved| saved.renewed), probed_at: now },
     };
@@ -144,15 +146,21 @@ mod tests {
     #[test]
     fn what_a_silent_kubelet_should_say_is_unknown() {
         let marked = mark_unknown(&node(Some("1970-01-01T00:00:01Z")), at(99)).unwrap();
-        let told: Vec<String> = marked.status.iter().flat_map(|s| s.conditions.iter().flatten()).map(|c| {
-            format!("{}={} {}", c.type_, c.status, c.reason.clone().unwrap_or_default())
-        }).collect();
-        assert_eq!(told, [
-            "Ready=Unknown NodeStatusUnknown",
-            "MemoryPressure=Unknown NodeStatusNeverUpdated",
-            "DiskPressure=Unknown NodeStatusNeverUpdated",
-            "PIDPressure=Unknown NodeStatusNeverUpdated",
-        ]);
+        let told: Vec<String> = marked
+            .status
+            .iter()
+            .flat_map(|s| s.conditions.iter().flatten())
+            .map(|c| format!("{}={} {}", c.type_, c.status, c.reason.clone().unwrap_or_default()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "Ready=Unknown NodeStatusUnknown",
+                "MemoryPressure=Unknown NodeStatusNeverUpdated",
+                "DiskPressure=Unknown NodeStatusNeverUpdated",
+                "PIDPressure=Unknown NodeStatusNeverUpdated",
+            ]
+        );
         assert_eq!(mark_unknown(&marked, at(100)), None);
     }
 }

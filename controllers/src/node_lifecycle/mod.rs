@@ -132,7 +132,8 @@ impl Controller {
         let sink = assigned.clone();
         self.pods.on_change(move |change| {
             let name = pod_state::node_name(change.object());
-            if !name.is_empty() && change.old().is_none_or(|old| pod_state::node_name(old) != name) && !matches!(change, Change::Deleted(_)) {
+            if !name.is_empty() && change.old().is_none_or(|old| pod_state::node_name(old) != name) && !matches!(change, Change::Deleted(_))
+            {
                 sink.add(change.object().key());
             }
         });
@@ -161,7 +162,9 @@ impl Controller {
         let Some(pod) = self.pods.get_key(&key) else { return Ok(Outcome::Done) };
         let ready = {
             let known = self.known.lock();
-            known.get(pod_state::node_name(&pod)).and_then(|known| known.health.as_ref()?.ready.as_ref().map(|ready| ready.status == "True"))
+            known
+                .get(pod_state::node_name(&pod))
+                .and_then(|known| known.health.as_ref()?.ready.as_ref().map(|ready| ready.status == "True"))
         };
         if ready == Some(false) {
             self.mark_not_ready(&pod).await?;
@@ -173,7 +176,9 @@ impl Controller {
         let mut pod = pod.clone();
         let generation = pod.metadata.generation;
         let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-        let Some(ready) = conditions.iter_mut().find(|condition| condition.type_ == "Ready" && condition.status != "False") else { return Ok(()) };
+        let Some(ready) = conditions.iter_mut().find(|condition| condition.type_ == "Ready" && condition.status != "False") else {
+            return Ok(());
+        };
         ready.status = "False".to_owned();
         ready.last_transition_time = Some(Time(Timestamp::now()));
         ready.observed_generation = generation.or(ready.observed_generation);

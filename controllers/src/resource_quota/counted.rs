@@ -153,12 +153,14 @@ fn take(event: Event<Metadata>, listed: &mut Objects, objects: &Mutex<Objects>) 
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use kube::core::PartialObjectMetaExt;
+
     use super::*;
 
     fn object(namespace: &str, uid: &str) -> Metadata {
-        let mut object = Metadata::default();
-        (object.metadata.namespace, object.metadata.uid) = (Some(namespace.to_owned()), Some(uid.to_owned()));
-        object
+        let (namespace, uid) = (Some(namespace.to_owned()), Some(uid.to_owned()));
+        ObjectMeta { namespace, uid, ..ObjectMeta::default() }.into_response_partial()
     }
 
     #[test]

@@ -64,7 +64,8 @@ pub async fn run(context: Context) {
         }
     };
     let workers = context.config.concurrent_resource_quota_syncs;
-    let work = client::controller::run(context.name, queue.clone(), workers, context.shutdown.clone(), |key: ObjectKey| controller.sync(key));
+    let work =
+        client::controller::run(context.name, queue.clone(), workers, context.shutdown.clone(), |key: ObjectKey| controller.sync(key));
     tokio::join!(work, resync);
 }
 
@@ -265,7 +266,8 @@ mod tests {
 
     #[test]
     fn names_of_other_kinds_are_gathered_from_all_quotas() {
-        let quotas = [Arc::new(quota(json!({"configmaps": "1", "cpu": "1"}), json!({}))), Arc::new(quota(json!({"count/a.b": "1"}), json!({})))];
+        let quotas =
+            [Arc::new(quota(json!({"configmaps": "1", "cpu": "1"}), json!({}))), Arc::new(quota(json!({"count/a.b": "1"}), json!({})))];
         assert_eq!(counted_names(&quotas).into_iter().collect::<Vec<_>>(), ["a.b", "configmaps"]);
     }
 }

@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn what_the_pod_states_itself_goes_before_its_containers() {
-        let spec = json!({"resources": {"requests": {"cpu": "1", "example.com/x": "1"}}, "containers": [{"name": "a", "resources": cpu("4")}]});
+        let spec =
+            json!({"resources": {"requests": {"cpu": "1", "example.com/x": "1"}}, "containers": [{"name": "a", "resources": cpu("4")}]});
         assert_eq!(print(&requests(&pod(spec, json!({})))), "cpu=1");
     }
 }

@@ -84,7 +84,8 @@ impl Counted {
 
 /// A resource that is not Kubernetes' own: `vendor.com/thing`.
 fn is_extended(name: &str) -> bool {
-    name.starts_with(DEVICE_CLASS) || (name.contains('/') && !name.split_once('/').is_some_and(|(domain, _)| domain.ends_with("kubernetes.io")))
+    name.starts_with(DEVICE_CLASS)
+        || (name.contains('/') && !name.split_once('/').is_some_and(|(domain, _)| domain.ends_with("kubernetes.io")))
 }
 
 /// Whether the pod still holds what it asked for.
@@ -248,7 +249,8 @@ mod tests {
     fn services_count_their_node_ports() {
         let service = |spec| print(&super::service(&serde_json::from_value(json!({"spec": spec})).unwrap()));
         let ports = json!([{"port": 1}, {"port": 2, "nodePort": 30000}]);
-        let counts = |nodes, balancers| format!("count/services=1,services=1,services.loadbalancers={balancers},services.nodeports={nodes}");
+        let counts =
+            |nodes, balancers| format!("count/services=1,services=1,services.loadbalancers={balancers},services.nodeports={nodes}");
         assert_eq!(service(json!({"ports": ports})), counts(0, 0));
         assert_eq!(service(json!({"type": "NodePort", "ports": ports})), counts(2, 0));
         assert_eq!(service(json!({"type": "LoadBalancer", "ports": ports})), counts(2, 1));
@@ -282,7 +284,8 @@ mod tests {
 
     #[test]
     fn scopes_choose_pods() {
-        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [], "activeDeadlineSeconds": 5, "priorityClassName": "high"}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"spec": {"containers": [], "activeDeadlineSeconds": 5, "priorityClassName": "high"}})).unwrap();
         for (scope, expected) in [
             (scope("Terminating", "Exists", &[]), true),
             (scope("NotTerminating", "Exists", &[]), false),

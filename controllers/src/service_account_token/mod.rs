@@ -6,6 +6,8 @@
 mod sign;
 
 use std::fmt;
+use std::path::Path;
+use std::time::Duration;
 
 use client::controller::Outcome;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer};
@@ -21,6 +23,9 @@ use sign::Signer;
 pub const TYPE: &str = "kubernetes.io/service-account-token";
 pub const NAME_ANNOTATION: &str = "kubernetes.io/service-account.name";
 pub const UID_ANNOTATION: &str = "kubernetes.io/service-account.uid";
+
+/// How often a file that cannot be used is looked at.
+const FILE_PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -57,21 +62,12 @@ pub async fn run(context: Context) {
         tracing::warn!(controller = context.name, "no private key is given, Secrets get no tokens");
         return;
     };
-    let signer = match tokio::fs::read_to_string(path).await.map_err(|e| e.to_string()).and_then(|pem| Signer::from_pem(&pem).map_err(|e| e.to_string())) {
-        Ok(signer) => signer,
-        Err(error) => {
-            tracing::error!(controller = context.name, path = %path.display(), %error, "the private key cannot be used");
-            return;
-        }
-    };
+    let Some(signer) = read(&context, path, |pem| Signer::from_pem(pem).map_err(|error| error.to_string())).await else { return };
     let root_ca = match &context.config.root_ca_file {
         None => Vec::new(),
-        Some(path) => match tokio::fs::read(path).await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                tracing::error!(controller = context.name, path = %path.display(), %error, "the root CA file cannot be read");
-                return;
-            }
+        Some(path) => match read(&context, path, |text| Ok(text.as_bytes().to_vec())).await {
+            Some(bytes) => bytes,
+            None => return,
         },
     };
     let informers = &context.informers;
@@ -84,6 +80,25 @@ pub async fn run(context: Context) {
     let secrets = client::controller::run(context.name, queue, workers, stop.clone(), |key: ObjectKey| controller.sync(key));
     let references = client::controller::run(context.name, removed, workers, stop.clone(), |key: Removed| controller.unlist(key));
     tokio::join!(secrets, references);
+}
+
+/// What a file holds, as soon as it does: an API server that starts at the same time may yet have to make its key. Nothing if
+/// shutdown comes first.
+async fn read<T>(context: &Context, path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    let mut told = false;
+    loop {
+        let error = match tokio::fs::read_to_string(path).await.map_err(|error| error.to_string()).and_then(|text| parse(&text)) {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(controller = context.name, path = %path.display(), %error, "the file cannot be used, waiting for it");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FILE_PERIOD) => {}
+            () = context.shutdown.cancelled() => return None,
+        }
+    }
 }
 
 /// The service account that a Secret is for: its name and, once the Secret is filled, its uid.
@@ -140,7 +155,11 @@ impl Controller {
             let account = change.object();
             if !matches!(change, Change::Updated { .. }) {
                 let theirs = |secret: &Secret| account_of(secret).is_some_and(|(name, _)| name == account.name());
-                secrets.list_namespace(account.namespace()).iter().filter(|secret| theirs(secret)).for_each(|secret| sink.add(secret.key()));
+                secrets
+                    .list_namespace(account.namespace())
+                    .iter()
+                    .filter(|secret| theirs(secret))
+                    .for_each(|secret| sink.add(secret.key()));
             }
         });
     }
@@ -177,7 +196,8 @@ impl Controller {
 
     /// Takes a Secret that is gone off its service account's list.
     async fn unlist(&self, removed: Removed) -> Result<Outcome, kube::Error> {
-        let lists = |account: &ServiceAccount| account.secrets.iter().flatten().any(|secret| secret.name.as_deref() == Some(&removed.secret));
+        let lists =
+            |account: &ServiceAccount| account.secrets.iter().flatten().any(|secret| secret.name.as_deref() == Some(&removed.secret));
         let Some(account) = self.accounts.get_key(&removed.account).filter(|account| lists(account)) else { return Ok(Outcome::Done) };
         let mut account = account.as_ref().clone();
         account.secrets.iter_mut().for_each(|secrets| secrets.retain(|secret| secret.name.as_deref() != Some(&removed.secret)));

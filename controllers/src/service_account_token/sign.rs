@@ -82,7 +82,9 @@ impl Signer {
             Err(error) => error.to_string(),
         };
         let random = SystemRandom::new();
-        for (algorithm, name, curve) in [(&ECDSA_P256_SHA256_FIXED_SIGNING, "ES256", P256), (&ECDSA_P384_SHA384_FIXED_SIGNING, "ES384", P384)] {
+        for (algorithm, name, curve) in
+            [(&ECDSA_P256_SHA256_FIXED_SIGNING, "ES256", P256), (&ECDSA_P384_SHA384_FIXED_SIGNING, "ES384", P384)]
+        {
             if let Ok(key) = EcdsaKeyPair::from_pkcs8(algorithm, &bytes, &random) {
                 let info = public_key_info(&[EC_PUBLIC_KEY, curve], key.public_key().as_ref());
                 return Ok(Signer::new(Key::Ecdsa(Box::new(key)), name, &info));
@@ -142,7 +144,7 @@ mod tests {
         let part = |index: usize| -> Value {
             serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text.split('.').nth(index).unwrap()).unwrap()).unwrap()
         };
-        let id = URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, &pair.public_key_der()));
+        let id = URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, &rcgen::PublicKeyData::subject_public_key_info(&pair)));
         assert_eq!(part(0), json!({"alg": "ES256", "kid": id}));
         assert_eq!(part(1)["sub"], "system:serviceaccount:n:a");
     }

@@ -82,7 +82,8 @@ fn idle<'a>(sandboxes: &'a [v1::PodSandbox], containers: &[v1::Container], now: 
     sandboxes.iter().filter(is_idle).collect()
 }
 
-async fn collect(core: &Core) -> Result<(), cri::Error> {
+/// Looks once.
+pub async fn collect(core: &Core) -> Result<(), cri::Error> {
     let containers = core.runtime.list_containers(None).await?;
     for container in surplus(&containers) {
         remove_container(core, container).await?;

@@ -17,10 +17,12 @@ use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::container_config::{self, qos};
 use crate::cri::SharedRuntime;
+use crate::eviction;
 use crate::images::Images;
 use crate::pod;
 use crate::probes::{Probes, Verdicts};
 use crate::runtime_state::RuntimeState;
+use crate::stats;
 use crate::status_manager::StatusManager;
 use crate::volumes::Volumes;
 
@@ -48,6 +50,8 @@ pub struct Core {
     pub services: Informer<Service>,
     pub runtime_classes: Informer<RuntimeClass>,
     pub runtime_state: RuntimeState,
+    pub eviction: eviction::Manager,
+    pub stats: stats::Provider,
     pub restarts: Mutex<Backoff<RestartKey>>,
 }
 

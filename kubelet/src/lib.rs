@@ -13,6 +13,7 @@ mod container_gc;
 mod container_logs;
 mod core;
 pub mod cri;
+mod evicting;
 pub mod eviction;
 mod hooks;
 mod http_get;
@@ -54,4 +55,6 @@ pub enum Error {
     Directory { path: std::path::PathBuf, source: std::io::Error },
     #[error(transparent)]
     Cgroups(#[from] cgroups::Error),
+    #[error("eviction thresholds: {0}")]
+    Eviction(String),
 }

@@ -3,6 +3,7 @@
 //! A task for each pod. News for it are left in an inbox, where newer replaces older, so that it never holds more than one of each.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use client::{Object, Shutdown};
@@ -17,7 +18,7 @@ use crate::kill;
 use crate::pod;
 use crate::resize::Tracker;
 use crate::runtime_status::PodStatus;
-use crate::status::Waiting;
+use crate::status::Failure;
 use crate::sync::{self, Memory, Synced};
 
 /// How soon containers that may end quickly are looked at after they were started: each time twice as long, up to the relist.
@@ -30,7 +31,7 @@ const STOP_RETRY: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct End {
     /// What its status says then; none if it is only stopped.
-    pub failure: Option<Waiting>,
+    pub failure: Option<Failure>,
     /// Instead of the pod's own grace.
     pub grace_seconds: Option<i64>,
 }
@@ -52,6 +53,8 @@ pub struct Inbox {
     stopping: Shutdown,
     /// What is told of the pod's resize.
     pub resize: Tracker,
+    /// Whether nothing of the pod is left.
+    over: AtomicBool,
 }
 
 impl Inbox {
@@ -82,6 +85,10 @@ impl Inbox {
         self.mail.lock().gone = true;
         self.stopping.cancel();
         self.wake.notify_one();
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -155,7 +162,8 @@ impl Worker {
                 tracing::info!(pod = %pod::describe(&self.pod), %deadline, "pod has run for longer than it may");
                 let message = "Pod was active on the node longer than the specified deadline";
                 self.core.recorder.normal(&self.pod.reference(), "DeadlineExceeded", message);
-                self.memory.failure = Some(Waiting { reason: "DeadlineExceeded".to_owned(), message: message.to_owned() });
+                self.memory.failure =
+                    Some(Failure { reason: "DeadlineExceeded".to_owned(), message: message.to_owned(), disrupted: false });
                 return true;
             }
             let stopping = self.inbox.stopping.clone();
@@ -281,6 +289,7 @@ impl Worker {
             match self.clean_up_once().await {
                 Ok(()) => {
                     self.core.statuses.finish(&self.pod);
+                    self.inbox.over.store(true, Ordering::Relaxed);
                     return true;
                 }
                 Err(error) => tracing::warn!(pod = %pod::describe(&self.pod), error, "cannot clean up after a pod"),

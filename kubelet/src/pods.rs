@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::admission;
 use crate::core::Core;
+use crate::eviction;
 use crate::pod;
 use crate::pod_worker::{self, End, Inbox};
 use crate::resize::{self, Allocation};
@@ -125,6 +126,7 @@ impl Pods {
         if ran {
             return Ok(());
         }
+        core.eviction.admit(pod).map_err(|message| admission::Rejection { reason: eviction::REASON.to_owned(), message })?;
         sysctls::admit(pod, &core.config.configuration.allowed_unsafe_sysctls)?;
         let node = self.node.get("", &self.node_name);
         admission::admit(pod, node.as_deref(), &Pods::others(core, known, pod.uid()))
@@ -237,6 +239,11 @@ impl Pods {
     /// The uids of all pods that this kubelet runs or stops.
     pub fn uids(&self) -> BTreeSet<String> {
         self.known.lock().entries.keys().cloned().collect()
+    }
+
+    /// Whether nothing of the pod is left on the node.
+    pub fn is_over(&self, uid: &str) -> bool {
+        self.known.lock().entries.get(uid).is_none_or(|entry| entry.rejected || entry.inbox.is_over())
     }
 
     pub fn knows(&self, uid: &str) -> bool {

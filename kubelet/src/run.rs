@@ -1,6 +1,6 @@
 //! Puts the kubelet together and runs it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,17 +20,19 @@ use tokio::task::JoinSet;
 use crate::backoff::Backoff;
 use crate::cgroups::{self, Cgroups};
 use crate::config::Config;
-use crate::configuration::AuthorizationMode;
+use crate::configuration::{AuthorizationMode, KubeletConfiguration};
 use crate::container_config::{self, HostDns};
 use crate::core::{Core, FIRST_RESTART_DELAY};
 use crate::cri::remote::Remote;
 use crate::cri::{SharedRuntime, v1};
+use crate::evicting::Evicting;
+use crate::eviction;
 use crate::images::credentials::Keyring;
 use crate::images::{Images, Limits};
 use crate::mirror_pods::Mirrors;
 use crate::node::lease::Heart;
 use crate::node::machine::{self, Machine};
-use crate::node::{self, NodeTask, Signals, status};
+use crate::node::{self, NodeTask, status};
 use crate::orphans::{self, Orphans};
 use crate::pleg;
 use crate::pods::Pods;
@@ -38,6 +40,7 @@ use crate::probes::{Probes, Verdicts};
 use crate::runtime_state::RuntimeState;
 use crate::served::Served;
 use crate::server;
+use crate::stats;
 use crate::status_manager::StatusManager;
 use crate::volumes::{self, Volumes};
 use crate::{Error, container_gc, container_logs, images, static_pods};
@@ -92,7 +95,19 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
         burst: settings.registry_burst,
     };
     let keyring = Keyring::of_node(&[&config.root_dir, Path::new("/root/.docker")]).await;
+    let stats = stats::Provider::new(
+        stats::Config {
+            node_name: config.node_name.clone(),
+            root_dir: config.root_dir.clone(),
+            pod_logs_dir: settings.pod_logs_dir.clone().into(),
+            cgroups: cgroups.clone(),
+            memory_capacity: node.memory_capacity,
+        },
+        runtime.clone(),
+    );
     let core = Arc::new(Core {
+        eviction: eviction::Manager::new(eviction_config(&settings)?),
+        stats,
         images: Images::new(runtime.clone(), recorder.clone(), keyring, limits),
         runtime,
         runtime_name: version.runtime_name.clone(),
@@ -132,7 +147,6 @@ impl Tasks {
     async fn run(self) -> Result<(), Error> {
         let mut tasks = JoinSet::new();
         let Tasks { core, client, pods, nodes, machine, pleg, shutdown } = self;
-        let signals = Signals::default();
         let node_name = core.config.node_name.clone();
         tasks.spawn(core.statuses.clone().run(shutdown.clone()));
         let heart = Heart {
@@ -146,7 +160,7 @@ impl Tasks {
             client: client.clone(),
             machine,
             informer: nodes.clone(),
-            signals: signals.clone(),
+            told_pod_cidr: Mutex::default(),
             pleg: pleg.clone(),
         };
         tasks.spawn(task.run(shutdown.clone()));
@@ -174,6 +188,13 @@ impl Tasks {
             let mirrors = Mirrors { client: client.clone(), node_name, nodes: nodes.clone(), pods: pods.clone(), changed };
             tasks.spawn(mirrors.run(shutdown.clone()));
         }
+        let evicting = Evicting { core: core.clone(), pods: pods.clone() };
+        let evict_shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            let core = evicting.core.clone();
+            let about = node::reference(&core.config.node_name, &core.config.node_name);
+            core.eviction.run(&evicting, &core.stats, &core.recorder, &about, evict_shutdown).await;
+        });
         let (log_core, log_shutdown) = (core.clone(), shutdown.clone());
         let policy = container_logs::Policy::of(&core.config.configuration);
         tasks.spawn(async move { container_logs::rotate(&log_core, policy, log_shutdown).await });
@@ -231,6 +252,23 @@ async fn look_around(config: &Config) -> (Machine, container_config::Node, Vec<I
     node.cpu_cfs_quota_period = settings.cpu_cfs_quota_period;
     node.seccomp_default = settings.seccomp_default;
     (machine, node, host_ips)
+}
+
+fn eviction_config(settings: &KubeletConfiguration) -> Result<eviction::Config, Error> {
+    let mut soft_grace = BTreeMap::new();
+    for (signal, text) in &settings.eviction_soft_grace_period {
+        let grace = apimachinery::time::parse_duration(text).map_err(Error::Eviction)?;
+        soft_grace.insert(signal.clone(), Duration::from_nanos(u64::try_from(grace).unwrap_or(0)));
+    }
+    eviction::Config::parse(
+        &settings.eviction_hard,
+        &settings.eviction_soft,
+        &soft_grace,
+        &settings.eviction_minimum_reclaim,
+        settings.eviction_pressure_transition_period,
+        i64::from(settings.eviction_max_pod_grace_period),
+    )
+    .map_err(Error::Eviction)
 }
 
 fn cgroups_of(config: &Config, node: &container_config::Node) -> Result<Cgroups, Error> {

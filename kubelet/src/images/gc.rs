@@ -133,15 +133,31 @@ pub async fn run(core: Arc<Core>, policy: Policy, shutdown: Shutdown) {
     }
 }
 
+/// The images that containers use, by whatever they are called.
+async fn used_images(core: &Core) -> Result<HashSet<String>, crate::cri::Error> {
+    let containers = core.runtime.list_containers(None).await?;
+    let names = |container: v1::Container| [container.image_ref, container.image_id, container.image.map(|image| image.image).unwrap_or_default()];
+    Ok(containers.into_iter().flat_map(names).collect())
+}
+
+/// Removes all images that no container uses.
+pub async fn remove_unused(core: &Core) -> Result<(), crate::cri::Error> {
+    let images = core.runtime.list_images(None).await?;
+    let mut records = Records::default();
+    let now = Timestamp::now();
+    records.observe(&images, &used_images(core).await?, now);
+    let unused: Vec<String> = records.unused(now).into_iter().map(|(id, _)| id.clone()).collect();
+    for id in unused {
+        remove(core, &mut records, &id).await?;
+    }
+    Ok(())
+}
+
 async fn collect(core: &Core, records: &mut Records, policy: Policy) -> Result<(), String> {
     let words = |error: crate::cri::Error| error.to_string();
     let now = Timestamp::now();
     let images = core.runtime.list_images(None).await.map_err(words)?;
-    let containers = core.runtime.list_containers(None).await.map_err(words)?;
-    let used: HashSet<String> = containers
-        .into_iter()
-        .flat_map(|container| [container.image_ref, container.image_id, container.image.map(|image| image.image).unwrap_or_default()])
-        .collect();
+    let used = used_images(core).await.map_err(words)?;
     records.observe(&images, &used, now);
     for id in records.too_old(policy, now) {
         remove(core, records, &id).await.map_err(words)?;

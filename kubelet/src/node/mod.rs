@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::core::Core;
 use crate::cri::v1;
 use machine::Machine;
-use status::{Inputs, Pressure};
+use status::Inputs;
 
 const REGISTER_RETRY_MIN: Duration = Duration::from_millis(100);
 const REGISTER_RETRY_MAX: Duration = Duration::from_secs(7);
@@ -35,20 +35,13 @@ const LABELS_OS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
 const LABELS_ARCH: [&str; 2] = ["kubernetes.io/arch", "beta.kubernetes.io/arch"];
 const CONTROLLER_ATTACHES: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 
-/// What others tell the node's status.
-#[derive(Clone, Default)]
-pub struct Signals {
-    pub pressure: Arc<Mutex<Pressure>>,
-    /// The pod CIDR that the runtime was told last.
-    pod_cidr: Arc<Mutex<String>>,
-}
-
 pub struct NodeTask {
     pub core: Arc<Core>,
     pub client: Client,
     pub machine: Machine,
     pub informer: Informer<Node>,
-    pub signals: Signals,
+    /// The pod CIDR that the runtime was told last.
+    pub told_pod_cidr: Mutex<String>,
     pub pleg: crate::pleg::Health,
 }
 
@@ -204,7 +197,7 @@ impl NodeTask {
             .flatten()
             .collect();
         let addresses = core.host_ips.read().clone();
-        let pressure = *self.signals.pressure.lock();
+        let pressure = core.eviction.pressure();
         status::generate(Inputs {
             machine: &self.machine,
             configuration: &core.config.configuration,
@@ -244,12 +237,12 @@ impl NodeTask {
     async fn tell_pod_cidr(&self, node: &Node) {
         let spec = node.spec.as_ref();
         let cidrs = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default().join(",");
-        if cidrs.is_empty() || *self.signals.pod_cidr.lock() == cidrs {
+        if cidrs.is_empty() || *self.told_pod_cidr.lock() == cidrs {
             return;
         }
         let network_config = Some(v1::NetworkConfig { pod_cidr: cidrs.clone() });
         match self.core.runtime.update_runtime_config(v1::RuntimeConfig { network_config }).await {
-            Ok(()) => *self.signals.pod_cidr.lock() = cidrs,
+            Ok(()) => *self.told_pod_cidr.lock() = cidrs,
             Err(error) => tracing::warn!(%error, "cannot tell the runtime the pod CIDR"),
         }
     }

@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::machine::Machine;
 use crate::configuration::KubeletConfiguration;
 use crate::cri::v1;
+use crate::eviction::Pressure;
 
 /// The version that this kubelet is compatible with.
 pub const KUBELET_VERSION: &str = "v1.37.2";
@@ -24,14 +25,6 @@ pub const KUBELET_VERSION: &str = "v1.37.2";
 const NAMES_PER_IMAGE: usize = 5;
 /// What must be free for pods not to be evicted, if the configuration does not say.
 const DEFAULT_EVICTION_HARD: [(&str, &str); 2] = [("memory.available", "100Mi"), ("nodefs.available", "10%")];
-
-/// Which kinds of pressure the node is under.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pressure {
-    pub memory: bool,
-    pub disk: bool,
-    pub pid: bool,
-}
 
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {

@@ -62,6 +62,11 @@ pub(super) fn all(pod: &Pod, inputs: Inputs<'_>, status: &ApiStatus, restarting:
         conditions.retain(|condition| condition.type_ != "DisruptionTarget");
         conditions.push(told.clone());
     }
+    if let Some(failure) = inputs.failure.filter(|failure| failure.disrupted) {
+        conditions.retain(|condition| condition.type_ != "DisruptionTarget");
+        let disrupted = Verdict { holds: true, reason: "TerminationByKubelet", message: failure.message.clone() };
+        conditions.push(disrupted.condition("DisruptionTarget", generation));
+    }
     let phase = status.phase.as_deref().unwrap_or("");
     let statuses: Vec<&ContainerStatus> =
         status.init_container_statuses.iter().chain(&status.container_statuses).flatten().collect();
@@ -187,7 +192,7 @@ pub fn with_transition_times(mut status: ApiStatus, before: &ApiStatus, now: Tim
         let old = before.conditions.iter().flatten().find(|old| old.type_ == condition.type_);
         condition.last_transition_time = match old {
             Some(old) if old.status == condition.status && old.last_transition_time.is_some() => old.last_transition_time.clone(),
-            _ if condition.last_transition_time.is_some() && !is_kubelets(&condition.type_) => condition.last_transition_time.clone(),
+            _ if condition.last_transition_time.is_some() => condition.last_transition_time.clone(),
             _ => Some(Time(now)),
         };
     }

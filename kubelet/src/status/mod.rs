@@ -29,6 +29,15 @@ pub struct Waiting {
     pub message: String,
 }
 
+/// Why a pod was ended from here: what its status says then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    pub message: String,
+    /// Whether the pod is told to have been disrupted, because it is not itself to blame.
+    pub disrupted: bool,
+}
+
 /// What a status is made of, beside the pod.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
@@ -44,7 +53,7 @@ pub struct Inputs<'a> {
     /// Whether all containers have ended for good.
     pub terminal: bool,
     /// Evicted, or past its deadline: what is to be said then.
-    pub failure: Option<&'a Waiting>,
+    pub failure: Option<&'a Failure>,
     /// Whether the pod's runtime can mount read-only recursively.
     pub recursive_read_only: bool,
     /// What containers were made with or changed to, by name.

@@ -13,7 +13,7 @@ struct Scene {
     waiting: HashMap<String, Waiting>,
     verdicts: Verdicts,
     terminal: bool,
-    failure: Option<Waiting>,
+    failure: Option<Failure>,
 }
 
 fn scene(spec: Value) -> Scene {
@@ -191,9 +191,10 @@ fn readiness_gates_hold_a_pod_back() {
 #[test]
 fn an_eviction_is_told_with_its_reason_and_a_final_phase_stays() {
     let mut scene = scene(json!({"containers": [{"name": "a"}]})).with("a", State::Running, 0);
-    scene.failure = Some(Waiting { reason: "Evicted".to_owned(), message: "m".to_owned() });
+    scene.failure = Some(Failure { reason: "Evicted".to_owned(), message: "m".to_owned(), disrupted: true });
     let status = scene.status();
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    assert_eq!(condition(&status, "DisruptionTarget").1.as_deref(), Some("TerminationByKubelet"));
     scene.failure = None;
     scene.told = status;
     let status = scene.status();

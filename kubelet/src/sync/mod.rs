@@ -21,7 +21,7 @@ use crate::kill;
 use crate::pod;
 use crate::resize::{self, Actuated, Tracker};
 use crate::runtime_status::{self, PodStatus};
-use crate::status::{self, Waiting};
+use crate::status::{self, Failure, Waiting};
 use crate::sync_pod::{self, Action, Circumstances};
 use crate::volumes::PodVolumes;
 
@@ -35,7 +35,7 @@ pub struct Memory {
     /// Why containers wait that should run.
     pub waiting: HashMap<String, Waiting>,
     /// Evicted, or past its deadline.
-    pub failure: Option<Waiting>,
+    pub failure: Option<Failure>,
     /// What containers were made with or changed to.
     pub actuated: Actuated,
     /// What is told of a resize.

@@ -3,38 +3,47 @@
 //! One file or folder a controller: a pure core that decides and a shell that watches and writes. [`manager`] runs them;
 //! no controller knows of another, but for what its objects say.
 
+mod attach_detach;
+mod bootstrap;
+mod certificates;
 mod claims;
 pub mod config;
 mod discovery;
 mod disruption;
 mod endpoint_slice;
-mod legacy_token_cleaner;
-mod service_account_token;
+mod storage_version_migrator;
 mod endpoint_slice_mirroring;
 mod endpoints;
 mod ephemeral_volume;
 mod failure;
 mod finalizers;
 mod garbage_collector;
+mod horizontal_pod_autoscaler;
+mod label_selector_text;
+mod legacy_token_cleaner;
 pub mod manager;
 pub mod names;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod node_state;
+mod persistent_volume_expander;
 mod pod_disruption;
 mod pod_gc;
 mod pods_by_node;
 mod prefix;
 mod pv_protection;
 mod pvc_protection;
+mod resource_claim;
 mod resource_quota;
 mod root_ca;
 mod service_account;
+mod service_account_token;
 mod service_cidr;
 mod taint_eviction;
 mod tolerations;
 mod ttl;
+mod vac_protection;
 mod volume_binding;
 
 mod adoption;
@@ -59,7 +68,11 @@ use manager::Controller;
 
 /// Every controller of this manager. The first are started first: others need the tokens that they make.
 pub const CONTROLLERS: &[Controller] = &[
-    Controller { name: "serviceaccount-token-controller", on_by_default: true, run: |context| Box::pin(service_account_token::run(context)) },
+    Controller {
+        name: "serviceaccount-token-controller",
+        on_by_default: true,
+        run: |context| Box::pin(service_account_token::run(context)),
+    },
     // One line each: Controller { name: "deployment-controller", on_by_default: true, run: |context| Box::pin(deployment::run(context)) },
     Controller { name: "namespace-controller", on_by_default: true, run: |context| Box::pin(namespace::run(context)) },
     Controller { name: "serviceaccount-controller", on_by_default: true, run: |context| Box::pin(service_account::run(context)) },
@@ -104,5 +117,58 @@ pub const CONTROLLERS: &[Controller] = &[
     Controller { name: "node-ipam-controller", on_by_default: true, run: |context| Box::pin(node_ipam::run(context)) },
     Controller { name: "resourcequota-controller", on_by_default: true, run: |context| Box::pin(resource_quota::run(context)) },
     Controller { name: "persistentvolume-binder-controller", on_by_default: true, run: |context| Box::pin(volume_binding::run(context)) },
-    Controller { name: "legacy-serviceaccount-token-cleaner-controller", on_by_default: true, run: |context| Box::pin(legacy_token_cleaner::run(context)) },
+    Controller {
+        name: "legacy-serviceaccount-token-cleaner-controller",
+        on_by_default: true,
+        run: |context| Box::pin(legacy_token_cleaner::run(context)),
+    },
+    Controller {
+        name: "horizontal-pod-autoscaler-controller",
+        on_by_default: true,
+        run: |context| Box::pin(horizontal_pod_autoscaler::run(context)),
+    },
+    Controller {
+        name: "persistentvolume-attach-detach-controller",
+        on_by_default: true,
+        run: |context| Box::pin(attach_detach::run(context)),
+    },
+    Controller {
+        name: "persistentvolume-expander-controller",
+        on_by_default: true,
+        run: |context| Box::pin(persistent_volume_expander::run(context)),
+    },
+    Controller {
+        name: "volumeattributesclass-protection-controller",
+        on_by_default: true,
+        run: |context| Box::pin(vac_protection::run(context)),
+    },
+    Controller { name: "resourceclaim-controller", on_by_default: true, run: |context| Box::pin(resource_claim::run(context)) },
+    Controller {
+        name: "certificatesigningrequest-signing-controller",
+        on_by_default: true,
+        run: |context| Box::pin(certificates::signing::run(context)),
+    },
+    Controller {
+        name: "certificatesigningrequest-approving-controller",
+        on_by_default: true,
+        run: |context| Box::pin(certificates::approving::run(context)),
+    },
+    Controller {
+        name: "certificatesigningrequest-cleaner-controller",
+        on_by_default: true,
+        run: |context| Box::pin(certificates::cleaner::run(context)),
+    },
+    Controller {
+        name: "podcertificaterequest-cleaner-controller",
+        on_by_default: true,
+        run: |context| Box::pin(certificates::pod_request_cleaner::run(context)),
+    },
+    Controller {
+        name: "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        on_by_default: true,
+        run: |context| Box::pin(certificates::trust_bundle_publisher::run(context)),
+    },
+    Controller { name: "bootstrap-signer-controller", on_by_default: false, run: |context| Box::pin(bootstrap::signer::run(context)) },
+    Controller { name: "token-cleaner-controller", on_by_default: false, run: |context| Box::pin(bootstrap::token_cleaner::run(context)) },
+    Controller { name: "storage-version-migrator-controller", on_by_default: true, run: |context| Box::pin(storage_version_migrator::run(context)) },
 ];

@@ -42,7 +42,8 @@ fn basic(_: usize) -> Value {
 fn node_affinity(_: usize) -> Value {
     let mut spec = requests("100m");
     let zone = json!({"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["zone-0", "zone-1"]});
-    spec["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [zone]}]}}});
+    spec["affinity"] =
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [zone]}]}}});
     json!({"metadata": {"labels": {}}, "spec": spec})
 }
 
@@ -84,7 +85,14 @@ const WORKLOADS: [Workload; 7] = [
     Workload { name: "Basic", zones: 1, before: (1000, basic), hopeless: 0, measured: (10000, basic), target: 6800.0 },
     Workload { name: "NodeAffinity", zones: 2, before: (5000, basic), hopeless: 0, measured: (10000, node_affinity), target: 5400.0 },
     Workload { name: "TopologySpreading", zones: 3, before: (5000, basic), hopeless: 0, measured: (5000, spreading), target: 4600.0 },
-    Workload { name: "PodAntiAffinity", zones: 1, before: (1000, anti_affinity), hopeless: 0, measured: (2000, anti_affinity), target: 1800.0 },
+    Workload {
+        name: "PodAntiAffinity",
+        zones: 1,
+        before: (1000, anti_affinity),
+        hopeless: 0,
+        measured: (2000, anti_affinity),
+        target: 1800.0,
+    },
     Workload { name: "PodAffinity", zones: 1, before: (5000, affinity), hopeless: 0, measured: (5000, affinity), target: 700.0 },
     Workload { name: "Preemption", zones: 1, before: (20000, low), hopeless: 0, measured: (5000, high), target: 5700.0 },
     Workload { name: "Unschedulable", zones: 1, before: (0, basic), hopeless: 200, measured: (10000, basic), target: 5900.0 },

@@ -256,7 +256,11 @@ impl Core {
         let subject = Subject::Node { old: delta.old.clone(), new: delta.new.clone() };
         match (delta.old, delta.new) {
             (old, Some(new)) => {
+                let is_new = self.world.snapshot.find(new.name()).is_none();
                 self.world.snapshot.set_node(&new);
+                if is_new {
+                    self.world.nominations_changed(new.name());
+                }
                 let changes = match old.filter(|old| old.uid() == new.uid()) {
                     None => vec![Actions::ADD],
                     Some(old) => node_changes(&old, &new),
@@ -334,7 +338,7 @@ impl Core {
             }
             _ => {
                 self.queue.remove(&uid);
-                self.world.nominator.remove(&uid);
+                self.world.end_nomination(&uid);
                 self.world.snapshot.add_pod(info.clone(), info.node_name());
                 self.happened(&Event::new(Resource::AssignedPod, Actions::ADD, subject(None)), now);
             }
@@ -347,7 +351,7 @@ impl Core {
         }
         let Some(before) = before else {
             let node = info.nominated_node().to_owned();
-            self.world.nominator.set(info.clone(), &node);
+            self.world.nominate(info.clone(), &node);
             self.queue.add(&self.world, &self.profiles, info, now);
             return;
         };
@@ -357,7 +361,7 @@ impl Core {
         if !before.nominated_node().is_empty() && before.nominated_node() != info.nominated_node() {
             self.room_given_up(&before, now);
         }
-        self.world.nominator.update(&before, info.clone());
+        self.world.nominated_pod_changed(&before, info.clone());
         let subject = Subject::Pod { old: Some(before.clone()), new: Some(info.clone()) };
         let changes = pod_changes(&before, &info);
         let events: Vec<Event> = changes.into_iter().map(|actions| Event::new(Resource::TargetPod, actions, subject.clone())).collect();
@@ -379,7 +383,7 @@ impl Core {
         } else if let Some(pod) = self.world.snapshot.remove_pod(uid) {
             self.happened(&Event::new(Resource::AssignedPod, Actions::DELETE, Subject::Pod { old: Some(pod), new: None }), now);
         } else if let Some(queued) = self.queue.remove(uid) {
-            self.world.nominator.remove(uid);
+            self.world.end_nomination(uid);
             if !queued.pod.nominated_node().is_empty() {
                 self.room_given_up(&queued.pod, now);
             }
@@ -450,7 +454,7 @@ impl Core {
         let name = self.world.snapshot.node(node).name.clone();
         let pod = &queued.pod;
         self.queue.remove(&pod.uid);
-        self.world.nominator.remove(&pod.uid);
+        self.world.end_nomination(&pod.uid);
         let placed = PodInfo { assumed: Some(name.clone()), ..PodInfo::clone(pod) };
         self.world.snapshot.add_pod(Arc::new(placed), &name);
         let timeout = Duration::from_secs(u64::try_from(profile.args.volume_binding.bind_timeout_seconds).unwrap_or(0));
@@ -536,10 +540,10 @@ impl Core {
         self.queue.failed(&self.world, &self.profiles, &pod.uid, rejectors, now);
         // What was decided counts at once, before the API server has it.
         match &nominated {
-            Some(node) => self.world.nominator.set(pod.clone(), node),
+            Some(node) => self.world.nominate(pod.clone(), node),
             None => {
                 let node = pod.nominated_node().to_owned();
-                self.world.nominator.set(pod.clone(), &node);
+                self.world.nominate(pod.clone(), &node);
             }
         }
         self.say_failed(pod, reason, message, nominated);
@@ -561,7 +565,8 @@ impl Core {
         self.metrics.add(Id::PreemptionAttempts, &[], 1.0);
         let outcome = {
             let cycle = Cycle { world: &self.world, profile, pod, state };
-            preemption::evaluate(&cycle, diagnosis, &mut self.search.dice, clock)
+            let profile_id = self.profile_ids.get(&profile.name).copied().unwrap_or(0);
+            self.search.make_room(&cycle, profile_id, diagnosis, clock)
         };
         match outcome {
             Outcome::NotEligible(why) | Outcome::Failed(why) => {
@@ -578,13 +583,13 @@ impl Core {
                 diagnosis.post_filter_message =
                     format!("preemption: found a potential placement for pod on node {node}, preempting {count} victims");
                 self.metrics.observe(Id::PreemptionVictims, &[], count as f64);
-                self.preempt(pod, &node, candidate);
+                self.preempt(pod, &node, &candidate);
                 Some(node.to_string())
             }
         }
     }
 
-    fn preempt(&mut self, pod: &Arc<PodInfo>, node: &Arc<str>, candidate: preemption::Candidate) {
+    fn preempt(&mut self, pod: &Arc<PodInfo>, node: &Arc<str>, candidate: &preemption::Candidate) {
         // Those that are leaving anyway are only waited for.
         let victims: Vec<Arc<Pod>> = candidate.victims.iter().filter(|v| !v.terminating).map(|v| v.pod.clone()).collect();
         if victims.is_empty() {

@@ -1,7 +1,10 @@
 //! What was found out about nodes for pods that are alike. A verdict that reads the node and the pod's template alone holds for
 //! every such pod until the node changes, so that of a thousand equal pods one pays for the search.
 
+use std::sync::Arc;
+
 use crate::framework::{PluginId, PluginSet, Rejection};
+use crate::preemption::Candidate;
 use crate::snapshot::NodeIndex;
 
 /// Templates whose verdicts are kept, each with some dozen bytes a node.
@@ -23,6 +26,9 @@ struct Entry {
 /// What scores depend on beyond the node: which plugins have something to say, and where images are.
 pub type Scope = (PluginSet, u64);
 
+/// Whom a node would have to lose, or the place of the refusal.
+pub type Victims = Result<Arc<Candidate>, u32>;
+
 /// Verdicts for one template.
 #[derive(Default)]
 pub struct Memo {
@@ -31,6 +37,10 @@ pub struct Memo {
     pub refusals: Vec<(PluginId, Rejection)>,
     /// The filters that verdicts are about.
     checked: PluginSet,
+    /// What removing pods would do, by node, with the generation for which it holds.
+    victims: Vec<Option<(u64, Victims)>>,
+    /// The state of disruption budgets that these were found under.
+    budgets_epoch: u64,
     scope: Option<Scope>,
     used: u64,
 }
@@ -55,12 +65,38 @@ impl Memo {
         (entry.generation, entry.verdict) = (generation, 0);
     }
 
-    pub fn refuse(&mut self, node: NodeIndex, generation: u64, plugin: PluginId, rejection: Rejection) -> u32 {
+    /// The place of a refusal, new or known.
+    pub fn place(&mut self, plugin: PluginId, rejection: Rejection) -> u32 {
         let place = self.refusals.iter().position(|(p, r)| *p == plugin && *r == rejection).unwrap_or_else(|| {
             self.refusals.push((plugin, rejection));
             self.refusals.len() - 1
         });
-        let place = u32::try_from(place).unwrap_or(u32::MAX - 1);
+        u32::try_from(place).unwrap_or(u32::MAX - 1)
+    }
+
+    /// Whom the node would have to lose, if it is known and node and budgets are as they were.
+    pub fn victims(&self, node: NodeIndex, generation: u64) -> Option<&Victims> {
+        self.victims.get(node as usize)?.as_ref().filter(|(known, _)| *known == generation).map(|(_, victims)| victims)
+    }
+
+    pub fn set_victims(&mut self, node: NodeIndex, generation: u64, victims: Victims) {
+        let place = node as usize;
+        if self.victims.len() <= place {
+            self.victims.resize(place + 1, None);
+        }
+        self.victims[place] = Some((generation, victims));
+    }
+
+    /// Forgets what was found under other budgets.
+    pub fn set_budgets(&mut self, epoch: u64) {
+        if self.budgets_epoch != epoch {
+            self.budgets_epoch = epoch;
+            self.victims.clear();
+        }
+    }
+
+    pub fn refuse(&mut self, node: NodeIndex, generation: u64, plugin: PluginId, rejection: Rejection) -> u32 {
+        let place = self.place(plugin, rejection);
         let entry = self.entry(node);
         (entry.generation, entry.verdict) = (generation, place + 1);
         place
@@ -71,6 +107,7 @@ impl Memo {
         if self.checked != checked {
             self.checked = checked;
             self.entries.iter_mut().for_each(|entry| entry.generation = 0);
+            self.victims.clear();
         }
     }
 

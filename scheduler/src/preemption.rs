@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::diagnosis::Diagnosis;
 use crate::framework::{Cycle, NodeView, Overlay, Refusal, Rejection};
+use crate::memo::Memo;
 use crate::plugins::by_name;
 use crate::search::{Dice, adjust, check_with_nominated};
 use crate::snapshot::NodeIndex;
@@ -30,7 +31,7 @@ pub struct Candidate {
 /// What came of it.
 #[derive(Debug)]
 pub enum Outcome {
-    Found(Candidate),
+    Found(Arc<Candidate>),
     /// No node would do; the pod's nomination, if it has one, is void.
     Nothing(String),
     /// The pod may not, or not now; its nomination stays.
@@ -95,7 +96,8 @@ fn by_importance(a: &PodInfo, b: &PodInfo, now: Timestamp) -> Ordering {
 }
 
 /// Looks for the node where room is made with the least harm. `now` is the time of day.
-pub fn evaluate(cycle: &Cycle<'_>, diagnosis: &Diagnosis, dice: &mut Dice, now: Timestamp) -> Outcome {
+/// With a `memo`, what is found out about nodes holds for all pods that are alike.
+pub fn evaluate(cycle: &Cycle<'_>, diagnosis: &Diagnosis, memo: Option<&mut Memo>, dice: &mut Dice, now: Timestamp) -> Outcome {
     if let Some(why) = not_eligible(cycle, diagnosis) {
         return Outcome::NotEligible(why.to_owned());
     }
@@ -107,14 +109,32 @@ pub fn evaluate(cycle: &Cycle<'_>, diagnosis: &Diagnosis, dice: &mut Dice, now: 
     let wanted = share.max(usize::try_from(args.min_candidate_nodes_absolute).unwrap_or(0)).min(nodes.len());
     let offset = dice.below(nodes.len());
     let plugin = by_name("DefaultPreemption").unwrap_or(0);
+    let mut fresh = Memo::default();
+    let memo = memo.unwrap_or(&mut fresh);
+    memo.set_budgets(cycle.world.budgets_epoch);
+    // Kinds of refusals, by their places in the memo.
+    let mut kinds: Vec<Option<u32>> = Vec::new();
     let mut refusals = Diagnosis::default();
     refusals.absent = Some(Rejection::unresolvable("Preemption is not helpful for scheduling"));
-    let (mut harmless, mut harmful): (Vec<Candidate>, Vec<Candidate>) = (Vec::new(), Vec::new());
+    let (mut harmless, mut harmful): (Vec<Arc<Candidate>>, Vec<Arc<Candidate>>) = (Vec::new(), Vec::new());
     let mut errors = Vec::new();
     for step in 0..nodes.len() {
         let index = nodes[(offset + step) % nodes.len()];
-        match victims_on(cycle, index, &budgets, now) {
-            Ok(candidate) => {
+        let generation = cycle.world.snapshot.generation(index);
+        if memo.victims(index, generation).is_none() {
+            let found = match victims_on(cycle, index, &budgets, now) {
+                Ok(candidate) => Ok(Arc::new(candidate)),
+                Err(Refusal::Rejected(rejection)) => Err(memo.place(plugin, rejection)),
+                Err(Refusal::Failed(error)) => {
+                    errors.push(error);
+                    continue;
+                }
+            };
+            memo.set_victims(index, generation, found);
+        }
+        match memo.victims(index, generation) {
+            Some(Ok(candidate)) => {
+                let candidate = candidate.clone();
                 if candidate.violations == 0 {
                     harmless.push(candidate)
                 } else {
@@ -124,11 +144,15 @@ pub fn evaluate(cycle: &Cycle<'_>, diagnosis: &Diagnosis, dice: &mut Dice, now: 
                     break;
                 }
             }
-            Err(Refusal::Rejected(rejection)) => {
-                let kind = refusals.kind(plugin, &rejection);
+            Some(Err(place)) => {
+                let place = *place as usize;
+                if kinds.len() <= place {
+                    kinds.resize(place + 1, None);
+                }
+                let kind = *kinds[place].get_or_insert_with(|| refusals.kind(plugin, &memo.refusals[place].1));
                 refusals.refuse(index, kind);
             }
-            Err(Refusal::Failed(error)) => errors.push(error),
+            None => {}
         }
     }
     harmless.append(&mut harmful);
@@ -222,8 +246,8 @@ impl Look<'_> {
 
 /// The candidate that does the least harm: by protected victims, by the most important victim, by the sum of priorities, by the number of
 /// victims, and last by who has run the shortest.
-fn best(candidates: Vec<Candidate>, now: Timestamp) -> Option<Candidate> {
-    let harm = |candidate: &Candidate| {
+fn best(candidates: Vec<Arc<Candidate>>, now: Timestamp) -> Option<Arc<Candidate>> {
+    let harm = |candidate: &Arc<Candidate>| {
         let priorities = || candidate.victims.iter().map(|pod| i64::from(pod.priority()));
         let highest = priorities().next().unwrap_or(i64::MIN);
         let sum: i64 = priorities().map(|priority| priority + i64::from(i32::MAX) + 1).sum();

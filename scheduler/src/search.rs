@@ -3,12 +3,16 @@
 //! Specified by upstream's `schedule_one.go` (v1.37). The search goes round the nodes from where the last one ended and stops when enough
 //! have been found. It runs on one core: with verdicts remembered (see [`crate::memo`]) a search costs less than waking a second one.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
 
 use crate::diagnosis::Diagnosis;
 use crate::framework::{Cycle, NodeView, Overlay, PluginId, PluginSet, PreFilter, Preparing, Refusal, Rejection, State};
 use crate::memo::{Memo, Memos};
 use crate::plugins::ALL;
+use crate::preemption::{self, Outcome};
 use crate::profile::Profile;
 use crate::snapshot::NodeIndex;
 use crate::snapshot::node::NodeInfo;
@@ -62,6 +66,8 @@ pub struct Search {
     start: usize,
     memos: Memos,
     pub dice: Dice,
+    /// Whether all verdicts of the last search were such as hold for all pods that are alike.
+    whole: bool,
     /// Percentage of nodes to look for, for profiles that do not say; 0 for what suits the number of nodes.
     percentage: usize,
 }
@@ -77,11 +83,11 @@ fn enough(nodes: usize, percentage: usize) -> usize {
 
 /// Asks all filters about a node, as it is seen.
 pub fn check(cycle: &Cycle<'_>, node: &NodeView<'_>) -> Result<(), (PluginId, Refusal)> {
-    check_from(cycle, node, 0)
+    check_some(cycle, node, 0..cycle.profile.filter.len())
 }
 
-fn check_from(cycle: &Cycle<'_>, node: &NodeView<'_>, first: usize) -> Result<(), (PluginId, Refusal)> {
-    for id in cycle.profile.filter[first..].iter().copied().filter(|id| !cycle.state.skip_filter.contains(*id)) {
+fn check_some(cycle: &Cycle<'_>, node: &NodeView<'_>, which: Range<usize>) -> Result<(), (PluginId, Refusal)> {
+    for id in cycle.profile.filter[which].iter().copied().filter(|id| !cycle.state.skip_filter.contains(*id)) {
         match ALL[id].filter(cycle, node) {
             Ok(()) => {}
             Err(Refusal::Rejected(rejection)) => return Err((id, Refusal::Rejected(rejection))),
@@ -103,6 +109,9 @@ pub fn adjust(cycle: &Cycle<'_>, overlay: &mut Overlay, other: &PodInfo, node: N
 /// The pods nominated to a node that come before this one.
 fn nominated<'a>(cycle: &Cycle<'a>, name: &str) -> Vec<&'a Arc<PodInfo>> {
     let pod = cycle.pod;
+    if cycle.world.nominator.is_empty() {
+        return Vec::new();
+    }
     cycle.world.nominator.on(name).iter().filter(|other| other.priority() >= pod.priority() && other.uid != pod.uid).collect()
 }
 
@@ -124,7 +133,13 @@ pub fn check_with_nominated(cycle: &Cycle<'_>, node: &NodeView<'_>) -> Result<()
 
 impl Search {
     pub fn new(percentage: i32, seed: u64) -> Search {
-        Search { start: 0, memos: Memos::default(), dice: Dice::new(seed), percentage: usize::try_from(percentage).unwrap_or(0) }
+        Search {
+            start: 0,
+            memos: Memos::default(),
+            dice: Dice::new(seed),
+            whole: false,
+            percentage: usize::try_from(percentage).unwrap_or(0),
+        }
     }
 
     /// Finds the best node for a pod. `profile_id` tells profiles apart.
@@ -141,6 +156,7 @@ impl Search {
         if all == 0 {
             return Err(Failure::NoNodes);
         }
+        self.whole = false;
         let mut diagnosis = Diagnosis::default();
         let only = match self.pre_filter(world, profile, pod, state, &mut diagnosis) {
             Ok(only) => only,
@@ -248,6 +264,9 @@ impl Search {
         let mut checked = PluginSet::EMPTY;
         profile.filter[..local].iter().filter(|id| !state.skip_filter.contains(**id)).for_each(|id| checked.insert(*id));
         memo.set_checked(checked);
+        let own = world.nominator.node_of(&pod.uid).cloned();
+        let whole = local == profile.filter.len();
+        self.whole = whole && own.is_none();
         // Kinds of refusals in the diagnosis, by their places in the memo.
         let mut kinds: Vec<Option<u32>> = Vec::new();
         for step in 0..nodes.len() {
@@ -256,7 +275,9 @@ impl Search {
             }
             let index = nodes[(self.start + step) % nodes.len()];
             let view = NodeView::of(world, index);
-            if !world.nominator.on(view.name()).is_empty() && !world.nominator.is_empty() {
+            // The pod's own nomination counts for others, not for itself, so that such verdicts are its own.
+            let shared = view.info.nominated == 0 || (whole && own.as_deref() != Some(view.name()));
+            if !shared {
                 match check_with_nominated(&cycle, &view) {
                     Ok(()) => feasible.push(index),
                     Err((plugin, Refusal::Rejected(rejection))) => {
@@ -279,7 +300,7 @@ impl Search {
                     });
                     diagnosis.refuse(index, kind);
                 }
-                None => match check_from(&cycle, &view, local) {
+                None => match check_some(&cycle, &view, local..profile.filter.len()) {
                     Ok(()) => feasible.push(index),
                     Err((plugin, Refusal::Rejected(rejection))) => {
                         let kind = diagnosis.kind(plugin, &rejection);
@@ -292,6 +313,12 @@ impl Search {
         let all = world.snapshot.order().len();
         self.start = (self.start + feasible.len() + diagnosis.len()) % all.max(1);
         Ok(feasible)
+    }
+
+    /// Looks for the node where room is made with the least harm, for the pod of the last search.
+    pub fn make_room(&mut self, cycle: &Cycle<'_>, profile_id: usize, diagnosis: &Diagnosis, now: Timestamp) -> Outcome {
+        let memo = self.whole.then(|| self.memos.of(cycle.pod.template.id, profile_id));
+        preemption::evaluate(cycle, diagnosis, memo, &mut self.dice, now)
     }
 
     fn best(
@@ -335,15 +362,15 @@ fn local_verdict(memo: &mut Memo, cycle: &Cycle<'_>, node: &NodeView<'_>, local:
     if let Some(known) = memo.verdict(node.index, generation) {
         return Ok(known);
     }
-    for id in cycle.profile.filter[..local].iter().copied().filter(|id| !cycle.state.skip_filter.contains(*id)) {
-        match ALL[id].filter(cycle, node) {
-            Ok(()) => {}
-            Err(Refusal::Rejected(rejection)) => return Ok(Some(memo.refuse(node.index, generation, id, rejection))),
-            Err(Refusal::Failed(error)) => return Err(format!("running {:?} filter plugin: {error}", ALL[id].name())),
+    let verdict = if node.info.nominated > 0 { check_with_nominated(cycle, node) } else { check_some(cycle, node, 0..local) };
+    match verdict {
+        Ok(()) => {
+            memo.pass(node.index, generation);
+            Ok(None)
         }
+        Err((id, Refusal::Rejected(rejection))) => Ok(Some(memo.refuse(node.index, generation, id, rejection))),
+        Err((_, Refusal::Failed(error))) => Err(error),
     }
-    memo.pass(node.index, generation);
-    Ok(None)
 }
 
 fn local_score(memo: &mut Memo, cycle: &Cycle<'_>, index: NodeIndex, plugins: &[(PluginId, i64)]) -> i64 {

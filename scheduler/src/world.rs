@@ -10,7 +10,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use crate::queue::nominator::Nominator;
 use crate::snapshot::Snapshot;
-use crate::snapshot::pod::Uid;
+use crate::snapshot::pod::{PodInfo, Uid};
 use crate::volumes::Volumes;
 
 /// Objects that plugins look up by name or namespace.
@@ -50,6 +50,35 @@ impl World {
             None => true,
             Some(victim) => self.snapshot.pod(victim).is_some_and(|pod| !pod.terminating),
         }
+    }
+
+    /// Nominates a pod to a node; to none if the name is empty.
+    pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
+        let before = self.nominator.node_of(&pod.uid).cloned();
+        self.nominator.set(pod, node);
+        before.iter().for_each(|before| self.nominations_changed(before));
+        self.nominations_changed(node);
+    }
+
+    /// A waiting pod has changed: its nomination may have.
+    pub fn nominated_pod_changed(&mut self, old: &PodInfo, new: Arc<PodInfo>) {
+        let before = self.nominator.node_of(&new.uid).cloned();
+        let uid = new.uid.clone();
+        self.nominator.update(old, new);
+        let now = self.nominator.node_of(&uid).cloned();
+        before.iter().chain(&now).for_each(|node| self.nominations_changed(node));
+    }
+
+    /// A pod is nominated no more.
+    pub fn end_nomination(&mut self, uid: &str) {
+        let Some(node) = self.nominator.node_of(uid).cloned() else { return };
+        self.nominator.remove(uid);
+        self.nominations_changed(&node);
+    }
+
+    /// The snapshot knows how many pods are nominated to a node, so that a search over many nodes need not ask for each.
+    pub fn nominations_changed(&mut self, node: &str) {
+        self.snapshot.set_nominated(node, self.nominator.on(node).len());
     }
 
     pub fn budgets(&self) -> impl Iterator<Item = &Arc<PodDisruptionBudget>> {

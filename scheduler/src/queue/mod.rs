@@ -7,7 +7,7 @@
 pub mod nominator;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +59,13 @@ pub struct Queued {
     number: u64,
 }
 
+impl Queued {
+    /// Its place among those that no node would take.
+    fn waits_since(&self) -> (Duration, u64) {
+        (self.timestamp.max(self.flushed_at), self.number)
+    }
+}
+
 type Order = (Reverse<i32>, Duration, u64);
 
 /// How long failed pods wait.
@@ -86,7 +93,9 @@ pub struct Queue {
     active: BTreeMap<Order, Uid>,
     backoff: BTreeMap<(Duration, Order), Uid>,
     error_backoff: BTreeMap<(Duration, Order), Uid>,
-    unschedulable: BTreeSet<Uid>,
+    /// By the time since which they wait, so that those who wait too long stand first.
+    unschedulable: BTreeMap<(Duration, u64), Uid>,
+    gated: usize,
     /// How many of these each plugin has refused, so that events that can help nobody cost nothing.
     refused: [usize; ALL.len()],
     times: Backoff,
@@ -107,7 +116,8 @@ impl Queue {
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
             error_backoff: BTreeMap::new(),
-            unschedulable: BTreeSet::new(),
+            unschedulable: BTreeMap::new(),
+            gated: 0,
             refused: [0; ALL.len()],
             times,
             next: 0,
@@ -170,7 +180,8 @@ impl Queue {
             Place::Backoff => drop(self.backoff.remove(&(until, order))),
             Place::ErrorBackoff => drop(self.error_backoff.remove(&(until, order))),
             Place::Unschedulable => {
-                self.unschedulable.remove(uid);
+                self.unschedulable.remove(&queued.waits_since());
+                self.gated -= usize::from(queued.gate.is_some());
                 queued.rejectors.iter().for_each(|id| self.refused[id] -= 1);
             }
             Place::InFlight => {}
@@ -201,7 +212,8 @@ impl Queue {
             Place::ErrorBackoff => drop(self.error_backoff.insert((until, order), uid)),
             Place::Unschedulable => {
                 queued.rejectors.iter().for_each(|id| self.refused[id] += 1);
-                self.unschedulable.insert(uid);
+                self.gated += usize::from(queued.gate.is_some());
+                self.unschedulable.insert(queued.waits_since(), uid);
             }
             Place::InFlight => {}
         }
@@ -367,7 +379,7 @@ impl Queue {
         }
         let mut interested_set = PluginSet::EMPTY;
         (0..ALL.len()).filter(interested).for_each(|id| interested_set.insert(id));
-        let candidates = self.unschedulable.iter().filter(|uid| {
+        let candidates = self.unschedulable.values().filter(|uid| {
             self.pods.get(&***uid).is_some_and(|queued| {
                 let may = event.is_wildcard() || queued.rejectors.meets(interested_set);
                 // A gated pod is only asked about what its gate waits for.
@@ -406,15 +418,8 @@ impl Queue {
                 self.make_active(world, profiles, &uid, "BackoffComplete", true, now);
             }
         }
-        let late: Vec<Uid> = self
-            .unschedulable
-            .iter()
-            .filter(|uid| {
-                let since = self.pods.get(&***uid).map_or(now, |queued| queued.timestamp.max(queued.flushed_at));
-                now.saturating_sub(since) > MAX_UNSCHEDULABLE
-            })
-            .cloned()
-            .collect();
+        let late = self.unschedulable.iter().take_while(|((since, _), _)| now.saturating_sub(*since) > MAX_UNSCHEDULABLE);
+        let late: Vec<Uid> = late.map(|(_, uid)| uid.clone()).collect();
         for uid in late {
             self.detach(&uid);
             if let Some(queued) = self.pods.get_mut(&uid) {
@@ -429,19 +434,17 @@ impl Queue {
     pub fn next_flush(&self) -> Option<Duration> {
         let backoffs = [&self.backoff, &self.error_backoff];
         let backoff = backoffs.into_iter().filter_map(|q| q.first_key_value()).map(|((until, _), _)| *until + WINDOW).min();
-        let late = self.unschedulable.iter().filter_map(|uid| self.pods.get(uid));
-        let late = late.map(|queued| queued.timestamp.max(queued.flushed_at) + MAX_UNSCHEDULABLE + WINDOW).min();
+        let late = self.unschedulable.first_key_value().map(|((since, _), _)| *since + MAX_UNSCHEDULABLE + Duration::from_millis(1));
         backoff.into_iter().chain(late).min()
     }
 
     /// Tells the sizes of the queues.
     pub fn report(&self) {
-        let gated = self.unschedulable.iter().filter_map(|uid| self.pods.get(uid)).filter(|queued| queued.gate.is_some()).count();
         let sizes = [
             ("active", self.active.len()),
             ("backoff", self.backoff.len() + self.error_backoff.len()),
-            ("unschedulable", self.unschedulable.len() - gated),
-            ("gated", gated),
+            ("unschedulable", self.unschedulable.len() - self.gated),
+            ("gated", self.gated),
         ];
         for (queue, size) in sizes {
             self.metrics.set(Id::PendingPods, &[queue], size as f64);

@@ -232,6 +232,14 @@ impl Snapshot {
         Some(pod)
     }
 
+    /// So many pods are nominated to the node now, or others than before.
+    pub fn set_nominated(&mut self, node: &str, pods: usize) {
+        if let Some(index) = self.by_name.get(node).copied() {
+            self.nodes[index as usize].nominated = pods;
+            self.touch(index);
+        }
+    }
+
     /// Takes in what a placed pod is now.
     pub fn update_pod(&mut self, pod: Arc<PodInfo>) {
         let Some(index) = self.placed(&pod.uid) else { return };

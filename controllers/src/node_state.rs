@@ -90,8 +90,8 @@ mod tests {
     fn taints_are_added_once_and_others_kept() {
         let (a, b) = (taint("a", "NoSchedule"), taint("b", "NoExecute"));
         assert_eq!(with_taints(&node(&[]), std::slice::from_ref(&a), &[]), Some(vec![a.clone()]));
-        assert_eq!(with_taints(&node(&[a.clone()]), std::slice::from_ref(&a), std::slice::from_ref(&b)), None);
+        assert_eq!(with_taints(&node(std::slice::from_ref(&a)), std::slice::from_ref(&a), std::slice::from_ref(&b)), None);
         assert_eq!(with_taints(&node(&[a.clone(), b.clone()]), &[], std::slice::from_ref(&a)), Some(vec![b.clone()]));
-        assert_eq!(with_taints(&node(&[b.clone()]), std::slice::from_ref(&a), &[taint("b", "NoSchedule")]), Some(vec![a, b]));
+        assert_eq!(with_taints(&node(std::slice::from_ref(&b)), std::slice::from_ref(&a), &[taint("b", "NoSchedule")]), Some(vec![a, b]));
     }
 }

@@ -42,10 +42,16 @@ fn is_same(a: &Endpoint, b: &Endpoint) -> bool {
     a.node_name == b.node_name && a.zone == b.zone && a.conditions == b.conditions && target(a) == target(b)
 }
 
+#[derive(Default)]
+struct Group {
+    ports: Vec<EndpointPort>,
+    endpoints: BTreeMap<EndpointKey, Endpoint>,
+}
+
 /// The endpoints that a service should have, by the ports that they share.
 #[derive(Default)]
 pub struct Desired {
-    groups: BTreeMap<Vec<PortKey>, (Vec<EndpointPort>, BTreeMap<EndpointKey, Endpoint>)>,
+    groups: BTreeMap<Vec<PortKey>, Group>,
 }
 
 impl Desired {
@@ -64,7 +70,7 @@ impl Desired {
 
     fn group(&mut self, ports: Vec<EndpointPort>) -> &mut BTreeMap<EndpointKey, Endpoint> {
         let key = ports.iter().map(port_key).collect();
-        &mut self.groups.entry(key).or_insert_with(|| (ports, BTreeMap::new())).1
+        &mut self.groups.entry(key).or_insert_with(|| Group { ports, endpoints: BTreeMap::new() }).endpoints
     }
 }
 
@@ -142,7 +148,7 @@ pub fn plan(template: &Template<'_>, existing: &[EndpointSlice], desired: Desire
             plan.delete.push(slice.clone());
         }
     }
-    for (key, (ports, endpoints)) in desired.groups {
+    for (key, Group { ports, endpoints }) in desired.groups {
         let slices = by_ports.remove(&key).unwrap_or_default();
         plan_group(template, &slices, ports, endpoints, &mut plan);
     }

@@ -87,6 +87,13 @@ impl Seen {
     }
 }
 
+/// An object and the owner that it names, which lies where it cannot own it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Misplaced {
+    pub dependent: Identity,
+    pub owner: Identity,
+}
+
 /// What has to be done after a change of the graph.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
@@ -97,7 +104,7 @@ pub enum Effect {
     /// Release the dependents of the object, then the object.
     Orphan(String),
     /// The object refers to an owner in another namespace.
-    InvalidNamespace { dependent: Identity, owner: Identity },
+    InvalidNamespace(Box<Misplaced>),
 }
 
 /// What is known of one object.
@@ -300,7 +307,7 @@ impl Graph {
             if elsewhere && !owner.identity.namespace.is_empty() {
                 if !owner.is_virtual {
                     let owner = Identity::of_owner(reference, &dependent.namespace);
-                    effects.push(Effect::InvalidNamespace { dependent: dependent.clone(), owner });
+                    effects.push(Effect::InvalidNamespace(Box::new(Misplaced { dependent: dependent.clone(), owner })));
                 }
                 suspicious = true;
             } else {
@@ -385,7 +392,7 @@ impl Graph {
 fn invalid_namespace(dependent: &Node, owner: &str) -> Option<Effect> {
     let reference = dependent.owners.iter().find(|reference| reference.uid == owner)?;
     let owner = Identity::of_owner(reference, &dependent.identity.namespace);
-    Some(Effect::InvalidNamespace { dependent: dependent.identity.clone(), owner })
+    Some(Effect::InvalidNamespace(Box::new(Misplaced { dependent: dependent.identity.clone(), owner })))
 }
 
 #[cfg(test)]
@@ -480,7 +487,7 @@ mod tests {
 
     #[test]
     fn an_owner_in_another_namespace_is_told_of_whoever_comes_first() {
-        let told = Effect::InvalidNamespace { dependent: identity("b", "d"), owner: identity("b", "o") };
+        let told = Effect::InvalidNamespace(Box::new(Misplaced { dependent: identity("b", "d"), owner: identity("b", "o") }));
         let mut graph = Graph::default();
         graph.observe(seen("a", "o", &[]));
         assert_eq!(graph.observe(seen("b", "d", &["o"])), [told.clone(), examine("d")]);

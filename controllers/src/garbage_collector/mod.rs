@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use crate::discovery::{self, Resource};
 use crate::manager::Context;
-use graph::{Effect, Graph, Identity};
+use graph::{Effect, Graph, Misplaced};
 use monitors::Monitors;
 
 /// Discovery is asked this often even if nothing says that it changed.
@@ -98,12 +98,12 @@ impl Collector {
                 Effect::Examine(uid) => self.examine.add(uid),
                 Effect::ExamineLater(uid) => self.examine.add_rate_limited(uid),
                 Effect::Orphan(uid) => self.orphan.add(uid),
-                Effect::InvalidNamespace { dependent, owner } => self.tell_invalid(&dependent, &owner),
+                Effect::InvalidNamespace(misplaced) => self.tell_invalid(&misplaced),
             }
         }
     }
 
-    fn tell_invalid(&self, dependent: &Identity, owner: &Identity) {
+    fn tell_invalid(&self, Misplaced { dependent, owner }: &Misplaced) {
         let about = Reference(ObjectReference {
             api_version: Some(dependent.api_version.clone()),
             kind: Some(dependent.kind.clone()),

@@ -35,7 +35,7 @@ use crate::failure;
 use crate::label_selector_text::print;
 use crate::manager::Context;
 use behavior::{Bounds, History};
-use replicas::{Proposal, Samples, Startup, Tolerances};
+use replicas::{Proposal, Rules, Samples, Startup, Tolerances};
 use status::{ABLE, ACTIVE, LIMITED, ZERO};
 
 /// How often the scale is written because somebody else writes it at the same time.
@@ -379,14 +379,14 @@ impl Controller {
     ) -> Result<Measured, (&'static str, Error)> {
         let namespace = autoscaler.namespace();
         let tolerances = behavior::tolerances(spec.behavior.as_ref(), self.tolerance);
-        let now = Timestamp::now();
+        let rules = Rules { tolerances, startup: self.startup, now: Timestamp::now() };
         let selected = selector.to_string();
         let kind = metric.type_.clone();
         if let Some(source) = &metric.resource {
             let failed = |error| ("FailedGetResourceMetric", error);
             let of = (source.name.as_str(), "");
             let (proposal, name, value) =
-                self.resource(namespace, &selected, current, of, &source.target, pods, tolerances).await.map_err(failed)?;
+                self.resource(namespace, &selected, current, of, &source.target, pods, &rules).await.map_err(failed)?;
             let resource = Some(ResourceMetricStatus { name: source.name.clone(), current: value });
             return Ok(Measured { proposal, name, status: MetricStatus { type_: kind, resource, ..MetricStatus::default() } });
         }
@@ -394,7 +394,7 @@ impl Controller {
             let failed = |error| ("FailedGetContainerResourceMetric", error);
             let of = (source.name.as_str(), source.container.as_str());
             let (proposal, name, value) =
-                self.resource(namespace, &selected, current, of, &source.target, pods, tolerances).await.map_err(failed)?;
+                self.resource(namespace, &selected, current, of, &source.target, pods, &rules).await.map_err(failed)?;
             let (name_of, container) = (source.name.clone(), source.container.clone());
             let container_resource = Some(ContainerResourceMetricStatus { name: name_of, container, current: value });
             return Ok(Measured { proposal, name, status: MetricStatus { type_: kind, container_resource, ..MetricStatus::default() } });
@@ -405,7 +405,7 @@ impl Controller {
             let found = metrics::pods(&self.client, served, namespace, &selected, &source.metric.name, &of_metric).await;
             let samples = found.map_err(|error| failed(error.into()))?;
             let target = milli(source.target.average_value.as_ref()).unwrap_or(0);
-            let proposal = replicas::by_average(current, target, false, pods, samples, tolerances, self.startup, now);
+            let proposal = replicas::by_average(current, target, false, pods, samples, &rules);
             let proposal = proposal.map_err(|error| failed(error.into()))?;
             let value =
                 MetricValueStatus { average_value: Some(quantity(proposal.usage, Format::DecimalSi)), ..MetricValueStatus::default() };
@@ -451,20 +451,18 @@ impl Controller {
         (resource, container): (&str, &str),
         target: &MetricTarget,
         pods: &[Arc<Pod>],
-        tolerances: Tolerances,
+        rules: &Rules,
     ) -> Result<(Proposal, String, MetricValueStatus), Error> {
-        let now = Timestamp::now();
         let format = if resource == "memory" { Format::BinarySi } else { Format::DecimalSi };
         let samples: Samples = metrics::resource(&self.client, namespace, selector, resource, container).await.map_err(|error| {
             let word = if target.average_value.is_some() { "usage" } else { "utilization" };
             Error::Target(format!("failed to get {resource} {word}: unable to get metrics for resource {resource}: {error}"))
         })?;
         let (proposal, name) = if let Some(target) = milli(target.average_value.as_ref()) {
-            let proposal = replicas::by_average(current, target, resource == "cpu", pods, samples, tolerances, self.startup, now)?;
+            let proposal = replicas::by_average(current, target, resource == "cpu", pods, samples, rules)?;
             (proposal, format!("{resource} resource"))
         } else if let Some(percent) = target.average_utilization {
-            let startup = self.startup;
-            let proposal = replicas::by_utilization(current, percent, resource, container, pods, samples, tolerances, startup, now)?;
+            let proposal = replicas::by_utilization(current, percent, resource, container, pods, samples, rules)?;
             let of = if container.is_empty() { "" } else { "container " };
             (proposal, format!("{resource} {of}resource utilization (percentage of request)"))
         } else {

@@ -43,20 +43,28 @@ pub struct Startup {
     pub initial_readiness_delay: SignedDuration,
 }
 
+/// By which rules values are judged, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub tolerances: Tolerances,
+    pub startup: Startup,
+    pub now: Timestamp,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("no pods returned by selector while calculating replica count")]
-    NoPods,
+    PodsMissing,
     #[error("did not receive metrics for targeted pods (pods might be unready)")]
-    NoSamples,
+    SamplesMissing,
     #[error("no metrics returned matched known pods")]
-    NoMatch,
+    Unmatched,
     #[error("missing request for {resource} in container {container} of Pod {pod}")]
-    NoRequest { resource: String, container: String, pod: String },
+    RequestMissing { resource: String, container: String, pod: String },
     #[error("missing pod-level request for {resource} in Pod {pod}")]
-    NoPodRequest { resource: String, pod: String },
+    PodRequestMissing { resource: String, pod: String },
     #[error("container {container} not found in Pod {pod}")]
-    NoContainer { container: String, pod: String },
+    ContainerUnknown { container: String, pod: String },
 }
 
 /// What a metric asks for, and what was measured.
@@ -77,7 +85,7 @@ struct Groups {
     ignored: BTreeSet<String>,
 }
 
-fn group(pods: &[Arc<Pod>], samples: &Samples, is_cpu: bool, startup: Startup, now: Timestamp) -> Groups {
+fn group(pods: &[Arc<Pod>], samples: &Samples, is_cpu: bool, rules: &Rules) -> Groups {
     let mut groups = Groups::default();
     for pod in pods {
         let name = pod.name().to_owned();
@@ -87,7 +95,7 @@ fn group(pods: &[Arc<Pod>], samples: &Samples, is_cpu: bool, startup: Startup, n
         } else if phase == "Pending" {
             groups.unready.insert(name);
         } else if let Some(sample) = samples.get(&name) {
-            if is_cpu && is_unready(pod, sample, startup, now) {
+            if is_cpu && is_unready(pod, sample, rules) {
                 groups.unready.insert(name);
             } else {
                 groups.ready += 1;
@@ -99,15 +107,15 @@ fn group(pods: &[Arc<Pod>], samples: &Samples, is_cpu: bool, startup: Startup, n
     groups
 }
 
-fn is_unready(pod: &Pod, sample: &Sample, startup: Startup, now: Timestamp) -> bool {
+fn is_unready(pod: &Pod, sample: &Sample, rules: &Rules) -> bool {
     let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
     let (Some(started), Some(ready)) = (started, pod_state::condition(pod, "Ready")) else { return true };
     let since = ready.last_transition_time.as_ref().map_or(Timestamp::MIN, |time| time.0);
     let later = |time: Timestamp, by: SignedDuration| time.saturating_add(by).unwrap_or(Timestamp::MAX);
-    if later(started, startup.cpu_initialization) > now {
+    if later(started, rules.startup.cpu_initialization) > rules.now {
         ready.status == "False" || sample.timestamp < later(since, sample.window)
     } else {
-        ready.status == "False" && later(started, startup.initial_readiness_delay) > since
+        ready.status == "False" && later(started, rules.startup.initial_readiness_delay) > since
     }
 }
 
@@ -139,7 +147,7 @@ fn propose(
 ) -> Result<Proposal, Error> {
     samples.retain(|name, _| !groups.ignored.contains(name) && !groups.unready.contains(name));
     if samples.is_empty() {
-        return Err(Error::NoSamples);
+        return Err(Error::SamplesMissing);
     }
     let (ratio, usage, utilization) = ratio_of(&samples)?;
     let proposal = |replicas: i32| Proposal { replicas, usage, utilization };
@@ -169,7 +177,6 @@ fn propose(
 }
 
 /// For a target in percent of what pods request.
-#[expect(clippy::too_many_arguments, reason = "each is another kind of thing that the answer depends on")]
 pub fn by_utilization(
     current: i32,
     target: i32,
@@ -177,27 +184,25 @@ pub fn by_utilization(
     container: &str,
     pods: &[Arc<Pod>],
     samples: Samples,
-    tolerances: Tolerances,
-    startup: Startup,
-    now: Timestamp,
+    rules: &Rules,
 ) -> Result<Proposal, Error> {
     if pods.is_empty() {
-        return Err(Error::NoPods);
+        return Err(Error::PodsMissing);
     }
-    let groups = group(pods, &samples, resource == "cpu", startup, now);
+    let groups = group(pods, &samples, resource == "cpu", rules);
     let requests = requests(pods, container, resource)?;
     let ratio_of = |samples: &Samples| {
         let known: Vec<(i64, i64)> = samples.iter().filter_map(|(name, sample)| Some((sample.value, *requests.get(name)?))).collect();
         let (used, requested): (i64, i64) = known.iter().fold((0, 0), |(a, b), (value, request)| (a + value, b + request));
         if requested == 0 {
-            return Err(Error::NoMatch);
+            return Err(Error::Unmatched);
         }
         let percent = i32::try_from(used.saturating_mul(100) / requested).unwrap_or(i32::MAX);
         let average = used / i64::try_from(known.len()).unwrap_or(1).max(1);
         Ok((f64::from(percent) / f64::from(target), average, Some(percent)))
     };
     let missing = |name: &str| requests.get(name).copied().unwrap_or(0).saturating_mul(i64::from(target.max(100))) / 100;
-    propose(current, &groups, samples, tolerances, &ratio_of, missing)
+    propose(current, &groups, samples, rules.tolerances, &ratio_of, missing)
 }
 
 /// For a target per pod, in thousandths.
@@ -207,20 +212,18 @@ pub fn by_average(
     is_cpu: bool,
     pods: &[Arc<Pod>],
     samples: Samples,
-    tolerances: Tolerances,
-    startup: Startup,
-    now: Timestamp,
+    rules: &Rules,
 ) -> Result<Proposal, Error> {
     if pods.is_empty() {
-        return Err(Error::NoPods);
+        return Err(Error::PodsMissing);
     }
-    let groups = group(pods, &samples, is_cpu, startup, now);
+    let groups = group(pods, &samples, is_cpu, rules);
     let ratio_of = |samples: &Samples| {
         let total: i64 = samples.values().map(|sample| sample.value).sum();
         let average = total / i64::try_from(samples.len()).unwrap_or(1).max(1);
         Ok((float(average) / float(target), average, None))
     };
-    propose(current, &groups, samples, tolerances, &ratio_of, |_| target)
+    propose(current, &groups, samples, rules.tolerances, &ratio_of, |_| target)
 }
 
 /// For a value that belongs to no pod: all of it is compared with the target.
@@ -231,7 +234,7 @@ pub fn by_value(current: i32, usage: i64, target: i64, pods: &[Arc<Pod>], tolera
     } else if tolerances.holds(ratio) {
         current
     } else if pods.is_empty() {
-        return Err(Error::NoPods);
+        return Err(Error::PodsMissing);
     } else {
         up(ratio * count(pods.iter().filter(|pod| pod_state::phase(pod) == "Running" && pod_state::is_ready(pod)).count()))
     };
@@ -263,20 +266,20 @@ fn request(pod: &Pod, wanted: &str, resource: &str) -> Result<i64, Error> {
         let request = own.get(resource).and_then(|text| Quantity::parse(&text.0).ok());
         return request
             .map(|request| request.milli_value())
-            .ok_or_else(|| Error::NoPodRequest { resource: resource.to_owned(), pod: pod.name().to_owned() });
+            .ok_or_else(|| Error::PodRequestMissing { resource: resource.to_owned(), pod: pod.name().to_owned() });
     }
     let sidecars = spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always"));
     let mut total = 0;
     let mut found = wanted.is_empty();
     for container in spec.containers.iter().chain(sidecars).filter(|container| wanted.is_empty() || container.name == wanted) {
         found = true;
-        total += milli(container, resource).ok_or_else(|| Error::NoRequest {
+        total += milli(container, resource).ok_or_else(|| Error::RequestMissing {
             resource: resource.to_owned(),
             container: container.name.clone(),
             pod: pod.name().to_owned(),
         })?;
     }
-    if found { Ok(total) } else { Err(Error::NoContainer { container: wanted.to_owned(), pod: pod.name().to_owned() }) }
+    if found { Ok(total) } else { Err(Error::ContainerUnknown { container: wanted.to_owned(), pod: pod.name().to_owned() }) }
 }
 
 #[cfg(test)]
@@ -288,6 +291,10 @@ mod tests {
     const TOLERANCES: Tolerances = Tolerances { down: 0.1, up: 0.1 };
     const STARTUP: Startup =
         Startup { cpu_initialization: SignedDuration::from_secs(300), initial_readiness_delay: SignedDuration::from_secs(30) };
+
+    fn rules() -> Rules {
+        Rules { tolerances: TOLERANCES, startup: STARTUP, now: now() }
+    }
 
     fn now() -> Timestamp {
         Timestamp::from_second(1_000_000).unwrap()
@@ -312,7 +319,7 @@ mod tests {
     }
 
     fn utilized(current: i32, pods: &[Arc<Pod>], values: &[(&str, i64)]) -> Result<Proposal, Error> {
-        by_utilization(current, 50, "cpu", "", pods, samples(values), TOLERANCES, STARTUP, now())
+        by_utilization(current, 50, "cpu", "", pods, samples(values), &rules())
     }
 
     #[test]
@@ -329,8 +336,8 @@ mod tests {
         let pods = [pod("a", "Running", true), pod("b", "Running", true)];
         assert_eq!(utilized(2, &pods, &[("a", 1000)]).unwrap().replicas, 2);
         assert_eq!(utilized(2, &pods, &[("a", 100)]).unwrap().replicas, 2);
-        assert_eq!(utilized(2, &pods, &[]), Err(Error::NoSamples));
-        assert_eq!(utilized(2, &[], &[]), Err(Error::NoPods));
+        assert_eq!(utilized(2, &pods, &[]), Err(Error::SamplesMissing));
+        assert_eq!(utilized(2, &[], &[]), Err(Error::PodsMissing));
     }
 
     #[test]
@@ -342,9 +349,9 @@ mod tests {
     #[test]
     fn a_container_without_a_request_is_an_error() {
         let pods = [pod("a", "Running", true)];
-        let of = |resource, container| by_utilization(1, 50, resource, container, &pods, samples(&[("a", 1)]), TOLERANCES, STARTUP, now());
-        assert!(matches!(of("memory", ""), Err(Error::NoRequest { .. })));
-        assert!(matches!(of("cpu", "other"), Err(Error::NoContainer { .. })));
+        let of = |resource, container| by_utilization(1, 50, resource, container, &pods, samples(&[("a", 1)]), &rules());
+        assert!(matches!(of("memory", ""), Err(Error::RequestMissing { .. })));
+        assert!(matches!(of("cpu", "other"), Err(Error::ContainerUnknown { .. })));
     }
 
     #[test]
@@ -353,6 +360,6 @@ mod tests {
         assert_eq!(by_value(2, 20_000, 10_000, &pods, TOLERANCES).unwrap().replicas, 4);
         assert_eq!(by_value(0, 25_000, 10_000, &[], TOLERANCES).unwrap().replicas, 3);
         assert_eq!(by_value_per_pod(2, 30_000, 10_000, TOLERANCES), Proposal { replicas: 3, usage: 15_000, utilization: None });
-        assert_eq!(by_average(2, 500, false, &pods, samples(&[("a", 900), ("b", 1100)]), TOLERANCES, STARTUP, now()).unwrap().replicas, 4);
+        assert_eq!(by_average(2, 500, false, &pods, samples(&[("a", 900), ("b", 1100)]), &rules()).unwrap().replicas, 4);
     }
 }

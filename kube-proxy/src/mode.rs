@@ -8,6 +8,15 @@ use crate::nftables::Nftables;
 use crate::ruleset::{Difference, Ruleset};
 use crate::settings::Settings;
 
+/// Why rules were not written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Program(#[from] command::Error),
+    #[error("nftables: {0}")]
+    Kernel(#[from] std::io::Error),
+}
+
 /// The rules of one family in the kernel, in the mode that was asked for.
 pub enum Mode {
     Iptables(Iptables),
@@ -16,7 +25,7 @@ pub enum Mode {
 
 impl Mode {
     /// Writes all rules anew.
-    pub async fn write_everything(&mut self, ruleset: &Ruleset, settings: &Settings, metrics: &Metrics) -> Result<(), command::Error> {
+    pub async fn write_everything(&mut self, ruleset: &Ruleset, settings: &Settings, metrics: &Metrics) -> Result<(), Error> {
         match self {
             Mode::Iptables(iptables) => {
                 let result = iptables.write_everything(ruleset, settings).await;
@@ -24,13 +33,13 @@ impl Mode {
             }
             Mode::Nftables(nftables) => {
                 let result = nftables.write_everything(ruleset, settings).await;
-                result.inspect_err(|_| metrics.of(settings.family).nftables_failures.add(1))
+                Ok(result.inspect_err(|_| metrics.of(settings.family).nftables_failures.add(1))?)
             }
         }
     }
 
     /// Writes what differs from what was written before.
-    pub async fn write_changes(&mut self, differences: &[Difference], settings: &Settings, metrics: &Metrics) -> Result<(), command::Error> {
+    pub async fn write_changes(&mut self, differences: &[Difference], settings: &Settings, metrics: &Metrics) -> Result<(), Error> {
         match self {
             Mode::Iptables(iptables) => {
                 let result = iptables.write_changes(differences, settings).await;
@@ -38,12 +47,12 @@ impl Mode {
             }
             Mode::Nftables(nftables) => {
                 let result = nftables.write_changes(differences, settings).await;
-                result.inspect_err(|_| metrics.of(settings.family).nftables_failures.add(1))
+                Ok(result.inspect_err(|_| metrics.of(settings.family).nftables_failures.add(1))?)
             }
         }
     }
 
-    fn told(family: Family, result: Result<Written, command::Error>, everything: bool, metrics: &Metrics) -> Result<(), command::Error> {
+    fn told(family: Family, result: Result<Written, command::Error>, everything: bool, metrics: &Metrics) -> Result<(), Error> {
         let of = metrics.of(family);
         match result {
             Ok(written) => {
@@ -58,7 +67,7 @@ impl Mode {
             Err(error) => {
                 of.restore_failures.add(1);
                 of.partial_restore_failures.add(u64::from(!everything));
-                Err(error)
+                Err(error.into())
             }
         }
     }

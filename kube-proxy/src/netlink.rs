@@ -29,6 +29,10 @@ const ATTRIBUTE_HEADER_BYTES: usize = 4;
 
 /// The kernel writes at most so much at once.
 const RECEIVE_BYTES: usize = 64 << 10;
+/// What the kernel needs beside the bytes that are sent.
+const SEND_MARGIN_BYTES: usize = 4096;
+/// Failures of a transaction are told for each message, up to so much.
+const TRANSACTION_RECEIVE_BYTES: usize = 1 << 20;
 /// It answers at once; a missing answer is an error.
 const TIMEOUT_S: i64 = 10;
 
@@ -55,6 +59,43 @@ impl Message {
         self.0.extend_from_slice(&kind.to_ne_bytes());
         self.0.extend_from_slice(payload);
         self.0.resize(align(self.0.len()), 0);
+    }
+
+    pub fn text(&mut self, kind: u16, text: &str) {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.push(0);
+        self.attribute(kind, &bytes);
+    }
+
+    /// A number in the order of the network.
+    pub fn number(&mut self, kind: u16, number: u32) {
+        self.attribute(kind, &number.to_be_bytes());
+    }
+
+    /// An attribute whose payload is the attributes that `fill` writes. Together they may have 64 KiB.
+    pub fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Message)) {
+        let start = self.0.len();
+        self.0.extend_from_slice(&[0; ATTRIBUTE_HEADER_BYTES]);
+        fill(self);
+        let length = u16::try_from(self.0.len() - start).unwrap_or(u16::MAX);
+        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        self.0[start + 2..start + 4].copy_from_slice(&(kind | NESTED).to_ne_bytes());
+    }
+
+    /// The resource of a message that has one, such as the subsystem of a batch.
+    pub fn resource(&mut self, resource: u16) {
+        self.0[HEADER_BYTES + 2..HEADER_BYTES + 4].copy_from_slice(&resource.to_be_bytes());
+    }
+
+    /// Another flag for the message.
+    pub fn flag(&mut self, flag: u16) {
+        let flags = u16::from_ne_bytes([self.0[6], self.0[7]]) | flag;
+        self.0[6..8].copy_from_slice(&flags.to_ne_bytes());
+    }
+
+    /// How long the message is so far.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// An attribute whose payload is attributes, as it was received.
@@ -132,6 +173,56 @@ impl Socket {
                     _ => each(body.get(NETFILTER_HEADER_BYTES..).unwrap_or(&[])),
                 }
             }
+        }
+    }
+}
+
+impl Socket {
+    /// Sends messages that hold together as one, and waits for the kernel's word about them: all are done, or none.
+    pub fn transact(&mut self, messages: Vec<Message>) -> io::Result<()> {
+        let count = messages.len();
+        let mut bytes = Vec::with_capacity(messages.iter().map(Message::len).sum());
+        for (place, mut message) in messages.into_iter().enumerate() {
+            // The last one before the end is acknowledged; of the others only failures are told.
+            if place + 2 == count {
+                message.flag(ACK);
+            }
+            self.sequence = self.sequence.wrapping_add(1);
+            bytes.extend_from_slice(&message.finish(self.sequence));
+        }
+        let room = bytes.len() + SEND_MARGIN_BYTES;
+        setsockopt(&self.descriptor, sockopt::SndBufForce, &room)?;
+        setsockopt(&self.descriptor, sockopt::RcvBufForce, &TRANSACTION_RECEIVE_BYTES)?;
+        // The kernel has done everything when this comes back, and its answers are there.
+        send(self.descriptor.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        let (mut acknowledged, mut failure) = (false, None);
+        loop {
+            let length = match recv(self.descriptor.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => length,
+                Err(nix::errno::Errno::EAGAIN) => break,
+                Err(error) => return Err(error.into()),
+            };
+            let mut rest = &buffer[..length];
+            while let Some(head) = rest.get(..HEADER_BYTES) {
+                let length = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+                let Some(body) = rest.get(HEADER_BYTES..length) else { break };
+                if u16::from_ne_bytes([head[4], head[5]]) == ERROR {
+                    let code = body.get(..4).map_or(0, |code| i32::from_ne_bytes([code[0], code[1], code[2], code[3]]));
+                    let about = body.get(4..).and_then(|message| Some(u16::from_ne_bytes([*message.get(4)?, *message.get(5)?])));
+                    acknowledged |= code == 0;
+                    if code != 0 && failure.is_none() {
+                        let error = io::Error::from_raw_os_error(-code);
+                        failure = Some(io::Error::new(error.kind(), format!("message {:#06x}: {error}", about.unwrap_or(0))));
+                    }
+                }
+                rest = rest.get(align(length)..).unwrap_or(&[]);
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None if acknowledged => Ok(()),
+            None => Err(io::Error::other("the kernel has not acknowledged the transaction")),
         }
     }
 }

@@ -81,7 +81,6 @@ fn families() -> Vec<Family> {
 /// # Errors
 /// The configuration is wrong, or the host lacks what the mode needs.
 pub async fn run(client: Client, config: Config, shutdown: Shutdown) -> Result<(), Error> {
-    config.validate()?;
     let name = node_name(&config)?;
     let recorder = Recorder::new(client.clone(), "kube-proxy", &name, shutdown.clone());
     let sources = Sources::start(&client, &name, &shutdown);
@@ -92,11 +91,12 @@ pub async fn run(client: Client, config: Config, shutdown: Shutdown) -> Result<(
 pub async fn run_from(
     sources: Sources,
     name: &str,
-    config: Config,
+    mut config: Config,
     recorder: Recorder,
     runner: Runner,
     shutdown: Shutdown,
 ) -> Result<(), Error> {
+    config.default_fields();
     config.validate()?;
     sysctl::set_conntrack(&config.conntrack);
     sysctl::set_oom_score_adj(config.oom_score_adj);

@@ -47,6 +47,11 @@ fn hash(text: &str) -> Hash {
     Hash(out)
 }
 
+/// The hash of a text, as names of both modes carry it.
+pub fn hash_text(text: &str) -> String {
+    String::from_utf8_lossy(&hash(text).0).into_owned()
+}
+
 /// A chain of one port of a Service, or of one of its endpoints.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Chain {

@@ -1,0 +1,157 @@
+//! What was written to the table, as far as it must be known to write what differs. Pure.
+//!
+//! An element may be wanted by several ports: by all of a Service (its cluster IP), or by two Services by somebody's mistake.
+//! The first one that wants it has it; when that is gone, the next one's takes its place.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::items::{Items, items};
+use super::wire::{Batch, Element, Key, Rule, Verdict};
+use crate::frontend::PortName;
+use crate::ruleset::{Difference, ServicePort};
+use crate::settings::Settings;
+
+type Place = (&'static str, Key);
+
+/// See the file's header.
+#[derive(Default)]
+pub struct Model {
+    elements: HashMap<Place, Vec<(PortName, Option<Verdict>)>>,
+}
+
+/// Elements to add and to delete, by their set or map.
+#[derive(Default)]
+struct Turnover {
+    added: BTreeMap<&'static str, Vec<Element>>,
+    deleted: BTreeMap<&'static str, Vec<Element>>,
+}
+
+impl Model {
+    /// Forgets everything: the table is empty.
+    pub fn clear(&mut self) {
+        self.elements.clear();
+    }
+
+    /// Who has the element, and what it says.
+    fn current(&self, place: &Place) -> Option<Option<Verdict>> {
+        self.elements.get(place).and_then(|wanted| wanted.first()).map(|(_, verdict)| verdict.clone())
+    }
+
+    fn want(&mut self, owner: &PortName, place: Place, verdict: Option<Verdict>) {
+        let wanted = self.elements.entry(place).or_default();
+        if !wanted.iter().any(|(other, _)| other == owner) {
+            wanted.push((owner.clone(), verdict));
+        }
+    }
+
+    fn unwant(&mut self, owner: &PortName, place: &Place) {
+        if let Some(wanted) = self.elements.get_mut(place) {
+            wanted.retain(|(other, _)| other != owner);
+            if wanted.is_empty() {
+                self.elements.remove(place);
+            }
+        }
+    }
+
+    /// Takes in that some Services' items have become others, and says which elements come and go by that.
+    fn turn_over(&mut self, changes: &[(Vec<(PortName, Items)>, Vec<(PortName, Items)>)]) -> Turnover {
+        let all = changes.iter().flat_map(|(old, new)| old.iter().chain(new));
+        let places: HashSet<Place> = all.flat_map(|(_, items)| items.elements.iter().map(|(set, key, _)| (*set, key.clone()))).collect();
+        let before: HashMap<&Place, Option<Option<Verdict>>> = places.iter().map(|place| (place, self.current(place))).collect();
+        for (old, new) in changes {
+            for (owner, items) in old {
+                items.elements.iter().for_each(|(set, key, _)| self.unwant(owner, &(set, key.clone())));
+            }
+            for (owner, items) in new {
+                items.elements.iter().for_each(|(set, key, verdict)| self.want(owner, (set, key.clone()), verdict.clone()));
+            }
+        }
+        let mut turnover = Turnover::default();
+        for (place, before) in before {
+            let after = self.current(place);
+            if before == after {
+                continue;
+            }
+            let element = |verdict| Element { key: place.1.clone(), verdict };
+            if let Some(verdict) = before {
+                turnover.deleted.entry(place.0).or_default().push(element(verdict));
+            }
+            if let Some(verdict) = after {
+                turnover.added.entry(place.0).or_default().push(element(verdict));
+            }
+        }
+        turnover
+    }
+
+    /// Writes all ports into a table that has nothing but its frame.
+    pub fn write_all<'a>(&mut self, ports: impl Iterator<Item = &'a ServicePort>, settings: &Settings, batch: &mut Batch) {
+        self.clear();
+        let all: Vec<(PortName, Items)> = ports.map(|port| (port.frontend.name.clone(), items(port, settings))).collect();
+        for (_, items) in &all {
+            items.chains.iter().for_each(|(name, _)| batch.add_chain(name, None));
+            items.recent.iter().for_each(|(name, seconds)| batch.add_recent_set(name, *seconds));
+        }
+        for (_, items) in &all {
+            items.chains.iter().for_each(|(name, rules)| rules.iter().for_each(|rule| batch.add_rule(name, rule)));
+        }
+        let turnover = self.turn_over(&[(Vec::new(), all)]);
+        turnover.added.iter().for_each(|(set, elements)| batch.add_elements(set, elements));
+    }
+
+    /// Writes what differs. The chains that nothing leads to any more are emptied and given back: some kernels notice only
+    /// later that they may go. `stale` are those that were given back before and have not gone yet.
+    pub fn write_changes(&mut self, differences: &[Difference], stale: &HashSet<String>, settings: &Settings, batch: &mut Batch) -> Stale {
+        let of = |ports: &[ServicePort]| -> Vec<(PortName, Items)> {
+            ports.iter().map(|port| (port.frontend.name.clone(), items(port, settings))).collect()
+        };
+        let changes: Vec<_> = differences.iter().map(|difference| (of(&difference.old), of(&difference.new))).collect();
+        let turnover = self.turn_over(&changes);
+        let (mut old_chains, mut new_chains) = (BTreeMap::<&String, &Vec<Rule>>::new(), BTreeMap::new());
+        let (mut old_sets, mut new_sets) = (BTreeMap::<&String, u32>::new(), BTreeMap::new());
+        for (old, new) in &changes {
+            old_chains.extend(old.iter().flat_map(|(_, items)| items.chains.iter().map(|(name, rules)| (name, rules))));
+            new_chains.extend(new.iter().flat_map(|(_, items)| items.chains.iter().map(|(name, rules)| (name, rules))));
+            old_sets.extend(old.iter().flat_map(|(_, items)| items.recent.iter().map(|(name, seconds)| (name, *seconds))));
+            new_sets.extend(new.iter().flat_map(|(_, items)| items.recent.iter().map(|(name, seconds)| (name, *seconds))));
+        }
+        // A set with another time is another set, and whoever reads it must be written anew.
+        let is_other = |name: &&String| new_sets.get(name).is_some_and(|seconds| old_sets.get(name).is_some_and(|old| old != seconds));
+        let sets_differ = old_sets.keys().any(|name| is_other(name));
+        let is_new = |name: &&String| !old_chains.contains_key(name);
+        let written: Vec<(&String, &Vec<Rule>)> = new_chains
+            .iter()
+            .filter(|(name, rules)| sets_differ || old_chains.get(*name) != Some(*rules))
+            .map(|(name, rules)| (*name, *rules))
+            .collect();
+        let gone: Vec<&String> = old_chains.keys().filter(|name| !new_chains.contains_key(*name)).copied().collect();
+
+        for (name, _) in written.iter().filter(|(name, _)| is_new(name) && !stale.contains(*name)) {
+            batch.add_chain(name, None);
+        }
+        turnover.deleted.iter().for_each(|(set, elements)| batch.delete_elements(set, elements));
+        for name in written.iter().map(|(name, _)| *name).filter(|name| !is_new(name)).chain(gone.iter().copied()) {
+            batch.flush_chain(name);
+        }
+        for name in old_sets.keys().filter(|name| is_other(name) || !new_sets.contains_key(*name)) {
+            batch.delete_set(name);
+        }
+        for (name, seconds) in new_sets.iter().filter(|(name, _)| is_other(name) || !old_sets.contains_key(*name)) {
+            batch.add_recent_set(name, *seconds);
+        }
+        for (name, rules) in &written {
+            rules.iter().for_each(|rule| batch.add_rule(name, rule));
+        }
+        turnover.added.iter().for_each(|(set, elements)| batch.add_elements(set, elements));
+        Stale {
+            gone: gone.into_iter().cloned().collect(),
+            back: written.iter().map(|(name, _)| *name).filter(|name| stale.contains(*name)).cloned().collect(),
+        }
+    }
+}
+
+/// Chains that nothing leads to any more, and those of them that have come back.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stale {
+    pub gone: Vec<String>,
+    pub back: Vec<String>,
+}

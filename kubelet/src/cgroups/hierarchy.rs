@@ -8,9 +8,8 @@ use std::time::Duration;
 use super::limits::Limits;
 
 /// The controllers that groups are made for; the kernel may lack some.
-const CONTROLLERS_V1: [&str; 12] = [
-    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls", "perf_event", "name=systemd",
-];
+const CONTROLLERS_V1: [&str; 12] =
+    ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls", "perf_event", "name=systemd"];
 const CONTROLLERS_V2: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"];
 /// A group that was just left is busy for a moment.
 const REMOVE_TRIES: u32 = 20;

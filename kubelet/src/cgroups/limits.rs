@@ -44,10 +44,8 @@ impl Limits {
             let own = containers.into_iter().all(|container| !limit(container, name).is_zero());
             own || (has_pod_level(pod) && !pod_level_limit(pod, name).is_zero())
         };
-        let huge_pages = requests
-            .iter()
-            .filter_map(|(name, amount)| Some((page_size(name.strip_prefix("hugepages-")?)?, amount.value())))
-            .collect();
+        let huge_pages =
+            requests.iter().filter_map(|(name, amount)| Some((page_size(name.strip_prefix("hugepages-")?)?, amount.value()))).collect();
         let mut made = Limits { cpu_shares: Some(cpu_shares(milli(&requests))), pids, huge_pages, ..Limits::default() };
         let class = qos::class(pod);
         if class == qos::Class::BestEffort {
@@ -129,7 +127,10 @@ fn weight(shares: i64) -> i64 {
 
 fn page_size(text: &str) -> Option<String> {
     let bytes = Quantity::parse(text).ok()?.value();
-    [("GB", 30), ("MB", 20), ("KB", 10)].into_iter().find(|(_, shift)| bytes >> shift > 0).map(|(unit, shift)| format!("{}{unit}", bytes >> shift))
+    [("GB", 30), ("MB", 20), ("KB", 10)]
+        .into_iter()
+        .find(|(_, shift)| bytes >> shift > 0)
+        .map(|(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
 
 /// Burstable pods together get what they ask for together.
@@ -169,7 +170,14 @@ mod tests {
 
     #[test]
     fn both_versions_are_told_the_same() {
-        let limits = Limits { cpu_shares: Some(1024), cpu_quota: Some(0), cpu_period: Some(100_000), memory: Some(5), pids: Some(7), ..Limits::default() };
+        let limits = Limits {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(0),
+            cpu_period: Some(100_000),
+            memory: Some(5),
+            pids: Some(7),
+            ..Limits::default()
+        };
         let written = |settings: Vec<Setting>| settings.into_iter().map(|(_, file, value)| format!("{file}={value}")).collect::<Vec<_>>();
         assert_eq!(
             written(limits.settings_v1()),

@@ -97,7 +97,11 @@ impl Cgroups {
     }
 
     fn make(&self, group: &str, limits: &Limits) -> Result<(), Error> {
-        self.shared.hierarchies.make(group).and_then(|()| self.shared.hierarchies.limit(group, limits)).map_err(|error| Error::Create(group.to_owned(), error))
+        self.shared
+            .hierarchies
+            .make(group)
+            .and_then(|()| self.shared.hierarchies.limit(group, limits))
+            .map_err(|error| Error::Create(group.to_owned(), error))
     }
 
     /// Makes `kubepods` and the groups of the quality of service classes, and limits `kubepods` to what the node can give.
@@ -189,8 +193,10 @@ mod tests {
     use super::*;
 
     fn pod(uid: &str, resources: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p", "uid": uid}, "spec": {"containers": [{"name": "c", "resources": resources}]}}))
-            .expect("it is a pod")
+        serde_json::from_value(
+            json!({"metadata": {"name": "p", "uid": uid}, "spec": {"containers": [{"name": "c", "resources": resources}]}}),
+        )
+        .expect("it is a pod")
     }
 
     /// Needs root and cgroups that can be written; a machine without them has nothing to test.

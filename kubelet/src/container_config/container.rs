@@ -10,9 +10,8 @@ use crate::cri::ContainerExtension;
 pub fn container_config(inputs: &Inputs<'_>, env: Env, mut mounts: Vec<Mount>) -> Result<ContainerConfig, Error> {
     security::verify_non_root(inputs)?;
     let (pod, container) = (inputs.pod, inputs.container);
-    let expanded = |words: &Option<Vec<String>>| {
-        words.iter().flatten().map(|word| expansion::expand(word, |name| env.get(name).cloned())).collect()
-    };
+    let expanded =
+        |words: &Option<Vec<String>>| words.iter().flatten().map(|word| expansion::expand(word, |name| env.get(name).cloned())).collect();
     let (command, args) = (expanded(&container.command), expanded(&container.args));
     let security_context = security::of_container(inputs)?;
     let userns = security_context.namespace_options.as_ref().and_then(|options| options.userns_options.as_ref());
@@ -58,9 +57,39 @@ pub fn extension(inputs: &Inputs<'_>, mounts: Vec<crate::cri::extension::Mount>)
 /// CRI's number of a signal; zero, which leaves the choice to the runtime, for one that it does not have.
 fn signal_number(name: &str) -> i32 {
     const NAMES: [&str; 33] = [
-        "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO", "SIGIOT", "SIGKILL",
-        "SIGPIPE", "SIGPOLL", "SIGPROF", "SIGPWR", "SIGQUIT", "SIGSEGV", "SIGSTKFLT", "SIGSTOP", "SIGSYS", "SIGTERM", "SIGTRAP", "SIGTSTP",
-        "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGWINCH", "SIGXCPU",
+        "SIGABRT",
+        "SIGALRM",
+        "SIGBUS",
+        "SIGCHLD",
+        "SIGCLD",
+        "SIGCONT",
+        "SIGFPE",
+        "SIGHUP",
+        "SIGILL",
+        "SIGINT",
+        "SIGIO",
+        "SIGIOT",
+        "SIGKILL",
+        "SIGPIPE",
+        "SIGPOLL",
+        "SIGPROF",
+        "SIGPWR",
+        "SIGQUIT",
+        "SIGSEGV",
+        "SIGSTKFLT",
+        "SIGSTOP",
+        "SIGSYS",
+        "SIGTERM",
+        "SIGTRAP",
+        "SIGTSTP",
+        "SIGTTIN",
+        "SIGTTOU",
+        "SIGURG",
+        "SIGUSR1",
+        "SIGUSR2",
+        "SIGVTALRM",
+        "SIGWINCH",
+        "SIGXCPU",
     ];
     let realtime = |text: &str| text.parse::<i32>().ok();
     match name {

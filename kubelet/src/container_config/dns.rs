@@ -112,7 +112,11 @@ fn cluster_dns(pod: &Pod, node: &Node, host: HostDns) -> HostDns {
 
 fn without_duplicates<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
-    names.for_each(|name| if !out.contains(name) { out.push(name.clone()) });
+    names.for_each(|name| {
+        if !out.contains(name) {
+            out.push(name.clone())
+        }
+    });
     out
 }
 
@@ -164,7 +168,8 @@ mod tests {
     #[test]
     fn a_file_is_read_as_resolvers_do() {
         let text = "# x\nnameserver 1.1.1.1\nnameserver 2.2.2.2\nsearch a b.\nsearch c. . d\noptions ndots:2 rotate\noptions ndots:3\n";
-        let expect = HostDns { servers: owned(&["1.1.1.1", "2.2.2.2"]), searches: owned(&["c", "d"]), options: owned(&["ndots:3", "rotate"]) };
+        let expect =
+            HostDns { servers: owned(&["1.1.1.1", "2.2.2.2"]), searches: owned(&["c", "d"]), options: owned(&["ndots:3", "rotate"]) };
         assert_eq!(HostDns::parse(text), expect);
     }
 
@@ -173,7 +178,12 @@ mod tests {
         let cluster = ["n.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"];
         check(json!({"containers": [], "dnsPolicy": "ClusterFirst"}), &["10.96.0.10"], &cluster, &["ndots:5"]);
         check(json!({"containers": [], "dnsPolicy": "ClusterFirst", "hostNetwork": true}), &["192.168.0.1"], &["lan"], &[]);
-        check(json!({"containers": [], "dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}), &["10.96.0.10"], &cluster, &["ndots:5"]);
+        check(
+            json!({"containers": [], "dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}),
+            &["10.96.0.10"],
+            &cluster,
+            &["ndots:5"],
+        );
         check(json!({"containers": [], "dnsPolicy": "Default"}), &["192.168.0.1"], &["lan"], &[]);
         check(
             json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["x"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}),
@@ -192,8 +202,13 @@ mod tests {
     #[test]
     fn what_exceeds_the_limits_is_left_out_and_told() {
         let searches: Vec<String> = (0..40).map(|n| format!("s{n}")).collect();
-        let (dns, warnings) = run(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"], "searches": searches}}));
+        let (dns, warnings) = run(
+            json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"], "searches": searches}}),
+        );
         assert_eq!((dns.servers.len(), dns.searches.len(), warnings.len()), (3, 32, 2));
-        assert_eq!(warnings[0].message, "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: 1.1.1.1 1.1.1.2 1.1.1.3");
+        assert_eq!(
+            warnings[0].message,
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: 1.1.1.1 1.1.1.2 1.1.1.3"
+        );
     }
 }

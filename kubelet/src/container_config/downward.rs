@@ -94,11 +94,8 @@ pub fn container_resource(
         Some(("requests", name)) if is_known(name) => request(container, name),
         _ => return Err(Error::new(format!("unsupported container resource : {}", selector.resource))),
     };
-    let (amount, divisor) = if selector.resource.ends_with(".cpu") {
-        (amount.milli_value(), divisor.milli_value())
-    } else {
-        (amount.value(), divisor.value())
-    };
+    let (amount, divisor) =
+        if selector.resource.ends_with(".cpu") { (amount.milli_value(), divisor.milli_value()) } else { (amount.value(), divisor.value()) };
     Ok(divided_up(amount, divisor).to_string())
 }
 
@@ -169,8 +166,7 @@ mod tests {
 
     #[test]
     fn resources_are_counted_in_the_divisors_units_rounded_up() {
-        let allocatable: BTreeMap<String, Text> =
-            [("cpu", "4"), ("memory", "8Gi")].map(|(k, v)| (k.to_owned(), Text(v.to_owned()))).into();
+        let allocatable: BTreeMap<String, Text> = [("cpu", "4"), ("memory", "8Gi")].map(|(k, v)| (k.to_owned(), Text(v.to_owned()))).into();
         let pod = pod();
         let cases = [
             ("a", "limits.cpu", "0", "2"),

@@ -33,11 +33,7 @@ impl Sources {
     }
 }
 
-fn found<T>(
-    object: Option<&Result<Arc<T>, ObjectError>>,
-    not_found: impl Fn() -> String,
-    optional: bool,
-) -> Result<Option<&T>, Error> {
+fn found<T>(object: Option<&Result<Arc<T>, ObjectError>>, not_found: impl Fn() -> String, optional: bool) -> Result<Option<&T>, Error> {
     match object {
         Some(Ok(object)) => Ok(Some(object)),
         None | Some(Err(ObjectError::NotFound(_))) if optional => Ok(None),
@@ -160,8 +156,9 @@ mod tests {
     use crate::volumes::PodVolumes;
 
     fn run(container: Value) -> Result<Vec<String>, String> {
-        let pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"nodeName": "node", "containers": []}}))
-            .expect("it is a pod");
+        let pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"nodeName": "node", "containers": []}}))
+                .expect("it is a pod");
         let container: Container = serde_json::from_value(container).expect("it is a container");
         let config_map: ConfigMap = serde_json::from_value(json!({"data": {"a": "1", "b": "2"}})).expect("it is a config map");
         let secret: Secret = serde_json::from_value(json!({"data": {"s": "c2VjcmV0"}})).expect("it is a secret");
@@ -196,7 +193,10 @@ mod tests {
 
     #[test]
     fn variables_come_from_where_they_say() {
-        check(json!({"name": "x", "envFrom": [{"prefix": "P_", "configMapRef": {"name": "c"}}, {"secretRef": {"name": "s"}}]}), &["P_a=1", "P_b=2", "s=secret"]);
+        check(
+            json!({"name": "x", "envFrom": [{"prefix": "P_", "configMapRef": {"name": "c"}}, {"secretRef": {"name": "s"}}]}),
+            &["P_a=1", "P_b=2", "s=secret"],
+        );
         check(
             json!({"name": "x", "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)-$(KUBERNETES_SERVICE_HOST)-$(C)"}, {"name": "C", "value": "$$(A)"}]}),
             &["A=1", "B=1-10.0.0.1-$(C)", "C=$(A)"],

@@ -86,7 +86,11 @@ mod tests {
             ("p", json!({"containers": []}), Ok("p".to_owned())),
             ("p", json!({"containers": [], "hostname": "h"}), Ok("h".to_owned())),
             ("p", json!({"containers": [], "hostname": "h", "subdomain": "s"}), Ok("h".to_owned())),
-            ("p", json!({"containers": [], "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true}), Ok("h.s.n.svc.cluster.local".to_owned())),
+            (
+                "p",
+                json!({"containers": [], "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true}),
+                Ok("h.s.n.svc.cluster.local".to_owned()),
+            ),
             ("p", json!({"containers": [], "hostnameOverride": "a.b"}), Ok("a.b".to_owned())),
             (&format!("{long}-b"), json!({"containers": []}), Ok(long.clone())),
         ];

@@ -43,7 +43,9 @@ mod tests {
         let aliases = [HostAlias { ip: "1.2.3.4".to_owned(), hostnames: Some(vec!["a".to_owned(), "b.c".to_owned()]) }];
         let file = of_pod(&["10.0.0.2".to_owned()], "h", "s.n.svc.cluster.local", &aliases);
         assert!(file.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
-        assert!(file.ends_with("fe00::2\tip6-allrouters\n10.0.0.2\th.s.n.svc.cluster.local\th\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb.c\n"));
+        assert!(file.ends_with(
+            "fe00::2\tip6-allrouters\n10.0.0.2\th.s.n.svc.cluster.local\th\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb.c\n"
+        ));
         assert!(of_pod(&["10.0.0.2".to_owned()], "h", "", &[]).ends_with("\n10.0.0.2\th\n"));
         assert_eq!(of_host_network("127.0.0.1 x\n", &[]), "# Kubernetes-managed hosts file (host network).\n127.0.0.1 x\n");
     }

@@ -33,6 +33,8 @@ pub mod resources;
 mod sandbox;
 pub mod security;
 mod service_env;
+#[cfg(test)]
+mod tests_with_containerd;
 
 pub use prepare::prepare;
 pub use sandbox::{log_directory, sandbox_config};
@@ -69,6 +71,8 @@ pub struct Node {
     /// Whether the pod's runtime handler can mount read-only recursively.
     pub recursive_read_only: bool,
     pub selinux: bool,
+    /// Whether control groups count swap.
+    pub swap_controller: bool,
     /// `/sys/devices/system/cpu/cpu<n>/thermal_throttle` as far as they exist, which containers do not see.
     pub thermal_throttle_paths: Vec<String>,
     /// The ids that the pod's user namespace maps; none if its runtime handler has no user namespaces.
@@ -197,6 +201,7 @@ pub(crate) fn test_node() -> Node {
         hugepage_sizes: owned(&["1GB", "2MB"]),
         recursive_read_only: false,
         selinux: false,
+        swap_controller: false,
         thermal_throttle_paths: Vec::new(),
         user_namespace: None,
     }

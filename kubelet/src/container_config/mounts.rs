@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn a_mount_says_where_and_how_its_volume_is_seen() {
-        let planned = run(json!({"name": "v", "mountPath": "data", "readOnly": true, "mountPropagation": "HostToContainer"})).expect("it is valid");
+        let planned =
+            run(json!({"name": "v", "mountPath": "data", "readOnly": true, "mountPropagation": "HostToContainer"})).expect("it is valid");
         assert_eq!((planned.mount.host_path.as_str(), planned.mount.container_path.as_str()), ("/host/v", "/data"));
         assert!(planned.mount.readonly);
         assert_eq!(planned.mount.propagation, i32::from(MountPropagation::PropagationHostToContainer));

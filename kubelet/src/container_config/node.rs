@@ -30,6 +30,7 @@ impl Node {
             hugepage_sizes: hugepage_sizes(&names("/sys/kernel/mm/hugepages")),
             recursive_read_only: false,
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            swap_controller: has_swap_controller(),
             thermal_throttle_paths: thermal_throttle_paths(),
             user_namespace: None,
         }
@@ -74,6 +75,16 @@ fn hugepage_sizes(directories: &[String]) -> Vec<String> {
     let mut sizes: Vec<(u64, String)> = directories.iter().filter_map(size).collect();
     sizes.sort();
     sizes.into_iter().map(|(_, text)| text).collect()
+}
+
+/// Version 1 counts swap in a file of its own; version 2 does so in every group but the root, so in the one of this process.
+fn has_swap_controller() -> bool {
+    if Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists() {
+        return true;
+    }
+    let own = read("/proc/self/cgroup");
+    let group = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|group| !group.is_empty());
+    group.is_some_and(|group| Path::new("/sys/fs/cgroup").join(group).join("memory.swap.max").exists())
 }
 
 fn thermal_throttle_paths() -> Vec<String> {

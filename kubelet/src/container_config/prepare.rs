@@ -140,8 +140,7 @@ async fn termination_log(pod_dir: &Path, inputs: &Inputs<'_>) -> Result<Option<M
     fs::create_dir_all(&dir).await.map_err(|error| Error::new(format!("mkdir {}: {error}", dir.display())))?;
     let path: PathBuf = dir.join(format!("{:08x}", rand::random::<u32>()));
     write(&path, b"", 0o666).await?;
-    let container_path =
-        if container_path.starts_with('/') { container_path.to_owned() } else { format!("/{container_path}") };
+    let container_path = if container_path.starts_with('/') { container_path.to_owned() } else { format!("/{container_path}") };
     Ok(Some(Mount {
         container_path,
         host_path: path.to_string_lossy().into_owned(),

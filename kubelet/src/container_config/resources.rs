@@ -55,12 +55,18 @@ pub fn container(pod: &Pod, container: &Container, node: &Node) -> LinuxContaine
         if own.is_zero() && has_pod_level(pod) { pod_level_limit(pod, name) } else { own }
     };
     let (cpu_limit, memory_limit) = (effective_limit("cpu"), effective_limit("memory"));
-    let asks_for_cpu =
-        container.resources.as_ref().and_then(|r| r.requests.as_ref()).is_some_and(|requests| requests.contains_key("cpu"));
+    let asks_for_cpu = container.resources.as_ref().and_then(|r| r.requests.as_ref()).is_some_and(|requests| requests.contains_key("cpu"));
     let cpu_request = if asks_for_cpu { request(container, "cpu") } else { cpu_limit.clone() };
     let mut resources = linux_resources(node, &cpu_request, &cpu_limit, &memory_limit);
     resources.oom_score_adj = oom_score_adj(pod, container, node.memory_capacity).max(node.min_oom_score_adj);
     resources.hugepage_limits = hugepage_limits(pod, container, &node.hugepage_sizes);
+    if node.swap_controller {
+        // No swap beyond the memory that the container may have.
+        match node.cgroup_v2 {
+            true => drop(resources.unified.insert("memory.swap.max".to_owned(), "0".to_owned())),
+            false => resources.memory_swap_limit_in_bytes = resources.memory_limit_in_bytes,
+        }
+    }
     if node.cgroup_v2 {
         // Takes back a limit that an earlier run may have set.
         resources.unified.insert("memory.high".to_owned(), "max".to_owned());
@@ -142,7 +148,10 @@ fn hugepage_limits(pod: &Pod, container: &Container, sizes: &[String]) -> Vec<Hu
 /// `2Mi` as cgroups call it: `2MB`.
 fn page_size(text: &str) -> Option<String> {
     let bytes = Quantity::parse(text).ok()?.value();
-    [("GB", 30), ("MB", 20), ("KB", 10)].into_iter().find(|(_, shift)| bytes >> shift > 0).map(|(unit, shift)| format!("{}{unit}", bytes >> shift))
+    [("GB", 30), ("MB", 20), ("KB", 10)]
+        .into_iter()
+        .find(|(_, shift)| bytes >> shift > 0)
+        .map(|(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
 
 #[cfg(test)]
@@ -172,6 +181,17 @@ mod tests {
         assert_eq!((made.cpu_shares, made.cpu_quota, made.cpu_period, made.memory_limit_in_bytes), (512, 50_000, 100_000, 1 << 30));
         let limits: Vec<_> = made.hugepage_limits.iter().map(|l| (l.page_size.as_str(), l.limit)).collect();
         assert_eq!(limits, [("1GB", 0), ("2MB", 4 << 20)]);
+    }
+
+    #[test]
+    fn nobody_swaps_where_swap_is_counted() {
+        let pod = pod(json!({"containers": [{"name": "a", "resources": {"limits": {"memory": "1Mi"}}}]}));
+        let of = |cgroup_v2| {
+            let node = Node { swap_controller: true, cgroup_v2, ..test_node() };
+            container(&pod, &pod.spec.as_ref().expect("it has a spec").containers[0], &node)
+        };
+        assert_eq!(of(false).memory_swap_limit_in_bytes, 1 << 20);
+        assert_eq!(of(true).unified.get("memory.swap.max").map(String::as_str), Some("0"));
     }
 
     #[test]

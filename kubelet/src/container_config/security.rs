@@ -8,9 +8,7 @@ use k8s_cri::v1::{
     Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption,
     SecurityProfile, SupplementalGroupsPolicy, UserNamespace,
 };
-use k8s_openapi::api::core::v1::{
-    AppArmorProfile, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext,
-};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext};
 
 use super::{Error, Inputs, Node, pod_format};
 
@@ -246,7 +244,8 @@ mod tests {
     use crate::volumes::PodVolumes;
 
     fn with<T>(pod: Value, image: Image, run: impl Fn(&Inputs<'_>) -> T) -> T {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": pod})).expect("it is a pod");
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": pod})).expect("it is a pod");
         let container = &pod.spec.as_ref().expect("it has a spec").containers[0];
         run(&Inputs {
             pod: &pod,
@@ -287,7 +286,11 @@ mod tests {
         let image = |uid: Option<i64>, username: &str| Image { uid, username: username.to_owned(), ..Image::default() };
         let cases = [
             (json!({"runAsNonRoot": true}), image(Some(0), ""), "container has runAsNonRoot and image will run as root"),
-            (json!({"runAsNonRoot": true}), image(None, "www"), "container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root"),
+            (
+                json!({"runAsNonRoot": true}),
+                image(None, "www"),
+                "container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root",
+            ),
             (json!({"runAsNonRoot": true, "runAsUser": 0}), image(None, ""), "container's runAsUser breaks non-root policy"),
         ];
         for (context, image, expect) in cases {
@@ -315,6 +318,9 @@ mod tests {
         use NamespaceMode::{Container, Node, Pod};
         assert_eq!(modes(json!({"containers": [{"name": "c"}]})), [Pod, Container, Pod]);
         assert_eq!(modes(json!({"shareProcessNamespace": true, "containers": [{"name": "c"}]})), [Pod, Pod, Pod]);
-        assert_eq!(modes(json!({"hostNetwork": true, "hostPID": true, "hostIPC": true, "containers": [{"name": "c"}]})), [Node, Node, Node]);
+        assert_eq!(
+            modes(json!({"hostNetwork": true, "hostPID": true, "hostIPC": true, "containers": [{"name": "c"}]})),
+            [Node, Node, Node]
+        );
     }
 }

@@ -9,7 +9,8 @@ use crate::stats::api::{FsStats, PodStats};
 /// Whether any of the pod's limits on local storage can be exceeded, so that it is worth to look.
 pub fn has_any(pod: &Pod) -> bool {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.filter_map(|volume| volume.empty_dir.as_ref()?.size_limit.as_ref()).next().is_some() || limits(pod, true).contains_key("ephemeral-storage")
+    volumes.filter_map(|volume| volume.empty_dir.as_ref()?.size_limit.as_ref()).next().is_some()
+        || limits(pod, true).contains_key("ephemeral-storage")
 }
 
 fn bytes(used: u64) -> Quantity {
@@ -60,7 +61,15 @@ mod tests {
     use crate::stats::api::VolumeStats;
 
     fn fs(used_bytes: u64) -> FsStats {
-        FsStats { time: Timestamp::UNIX_EPOCH, available_bytes: 0, capacity_bytes: 0, used_bytes, inodes_free: 0, inodes: 0, inodes_used: 0 }
+        FsStats {
+            time: Timestamp::UNIX_EPOCH,
+            available_bytes: 0,
+            capacity_bytes: 0,
+            used_bytes,
+            inodes_free: 0,
+            inodes: 0,
+            inodes_used: 0,
+        }
     }
 
     #[test]

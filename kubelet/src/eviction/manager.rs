@@ -162,7 +162,9 @@ fn evict(node: &dyn Node, eviction: Eviction) -> Arc<Pod> {
 /// Whether images lie on a file system of their own.
 fn has_image_fs(summary: &Summary) -> bool {
     let images = summary.node.runtime.as_ref().and_then(|runtime| runtime.image_fs.as_ref());
-    images.zip(summary.node.fs.as_ref()).is_some_and(|(images, node)| (images.capacity_bytes, images.inodes) != (node.capacity_bytes, node.inodes))
+    images
+        .zip(summary.node.fs.as_ref())
+        .is_some_and(|(images, node)| (images.capacity_bytes, images.inodes) != (node.capacity_bytes, node.inodes))
 }
 
 /// Whether removing images and dead containers helps.

@@ -64,7 +64,6 @@ pub fn of(
     (message, annotations)
 }
 
-
 fn used(container: &ContainerStats, resource: &str) -> Option<Quantity> {
     let bytes = match resource {
         "memory" => container.memory.as_ref()?.working_set_bytes,

@@ -136,7 +136,9 @@ mod tests {
         let pod = |spec: serde_json::Value| serde_json::from_value::<Pod>(json!({ "spec": spec })).expect("it is a pod");
         let best_effort = pod(json!({"containers": [{"name": "a"}]}));
         let burstable = pod(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]}));
-        let tolerating = pod(json!({"tolerations": [{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}], "containers": [{"name": "a"}]}));
+        let tolerating = pod(
+            json!({"tolerations": [{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}], "containers": [{"name": "a"}]}),
+        );
         let critical = pod(json!({"priority": 2_000_000_000, "containers": [{"name": "a"}]}));
         let memory = Pressure { memory: true, ..Pressure::default() };
         let both = Pressure { disk: true, ..memory };

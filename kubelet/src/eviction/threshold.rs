@@ -160,7 +160,11 @@ mod tests {
     #[test]
     fn thresholds_are_amounts_or_parts() {
         let parse = |hard, soft, reclaim| Config::parse(&map(hard), &map(soft), &BTreeMap::new(), &map(reclaim), Duration::ZERO, 0);
-        let config = parse(&[("memory.available", "1Ki"), ("nodefs.available", "10%"), ("imagefs.available", "0%")], &[], &[("memory.available", "5")]);
+        let config = parse(
+            &[("memory.available", "1Ki"), ("nodefs.available", "10%"), ("imagefs.available", "0%")],
+            &[],
+            &[("memory.available", "5")],
+        );
         let config = config.expect("it is valid");
         let of = |signal, value, min_reclaim| Threshold { signal, value, grace: Duration::ZERO, min_reclaim };
         assert_eq!(

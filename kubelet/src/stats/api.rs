@@ -220,6 +220,9 @@ mod tests {
             r#"{"time":"1970-01-01T00:00:00Z","name":"eth0","rxBytes":1,"rxErrors":0,"txBytes":0,"txErrors":0,"interfaces":[{"name":"eth0","rxBytes":1,"rxErrors":0,"txBytes":0,"txErrors":0}]}"#
         );
         let cpu = CpuStats { time, usage_nano_cores: None, usage_core_nano_seconds: 5 };
-        assert_eq!(serde_json::to_value(cpu).expect("it serializes").to_string(), r#"{"time":"1970-01-01T00:00:00Z","usageCoreNanoSeconds":5}"#);
+        assert_eq!(
+            serde_json::to_value(cpu).expect("it serializes").to_string(),
+            r#"{"time":"1970-01-01T00:00:00Z","usageCoreNanoSeconds":5}"#
+        );
     }
 }

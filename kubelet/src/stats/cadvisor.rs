@@ -45,8 +45,16 @@ pub fn page(summary: &Summary, pods: &[ContainerStats], machine: Machine) -> Str
     cpu_and_memory(&mut page, &rows);
     networks(&mut page, summary, pods);
     page.family("machine_cpu_cores", "gauge", "Number of logical CPU cores.").sample(&[], machine.cpus as f64, None);
-    page.family("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.").sample(&[], machine.memory_bytes as f64, None);
-    page.family("container_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise").sample(&[], 0.0, None);
+    page.family("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.").sample(
+        &[],
+        machine.memory_bytes as f64,
+        None,
+    );
+    page.family("container_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise").sample(
+        &[],
+        0.0,
+        None,
+    );
     page.into_text()
 }
 
@@ -79,9 +87,12 @@ fn cpu_and_memory(page: &mut Page, rows: &[Row<'_>]) {
         ("container_memory_rss", "gauge", "Size of RSS in bytes.", |stats| {
             stats.memory.as_ref().map(|memory| (memory.rss_bytes as f64, Some(memory.time)))
         }),
-        ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory regardless of when it was accessed", |stats| {
-            stats.memory.as_ref().map(|memory| (memory.usage_bytes as f64, Some(memory.time)))
-        }),
+        (
+            "container_memory_usage_bytes",
+            "gauge",
+            "Current memory usage in bytes, including all memory regardless of when it was accessed",
+            |stats| stats.memory.as_ref().map(|memory| (memory.usage_bytes as f64, Some(memory.time))),
+        ),
         ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |stats| {
             stats.memory.as_ref().map(|memory| (memory.working_set_bytes as f64, Some(memory.time)))
         }),
@@ -97,7 +108,9 @@ fn cpu_and_memory(page: &mut Page, rows: &[Row<'_>]) {
         ("container_fs_limit_bytes", "gauge", "Number of bytes that can be consumed by the container on this filesystem.", |stats| {
             stats.rootfs.as_ref().map(|fs| (fs.capacity_bytes as f64, Some(fs.time)))
         }),
-        ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", |stats| Some((stats.origin.memory_limit as f64, None))),
+        ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", |stats| {
+            Some((stats.origin.memory_limit as f64, None))
+        }),
         ("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds.", |stats| {
             Some((stats.start_time.as_second() as f64, None))
         }),
@@ -115,9 +128,13 @@ fn networks(page: &mut Page, summary: &Summary, pods: &[ContainerStats]) {
     type Counter = fn(&InterfaceStats) -> u64;
     let families: [(&str, &str, Counter); 4] = [
         ("container_network_receive_bytes_total", "Cumulative count of bytes received", |interface| interface.rx_bytes),
-        ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |interface| interface.rx_errors),
+        ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |interface| {
+            interface.rx_errors
+        }),
         ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |interface| interface.tx_bytes),
-        ("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", |interface| interface.tx_errors),
+        ("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", |interface| {
+            interface.tx_errors
+        }),
     ];
     for (name, help, counter) in families {
         let mut family = page.family(name, "counter", help);
@@ -127,7 +144,15 @@ fn networks(page: &mut Page, summary: &Summary, pods: &[ContainerStats]) {
         });
         for (network, namespace, pod, id) in node.chain(of_pods) {
             for interface in &network.interfaces {
-                let labels = [("container", ""), ("id", id), ("image", ""), ("interface", interface.name.as_str()), ("name", ""), ("namespace", namespace), ("pod", pod)];
+                let labels = [
+                    ("container", ""),
+                    ("id", id),
+                    ("image", ""),
+                    ("interface", interface.name.as_str()),
+                    ("name", ""),
+                    ("namespace", namespace),
+                    ("pod", pod),
+                ];
                 family.sample(&labels, counter(interface) as f64, Some(network.time.as_millisecond()));
             }
         }

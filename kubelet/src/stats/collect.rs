@@ -378,7 +378,7 @@ impl Shared {
 
 /// Whether a volume is a file system of its own, whose use need not be counted file by file.
 fn is_whole(volume: &Volume) -> bool {
-    let in_memory = volume.empty_dir.as_ref().is_some_and(|source| source.medium.as_deref().unwrap_or("") != "");
+    let in_memory = volume.empty_dir.as_ref().is_some_and(|source| source.medium.as_deref().is_some_and(|medium| !medium.is_empty()));
     in_memory || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some()
 }
 

@@ -75,7 +75,10 @@ mod tests {
         let mut family = page.family("a_total", "counter", "[STABLE] A.");
         family.sample(&[], 1.0, None);
         family.sample(&[("pod", "p\"q"), ("namespace", "n")], 0.25, Some(17));
-        assert_eq!(page.into_text(), "# HELP a_total [STABLE] A.\n# TYPE a_total counter\na_total 1\na_total{pod=\"p\\\"q\",namespace=\"n\"} 0.25 17\n");
+        assert_eq!(
+            page.into_text(),
+            "# HELP a_total [STABLE] A.\n# TYPE a_total counter\na_total 1\na_total{pod=\"p\\\"q\",namespace=\"n\"} 0.25 17\n"
+        );
     }
 
     #[test]

@@ -44,8 +44,7 @@ fn containers(page: &mut Page, summary: &Summary) {
             family.sample(&labels(pod, container), seconds(cpu.usage_core_nano_seconds), ms(cpu.time));
         }
     }
-    let mut family =
-        page.family("container_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the container in bytes");
+    let mut family = page.family("container_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the container in bytes");
     for (pod, container) in all() {
         if let Some(memory) = &container.memory {
             family.sample(&labels(pod, container), memory.working_set_bytes as f64, ms(memory.time));
@@ -71,8 +70,11 @@ fn containers(page: &mut Page, summary: &Summary) {
 fn node(page: &mut Page, summary: &Summary) {
     let node = &summary.node;
     if let Some(cpu) = &node.cpu {
-        page.family("node_cpu_usage_seconds_total", "counter", "[STABLE] Cumulative cpu time consumed by the node in core-seconds")
-            .sample(&[], seconds(cpu.usage_core_nano_seconds), ms(cpu.time));
+        page.family("node_cpu_usage_seconds_total", "counter", "[STABLE] Cumulative cpu time consumed by the node in core-seconds").sample(
+            &[],
+            seconds(cpu.usage_core_nano_seconds),
+            ms(cpu.time),
+        );
     }
     if let Some(memory) = &node.memory {
         page.family("node_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the node in bytes").sample(
@@ -82,8 +84,12 @@ fn node(page: &mut Page, summary: &Summary) {
         );
     }
     if let Some(swap) = &node.swap {
-        page.family("node_swap_usage_bytes", "gauge", "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems")
-            .sample(&[], swap.swap_usage_bytes as f64, ms(swap.time));
+        page.family(
+            "node_swap_usage_bytes",
+            "gauge",
+            "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems",
+        )
+        .sample(&[], swap.swap_usage_bytes as f64, ms(swap.time));
     }
 }
 

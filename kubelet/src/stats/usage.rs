@@ -34,7 +34,8 @@ pub fn of(hierarchies: &Hierarchies, group: &str) -> Usage {
     if hierarchies.is_v2() {
         return Usage {
             cpu_nanos: read("cpu", "cpu.stat").and_then(|stat| field(&stat, "usage_usec")).map(|micros| micros.saturating_mul(1000)),
-            memory: number("memory", "memory.current").map(|usage| memory_v2(usage, &read("memory", "memory.stat").unwrap_or_default(), number("memory", "memory.max"))),
+            memory: number("memory", "memory.current")
+                .map(|usage| memory_v2(usage, &read("memory", "memory.stat").unwrap_or_default(), number("memory", "memory.max"))),
             processes: number("pids", "pids.current"),
             swap_bytes: number("memory", "memory.swap.current"),
         };
@@ -43,7 +44,8 @@ pub fn of(hierarchies: &Hierarchies, group: &str) -> Usage {
     let with_swap: Option<u64> = number("memory", "memory.memsw.usage_in_bytes");
     Usage {
         cpu_nanos: number("cpuacct", "cpuacct.usage"),
-        memory: usage.map(|usage| memory_v1(usage, &read("memory", "memory.stat").unwrap_or_default(), number("memory", "memory.limit_in_bytes"))),
+        memory: usage
+            .map(|usage| memory_v1(usage, &read("memory", "memory.stat").unwrap_or_default(), number("memory", "memory.limit_in_bytes"))),
         processes: number("pids", "pids.current"),
         swap_bytes: with_swap.zip(usage).map(|(with, without)| with.saturating_sub(without)),
     }
@@ -109,7 +111,11 @@ mod tests {
 
     #[test]
     fn both_versions_tell_the_working_set() {
-        let v1 = memory_v1(1000, "cache 1\nrss 2\ntotal_cache 300\ntotal_rss 500\ntotal_pgfault 7\ntotal_pgmajfault 1\ntotal_inactive_file 200\n", Some(u64::MAX / 2));
+        let v1 = memory_v1(
+            1000,
+            "cache 1\nrss 2\ntotal_cache 300\ntotal_rss 500\ntotal_pgfault 7\ntotal_pgmajfault 1\ntotal_inactive_file 200\n",
+            Some(u64::MAX / 2),
+        );
         let expect = Memory { usage: 1000, working_set: 800, rss: 500, cache: 300, faults: 7, major_faults: 1, limit: None };
         assert_eq!(v1, expect);
         let v2 = memory_v2(1000, "anon 500\nfile 300\ninactive_file 200\npgfault 7\npgmajfault 1\n", Some(5000));
@@ -118,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_machine_is_busy_when_it_is_not_idle() {
-        let usage = of_machine("cpu  100 20 30 1000 500 6 7 8 100 0\ncpu0 1 1\n", "MemTotal: 100 kB\nMemFree: 40 kB\nInactive(file): 10 kB\n");
+        let usage =
+            of_machine("cpu  100 20 30 1000 500 6 7 8 100 0\ncpu0 1 1\n", "MemTotal: 100 kB\nMemFree: 40 kB\nInactive(file): 10 kB\n");
         assert_eq!(usage.cpu_nanos, Some(171 * 10_000_000));
         assert_eq!(usage.memory.map(|memory| (memory.usage, memory.working_set)), Some((60 << 10, 50 << 10)));
     }

@@ -192,8 +192,10 @@ mod tests {
     }
 
     fn seen(dir: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            std::fs::read_dir(dir).expect("it is there").map(|e| e.expect("it is readable").file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> = std::fs::read_dir(dir)
+            .expect("it is there")
+            .map(|e| e.expect("it is readable").file_name().to_string_lossy().into_owned())
+            .collect();
         names.retain(|name| !name.starts_with("..1970"));
         names.sort();
         names

@@ -15,7 +15,6 @@ pub const PROJECTED: Kind = Kind { directory: "kubernetes.io~projected" };
 pub const DOWNWARD_API: Kind = Kind { directory: "kubernetes.io~downward-api" };
 pub const LOCAL: Kind = Kind { directory: "kubernetes.io~local-volume" };
 pub const NFS: Kind = Kind { directory: "kubernetes.io~nfs" };
-pub const CSI: Kind = Kind { directory: "kubernetes.io~csi" };
 
 /// The kinds whose directories are deleted with everything in them. Of others only the empty mount point is removed.
 pub const OWNED: [Kind; 5] = [EMPTY_DIR, CONFIG_MAP, SECRET, PROJECTED, DOWNWARD_API];

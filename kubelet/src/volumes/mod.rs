@@ -21,7 +21,7 @@ mod tokens;
 mod trust_bundles;
 
 #[cfg(test)]
-mod tests_with_mounts;
+pub(crate) mod tests_with_mounts;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -30,9 +30,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use client::{Object, Shutdown};
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
@@ -452,7 +452,8 @@ mod tests {
         let (mut state, a) = (PodState::default(), volume("a"));
         let failed = Some(Err(Failure::Processing("error processing PVC d/x: PVC is not bound".to_owned())));
         let error = collect(&mut state, &[&a], vec![failed], Instant::now()).expect_err("it is missing");
-        let text = "unmounted volumes=[a], unattached volumes=[], failed to process volumes=[a]: error processing PVC d/x: PVC is not bound";
+        let text =
+            "unmounted volumes=[a], unattached volumes=[], failed to process volumes=[a]: error processing PVC d/x: PVC is not bound";
         assert_eq!((error.message.as_str(), error.events), (text, vec![format!("Unable to attach or mount volumes: {text}")]));
     }
 

@@ -145,9 +145,7 @@ impl<K: Watched> Objects<K> {
     async fn read(&self, namespace: &str, name: &str) -> Result<Arc<K>, ObjectError> {
         match K::api(self.client.clone(), namespace).get(name).await {
             Ok(object) => Ok(Arc::new(object)),
-            Err(error) if client::answer::is_not_found(&error) => {
-                Err(ObjectError::NotFound(format!("{} \"{name}\" not found", K::NAME)))
-            }
+            Err(error) if client::answer::is_not_found(&error) => Err(ObjectError::NotFound(format!("{} \"{name}\" not found", K::NAME))),
             Err(error) => Err(ObjectError::Other(super::message(&error))),
         }
     }

@@ -140,8 +140,9 @@ mod tests {
 
     #[test]
     fn a_pod_is_told_of_itself() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "labels": {"a": "1"}}, "spec": {"containers": [{"name": "c"}]}}))
-            .expect("it is a pod");
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "labels": {"a": "1"}}, "spec": {"containers": [{"name": "c"}]}}))
+                .expect("it is a pod");
         let items: Vec<DownwardAPIVolumeFile> = serde_json::from_value(json!([
             {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}},
             {"path": "cpu", "resourceFieldRef": {"containerName": "c", "resource": "limits.cpu"}}]))

@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::{Informer, Object, Shutdown};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{PodCertificateRequest, PodCertificateRequestSpec, PodCertificateRequestStatus};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCertificateProjection, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -23,6 +24,8 @@ use super::trust_bundles::certificates;
 
 /// A request that is not to be found so long after it was made has been deleted.
 const GIVEN_UP_AFTER: SignedDuration = SignedDuration::from_mins(10);
+/// How long a pod waits for the first answer of the watch.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(1);
 /// Refreshes are spread over so many seconds.
 const MAX_JITTER_SECONDS: u32 = 300;
 
@@ -99,7 +102,9 @@ impl Certificates {
     ) -> Result<Credentials, String> {
         let key = Key { pod_uid: pod.uid().to_owned(), volume: volume.to_owned(), index };
         let requests = self.requests();
-        requests.synced().await;
+        if tokio::time::timeout(SYNC_TIMEOUT, requests.synced()).await.is_err() {
+            return Err("failed to sync podcertificaterequest cache: timed out waiting for the condition".to_owned());
+        }
         let mut state = self.states.lock().get(&key).cloned().unwrap_or_default();
         if let Some(pending) = state.pending.clone() {
             match requests.get(&pending.namespace, &pending.name) {
@@ -108,9 +113,7 @@ impl Certificates {
                 None => {}
             }
         }
-        let wanted = state.refused.is_none()
-            && state.pending.is_none()
-            && state.fresh.as_ref().is_none_or(|fresh| now >= fresh.refresh_at);
+        let wanted = state.refused.is_none() && state.pending.is_none() && state.fresh.as_ref().is_none_or(|fresh| now >= fresh.refresh_at);
         let mut failed = None;
         if wanted {
             match self.request(pod, source, now).await {
@@ -143,7 +146,8 @@ impl Certificates {
         let namespace = pod.namespace();
         let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_default();
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
-        let account_uid = accounts.get(&account).await.map_err(|error| format!("while fetching service account: {}", super::message(&error)))?;
+        let account_uid =
+            accounts.get(&account).await.map_err(|error| format!("while fetching service account: {}", super::message(&error)))?;
         let nodes: Api<Node> = Api::all(self.client.clone());
         let node = nodes.get(&self.node_name).await.map_err(|error| format!("while getting node object: {}", super::message(&error)))?;
         let kind = source.key_type.clone();
@@ -290,8 +294,9 @@ mod tests {
         for kind in ["ECDSAP256", "ECDSAP384", "ED25519"] {
             let (key, stub) = key_and_proof(kind).expect("the kind is known");
             assert!(key.starts_with("-----BEGIN PRIVATE KEY-----"));
-            let (_, request) = <x509_parser::certification_request::X509CertificationRequest<'_> as x509_parser::prelude::FromDer<_>>::from_der(&stub)
-                .expect("it is a request");
+            let (_, request) =
+                <x509_parser::certification_request::X509CertificationRequest<'_> as x509_parser::prelude::FromDer<_>>::from_der(&stub)
+                    .expect("it is a request");
             request.verify_signature().expect("it is signed");
             assert_eq!(request.certification_request_info.subject.iter().count(), 0);
         }

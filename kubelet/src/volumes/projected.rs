@@ -2,8 +2,8 @@
 //!
 //! Upstream: pkg/volume/projected/projected.go.
 
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, VolumeProjection};
+use k8s_openapi::jiff::Timestamp;
 
 use client::Object;
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use client::Object;
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NFSVolumeSource, PersistentVolume, Pod, Volume};
+use k8s_openapi::jiff::Timestamp;
 
 use super::empty_dir::{self, Medium};
 use super::layout::{self, Kind};
@@ -90,10 +90,7 @@ impl Shared {
             return self.set_up_nfs(pod, &volume.name, source, &[], source.read_only == Some(true)).await;
         }
         if volume.image.is_some() {
-            return Ok(Mounted {
-                volume: PodVolume { source: Source::Image, read_only: true, selinux_relabel: false },
-                group: None,
-            });
+            return Ok(Mounted { volume: PodVolume { source: Source::Image, read_only: true, selinux_relabel: false }, group: None });
         }
         if let Some(source) = &volume.csi {
             return Err(no_driver(&source.driver));
@@ -190,7 +187,14 @@ impl Shared {
         Ok(at(dir, read_only, true))
     }
 
-    async fn set_up_nfs(&self, pod: &Pod, name: &str, source: &NFSVolumeSource, options: &[String], read_only: bool) -> Result<Mounted, String> {
+    async fn set_up_nfs(
+        &self,
+        pod: &Pod,
+        name: &str,
+        source: &NFSVolumeSource,
+        options: &[String],
+        read_only: bool,
+    ) -> Result<Mounted, String> {
         let dir = self.directory(pod, layout::NFS, name);
         let target = dir.clone();
         let mounted = blocking(move || {
@@ -205,7 +209,9 @@ impl Shared {
 }
 
 fn no_driver(name: &str) -> String {
-    format!("kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {name} not found in the list of registered CSI drivers")
+    format!(
+        "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {name} not found in the list of registered CSI drivers"
+    )
 }
 
 /// Whether the volume names no source at all.

@@ -34,24 +34,11 @@ pub fn pod(root: &Path, uid: &str) -> io::Result<()> {
             continue;
         }
         for volume in entries(&kind)? {
-            remove_foreign(&volume)?;
+            std::fs::remove_dir(&volume)?;
         }
         std::fs::remove_dir(&kind)?;
     }
     std::fs::remove_dir_all(&dir)
-}
-
-/// A mount point, or (CSI) a directory with one in it and a file that describes it.
-fn remove_foreign(dir: &Path) -> io::Result<()> {
-    let description = dir.join("vol_data.json");
-    if description.is_file() {
-        std::fs::remove_file(&description)?;
-        let mount = dir.join("mount");
-        if mount.exists() {
-            std::fs::remove_dir(&mount)?;
-        }
-    }
-    std::fs::remove_dir(dir)
 }
 
 fn entries(dir: &Path) -> io::Result<Vec<std::path::PathBuf>> {

@@ -16,17 +16,17 @@ use super::*;
 
 /// Objects by the path of their kind and namespace, such as `/api/v1/namespaces/n/configmaps`, and then by name; and that something changed.
 #[derive(Clone)]
-struct Server {
+pub(crate) struct Server {
     objects: Arc<Mutex<BTreeMap<(String, String), Value>>>,
     changed: watch::Sender<u64>,
 }
 
 impl Server {
-    fn new() -> Server {
+    pub(crate) fn new() -> Server {
         Server { objects: Arc::default(), changed: watch::Sender::new(1) }
     }
 
-    fn put(&self, path: &str, name: &str, mut object: Value) {
+    pub(crate) fn put(&self, path: &str, name: &str, mut object: Value) {
         self.changed.send_modify(|revision| *revision += 1);
         let revision = self.changed.borrow().to_string();
         object["metadata"] = json!({"name": name, "namespace": "n", "uid": name, "resourceVersion": revision});
@@ -34,7 +34,7 @@ impl Server {
         self.changed.send_modify(|revision| *revision += 1);
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let answer = server.answer(&request);
@@ -53,7 +53,15 @@ impl Server {
             return Response::builder().status(201).body(Body::from(token.to_string().into_bytes())).expect("it is well formed");
         }
         if query.contains("watch=") {
-            let name = query.split("metadata.name").nth(1).unwrap_or("").trim_start_matches(['=', '%', '3', 'D']).split('&').next().unwrap_or("").to_owned();
+            let name = query
+                .split("metadata.name")
+                .nth(1)
+                .unwrap_or("")
+                .trim_start_matches(['=', '%', '3', 'D'])
+                .split('&')
+                .next()
+                .unwrap_or("")
+                .to_owned();
             return Response::new(self.watch(path, name));
         }
         match path.rsplit_once('/').and_then(|(path, name)| self.objects.lock().get(&(path.to_owned(), name.to_owned())).cloned()) {
@@ -79,7 +87,8 @@ impl Server {
                 }
                 let revision = *changes.borrow();
                 let object = server.objects.lock().get(&(path, name)).cloned();
-                let mut lines: Vec<Value> = object.into_iter().map(|object| json!({"type": if first { "ADDED" } else { "MODIFIED" }, "object": object})).collect();
+                let mut lines: Vec<Value> =
+                    object.into_iter().map(|object| json!({"type": if first { "ADDED" } else { "MODIFIED" }, "object": object})).collect();
                 if first {
                     let metadata = json!({"resourceVersion": revision.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}});
                     lines.push(json!({"type": "BOOKMARK", "object": {"kind": kind, "apiVersion": version, "metadata": metadata}}));
@@ -93,10 +102,10 @@ impl Server {
 }
 
 /// Runs a test in a mount namespace of its own; not at all without root.
-fn isolated(test: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn isolated(also: nix::sched::CloneFlags, test: impl Future<Output = ()> + Send + 'static) {
     let run = move || {
         use nix::mount::{MsFlags, mount};
-        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err() {
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | also).is_err() {
             tracing::warn!("no mount namespace can be made here (it needs root): nothing was tested");
             return;
         }
@@ -114,7 +123,8 @@ fn volumes(root: &Path, server: &Server) -> Volumes {
 }
 
 fn pod(spec: Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a": "1"}}, "spec": spec})).expect("it is a pod")
+    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a": "1"}}, "spec": spec}))
+        .expect("it is a pod")
 }
 
 fn path_of(volumes: &PodVolumes, name: &str) -> PathBuf {
@@ -133,7 +143,7 @@ const SECRETS: &str = "/api/v1/namespaces/n/secrets";
 
 #[test]
 fn a_pods_volumes_are_made_changed_and_taken_away() {
-    isolated(async {
+    isolated(nix::sched::CloneFlags::empty(), async {
         let (root, server) = (tempfile::tempdir().expect("there is a directory for temporary files"), Server::new());
         let root = std::fs::canonicalize(root.path()).map(|path| (root, path)).expect("it is there");
         let volumes = volumes(&root.1, &server);
@@ -141,7 +151,8 @@ fn a_pods_volumes_are_made_changed_and_taken_away() {
         let teller = told.clone();
         volumes.on_change(move |uid| teller.lock().push(uid.to_owned()));
         server.put(SECRETS, "s", json!({"kind": "Secret", "apiVersion": "v1", "data": {"k": "dg=="}}));
-        let mounts: Vec<Value> = ["cm", "s", "e", "m", "d", "t"].iter().map(|name| json!({"name": name, "mountPath": format!("/{name}")})).collect();
+        let mounts: Vec<Value> =
+            ["cm", "s", "e", "m", "d", "t"].iter().map(|name| json!({"name": name, "mountPath": format!("/{name}")})).collect();
         let pod = pod(json!({"serviceAccountName": "default", "securityContext": {"fsGroup": 1234},
             "volumes": [
                 {"name": "cm", "configMap": {"name": "c", "defaultMode": 0o600}},
@@ -207,14 +218,16 @@ fn a_pods_volumes_are_made_changed_and_taken_away() {
 
 #[test]
 fn a_local_volume_outlives_its_pod_and_the_kubelet_a_restart() {
-    isolated(async {
+    isolated(nix::sched::CloneFlags::empty(), async {
         let (root, server) = (tempfile::tempdir().expect("there is a directory for temporary files"), Server::new());
         let data = root.path().join("data");
         std::fs::create_dir(&data).expect("it can be made");
         std::fs::write(data.join("file"), "kept").expect("it is writable");
-        let claim = json!({"kind": "PersistentVolumeClaim", "apiVersion": "v1", "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
+        let claim =
+            json!({"kind": "PersistentVolumeClaim", "apiVersion": "v1", "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
         server.put("/api/v1/namespaces/n/persistentvolumeclaims", "claim", claim);
-        let volume = json!({"kind": "PersistentVolume", "apiVersion": "v1", "spec": {"claimRef": {"uid": "claim"}, "local": {"path": data}}});
+        let volume =
+            json!({"kind": "PersistentVolume", "apiVersion": "v1", "spec": {"claimRef": {"uid": "claim"}, "local": {"path": data}}});
         server.put("/api/v1/persistentvolumes", "pv", volume);
         let pod = pod(json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "claim"}}],
             "containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}));

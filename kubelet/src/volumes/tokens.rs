@@ -4,9 +4,9 @@
 
 use std::collections::HashMap;
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use parking_lot::Mutex;
@@ -85,7 +85,12 @@ impl Tokens {
                 Err(format!("token {:?}/{:?} expired and refresh failed: {error}", key.account, key.namespace))
             }
             (Err(error), Some(old)) => {
-                tracing::warn!(namespace = key.namespace, account = key.account, error, "cannot refresh a token, the old one is still good");
+                tracing::warn!(
+                    namespace = key.namespace,
+                    account = key.account,
+                    error,
+                    "cannot refresh a token, the old one is still good"
+                );
                 Ok(old.text)
             }
         }

@@ -27,13 +27,18 @@ pub async fn anchors(client: &Client, source: &ClusterTrustBundleProjection) -> 
     let selected = match &source.label_selector {
         None => Vec::new(),
         Some(selector) => {
-            let labels = kube::core::Selector::try_from(selector.clone()).map_err(|error| format!("while parsing label selector: {error}"))?;
+            let labels =
+                kube::core::Selector::try_from(selector.clone()).map_err(|error| format!("while parsing label selector: {error}"))?;
             let parameters = ListParams::default().fields(&format!("spec.signerName={signer}")).labels_from(&labels);
             bundles.list(&parameters).await.map_err(|error| format!("while listing ClusterTrustBundles: {}", super::message(&error)))?.items
         }
     };
     if selected.is_empty() {
-        return if optional { Ok(String::new()) } else { Err("combination of signerName and labelSelector matched zero ClusterTrustBundles".to_owned()) };
+        return if optional {
+            Ok(String::new())
+        } else {
+            Err("combination of signerName and labelSelector matched zero ClusterTrustBundles".to_owned())
+        };
     }
     normalized(&selected)
 }

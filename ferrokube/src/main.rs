@@ -1,12 +1,26 @@
-//! The one binary: `ferrokube up` is a whole cluster in one process, `ferrokube apiserver` a component on its own.
+//! The one binary: `ferrokube up` is a whole cluster in one process, `ferrokube apiserver` a component on its own. Started under the name
+//! of one of upstream's components (`kube-scheduler`, by a link) it is that component.
 
 mod apiserver_flags;
+mod argv;
+mod client_flags;
 mod control_plane;
+mod controller_manager;
+mod controller_manager_flags;
 mod down;
 mod feature_gates;
+mod go_values;
+mod kubelet_command;
+mod leader_election;
+mod logging_flags;
 mod nodes;
 mod pid_file;
+mod process_metrics;
+mod proxy_command;
 mod runtime_config;
+mod scheduler_command;
+mod secure_serving;
+mod service_accounts;
 mod shutdown;
 mod snapshot;
 mod up;
@@ -38,18 +52,39 @@ enum Command {
     #[command(hide = true)]
     Node(nodes::agent::NodeCommand),
     /// Start the API server alone.
-    Apiserver(apiserver_flags::Apiserver),
+    Apiserver(Box<apiserver_flags::Apiserver>),
+    /// Start the controllers alone.
+    ControllerManager(Box<controller_manager::ControllerManager>),
+    /// Start the scheduler alone.
+    Scheduler(Box<scheduler_command::Scheduler>),
+    /// Start the agent of this node alone.
+    Kubelet(kubelet_command::Kubelet),
+    /// Start the service proxy of this node alone.
+    Proxy(proxy_command::Proxy),
     /// Save or restore what the embedded store keeps.
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
+}
+
+impl Command {
+    /// How much to log.
+    fn log_filter(&self) -> &'static str {
+        match self {
+            Command::ControllerManager(command) => command.logging.filter(),
+            Command::Scheduler(command) => command.logging.filter(),
+            Command::Kubelet(command) => command.logging.filter(),
+            Command::Proxy(command) => command.logging.filter(),
+            _ => "info",
+        }
+    }
 }
 
 /// Objects may nest deeply; parsing is bounded, but dropping and cloning them recurses.
 const WORKER_STACK_BYTES: usize = 64 << 20;
 
 fn main() -> ExitCode {
-    let mut cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut cli = Cli::parse_from(argv::arguments(std::env::args_os()));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(cli.command.log_filter()));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     if let Command::Node(node) = &mut cli.command
         && let Err(error) = node.enter()
@@ -80,6 +115,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Down(down) => down.run().await,
         Command::Node(node) => node.run(shutdown::token(shutdown)).await,
         Command::Apiserver(apiserver) => apiserver.run(shutdown).await,
+        Command::ControllerManager(command) => command.run(shutdown::token(shutdown)).await,
+        Command::Scheduler(command) => command.run(shutdown::token(shutdown)).await,
+        Command::Kubelet(command) => command.run(shutdown::token(shutdown)).await,
+        Command::Proxy(command) => command.run(shutdown::token(shutdown)).await,
         Command::Snapshot(snapshot) => snapshot.run(),
     }
 }

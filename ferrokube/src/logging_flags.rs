@@ -1,0 +1,28 @@
+//! The flags by which all of upstream's components are told how much to log.
+
+use clap::Args;
+
+/// Levels of upstream's `-v` from which on more is logged.
+const DEBUG: u8 = 4;
+const TRACE: u8 = 8;
+
+#[derive(Args, Clone, Debug, Default)]
+pub struct Logging {
+    /// How much to log: from 4 on what happens in detail, from 8 on everything. RUST_LOG goes before.
+    #[arg(short = 'v', long = "v", default_value_t = 0)]
+    level: u8,
+    /// The form of log lines; only text.
+    #[arg(long, default_value = "text", value_parser = ["text"])]
+    logging_format: String,
+}
+
+impl Logging {
+    /// The filter of log lines.
+    pub fn filter(&self) -> &'static str {
+        match self.level {
+            TRACE.. => "trace",
+            DEBUG.. => "debug",
+            _ => "info",
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! The scheduler from outside: a cluster that is simulated, and a model that checks every placement on its own terms.
 
+mod api;
 mod cluster;
 mod model;
 mod placements;
+mod shell;
 mod stories;

@@ -6,25 +6,23 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::name::{
-    self, CLUSTER_IPS, FIREWALL_IPS, HAIRPIN_CONNECTIONS, Names, NO_ENDPOINT_NODE_PORTS, NO_ENDPOINT_SERVICES, SERVICE_IPS,
+    self, CLUSTER_IPS, ENDPOINTS, FIREWALL_IPS, HAIRPIN_CONNECTIONS, Names, NO_ENDPOINT_NODE_PORTS, NO_ENDPOINT_SERVICES, SERVICE_IPS,
     SERVICE_NODE_PORTS,
 };
-use super::wire::{Key, Rule, Verdict};
+use super::wire::{Key, Rule, Value, Verdict};
 use crate::family::Cidr;
 use crate::frontend::Protocol;
 use crate::node::LocalDetector;
 use crate::ruleset::ServicePort;
 use crate::settings::Settings;
 
-/// Up to so many endpoints are chosen from by a rule for each; more by a map. Making a map costs the kernel a look at every other
-/// one in the table, and rules cost packets less than that would cost a cluster of small Services.
-const CHOSEN_BY_RULES: usize = 16;
-
 /// Everything that one port of a Service adds to the table.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Items {
     /// Sets and maps, keys, and what maps say.
-    pub elements: Vec<(&'static str, Key, Option<Verdict>)>,
+    pub elements: Vec<(&'static str, Key, Option<Value>)>,
+    /// Elements of the map of endpoints, which no other port has.
+    pub endpoints: Vec<(Key, SocketAddr)>,
     pub chains: Vec<(String, Vec<Rule>)>,
     /// Sets of recent clients, and how many seconds they stay.
     pub recent: Vec<(String, u32)>,
@@ -55,7 +53,8 @@ pub fn items(port: &ServicePort, settings: &Settings) -> Items {
     let mut items = Items::default();
     let protocol = number_of(frontend.name.protocol);
     let (internal, external, any) = (port.has_internal_endpoints(), port.has_external_endpoints(), port.backends.any);
-    let refusal = if any { Verdict::Drop } else { Verdict::Goto(name::REJECT.to_owned()) };
+    let refusal = Value::Verdict(if any { Verdict::Drop } else { Verdict::Goto(name::REJECT.to_owned()) });
+    let goto = |chain: String| Value::Verdict(Verdict::Goto(chain));
     let at = |ip: IpAddr| Key::default().address(ip).protocol(protocol).port(frontend.port);
 
     items.elements.push((CLUSTER_IPS, Key::default().address(frontend.cluster_ip), None));
@@ -66,11 +65,11 @@ pub fn items(port: &ServicePort, settings: &Settings) -> Items {
     }
     if internal {
         let chain = if frontend.internal_local { names.local() } else { names.cluster() };
-        items.elements.push((SERVICE_IPS, at(frontend.cluster_ip), Some(Verdict::Goto(chain))));
+        items.elements.push((SERVICE_IPS, at(frontend.cluster_ip), Some(goto(chain))));
     } else {
         items.elements.push((NO_ENDPOINT_SERVICES, at(frontend.cluster_ip), Some(refusal.clone())));
     }
-    let to_external = || Some(Verdict::Goto(names.external()));
+    let to_external = || Some(goto(names.external()));
     for ip in frontend.external_ips.iter().chain(&frontend.load_balancer_ips) {
         if any {
             items.elements.push((SERVICE_IPS, at(*ip), to_external()));
@@ -91,7 +90,7 @@ pub fn items(port: &ServicePort, settings: &Settings) -> Items {
     if !frontend.load_balancer_ips.is_empty() && !frontend.source_ranges.is_empty() {
         items.chains.push((names.firewall(), firewall_rules(port, settings)));
         for ip in &frontend.load_balancer_ips {
-            items.elements.push((FIREWALL_IPS, at(*ip), Some(Verdict::Goto(names.firewall()))));
+            items.elements.push((FIREWALL_IPS, at(*ip), Some(goto(names.firewall()))));
         }
     }
     if any && frontend.is_externally_accessible() {
@@ -105,7 +104,7 @@ pub fn items(port: &ServicePort, settings: &Settings) -> Items {
         if !endpoints.is_empty() && is_used {
             let rules = match frontend.affinity_s {
                 Some(_) => affinity_rules(endpoints, &names, settings),
-                None => balance(endpoints, protocol, settings),
+                None => vec![balance(&chain, endpoints, protocol, settings, &mut items.endpoints)],
             };
             items.chains.push((chain, rules));
         }
@@ -154,18 +153,15 @@ fn external_rules(port: &ServicePort, names: &Names, settings: &Settings) -> Vec
     rules
 }
 
-fn balance(endpoints: &[SocketAddr], protocol: u8, settings: &Settings) -> Vec<Rule> {
-    if endpoints.len() > CHOSEN_BY_RULES {
-        return vec![Rule::new().protocol_is(protocol).dnat_any(settings.family, endpoints.to_vec())];
+/// Leads to any of the endpoints, each as likely as the others.
+fn balance(chain: &str, endpoints: &[SocketAddr], protocol: u8, settings: &Settings, map: &mut Vec<(Key, SocketAddr)>) -> Rule {
+    let rule = Rule::new().protocol_is(protocol);
+    if let [only] = endpoints {
+        return rule.dnat(*only);
     }
-    let mut left = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
-    let rule = |endpoint: &SocketAddr| {
-        let rule = Rule::new().protocol_is(protocol);
-        let rule = if left > 1 { rule.one_of(left) } else { rule };
-        left -= 1;
-        rule.dnat(*endpoint)
-    };
-    endpoints.iter().map(rule).collect()
+    let hash = name::hash_of(chain);
+    map.extend((0..).zip(endpoints).map(|(number, endpoint)| (Key::choice(hash, number), *endpoint)));
+    rule.dnat_any(settings.family, ENDPOINTS, hash, u32::try_from(endpoints.len()).unwrap_or(u32::MAX))
 }
 
 /// Clients that are known go where they went; the others are led to any endpoint's chain, which remembers them.

@@ -4,9 +4,11 @@
 //! The first one that wants it has it; when that is gone, the next one's takes its place.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 
 use super::items::{Items, items};
-use super::wire::{Batch, Element, Key, Rule, Verdict};
+use super::name::ENDPOINTS;
+use super::wire::{Batch, Element, Key, Rule, Value};
 use crate::frontend::PortName;
 use crate::ruleset::{Difference, ServicePort};
 use crate::settings::Settings;
@@ -16,7 +18,15 @@ type Place = (&'static str, Key);
 /// See the file's header.
 #[derive(Default)]
 pub struct Model {
-    elements: HashMap<Place, Vec<(PortName, Option<Verdict>)>>,
+    elements: HashMap<Place, Vec<(PortName, Option<Value>)>>,
+}
+
+fn endpoint((key, address): &(Key, SocketAddr)) -> Element {
+    endpoint_of((key, address))
+}
+
+fn endpoint_of((key, address): (&Key, &SocketAddr)) -> Element {
+    Element { key: key.clone(), value: Some(Value::Endpoint(*address)) }
 }
 
 /// Elements to add and to delete, by their set or map.
@@ -33,14 +43,14 @@ impl Model {
     }
 
     /// Who has the element, and what it says.
-    fn current(&self, place: &Place) -> Option<Option<Verdict>> {
-        self.elements.get(place).and_then(|wanted| wanted.first()).map(|(_, verdict)| verdict.clone())
+    fn current(&self, place: &Place) -> Option<Option<Value>> {
+        self.elements.get(place).and_then(|wanted| wanted.first()).map(|(_, value)| value.clone())
     }
 
-    fn want(&mut self, owner: &PortName, place: Place, verdict: Option<Verdict>) {
+    fn want(&mut self, owner: &PortName, place: Place, value: Option<Value>) {
         let wanted = self.elements.entry(place).or_default();
         if !wanted.iter().any(|(other, _)| other == owner) {
-            wanted.push((owner.clone(), verdict));
+            wanted.push((owner.clone(), value));
         }
     }
 
@@ -57,13 +67,13 @@ impl Model {
     fn turn_over(&mut self, changes: &[(Vec<(PortName, Items)>, Vec<(PortName, Items)>)]) -> Turnover {
         let all = changes.iter().flat_map(|(old, new)| old.iter().chain(new));
         let places: HashSet<Place> = all.flat_map(|(_, items)| items.elements.iter().map(|(set, key, _)| (*set, key.clone()))).collect();
-        let before: HashMap<&Place, Option<Option<Verdict>>> = places.iter().map(|place| (place, self.current(place))).collect();
+        let before: HashMap<&Place, Option<Option<Value>>> = places.iter().map(|place| (place, self.current(place))).collect();
         for (old, new) in changes {
             for (owner, items) in old {
                 items.elements.iter().for_each(|(set, key, _)| self.unwant(owner, &(set, key.clone())));
             }
             for (owner, items) in new {
-                items.elements.iter().for_each(|(set, key, verdict)| self.want(owner, (set, key.clone()), verdict.clone()));
+                items.elements.iter().for_each(|(set, key, value)| self.want(owner, (set, key.clone()), value.clone()));
             }
         }
         let mut turnover = Turnover::default();
@@ -72,12 +82,12 @@ impl Model {
             if before == after {
                 continue;
             }
-            let element = |verdict| Element { key: place.1.clone(), verdict };
-            if let Some(verdict) = before {
-                turnover.deleted.entry(place.0).or_default().push(element(verdict));
+            let element = |value| Element { key: place.1.clone(), value };
+            if let Some(value) = before {
+                turnover.deleted.entry(place.0).or_default().push(element(value));
             }
-            if let Some(verdict) = after {
-                turnover.added.entry(place.0).or_default().push(element(verdict));
+            if let Some(value) = after {
+                turnover.added.entry(place.0).or_default().push(element(value));
             }
         }
         turnover
@@ -94,6 +104,8 @@ impl Model {
         for (_, items) in &all {
             items.chains.iter().for_each(|(name, rules)| rules.iter().for_each(|rule| batch.add_rule(name, rule)));
         }
+        let endpoints: Vec<Element> = all.iter().flat_map(|(_, items)| items.endpoints.iter().map(endpoint)).collect();
+        batch.add_elements(ENDPOINTS, &endpoints);
         let turnover = self.turn_over(&[(Vec::new(), all)]);
         turnover.added.iter().for_each(|(set, elements)| batch.add_elements(set, elements));
     }
@@ -105,7 +117,17 @@ impl Model {
             ports.iter().map(|port| (port.frontend.name.clone(), items(port, settings))).collect()
         };
         let changes: Vec<_> = differences.iter().map(|difference| (of(&difference.old), of(&difference.new))).collect();
-        let turnover = self.turn_over(&changes);
+        let mut turnover = self.turn_over(&changes);
+        for (old, new) in &changes {
+            let of = |items: &[(PortName, Items)]| -> Vec<(Key, SocketAddr)> {
+                items.iter().flat_map(|(_, items)| items.endpoints.iter().cloned()).collect()
+            };
+            let (old, new): (BTreeMap<Key, SocketAddr>, BTreeMap<Key, SocketAddr>) = (of(old).into_iter().collect(), of(new).into_iter().collect());
+            let deleted = old.iter().filter(|(key, address)| new.get(key) != Some(address)).map(endpoint_of);
+            turnover.deleted.entry(ENDPOINTS).or_default().extend(deleted);
+            let added = new.iter().filter(|(key, address)| old.get(key) != Some(address)).map(endpoint_of);
+            turnover.added.entry(ENDPOINTS).or_default().extend(added);
+        }
         let (mut old_chains, mut new_chains) = (BTreeMap::<&String, &Vec<Rule>>::new(), BTreeMap::new());
         let (mut old_sets, mut new_sets) = (BTreeMap::<&String, u32>::new(), BTreeMap::new());
         for (old, new) in &changes {

@@ -23,6 +23,9 @@ pub const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 pub const FIREWALL_IPS: &str = "firewall-ips";
 pub const FIREWALL_CHECK: &str = "firewall-check";
 pub const MASQUERADING: &str = "masquerading";
+/// The one name that is not upstream's: all chains' endpoints, where upstream has a map in the rule of every chain. Making a map
+/// costs the kernel a look at all the others in the table, and each change a walk through all rules.
+pub const ENDPOINTS: &str = "endpoints";
 pub const HAIRPIN_CONNECTIONS: &str = "hairpin-connections";
 
 /// Prefixes take up to so much of a name.
@@ -44,6 +47,12 @@ fn base(text: &str) -> String {
 fn of_port(port: &PortName) -> String {
     let service = &port.service;
     format!("{}/{}/{}/{}", service.namespace, service.name, port.protocol.lower(), port.port)
+}
+
+/// What the endpoints of a chain are found by.
+pub fn hash_of(chain: &str) -> u64 {
+    let digest = ring::digest::digest(&ring::digest::SHA256, chain.as_bytes());
+    digest.as_ref()[..8].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }
 
 /// The names of what belongs to one port of a Service.

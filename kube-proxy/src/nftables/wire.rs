@@ -27,13 +27,10 @@ const DELETE_ELEMENT: u16 = 14;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 
-const SET_ANONYMOUS: u32 = 0x1;
-const SET_CONSTANT: u32 = 0x2;
 const SET_MAP: u32 = 0x8;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_DYNAMIC: u32 = 0x20;
 
-const DATA_VERDICT: u32 = 0xffff_ff00;
 
 /// The first register of four bytes; keys of several parts fill one after the other.
 const REGISTER: u32 = 8;
@@ -54,7 +51,10 @@ pub struct Type {
 
 const PROTOCOL: Type = Type { number: 12, bytes: 4 };
 const PORT: Type = Type { number: 13, bytes: 4 };
-const INTEGER: Type = Type { number: 4, bytes: 4 };
+/// A number that `nft` shows in hexadecimal digits.
+const MARK: Type = Type { number: 19, bytes: 4 };
+
+const VERDICT: Type = Type { number: 0xffff_ff00, bytes: 0 };
 
 impl Type {
     pub const fn address(family: Family) -> Type {
@@ -79,6 +79,11 @@ impl Type {
         PROTOCOL.then(PORT)
     }
 
+    /// `address . inet_service`
+    const fn endpoint(family: Family) -> Type {
+        Type::address(family).then(PORT)
+    }
+
     /// `address . address . inet_proto . inet_service`
     pub const fn connection(family: Family) -> Type {
         Type::address(family).then(Type::address(family)).then(PROTOCOL).then(PORT)
@@ -101,6 +106,13 @@ impl Key {
     pub fn protocol(mut self, number: u8) -> Key {
         self.0.extend_from_slice(&[number, 0, 0, 0]);
         self
+    }
+
+    /// One of several endpoints of a chain, by the chain's hash.
+    pub fn choice(hash: u64, number: u32) -> Key {
+        let mut bytes = hash.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&number.to_ne_bytes());
+        Key(bytes)
     }
 
     pub fn port(mut self, number: u16) -> Key {
@@ -154,11 +166,11 @@ pub enum Expression {
     Lookup { set: String },
     /// Does what the map says of the key.
     VerdictMap { map: String },
-    /// Loads what the anonymous map with this number says of the key.
-    AnonymousMap { id: u32 },
+    /// Loads what the map says of the key.
+    Map { map: String },
     Load { register: u32, data: Vec<u8> },
     /// A random number below this one.
-    Random { below: u32 },
+    Random { register: u32, below: u32 },
     Dnat { family: Family },
     Masquerade,
     Reject { family: Family },
@@ -232,18 +244,17 @@ impl Expression {
                 m.number(2, REGISTER);
                 m.number(3, VERDICT_REGISTER);
             }),
-            Expression::AnonymousMap { id } => expression("lookup", &|m| {
-                m.text(1, ANONYMOUS_NAME);
+            Expression::Map { map } => expression("lookup", &|m| {
+                m.text(1, map);
                 m.number(2, REGISTER);
                 m.number(3, REGISTER);
-                m.number(4, *id);
             }),
             Expression::Load { register, data: bytes } => expression("immediate", &|m| {
                 m.number(1, *register);
                 data(m, 2, bytes);
             }),
-            Expression::Random { below } => expression("numgen", &|m| {
-                m.number(1, REGISTER);
+            Expression::Random { register, below } => expression("numgen", &|m| {
+                m.number(1, *register);
                 m.number(2, *below);
                 m.number(3, 1);
                 m.number(4, 0);
@@ -280,8 +291,6 @@ fn payload(message: &mut Message, register: u32, base: u32, offset: u32, length:
     message.number(4, length);
 }
 
-const ANONYMOUS_NAME: &str = "__map%d";
-
 /// The family's number in messages.
 fn number_of(family: Family) -> u8 {
     match family {
@@ -290,15 +299,10 @@ fn number_of(family: Family) -> u8 {
     }
 }
 
-/// An anonymous map from a number to an address and a port, which lives and dies with its rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice(pub Vec<std::net::SocketAddr>);
-
 /// A rule, as the matches and actions that it is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     expressions: Vec<Expression>,
-    choice: Option<Choice>,
     comment: Option<&'static str>,
 }
 
@@ -440,7 +444,7 @@ impl Rule {
 
     /// Goes on for one packet of so many.
     pub fn one_of(self, number: u32) -> Rule {
-        self.then(Expression::Random { below: number }).then(Expression::Compare { equal: true, data: vec![0; 4] })
+        self.then(Expression::Random { register: REGISTER, below: number }).then(Expression::Compare { equal: true, data: vec![0; 4] })
     }
 
     pub fn dnat(self, to: std::net::SocketAddr) -> Rule {
@@ -451,12 +455,13 @@ impl Rule {
             .then(Expression::Dnat { family })
     }
 
-    /// To any of these, each as likely as the others, by a map.
-    pub fn dnat_any(mut self, family: Family, to: Vec<std::net::SocketAddr>) -> Rule {
-        let below = u32::try_from(to.len()).unwrap_or(u32::MAX);
-        self.choice = Some(Choice(to));
-        // The number is known when the rule is written.
-        self.then(Expression::Random { below }).then(Expression::AnonymousMap { id: 0 }).then(Expression::Dnat { family })
+    /// To any of so many endpoints, each as likely as the others, that the map has under this hash.
+    pub fn dnat_any(self, family: Family, map: &str, hash: u64, count: u32) -> Rule {
+        self.then(Expression::Load { register: REGISTER, data: hash.to_be_bytes()[..4].to_vec() })
+            .then(Expression::Load { register: REGISTER + 1, data: hash.to_be_bytes()[4..].to_vec() })
+            .then(Expression::Random { register: REGISTER + 2, below: count })
+            .then(Expression::Map { map: map.to_owned() })
+            .then(Expression::Dnat { family })
     }
 
     pub fn update_source(self, family: Family, set: &str) -> Rule {
@@ -489,11 +494,18 @@ pub struct Hook {
     pub priority: i32,
 }
 
+/// What a map says of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    Verdict(Verdict),
+    Endpoint(std::net::SocketAddr),
+}
+
 /// An element of a set, or of a map with what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
     pub key: Key,
-    pub verdict: Option<Verdict>,
+    pub value: Option<Value>,
 }
 
 /// Messages that take effect together.
@@ -568,60 +580,16 @@ impl Batch {
     }
 
     pub fn add_rule(&mut self, chain: &str, rule: &Rule) {
-        let id = rule.choice.as_ref().map(|choice| self.add_choice(choice));
         self.push(NEW_RULE, CREATE | APPEND, |m| {
             m.text(2, chain);
-            m.nest(4, |m| {
-                for expression in &rule.expressions {
-                    match (expression, id) {
-                        (Expression::AnonymousMap { .. }, Some(id)) => Expression::AnonymousMap { id }.write(m),
-                        _ => expression.write(m),
-                    }
-                }
-            });
+            m.nest(4, |m| rule.expressions.iter().for_each(|expression| expression.write(m)));
             if let Some(comment) = rule.comment {
                 m.attribute(7, &comment_data(0, comment));
             }
         });
     }
 
-    /// An anonymous map for the next rule.
-    fn add_choice(&mut self, choice: &Choice) -> u32 {
-        let family = self.family;
-        let of_data = Type::address(family).then(PORT);
-        self.sets += 1;
-        let id = self.sets;
-        self.push(NEW_SET, CREATE, |m| {
-            m.text(2, ANONYMOUS_NAME);
-            m.number(3, SET_ANONYMOUS | SET_CONSTANT | SET_MAP);
-            m.number(4, INTEGER.number);
-            m.number(5, INTEGER.bytes);
-            m.number(6, of_data.number);
-            m.number(7, of_data.bytes);
-            m.nest(9, |m| m.number(1, u32::try_from(choice.0.len()).unwrap_or(u32::MAX)));
-            m.number(10, id);
-            // Numbers are in the host's order, which `nft` wants to be told.
-            m.attribute(13, &tlv(0, &1u32.to_ne_bytes()));
-        });
-        let all: Vec<(u32, &std::net::SocketAddr)> = (0..).zip(&choice.0).collect();
-        for some in all.chunks(ELEMENTS_AT_ONCE) {
-            self.push(NEW_ELEMENT, CREATE, |m| {
-                m.text(2, ANONYMOUS_NAME);
-                m.number(4, id);
-                m.nest(3, |m| {
-                    for (number, address) in some {
-                        m.nest(1, |m| {
-                            data(m, 1, &number.to_ne_bytes());
-                            data(m, 2, &Key::default().address(address.ip()).port(address.port()).0);
-                        });
-                    }
-                });
-            });
-        }
-        id
-    }
-
-    fn add_container(&mut self, name: &str, of: Type, flags: u32, timeout_s: Option<u32>) {
+    fn add_container(&mut self, name: &str, of: Type, data: Option<Type>, flags: u32, timeout_s: Option<u32>) {
         self.sets += 1;
         let id = self.sets;
         self.push(NEW_SET, CREATE, |m| {
@@ -629,8 +597,12 @@ impl Batch {
             m.number(3, flags);
             m.number(4, of.number);
             m.number(5, of.bytes);
-            if flags & SET_MAP != 0 {
-                m.number(6, DATA_VERDICT);
+            if let Some(data) = data {
+                m.number(6, data.number);
+                // A verdict has no length.
+                if data.bytes > 0 {
+                    m.number(7, data.bytes);
+                }
             }
             m.number(10, id);
             if let Some(seconds) = timeout_s {
@@ -640,16 +612,22 @@ impl Batch {
     }
 
     pub fn add_set(&mut self, name: &str, of: Type) {
-        self.add_container(name, of, 0, None);
+        self.add_container(name, of, None, 0, None);
     }
 
     pub fn add_verdict_map(&mut self, name: &str, of: Type) {
-        self.add_container(name, of, SET_MAP, None);
+        self.add_container(name, of, Some(VERDICT), SET_MAP, None);
+    }
+
+    /// A map from [`Key::choice`] to addresses with ports.
+    pub fn add_endpoint_map(&mut self, name: &str) {
+        let key = MARK.then(MARK).then(MARK);
+        self.add_container(name, key, Some(Type::endpoint(self.family)), SET_MAP, None);
     }
 
     /// A set that packets put their addresses into, for so many seconds.
     pub fn add_recent_set(&mut self, name: &str, timeout_s: u32) {
-        self.add_container(name, Type::address(self.family), SET_DYNAMIC | SET_TIMEOUT, Some(timeout_s));
+        self.add_container(name, Type::address(self.family), None, SET_DYNAMIC | SET_TIMEOUT, Some(timeout_s));
     }
 
     pub fn delete_set(&mut self, name: &str) {
@@ -672,8 +650,10 @@ impl Batch {
                     for element in some {
                         m.nest(1, |m| {
                             data(m, 1, &element.key.0);
-                            if let Some(verdict) = element.verdict.as_ref().filter(|_| number == NEW_ELEMENT) {
-                                m.nest(2, |m| verdict.write(m));
+                            match element.value.as_ref().filter(|_| number == NEW_ELEMENT) {
+                                Some(Value::Verdict(verdict)) => m.nest(2, |m| verdict.write(m)),
+                                Some(Value::Endpoint(to)) => data(m, 2, &Key::default().address(to.ip()).port(to.port()).0),
+                                None => {}
                             }
                         });
                     }

@@ -148,7 +148,16 @@ pub fn connect(address: &str) -> std::io::Result<()> {
 
 /// The answer to a request to the host, head and body.
 pub fn get(port: u16, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(host_ip(), port), Duration::from_millis(400)).ok()?;
+    get_from(SocketAddr::new(host_ip(), port), path)
+}
+
+/// The answer to a request of the host to itself.
+pub fn get_local(port: u16, path: &str) -> Option<String> {
+    get_from(SocketAddr::from(([127, 0, 0, 1], port)), path)
+}
+
+fn get_from(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(400)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").ok()?;
     let mut text = String::new();

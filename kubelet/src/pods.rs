@@ -78,9 +78,11 @@ impl Pods {
             Change::Added(_) | Change::Updated { .. } => known.mirrors.insert(key.clone(), mirror.clone()),
         };
         // The static pod's status may have to be told to it.
-        let statics = known.entries.values().filter(|entry| pod::is_static(&entry.pod));
-        if let Some(entry) = statics.into_iter().find(|entry| entry.pod.namespace() == key.0 && entry.pod.name() == key.1) {
-            entry.inbox.sync();
+        let of = |entry: &&Entry| pod::is_static(&entry.pod) && entry.pod.namespace() == key.0 && entry.pod.name() == key.1;
+        let uid = known.entries.values().find(of).map(|entry| entry.pod.uid().to_owned());
+        drop(known);
+        if let Some((uid, core)) = uid.zip(self.core.lock().upgrade()) {
+            core.statuses.look_again(&uid);
         }
     }
 

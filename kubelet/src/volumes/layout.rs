@@ -16,6 +16,8 @@ pub const DOWNWARD_API: Kind = Kind { directory: "kubernetes.io~downward-api" };
 pub const LOCAL: Kind = Kind { directory: "kubernetes.io~local-volume" };
 pub const NFS: Kind = Kind { directory: "kubernetes.io~nfs" };
 
+pub const CSI: Kind = Kind { directory: "kubernetes.io~csi" };
+
 /// The kinds whose directories are deleted with everything in them. Of others only the empty mount point is removed.
 pub const OWNED: [Kind; 5] = [EMPTY_DIR, CONFIG_MAP, SECRET, PROJECTED, DOWNWARD_API];
 
@@ -29,6 +31,11 @@ pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
 
 pub fn volume_dir(root: &Path, uid: &str, kind: Kind, name: &str) -> PathBuf {
     pod_dir(root, uid).join("volumes").join(kind.directory).join(name)
+}
+
+/// Where a driver puts a volume for all pods of the node.
+pub fn csi_staging(root: &Path, driver: &str, hashed_handle: &str) -> PathBuf {
+    root.join("plugins/kubernetes.io/csi").join(driver).join(hashed_handle).join("globalmount")
 }
 
 /// Where a path below a volume is mounted for one mount of a container.

@@ -3,6 +3,7 @@
 //! Owns `<root dir>/pods/<uid>/` and everything below it. Never starts or stops containers.
 
 mod atomic_writer;
+mod csi;
 mod empty_dir;
 mod host_path;
 mod layout;
@@ -47,6 +48,8 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(122);
 /// How often tokens are looked at that may have to be refreshed.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
+/// Volumes of drivers are staged and unstaged one at a time; these locks stand for all volumes.
+const CSI_LOCKS: usize = 64;
 
 /// Where volumes are kept and who asks for them.
 #[derive(Clone)]
@@ -73,12 +76,16 @@ struct Shared {
     allocatable: RwLock<BTreeMap<String, Quantity>>,
     handlers: Arc<Handlers>,
     pods: Mutex<HashMap<String, Arc<PodEntry>>>,
+    csi: csi::Registry,
+    csi_locks: [tokio::sync::Mutex<()>; CSI_LOCKS],
 }
 
 #[derive(Default)]
 struct PodEntry {
     /// Something that the pod refers to has changed: what failed before may work now.
     changed: AtomicBool,
+    /// The names of attached volumes that the pod has or is about to have.
+    in_use: Mutex<BTreeSet<String>>,
     /// One mount or unmount of a pod at a time.
     state: tokio::sync::Mutex<PodState>,
 }
@@ -93,6 +100,8 @@ struct PodState {
 struct Mounted {
     volume: PodVolume,
     group: Option<i64>,
+    /// Whether it is set up anew at every sync.
+    republish: bool,
 }
 
 struct Failures {
@@ -164,6 +173,8 @@ enum Failure {
     Processing(String),
     /// It could not be made.
     SetUp(String),
+    /// It could not be brought onto the node.
+    MountDevice(String),
 }
 
 impl Volumes {
@@ -177,6 +188,8 @@ impl Volumes {
             allocatable: RwLock::default(),
             handlers: handlers.clone(),
             pods: Mutex::default(),
+            csi: csi::Registry::new(&config.root_dir, &config.node_name, config.client.clone()),
+            csi_locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             config,
         });
         let noting = Arc::downgrade(&shared);
@@ -189,8 +202,12 @@ impl Volumes {
         Volumes { shared }
     }
 
-    /// Tells of pods whose tokens or certificates are to be refreshed, until shutdown.
+    /// Tells of pods whose tokens or certificates are to be refreshed, and lets storage drivers register themselves, until shutdown.
     pub async fn run(&self) {
+        tokio::join!(self.refresh(), self.shared.csi.run(self.shared.config.shutdown.clone()));
+    }
+
+    async fn refresh(&self) {
         let mut ticks = tokio::time::interval(REFRESH_EVERY);
         loop {
             tokio::select! {
@@ -235,7 +252,7 @@ impl Volumes {
             let (shared, uses) = (&self.shared, &uses);
             async move {
                 match known {
-                    Some(mounted) if waits || !set_up::changes(volume) => Some(Ok(mounted)),
+                    Some(mounted) if waits || !(mounted.republish || set_up::changes(volume)) => Some(Ok(mounted)),
                     None if waits => None,
                     _ => Some(shared.set_up(pod, volume, uses).await),
                 }
@@ -259,7 +276,11 @@ impl Volumes {
         let entry = self.shared.pods.lock().entry(pod_uid.to_owned()).or_default().clone();
         let mut state = entry.state.lock().await;
         let (root, uid) = (self.shared.config.root_dir.clone(), pod_uid.to_owned());
-        blocking(move || tear_down::pod(&root, &uid)).await.map_err(|error| Error {
+        let undone = match self.shared.unpublish_all(pod_uid).await {
+            Ok(()) => blocking(move || tear_down::pod(&root, &uid)).await,
+            Err(error) => Err(error),
+        };
+        undone.map_err(|error| Error {
             message: format!("failed to clean up the volumes of pod {pod_uid}: {error}"),
             events: Vec::new(),
             retry_after: RETRY_MIN,
@@ -273,6 +294,20 @@ impl Volumes {
         self.shared.certificates.forget(pod_uid);
         self.shared.pods.lock().remove(pod_uid);
         Ok(())
+    }
+
+    /// The attached volumes that pods have or are about to have: `status.volumesInUse` of the node, which keeps them attached.
+    pub fn in_use(&self) -> Vec<String> {
+        let pods: Vec<Arc<PodEntry>> = self.shared.pods.lock().values().cloned().collect();
+        let names: BTreeSet<String> = pods.iter().flat_map(|entry| entry.in_use.lock().clone()).collect();
+        names.into_iter().collect()
+    }
+
+    #[cfg(test)]
+    fn retry_at_once(&self, pod_uid: &str) {
+        if let Some(entry) = self.shared.pods.lock().get(pod_uid) {
+            entry.changed.store(true, Ordering::Release);
+        }
     }
 
     /// Calls `handler` with the uid of a pod when a config map or secret that it refers to has changed, or when it is time to refresh
@@ -363,6 +398,7 @@ fn collect(
                         unprocessed.push(name.clone());
                         reason = Some(error);
                     }
+                    Failure::MountDevice(error) => events.push(format!("MountVolume.MountDevice failed for volume {name:?} : {error}")),
                     Failure::SetUp(error) => events.push(format!("MountVolume.SetUp failed for volume {name:?} : {error}")),
                 }
             }
@@ -399,6 +435,14 @@ fn backoff(failures: u32) -> Duration {
     RETRY_MIN.saturating_mul(1 << failures.min(16)).min(RETRY_MAX)
 }
 
+impl Shared {
+    fn note_in_use(&self, pod: &Pod, name: String) {
+        if let Some(entry) = self.pods.lock().get(pod.uid()) {
+            entry.in_use.lock().insert(name);
+        }
+    }
+}
+
 /// Runs what may wait for a disk where that holds nobody up.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
@@ -422,7 +466,7 @@ mod tests {
 
     fn done(path: &str) -> Result<Mounted, Failure> {
         let volume = PodVolume { source: Source::Path(path.into()), read_only: false, selinux_relabel: true };
-        Ok(Mounted { volume, group: None })
+        Ok(Mounted { volume, group: None, republish: false })
     }
 
     #[tokio::test(start_paused = true)]

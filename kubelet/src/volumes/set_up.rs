@@ -13,7 +13,9 @@ use super::layout::{self, Kind};
 use super::ownership::Ownership;
 use super::payload::{self, Defaults, Payload};
 use super::projected::or_absent;
-use super::{Failure, Mounted, PodVolume, Shared, Source, atomic_writer, blocking, host_path, mount_table, nested, persistent, projected};
+use super::{
+    Failure, Mounted, PodVolume, Shared, Source, atomic_writer, blocking, csi, host_path, mount_table, nested, persistent, projected,
+};
 use crate::container_config::pod_resources::parse;
 
 /// The volumes that containers of a pod use, as file systems and as devices. Others are not made at all.
@@ -43,7 +45,7 @@ pub fn changes(volume: &Volume) -> bool {
 }
 
 fn at(path: PathBuf, read_only: bool, selinux_relabel: bool) -> Mounted {
-    Mounted { volume: PodVolume { source: Source::Path(path), read_only, selinux_relabel }, group: None }
+    Mounted { volume: PodVolume { source: Source::Path(path), read_only, selinux_relabel }, group: None, republish: false }
 }
 
 impl Shared {
@@ -51,6 +53,10 @@ impl Shared {
     pub(super) async fn set_up(&self, pod: &Pod, volume: &Volume, uses: &Uses) -> Result<Mounted, Failure> {
         if persistent::claim_of(pod, volume).is_some() {
             return self.set_up_claim(pod, volume, uses).await;
+        }
+        if let Some(source) = &volume.csi {
+            let published = self.publish_inline(pod, &volume.name, source).await?;
+            return Ok(published.into_mounted(source.read_only == Some(true)));
         }
         self.set_up_inline(pod, volume).await.map_err(Failure::SetUp)
     }
@@ -90,10 +96,11 @@ impl Shared {
             return self.set_up_nfs(pod, &volume.name, source, &[], source.read_only == Some(true)).await;
         }
         if volume.image.is_some() {
-            return Ok(Mounted { volume: PodVolume { source: Source::Image, read_only: true, selinux_relabel: false }, group: None });
-        }
-        if let Some(source) = &volume.csi {
-            return Err(no_driver(&source.driver));
+            return Ok(Mounted {
+                volume: PodVolume { source: Source::Image, read_only: true, selinux_relabel: false },
+                group: None,
+                republish: false,
+            });
         }
         // A volume that does not say what it is is an empty directory.
         if let Some(source) = volume.empty_dir.clone().or_else(|| is_unspecified(volume).then(Default::default)) {
@@ -140,7 +147,17 @@ impl Shared {
     async fn set_up_claim(&self, pod: &Pod, volume: &Volume, uses: &Uses) -> Result<Mounted, Failure> {
         let (is_mounted, is_device) = (uses.mounted.contains(&volume.name), uses.devices.contains(&volume.name));
         let bound = persistent::resolve(&self.config.client, pod, volume, is_mounted, is_device).await.map_err(Failure::Processing)?;
-        let mounted = self.set_up_persistent(pod, &bound.volume, bound.read_only, is_device).await.map_err(Failure::SetUp)?;
+        let spec = bound.volume.spec.as_ref();
+        let mounted = match spec.and_then(|spec| Some((spec, spec.csi.as_ref()?))) {
+            Some(_) if is_device => return Err(Failure::SetUp("block volumes of CSI drivers are not supported".to_owned())),
+            Some((spec, source)) => {
+                self.note_in_use(pod, csi::unique_name(source));
+                let read_only = bound.read_only || source.read_only == Some(true);
+                let published = self.publish_persistent(pod, bound.volume.name(), spec, source, bound.read_only).await?;
+                published.into_mounted(read_only)
+            }
+            None => self.set_up_persistent(pod, &bound.volume, bound.read_only, is_device).await.map_err(Failure::SetUp)?,
+        };
         Ok(Mounted { group: bound.group, ..mounted })
     }
 
@@ -162,9 +179,6 @@ impl Shared {
             let inline = NFSVolumeSource { path: source.path.clone(), read_only: Some(read_only), server: source.server.clone() };
             let options = spec.mount_options.clone().unwrap_or_default();
             return self.set_up_nfs(pod, volume.name(), &inline, &options, read_only).await;
-        }
-        if let Some(source) = &spec.csi {
-            return Err(no_driver(&source.driver));
         }
         Err("no volume plugin matched".to_owned())
     }
@@ -208,10 +222,11 @@ impl Shared {
     }
 }
 
-fn no_driver(name: &str) -> String {
-    format!(
-        "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {name} not found in the list of registered CSI drivers"
-    )
+impl csi::Published {
+    fn into_mounted(self, read_only: bool) -> Mounted {
+        let volume = PodVolume { source: Source::Path(self.path), read_only, selinux_relabel: false };
+        Mounted { volume, group: None, republish: self.republish }
+    }
 }
 
 /// Whether the volume names no source at all.
@@ -231,7 +246,7 @@ async fn host_path_at(path: PathBuf, kind: String, read_only: bool) -> Result<Mo
 async fn device_at(path: PathBuf, read_only: bool) -> Result<Mounted, String> {
     let checked = path.clone();
     blocking(move || host_path::check(&checked, "BlockDevice").map_err(std::io::Error::other)).await.map_err(|error| error.to_string())?;
-    Ok(Mounted { volume: PodVolume { source: Source::Device(path), read_only, selinux_relabel: false }, group: None })
+    Ok(Mounted { volume: PodVolume { source: Source::Device(path), read_only, selinux_relabel: false }, group: None, republish: false })
 }
 
 /// The kernel needs a helper (mount.nfs) to find the server, so the system's mount does it.

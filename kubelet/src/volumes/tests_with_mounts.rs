@@ -34,16 +34,24 @@ impl Server {
         self.changed.send_modify(|revision| *revision += 1);
     }
 
+    pub(crate) fn get(&self, path: &str, name: &str) -> Value {
+        self.objects.lock().get(&(path.to_owned(), name.to_owned())).cloned().unwrap_or_default()
+    }
+
     pub(crate) fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
-            let answer = server.answer(&request);
-            async move { Ok::<_, std::convert::Infallible>(answer) }
+            let server = server.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = http_body_util::BodyExt::collect(body).await.expect("it arrives").to_bytes();
+                Ok::<_, std::convert::Infallible>(server.answer(&Request::from_parts(parts, body)))
+            }
         });
         Client::new(service, "n")
     }
 
-    fn answer(&self, request: &Request<kube::client::Body>) -> Response<Body> {
+    fn answer(&self, request: &Request<bytes::Bytes>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or("").to_owned();
         if path.ends_with("/token") {
@@ -63,6 +71,9 @@ impl Server {
                 .unwrap_or("")
                 .to_owned();
             return Response::new(self.watch(path, name));
+        }
+        if let (&http::Method::PUT, Some((kind, name))) = (request.method(), path.rsplit_once('/')) {
+            self.put(kind, name, serde_json::from_slice(request.body()).expect("it is an object"));
         }
         match path.rsplit_once('/').and_then(|(path, name)| self.objects.lock().get(&(path.to_owned(), name.to_owned())).cloned()) {
             Some(object) => Response::new(Body::from(object.to_string().into_bytes())),

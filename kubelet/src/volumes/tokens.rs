@@ -61,6 +61,17 @@ impl Tokens {
 
     /// A token for the pod's service account. An old one that is still good serves if there is no new one to be had.
     pub async fn get(&self, pod: &Pod, audience: &str, seconds: Option<i64>, now: Timestamp) -> Result<String, String> {
+        self.get_with_end(pod, audience, seconds, now).await.map(|(text, _)| text)
+    }
+
+    /// A token and when it ends.
+    pub async fn get_with_end(
+        &self,
+        pod: &Pod,
+        audience: &str,
+        seconds: Option<i64>,
+        now: Timestamp,
+    ) -> Result<(String, Timestamp), String> {
         let metadata = &pod.metadata;
         let of = |field: &Option<String>| field.clone().unwrap_or_default();
         let key = Key {
@@ -72,13 +83,13 @@ impl Tokens {
         };
         let known = self.cache.lock().get(&key).cloned();
         if let Some(token) = known.as_ref().filter(|token| !token.is_due(now)) {
-            return Ok(token.text.clone());
+            return Ok((token.text.clone(), token.expires));
         }
         match (self.request(pod, &key, seconds).await, known) {
             (Ok(token), _) => {
-                let text = token.text.clone();
+                let told = (token.text.clone(), token.expires);
                 self.cache.lock().insert(key, token);
-                Ok(text)
+                Ok(told)
             }
             (Err(error), None) => Err(format!("failed to fetch token: {error}")),
             (Err(error), Some(old)) if old.is_expired(now) => {
@@ -91,7 +102,7 @@ impl Tokens {
                     error,
                     "cannot refresh a token, the old one is still good"
                 );
-                Ok(old.text)
+                Ok((old.text, old.expires))
             }
         }
     }

@@ -1,9 +1,13 @@
 //! What a controller has written and its informer has not shown yet: until then it would decide on what is past.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use client::{Object, ObjectKey};
 use parking_lot::Mutex;
+
+/// A write that has not come back is looked for again after this long, in case no event tells of it.
+pub const UNSEEN_RETRY: Duration = Duration::from_secs(1);
 
 /// The last own write to each object; forgotten as soon as it is seen, so bounded by the number of objects.
 #[derive(Default)]

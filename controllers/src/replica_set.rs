@@ -21,7 +21,7 @@ use crate::adoption::{self, Claimer};
 use crate::manager::Context;
 use crate::owners::{self, Note, Owners};
 use crate::pod_control::{self, FIRST_BATCH, PodControl, pod_from_template, slow_start};
-use crate::{pod_ranking, pod_state};
+use crate::{failure, pod_ranking, pod_state};
 
 /// Pods created or deleted at most before the changes are awaited.
 const BURST: usize = 500;
@@ -153,7 +153,7 @@ pub enum Error {
     Claim(#[from] adoption::Error),
     #[error(transparent)]
     Pods(#[from] pod_control::Error),
-    #[error("updating the status: {0}")]
+    #[error("updating the status: {}", failure::message(.0))]
     Status(#[source] kube::Error),
 }
 

@@ -22,15 +22,12 @@ use kube::{Api, Client};
 
 use crate::failure;
 use crate::manager::Context;
-use crate::own_writes::OwnWrites;
+use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
 use jobs::Notice;
 use schedule::Schedule;
 
 /// A CronJob is looked at so long after its time, so that clocks that differ a little do no harm.
 const AFTER_SCHEDULE: Duration = Duration::from_millis(100);
-
-/// A write that has not come back is looked for again after this long, in case no event tells of it.
-const UNSEEN_RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -24,6 +24,7 @@ use kube::{Api, Client};
 
 use crate::adoption::{self, Claimer};
 use crate::manager::Context;
+use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
 use crate::owners::{self, Owners};
 use crate::replica_set::Replicated;
 use crate::{failure, int_or_percent};
@@ -71,6 +72,8 @@ struct Shell {
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
     queue: Queue<ObjectKey>,
+    own_writes: OwnWrites,
+    own_set_writes: OwnWrites,
 }
 
 fn selector(deployment: &Deployment) -> Option<Selector> {
@@ -90,14 +93,27 @@ impl Shell {
             sets,
             pods,
             queue: Queue::default(),
+            own_writes: OwnWrites::default(),
+            own_set_writes: OwnWrites::default(),
         }
     }
 
     fn follow(self: Arc<Self>) {
-        let queue = self.queue.clone();
-        self.deployments.on_change(move |change| queue.add(change.object().key()));
-        let (queue, owners) = (self.queue.clone(), Owners::new(self.deployments.clone(), selector));
-        self.sets.on_change(move |change| owners.notes(change).into_iter().for_each(|note| queue.add(note.owner().clone())));
+        let shell = self.clone();
+        self.deployments.on_change(move |change| {
+            let key = change.object().key();
+            if matches!(change, Change::Deleted(_)) {
+                shell.own_writes.forget(&key);
+            }
+            shell.queue.add(key);
+        });
+        let (shell, owners) = (self.clone(), Owners::new(self.deployments.clone(), selector));
+        self.sets.on_change(move |change| {
+            if matches!(change, Change::Deleted(_)) {
+                shell.own_set_writes.forget(&change.object().key());
+            }
+            owners.notes(change).into_iter().for_each(|note| shell.queue.add(note.owner().clone()));
+        });
         let shell = self.clone();
         self.pods.on_change(move |change| {
             // Who recreates waits for the last old pod to go; all else about pods is told by ReplicaSets.
@@ -134,6 +150,9 @@ impl Shell {
         let claimer = Claimer { client: &self.client, owner: deployment, finalizer: None };
         let sets = owners::owned_or_orphaned(&self.sets, deployment);
         let sets = claimer.claim(sets, |set| selector.matches(&set.metadata.labels)).await?;
+        if !self.own_writes.are_seen_in(deployment) || sets.iter().any(|set| !self.own_set_writes.are_seen_in(&**set)) {
+            return Ok(Outcome::After(UNSEEN_RETRY));
+        }
         Rollout::new(self, deployment, wanted, sets, Timestamp::now()).advance().await
     }
 

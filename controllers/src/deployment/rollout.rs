@@ -294,12 +294,15 @@ impl<'a> Rollout<'a> {
         changed.status = Some(status);
         let api = self.shell.api(&self.deployment);
         self.deployment = api.replace_status(self.deployment.name(), &PostParams::default(), &changed).await.map_err(Error::Write)?;
+        self.shell.own_writes.note(&self.deployment);
         Ok(())
     }
 
     async fn replace_set(&self, set: &ReplicaSet) -> Result<ReplicaSet, Error> {
         let written = self.set_api().replace(set.name(), &PostParams::default(), set).await;
-        written.map_err(|source| Error::Set { name: set.name().to_owned(), source })
+        let written = written.map_err(|source| Error::Set { name: set.name().to_owned(), source })?;
+        self.shell.own_set_writes.note(&written);
+        Ok(written)
     }
 
     fn set_api(&self) -> Api<ReplicaSet> {

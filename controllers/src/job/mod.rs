@@ -30,7 +30,7 @@ use serde_json::json;
 
 use crate::adoption::{self, Claimer};
 use crate::manager::Context;
-use crate::own_writes::OwnWrites;
+use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
 use crate::owners::{self, Note, Owners};
 use crate::pod_control::{self, FIRST_BATCH, PodControl, slow_start};
 use crate::{failure, pod_state};
@@ -42,9 +42,6 @@ const BURST: usize = 500;
 
 /// Changes of pods are gathered for so long before a Job is looked at: many finish together.
 const BATCH_PERIOD: Duration = Duration::from_millis(100);
-
-/// A write that has not come back is looked for again after this long, in case no event tells of it.
-const UNSEEN_RETRY: Duration = Duration::from_secs(1);
 
 /// Jobs that another controller manages say so in `managedBy`.
 const OWN_NAME: &str = "kubernetes.io/job-controller";

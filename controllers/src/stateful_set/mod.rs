@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use apimachinery::selector::label::Selector;
 use client::controller::Outcome;
-use client::{Informer, Object, ObjectKey, Queue, answer, controller};
+use client::{Change, Informer, Object, ObjectKey, Queue, answer, controller};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -23,6 +23,7 @@ use kube::{Api, Client};
 use crate::adoption::{self, Claimer};
 use crate::controller_history::{self, History};
 use crate::manager::Context;
+use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
 use crate::owners::{self, Owners};
 use crate::{failure, int_or_percent, pod_state};
 use plan::{Observed, Version};
@@ -54,7 +55,7 @@ pub enum Error {
 /// Runs the controller until shutdown.
 pub async fn run(context: Context) {
     let shell = Arc::new(Shell::new(&context));
-    shell.follow();
+    shell.clone().follow();
     tokio::join!(shell.sets.synced(), shell.pods.synced(), shell.history.synced(), shell.control.synced());
     let (queue, workers) = (shell.queue.clone(), context.config.concurrent_statefulset_syncs);
     controller::run(context.name, queue, workers, context.shutdown, |key| shell.reconcile(key)).await;
@@ -67,6 +68,7 @@ struct Shell {
     history: History,
     control: Pods,
     queue: Queue<ObjectKey>,
+    own_writes: OwnWrites,
 }
 
 fn selector(set: &StatefulSet) -> Option<Selector> {
@@ -93,14 +95,26 @@ impl Shell {
             history: History::new(context.client.clone(), context.informers.of()),
             control: Pods::new(context.client.clone(), context.recorder.clone(), context.informers.of()),
             queue: Queue::default(),
+            own_writes: OwnWrites::default(),
         }
     }
 
-    fn follow(&self) {
-        let queue = self.queue.clone();
-        self.sets.on_change(move |change| queue.add(change.object().key()));
-        let (queue, owners) = (self.queue.clone(), Owners::new(self.sets.clone(), selector));
-        self.pods.on_change(move |change| owners.notes(change).into_iter().for_each(|note| queue.add(note.owner().clone())));
+    fn follow(self: Arc<Self>) {
+        let shell = self.clone();
+        self.sets.on_change(move |change| {
+            let key = change.object().key();
+            if matches!(change, Change::Deleted(_)) {
+                shell.own_writes.forget(&key);
+            }
+            shell.queue.add(key);
+        });
+        let (shell, owners) = (self.clone(), Owners::new(self.sets.clone(), selector));
+        self.pods.on_change(move |change| {
+            if matches!(change, Change::Deleted(_)) {
+                shell.control.own_writes.forget(&change.object().key());
+            }
+            owners.notes(change).into_iter().for_each(|note| shell.queue.add(note.owner().clone()));
+        });
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Outcome, Error> {
@@ -113,6 +127,9 @@ impl Shell {
         let claimer = Claimer { client: &self.client, owner: &*set, finalizer: None };
         let pods = owners::owned_or_orphaned(&self.pods, &*set);
         let pods = claimer.claim(pods, |pod| identity::is_member(&set, pod) && selector.matches(&pod.metadata.labels)).await?;
+        if !self.own_writes.are_seen_in(&*set) || pods.iter().any(|pod| !self.control.own_writes.are_seen_in(&**pod)) {
+            return Ok(Outcome::After(UNSEEN_RETRY));
+        }
         let now = Timestamp::now();
         let claims_match = |pod: &Pod| self.control.claims_match(&set, pod);
         let (current, update) = (&revisions.current, &revisions.update);
@@ -184,7 +201,12 @@ impl Shell {
             changed.status = Some(status.clone());
             match api.replace_status(set.name(), &PostParams::default(), &changed).await {
                 Err(error) if answer::is_conflict(&error) && tries < STATUS_TRIES => {}
-                other => return answer::or_absent(other).map(|_| ()),
+                other => {
+                    if let Some(written) = answer::or_absent(other)? {
+                        self.own_writes.note(&written);
+                    }
+                    return Ok(());
+                }
             }
             match api.get_opt(set.name()).await?.filter(|fresh| fresh.uid() == set.uid()) {
                 Some(fresh) => changed = fresh,

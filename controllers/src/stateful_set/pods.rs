@@ -12,6 +12,7 @@ use kube::{Api, Client};
 use super::plan::Action;
 use super::{identity, retention};
 use crate::failure;
+use crate::own_writes::OwnWrites;
 use crate::pod_control::{FIRST_BATCH, slow_start};
 
 #[derive(Debug, thiserror::Error)]
@@ -31,11 +32,13 @@ pub struct Pods {
     client: Client,
     recorder: Recorder,
     claims: Informer<PersistentVolumeClaim>,
+    /// Pods whose deletion was asked for.
+    pub own_writes: OwnWrites,
 }
 
 impl Pods {
     pub fn new(client: Client, recorder: Recorder, claims: Informer<PersistentVolumeClaim>) -> Pods {
-        Pods { client, recorder, claims }
+        Pods { client, recorder, claims, own_writes: OwnWrites::default() }
     }
 
     pub async fn synced(&self) {
@@ -131,7 +134,11 @@ impl Pods {
         // The next pod has the same name: it is not meant.
         let only = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         match self.api(set).delete(pod.name(), &DeleteParams::default().preconditions(only)).await {
-            Ok(_) => {}
+            Ok(answer) => {
+                if let Some(going) = answer.left() {
+                    self.own_writes.note(&going);
+                }
+            }
             Err(error) if answer::is_not_found(&error) || answer::is_conflict(&error) => {}
             Err(error) => {
                 let error = Error::Pod(error);

@@ -3,7 +3,7 @@
 
 use super::items::of_local_pods;
 use super::name::{
-    CLUSTER_IPS, CLUSTER_IPS_CHECK, ENDPOINTS, FIREWALL_CHECK, FIREWALL_IPS, HAIRPIN_CONNECTIONS, MASQUERADING, NO_ENDPOINT_NODE_PORTS,
+    CLUSTER_IPS, CLUSTER_IPS_CHECK, FIREWALL_CHECK, FIREWALL_IPS, HAIRPIN_CONNECTIONS, MASQUERADING, NO_ENDPOINT_NODE_PORTS,
     NO_ENDPOINT_SERVICES, NODE_PORT_ENDPOINTS_CHECK, NODE_PORT_IPS, REJECT, SERVICE_ENDPOINTS_CHECK, SERVICE_IPS, SERVICE_NODE_PORTS,
     SERVICES,
 };
@@ -70,7 +70,6 @@ pub fn write(batch: &mut Batch, settings: &Settings) {
     }
     CHAINS.iter().for_each(|name| batch.add_chain(name, None));
     batch.add_set(CLUSTER_IPS, Type::address(family));
-    batch.add_endpoint_map(ENDPOINTS);
     batch.add_set(HAIRPIN_CONNECTIONS, Type::connection(family));
     for map in [SERVICE_IPS, NO_ENDPOINT_SERVICES, FIREWALL_IPS] {
         batch.add_verdict_map(map, Type::destination(family));

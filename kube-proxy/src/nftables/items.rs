@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::name::{
-    self, CLUSTER_IPS, ENDPOINTS, FIREWALL_IPS, HAIRPIN_CONNECTIONS, Names, NO_ENDPOINT_NODE_PORTS, NO_ENDPOINT_SERVICES, SERVICE_IPS,
+    self, CLUSTER_IPS, FIREWALL_IPS, HAIRPIN_CONNECTIONS, Names, NO_ENDPOINT_NODE_PORTS, NO_ENDPOINT_SERVICES, SERVICE_IPS,
     SERVICE_NODE_PORTS,
 };
 use super::wire::{Key, Rule, Value, Verdict};
@@ -16,13 +16,16 @@ use crate::node::LocalDetector;
 use crate::ruleset::ServicePort;
 use crate::settings::Settings;
 
+/// The number of a map of endpoints, and what it has under a key.
+pub type Endpoint = (u8, Key, SocketAddr);
+
 /// Everything that one port of a Service adds to the table.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Items {
     /// Sets and maps, keys, and what maps say.
     pub elements: Vec<(&'static str, Key, Option<Value>)>,
-    /// Elements of the map of endpoints, which no other port has.
-    pub endpoints: Vec<(Key, SocketAddr)>,
+    /// Elements of the maps of endpoints, which no other port has.
+    pub endpoints: Vec<Endpoint>,
     pub chains: Vec<(String, Vec<Rule>)>,
     /// Sets of recent clients, and how many seconds they stay.
     pub recent: Vec<(String, u32)>,
@@ -154,14 +157,15 @@ fn external_rules(port: &ServicePort, names: &Names, settings: &Settings) -> Vec
 }
 
 /// Leads to any of the endpoints, each as likely as the others.
-fn balance(chain: &str, endpoints: &[SocketAddr], protocol: u8, settings: &Settings, map: &mut Vec<(Key, SocketAddr)>) -> Rule {
+fn balance(chain: &str, endpoints: &[SocketAddr], protocol: u8, settings: &Settings, elements: &mut Vec<Endpoint>) -> Rule {
     let rule = Rule::new().protocol_is(protocol);
     if let [only] = endpoints {
         return rule.dnat(*only);
     }
     let hash = name::hash_of(chain);
-    map.extend((0..).zip(endpoints).map(|(number, endpoint)| (Key::choice(hash, number), *endpoint)));
-    rule.dnat_any(settings.family, ENDPOINTS, hash, u32::try_from(endpoints.len()).unwrap_or(u32::MAX))
+    let map = name::shard_of(hash);
+    elements.extend((0..).zip(endpoints).map(|(number, endpoint)| (map, Key::choice(hash, number), *endpoint)));
+    rule.dnat_any(settings.family, &name::endpoints(map), hash, u32::try_from(endpoints.len()).unwrap_or(u32::MAX))
 }
 
 /// Clients that are known go where they went; the others are led to any endpoint's chain, which remembers them.

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
-use super::items::{Items, items};
-use super::name::ENDPOINTS;
+use super::items::{Endpoint, Items, items};
+use super::name;
 use super::wire::{Batch, Element, Key, Rule, Value};
 use crate::frontend::PortName;
 use crate::ruleset::{Difference, ServicePort};
@@ -21,12 +21,14 @@ pub struct Model {
     elements: HashMap<Place, Vec<(PortName, Option<Value>)>>,
 }
 
-fn endpoint((key, address): &(Key, SocketAddr)) -> Element {
-    endpoint_of((key, address))
+fn endpoint(key: &Key, address: SocketAddr) -> Element {
+    Element { key: key.clone(), value: Some(Value::Endpoint(address)) }
 }
 
-fn endpoint_of((key, address): (&Key, &SocketAddr)) -> Element {
-    Element { key: key.clone(), value: Some(Value::Endpoint(*address)) }
+/// The endpoints of some ports, by their maps and keys.
+fn endpoints(of: &[(PortName, Items)]) -> BTreeMap<(u8, &Key), SocketAddr> {
+    let all = of.iter().flat_map(|(_, items)| &items.endpoints);
+    all.map(|(map, key, address): &Endpoint| ((*map, key), *address)).collect()
 }
 
 /// Elements to add and to delete, by their set or map.
@@ -101,11 +103,18 @@ impl Model {
             items.chains.iter().for_each(|(name, _)| batch.add_chain(name, None));
             items.recent.iter().for_each(|(name, seconds)| batch.add_recent_set(name, *seconds));
         }
+        let mut endpoints: BTreeMap<u8, Vec<Element>> = BTreeMap::new();
+        for (map, key, address) in all.iter().flat_map(|(_, items)| &items.endpoints) {
+            endpoints.entry(*map).or_default().push(endpoint(key, *address));
+        }
+        for (map, elements) in &endpoints {
+            let map = name::endpoints(*map);
+            batch.add_endpoint_map(&map);
+            batch.add_elements(&map, elements);
+        }
         for (_, items) in &all {
             items.chains.iter().for_each(|(name, rules)| rules.iter().for_each(|rule| batch.add_rule(name, rule)));
         }
-        let endpoints: Vec<Element> = all.iter().flat_map(|(_, items)| items.endpoints.iter().map(endpoint)).collect();
-        batch.add_elements(ENDPOINTS, &endpoints);
         let turnover = self.turn_over(&[(Vec::new(), all)]);
         turnover.added.iter().for_each(|(set, elements)| batch.add_elements(set, elements));
     }
@@ -117,16 +126,16 @@ impl Model {
             ports.iter().map(|port| (port.frontend.name.clone(), items(port, settings))).collect()
         };
         let changes: Vec<_> = differences.iter().map(|difference| (of(&difference.old), of(&difference.new))).collect();
-        let mut turnover = self.turn_over(&changes);
+        let turnover = self.turn_over(&changes);
+        let (mut gone_endpoints, mut new_endpoints) = (BTreeMap::<u8, Vec<Element>>::new(), BTreeMap::<u8, Vec<Element>>::new());
         for (old, new) in &changes {
-            let of = |items: &[(PortName, Items)]| -> Vec<(Key, SocketAddr)> {
-                items.iter().flat_map(|(_, items)| items.endpoints.iter().cloned()).collect()
-            };
-            let (old, new): (BTreeMap<Key, SocketAddr>, BTreeMap<Key, SocketAddr>) = (of(old).into_iter().collect(), of(new).into_iter().collect());
-            let deleted = old.iter().filter(|(key, address)| new.get(key) != Some(address)).map(endpoint_of);
-            turnover.deleted.entry(ENDPOINTS).or_default().extend(deleted);
-            let added = new.iter().filter(|(key, address)| old.get(key) != Some(address)).map(endpoint_of);
-            turnover.added.entry(ENDPOINTS).or_default().extend(added);
+            let (old, new) = (endpoints(old), endpoints(new));
+            for ((map, key), address) in old.iter().filter(|(place, address)| new.get(*place) != Some(address)) {
+                gone_endpoints.entry(*map).or_default().push(endpoint(key, *address));
+            }
+            for ((map, key), address) in new.iter().filter(|(place, address)| old.get(*place) != Some(address)) {
+                new_endpoints.entry(*map).or_default().push(endpoint(key, *address));
+            }
         }
         let (mut old_chains, mut new_chains) = (BTreeMap::<&String, &Vec<Rule>>::new(), BTreeMap::new());
         let (mut old_sets, mut new_sets) = (BTreeMap::<&String, u32>::new(), BTreeMap::new());
@@ -151,6 +160,12 @@ impl Model {
             batch.add_chain(name, None);
         }
         turnover.deleted.iter().for_each(|(set, elements)| batch.delete_elements(set, elements));
+        gone_endpoints.iter().for_each(|(map, elements)| batch.delete_elements(&name::endpoints(*map), elements));
+        for (map, elements) in &new_endpoints {
+            let map = name::endpoints(*map);
+            batch.add_endpoint_map(&map);
+            batch.add_elements(&map, elements);
+        }
         for name in written.iter().map(|(name, _)| *name).filter(|name| !is_new(name)).chain(gone.iter().copied()) {
             batch.flush_chain(name);
         }

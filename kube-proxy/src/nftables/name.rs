@@ -23,9 +23,6 @@ pub const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 pub const FIREWALL_IPS: &str = "firewall-ips";
 pub const FIREWALL_CHECK: &str = "firewall-check";
 pub const MASQUERADING: &str = "masquerading";
-/// The one name that is not upstream's: all chains' endpoints, where upstream has a map in the rule of every chain. Making a map
-/// costs the kernel a look at all the others in the table, and each change a walk through all rules.
-pub const ENDPOINTS: &str = "endpoints";
 pub const HAIRPIN_CONNECTIONS: &str = "hairpin-connections";
 
 /// Prefixes take up to so much of a name.
@@ -53,6 +50,18 @@ fn of_port(port: &PortName) -> String {
 pub fn hash_of(chain: &str) -> u64 {
     let digest = ring::digest::digest(&ring::digest::SHA256, chain.as_bytes());
     digest.as_ref()[..8].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+}
+
+/// The names that are not upstream's: maps of all chains' endpoints, where upstream has a map in the rule of every chain. To
+/// make a map the kernel looks at all others in the table; to use one in a rule it looks at all that is in it. With 256 of them,
+/// as they are needed, both stay small.
+pub fn endpoints(shard: u8) -> String {
+    format!("endpoints-{shard:02x}")
+}
+
+/// The map that has the endpoints of the chain with this hash.
+pub fn shard_of(hash: u64) -> u8 {
+    hash.to_be_bytes()[7]
 }
 
 /// The names of what belongs to one port of a Service.

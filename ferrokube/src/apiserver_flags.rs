@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use apiserver::admission;
-use apiserver::run::{Config, Mode, Server};
+use apiserver::backend::PREFERRED_ADDRESS_TYPES;
+use apiserver::run::{Config, Kubelets, Mode, Server};
 use apiserver::storage::etcd;
 use apiserver::system::service_cidr::ServiceRange;
 use apiserver::tokens;
@@ -107,6 +108,18 @@ pub struct Flags {
     /// How many requests that change something are worked at.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
     pub max_mutating_requests_inflight: u32,
+    /// Who certifies kubelets; they may show what they like by default.
+    #[arg(long)]
+    pub kubelet_certificate_authority: Option<PathBuf>,
+    /// What kubelets are shown; made and kept in the data directory by default.
+    #[arg(long, requires = "kubelet_client_key")]
+    pub kubelet_client_certificate: Option<PathBuf>,
+    /// The key of --kubelet-client-certificate.
+    #[arg(long, requires = "kubelet_client_certificate")]
+    pub kubelet_client_key: Option<PathBuf>,
+    /// Which of a node's addresses its kubelet is reached at, best first.
+    #[arg(long, value_delimiter = ',', default_values = PREFERRED_ADDRESS_TYPES)]
+    pub kubelet_preferred_address_types: Vec<String>,
     /// Switches APIs on and off: v1, group/version, api/all, api/ga, api/beta, api/alpha. Only what is so already is accepted.
     #[arg(long, value_delimiter = ',')]
     pub runtime_config: Vec<runtime_config::Setting>,
@@ -162,6 +175,11 @@ impl Flags {
             client_ca_file: self.client_ca_file.clone(),
             max_requests_inflight: self.max_requests_inflight,
             max_mutating_requests_inflight: self.max_mutating_requests_inflight,
+            kubelets: Kubelets {
+                certificate_authority: self.kubelet_certificate_authority.clone(),
+                client: self.kubelet_client_certificate.clone().zip(self.kubelet_client_key.clone()),
+                preferred_address_types: self.kubelet_preferred_address_types.clone(),
+            },
         }
     }
 }

@@ -25,6 +25,7 @@ mod shutdown;
 mod snapshot;
 mod up;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -74,7 +75,8 @@ impl Command {
             Command::Scheduler(command) => command.logging.filter(),
             Command::Kubelet(command) => command.logging.filter(),
             Command::Proxy(command) => command.logging.filter(),
-            _ => "info",
+            // The libraries say at length what their users here say in a line.
+            _ => "info,kube_runtime=error,fjall=warn,lsm_tree=warn",
         }
     }
 }
@@ -85,7 +87,7 @@ const WORKER_STACK_BYTES: usize = 64 << 20;
 fn main() -> ExitCode {
     let mut cli = Cli::parse_from(argv::arguments(std::env::args_os()));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(cli.command.log_filter()));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
     if let Command::Node(node) = &mut cli.command
         && let Err(error) = node.enter()
     {

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::containerd::Runtime;
-use super::{cni, command, containerd, images, mounts, pause, routes};
+use super::{cni, containerd, images, mounts, pause, routes};
 
 /// `ferrokube node`: started by `ferrokube up`, once a node.
 #[derive(Args)]
@@ -137,10 +137,12 @@ impl NodeConfig {
         imported.await.context("importing images")?;
 
         let client = connect(&self.kubelet_kubeconfig).await?;
-        let nodes = Informers::new(client.clone(), shutdown.clone()).of::<Node>();
+        // A kubelet may read its own node alone; routes need them all, which a proxy may read.
+        let proxy_client = connect(&self.proxy_kubeconfig).await?;
+        let nodes = Informers::new(proxy_client.clone(), shutdown.clone()).of::<Node>();
         self.configure_network(&nodes);
         tokio::spawn(routes::follow(nodes, Some(self.name.clone()), shutdown.clone()));
-        let proxy = kube_proxy::run(connect(&self.proxy_kubeconfig).await?, self.proxy(), shutdown.clone());
+        let proxy = kube_proxy::run(proxy_client, self.proxy(), shutdown.clone());
         let kubelet = kubelet::run(client, self.kubelet(), shutdown.clone());
         tracing::info!(node = %self.name, address = %self.address, "starting");
         tokio::select! {
@@ -192,6 +194,10 @@ impl NodeConfig {
         c.tls_cert_file = self.serving_certificate.display().to_string();
         c.tls_private_key_file = self.serving_key.display().to_string();
         c.authentication.x509.client_ca_file = self.client_ca.display().to_string();
+        // Of a disk that nodes share with the machine a share is no measure; what is left of it in bytes is.
+        let limits = [("memory.available", "100Mi"), ("nodefs.available", "200Mi"), ("imagefs.available", "200Mi"), ("nodefs.inodesFree", "1%")];
+        c.eviction_hard = limits.map(|(signal, limit)| (signal.to_owned(), limit.to_owned())).into();
+        c.image_gc_high_threshold_percent = 100;
         c.static_pod_path = "/etc/kubernetes/manifests".to_owned();
         config
     }

@@ -43,7 +43,9 @@ fn versions(directory: &Path) -> Vec<Version> {
 pub async fn follow(directory: PathBuf, first: tokio::sync::oneshot::Sender<()>, shutdown: Shutdown) {
     let (sender, mut changed) = mpsc::channel::<()>(1);
     // One pending message says all there is to say.
-    let tell = move |_| drop(sender.try_send(()));
+    let tell = move |_| {
+        let _ = sender.try_send(());
+    };
     let watching = notify::recommended_watcher(tell).and_then(|mut watcher| {
         watcher.watch(&directory, RecursiveMode::NonRecursive)?;
         Ok(watcher)

@@ -23,10 +23,20 @@ impl Cluster {
 
     /// The same with more flags.
     pub fn start_with(data_dir: &Path, flags: &[&str]) -> Cluster {
+        Cluster::run(data_dir, &["up", "--nodes", "0"], flags)
+    }
+
+    /// An API server and nothing else.
+    pub fn api_server(data_dir: &Path) -> Cluster {
+        Cluster::run(data_dir, &["apiserver"], &[])
+    }
+
+    fn run(data_dir: &Path, command: &[&str], flags: &[&str]) -> Cluster {
         let kubeconfig = data_dir.join("kubeconfig");
         let _ = std::fs::remove_file(&kubeconfig);
         let child = Command::new(env!("CARGO_BIN_EXE_ferrokube"))
-            .args(["up", "--bind-address", "127.0.0.1", "--secure-port", "0", "--data-dir"])
+            .args(command)
+            .args(["--bind-address", "127.0.0.1", "--secure-port", "0", "--data-dir"])
             .arg(data_dir)
             .args(flags)
             .env("RUST_LOG", "warn")
@@ -50,6 +60,10 @@ impl Cluster {
         Client::try_from(config).expect("a client")
     }
 
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     /// `kill -9`.
     pub fn kill(mut self) {
         self.child.kill().expect("the process can be killed");
@@ -60,6 +74,41 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         // It may have been killed already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One component beside an API server, started under upstream's name for it; killed when dropped.
+pub struct Component {
+    child: Child,
+}
+
+impl Component {
+    /// `directory` is where the link of that name is made.
+    pub fn start(directory: &Path, name: &str, flags: &[&str]) -> Component {
+        let link = directory.join(name);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ferrokube"), &link).expect("a link to the binary");
+        let child = Command::new(link).args(flags).env("RUST_LOG", "warn").stdin(Stdio::null()).spawn().expect("the binary starts");
+        Component { child }
+    }
+
+    /// Waits for its end, and says whether it ended well.
+    pub fn wait(mut self) -> bool {
+        self.child.wait().expect("the process can be waited for").success()
+    }
+
+    /// SIGTERM, and whether it ended well.
+    pub fn stop(mut self) -> bool {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the process can be told to end");
+        self.child.wait().expect("the process can be waited for").success()
+    }
+}
+
+impl Drop for Component {
+    fn drop(&mut self) {
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

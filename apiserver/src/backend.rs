@@ -85,13 +85,7 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// Kubelets are shown `client`, and may show what they like.
-    pub fn new(client: Identity) -> Result<Backends, tls::Error> {
-        let preferred_address_types = PREFERRED_ADDRESS_TYPES.map(str::to_owned).to_vec();
-        Backends::with(&Kubelets { client, certificate_authority: None, preferred_address_types })
-    }
-
-    pub fn with(kubelets: &Kubelets) -> Result<Backends, tls::Error> {
+    pub fn new(kubelets: &Kubelets) -> Result<Backends, tls::Error> {
         let chain = CertificateDer::pem_slice_iter(kubelets.client.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(kubelets.client.key.as_bytes())?;
         let trusting = unverified()?.with_client_auth_cert(chain.clone(), key.clone_key())?;
@@ -237,7 +231,8 @@ mod tests {
     fn backends() -> Backends {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::open(directory.path()).unwrap();
-        Backends::new(pki.client("client", "tester", &[]).unwrap()).unwrap()
+        let client = pki.client("client", "tester", &[]).unwrap();
+        Backends::new(&Kubelets { client, certificate_authority: None, preferred_address_types: Vec::new() }).unwrap()
     }
 
     #[tokio::test]
@@ -308,7 +303,7 @@ mod tests {
         let other = Pki::open(other.path()).unwrap().ca().unwrap();
         let send = async |authority: Option<String>, transport: Transport| {
             let client = pki.client("client", "tester", &[]).unwrap();
-            let backends = Backends::with(&Kubelets { client, certificate_authority: authority, preferred_address_types: vec![] }).unwrap();
+            let backends = Backends::new(&Kubelets { client, certificate_authority: authority, preferred_address_types: vec![] }).unwrap();
             let target = Target { transport, ..location::anybody("https", "127.0.0.1", port.to_string()) };
             let request = Request::builder().uri("/").header(header::HOST, "h").body(Body::empty()).unwrap();
             backends.send(&target, request).await.map(|response| response.status().as_u16()).map_err(|error| error.to_string())

@@ -93,6 +93,7 @@ mod tests {
             client_ca_file: None,
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
+            kubelets: crate::run::Kubelets::default(),
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::admission::{self, SelectionError};
 use crate::allocation::{self, Allocator};
 use crate::api::Api;
-use crate::backend::Backends;
+use crate::backend::{self, Backends};
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Index};
 use crate::filters::authentication::{self, Authenticator};
@@ -67,6 +67,18 @@ pub struct Config {
     /// How many requests are worked at; the two add up to what priority levels share.
     pub max_requests_inflight: u32,
     pub max_mutating_requests_inflight: u32,
+    pub kubelets: Kubelets,
+}
+
+/// How kubelets are reached.
+#[derive(Clone, Debug, Default)]
+pub struct Kubelets {
+    /// Who certifies kubelets; they may show what they like if there is none.
+    pub certificate_authority: Option<PathBuf>,
+    /// The certificate that kubelets are shown and its key; made and kept in the data directory if absent.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Which of a node's addresses are tried, best first; see [`backend::PREFERRED_ADDRESS_TYPES`] if empty.
+    pub preferred_address_types: Vec<String>,
 }
 
 /// A source of permissions, as `--authorization-mode` names it.
@@ -175,7 +187,7 @@ impl Server {
             issuer,
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
             allocator: Allocator::default(),
-            backends: Backends::new(pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?)?,
+            backends: backends(&config.kubelets, &pki)?,
             flow_control: FlowControl::with_seats(seats),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
@@ -270,6 +282,20 @@ async fn load_catalog(storage: &Storage, shared: bool) -> Result<Catalog, Error>
         let _ = stored.cache.set(cache);
     }
     Ok(catalog)
+}
+
+/// The connections to kubelets and what is behind them.
+fn backends(kubelets: &Kubelets, pki: &Pki) -> Result<Backends, Error> {
+    let client = match &kubelets.client {
+        Some((certificate, key)) => pki::Identity { certificate: read_file(certificate)?, key: read_file(key)? },
+        None => pki.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"])?,
+    };
+    let types = match kubelets.preferred_address_types.as_slice() {
+        [] => backend::PREFERRED_ADDRESS_TYPES.map(str::to_owned).to_vec(),
+        types => types.to_vec(),
+    };
+    let certificate_authority = kubelets.certificate_authority.as_deref().map(read_file).transpose()?;
+    Ok(Backends::new(&backend::Kubelets { client, certificate_authority, preferred_address_types: types })?)
 }
 
 /// Whose client certificates are believed. The data directory's own CA always is: the administrator's certificate is from there.

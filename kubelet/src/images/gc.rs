@@ -133,11 +133,21 @@ pub async fn run(core: Arc<Core>, policy: Policy, shutdown: Shutdown) {
     }
 }
 
-/// The images that containers use, by whatever they are called.
+/// The images that are in use, by whatever they are called: those of containers, and that of sandboxes, which runtimes of before
+/// they could pin images do not count as used.
 async fn used_images(core: &Core) -> Result<HashSet<String>, crate::cri::Error> {
     let containers = core.runtime.list_containers(None).await?;
-    let names = |container: v1::Container| [container.image_ref, container.image_id, container.image.map(|image| image.image).unwrap_or_default()];
-    Ok(containers.into_iter().flat_map(names).collect())
+    let status = core.runtime.status(true).await?;
+    let sandbox_image = status.info.get("config").and_then(|config| sandbox_image(config));
+    let names =
+        |container: v1::Container| [container.image_ref, container.image_id, container.image.map(|image| image.image).unwrap_or_default()];
+    Ok(containers.into_iter().flat_map(names).chain(sandbox_image).collect())
+}
+
+/// The image of sandboxes, as containerd tells it in its configuration.
+fn sandbox_image(config: &str) -> Option<String> {
+    let config: serde_json::Value = serde_json::from_str(config).ok()?;
+    config.get("sandboxImage").and_then(|image| image.as_str()).map(str::to_owned)
 }
 
 /// Removes all images that no container uses.
@@ -176,7 +186,9 @@ async fn collect(core: &Core, records: &mut Records, policy: Policy) -> Result<(
         remove(core, records, &id).await.map_err(words)?;
     }
     if freed < bytes {
-        let message = format!("Failed to garbage collect required amount of images. Attempted to free {bytes} bytes, but only found {freed} bytes eligible to free.");
+        let message = format!(
+            "Failed to garbage collect required amount of images. Attempted to free {bytes} bytes, but only found {freed} bytes eligible to free."
+        );
         let about = node::reference(&core.config.node_name, &core.config.node_name);
         core.recorder.tell(client::events::Event::new(&about, Type::Warning, "FreeDiskSpaceFailed", message.clone()));
         return Err(message);
@@ -217,6 +229,12 @@ mod tests {
         assert_eq!(records.to_free(5, POLICY, at(200)), ["a"]);
         assert_eq!(records.to_free(100, POLICY, at(200)), ["a", "b"]);
         assert_eq!(records.too_old(POLICY, at(1100)), ["a", "b"]);
+    }
+
+    #[test]
+    fn the_image_of_sandboxes_is_known_where_the_runtime_tells_it() {
+        assert_eq!(sandbox_image(r#"{"sandboxImage": "pause:1"}"#).as_deref(), Some("pause:1"));
+        assert_eq!(sandbox_image("{}"), None);
     }
 
     #[test]

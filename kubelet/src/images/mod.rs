@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use client::events::{self, Recorder};
 use client::{Object, Reference};
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -225,8 +225,7 @@ impl Images {
         let repository = reference::parse(&spec.image).map_err(|error| error.to_string())?.repository;
         let mut auths = Keyring::from_secrets(request.secrets.iter().map(Arc::as_ref)).lookup(&repository);
         auths.extend(self.node_keyring.lookup(&repository));
-        let tries: Vec<Option<v1::AuthConfig>> =
-            if auths.is_empty() { vec![None] } else { auths.into_iter().map(Some).collect() };
+        let tries: Vec<Option<v1::AuthConfig>> = if auths.is_empty() { vec![None] } else { auths.into_iter().map(Some).collect() };
         let mut errors: Vec<String> = Vec::new();
         for auth in tries {
             match self.runtime.pull_image(spec.clone(), auth, Some(request.sandbox.clone())).await {

@@ -14,8 +14,7 @@ async fn ensure(images: &Images, image: &str, policy: &str) -> Result<String, Wa
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "b", "uid": "c"}})).expect("it is a pod");
     let sandbox = v1::PodSandboxConfig::default();
     let about = pod.reference();
-    let request =
-        Request { pod: &pod, about: &about, image, policy, secrets: &[], sandbox: &sandbox, runtime_handler: "" };
+    let request = Request { pod: &pod, about: &about, image, policy, secrets: &[], sandbox: &sandbox, runtime_handler: "" };
     images.ensure(request).await
 }
 
@@ -31,10 +30,7 @@ async fn an_image_is_pulled_once() {
     assert_eq!(heard[0], "Pulling Pulling image \"nginx\"");
     assert!(heard[1].starts_with("Pulled Successfully pulled image \"nginx\" in ") && heard[1].ends_with("Image size: 1048576 bytes."));
     assert_eq!(ensure(&images, "nginx", "Never").await, Ok(first));
-    assert_eq!(
-        told(&mut events),
-        ["Pulled Container image \"nginx\" already present on machine and can be accessed by the pod"]
-    );
+    assert_eq!(told(&mut events), ["Pulled Container image \"nginx\" already present on machine and can be accessed by the pod"]);
 }
 
 #[tokio::test]

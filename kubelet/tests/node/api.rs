@@ -185,6 +185,10 @@ impl Server {
     fn watch(&self, target: &Target, query: &BTreeMap<String, String>) -> Answer {
         let from: u64 = query.get("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
         let selector = query.get("fieldSelector").cloned().unwrap_or_default();
+        let (first, from) = match query.get("sendInitialEvents").is_some_and(|send| send == "true") {
+            true => self.initial(target, &selector),
+            false => (String::new(), from),
+        };
         let (server, resource) = (self.clone(), target.resource.clone());
         let next = move |from: u64| {
             let (server, resource, selector) = (server.clone(), resource.clone(), selector.clone());
@@ -208,8 +212,23 @@ impl Server {
                 }
             }
         };
-        let body = StreamBody::new(futures::stream::unfold(from, next).boxed());
+        let first = futures::stream::once(async { Ok(Frame::data(Bytes::from(first))) });
+        let body = StreamBody::new(first.chain(futures::stream::unfold(from, next)).boxed());
         Response::builder().header("content-type", "application/json").body(body).expect("it is well formed")
+    }
+
+    /// What there is already, and the bookmark after it.
+    fn initial(&self, target: &Target, selector: &str) -> (String, u64) {
+        let state = self.state.lock();
+        let ours = state.objects.iter().filter(|(key, object)| key.0 == target.resource && selected(object, selector));
+        let mut lines: String = ours.map(|(_, object)| format!("{}\n", json!({"type": "ADDED", "object": object}))).collect();
+        let annotations = json!({"k8s.io/initial-events-end": "true"});
+        let metadata = json!({"resourceVersion": state.revision.to_string(), "annotations": annotations});
+        let (group, version) = &target.group_version;
+        let api_version = if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
+        let bookmark = json!({"kind": target.kind(), "apiVersion": api_version, "metadata": metadata});
+        lines.push_str(&format!("{}\n", json!({"type": "BOOKMARK", "object": bookmark})));
+        (lines, state.revision)
     }
 
     fn create(&self, mut target: Target, mut object: Value) -> Answer {

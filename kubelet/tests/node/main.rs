@@ -37,6 +37,8 @@ pub fn config(directory: &Path) -> kubelet::Config {
     config.container_logs_dir = directory.join("containers");
     config.configuration.pod_logs_dir = directory.join("pods").display().to_string();
     config.configuration.enable_server = false;
+    config.configuration.cluster_dns = vec!["10.96.0.10".to_owned()];
+    config.configuration.cluster_domain = "cluster.local".to_owned();
     // However full the disk of the machine is, pods are not evicted.
     config.configuration.eviction_hard = [("memory.available".to_owned(), "1Mi".to_owned())].into();
     config.configuration.image_gc_high_threshold_percent = 100;

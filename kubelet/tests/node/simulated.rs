@@ -85,10 +85,9 @@ async fn a_container_that_keeps_failing_waits() {
     let (server, directory) = (Server::default(), tempfile::tempdir().expect("there is a place"));
     let kubelet = start(&server, config(directory.path()), Some(Arc::new(ended(1))));
     create(&server, "p", one_container()).await;
-    let pod = pod_with(&server, "p", "a crash loop", |status| {
-        status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
-    })
-    .await;
+    let pod =
+        pod_with(&server, "p", "a crash loop", |status| status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff")
+            .await;
     let container = &pod["status"]["containerStatuses"][0];
     assert_eq!((&pod["status"]["phase"], &container["restartCount"]), (&json!("Running"), &json!(1)));
     assert_eq!(container["lastState"]["terminated"]["exitCode"], 1);

@@ -35,7 +35,8 @@ pub async fn remove_pod(core: &Core, uid: &str) -> Result<(), cri::Error> {
 async fn remove_container(core: &Core, container: &v1::Container) -> Result<(), cri::Error> {
     let of = |key: &str| container.labels.get(key).map_or("", String::as_str);
     let directory = &core.config.container_logs_dir;
-    let link = crate::container_logs::link(directory, of(labels::POD_NAME), of(labels::POD_NAMESPACE), of(labels::CONTAINER_NAME), &container.id);
+    let link =
+        crate::container_logs::link(directory, of(labels::POD_NAME), of(labels::POD_NAMESPACE), of(labels::CONTAINER_NAME), &container.id);
     if let Err(error) = tokio::fs::remove_file(&link).await
         && error.kind() != std::io::ErrorKind::NotFound
     {

@@ -30,7 +30,8 @@ pub async fn run(
             Ok(response) if response.exit_code == 0 => return Ok(()),
             Ok(response) => {
                 let output = [response.stdout, response.stderr].concat();
-                let error = format!("command '{}' exited with {}: {}", command.join(" "), response.exit_code, String::from_utf8_lossy(&output));
+                let error =
+                    format!("command '{}' exited with {}: {}", command.join(" "), response.exit_code, String::from_utf8_lossy(&output));
                 (error, output)
             }
             Err(error) => (error.to_string(), Vec::new()),

@@ -66,7 +66,10 @@ pub async fn kill_container(
     };
     let Some(spec) = pod::find_container(pod, &known.name) else {
         let pod = pod::describe(pod);
-        return Err(format!("failed to get containerSpec {:?} (id={:?}) in pod {pod:?} when killing container for reason {message:?}", known.name, known.id));
+        return Err(format!(
+            "failed to get containerSpec {:?} (id={:?}) in pod {pod:?} when killing container for reason {message:?}",
+            known.name, known.id
+        ));
     };
     let message = if message.is_empty() { format!("Stopping container {}", known.name) } else { message.to_owned() };
     core.tell_container(pod, &known.name, &known.id, Type::Normal, "Killing", &message);
@@ -80,7 +83,9 @@ pub async fn kill_container(
                 tracing::info!(pod = %pod::describe(pod), container = %known.name, problem, "PreStop hook failed");
                 core.tell_container(pod, &known.name, &known.id, Type::Warning, "FailedPreStopHook", "PreStopHook failed");
             }
-            Err(_) => tracing::info!(pod = %pod::describe(pod), container = %known.name, "PreStop hook did not end within the grace period"),
+            Err(_) => {
+                tracing::info!(pod = %pod::describe(pod), container = %known.name, "PreStop hook did not end within the grace period")
+            }
         }
         left -= whole_seconds(began);
     }
@@ -91,7 +96,9 @@ pub async fn kill_container(
         left -= whole_seconds(began);
     }
     let stopped = core.runtime.stop_container(known.id.clone(), left.max(MIN_GRACE_SECONDS)).await;
-    or_gone(stopped).map_err(|error: cri::Error| format!("failed to \"KillContainer\" for {:?} with KillContainerError: {:?}", known.name, error.to_string()))
+    or_gone(stopped).map_err(|error: cri::Error| {
+        format!("failed to \"KillContainer\" for {:?} with KillContainerError: {:?}", known.name, error.to_string())
+    })
 }
 
 fn seconds(count: i64) -> Duration {
@@ -119,7 +126,8 @@ fn grace_of(pod: &Pod, container: &Container, reason: KillReason) -> i64 {
 /// What a container remembers of a pod that nobody knows any more.
 fn restore(known: &runtime_status::Container) -> Pod {
     let number = |key: &str| known.annotations.get(key).and_then(|text| text.parse().ok());
-    let pre_stop: Option<LifecycleHandler> = known.annotations.get(labels::PRE_STOP_HANDLER).and_then(|json| serde_json::from_str(json).ok());
+    let pre_stop: Option<LifecycleHandler> =
+        known.annotations.get(labels::PRE_STOP_HANDLER).and_then(|json| serde_json::from_str(json).ok());
     let container = Container {
         name: known.name.clone(),
         lifecycle: pre_stop.map(|pre_stop| Lifecycle { pre_stop: Some(pre_stop), ..Default::default() }),

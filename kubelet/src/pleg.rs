@@ -77,13 +77,7 @@ fn changed(old: &Picture, new: &Picture) -> BTreeSet<String> {
 }
 
 /// Watches until shutdown. `on_change` is called with the uid of a pod that has changed, `on_list` with all uids after each list.
-pub async fn run(
-    core: &Core,
-    health: Health,
-    on_change: impl Fn(&str),
-    on_list: impl Fn(&BTreeSet<String>),
-    shutdown: Shutdown,
-) {
+pub async fn run(core: &Core, health: Health, on_change: impl Fn(&str), on_list: impl Fn(&BTreeSet<String>), shutdown: Shutdown) {
     let mut picture = Picture::new();
     let mut events = core.runtime.container_events().await.ok();
     let mut reopen_at = Instant::now() + REOPEN;

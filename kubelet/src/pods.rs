@@ -124,7 +124,8 @@ impl Pods {
 
     fn admit(&self, core: &Core, known: &Known, pod: &Pod) -> Result<(), admission::Rejection> {
         // What ran here before the kubelet started has been let in once.
-        let ran = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|status| status.container_id.is_some());
+        let ran =
+            pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|status| status.container_id.is_some());
         if ran {
             return Ok(());
         }

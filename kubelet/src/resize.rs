@@ -278,7 +278,8 @@ mod tests {
     #[test]
     fn events_show_all_resources() {
         let text = summary("Pod resize started", &pod("1", "NotRequired"), 2, "");
-        let expected = r#"Pod resize started: {"containers":[{"name":"a","resources":{"requests":{"cpu":"1","memory":"1Mi"}}}],"generation":2}"#;
+        let expected =
+            r#"Pod resize started: {"containers":[{"name":"a","resources":{"requests":{"cpu":"1","memory":"1Mi"}}}],"generation":2}"#;
         assert_eq!(text, expected);
     }
 }

@@ -242,9 +242,9 @@ async fn look_around(config: &Config) -> (Machine, container_config::Node, Vec<I
     node.cluster_domain.clone_from(&settings.cluster_domain);
     node.host_dns = match settings.resolv_conf.as_str() {
         "" => None,
-        path => HostDns::read(Path::new(path))
-            .inspect_err(|error| tracing::warn!(path, %error, "cannot read the resolver configuration"))
-            .ok(),
+        path => {
+            HostDns::read(Path::new(path)).inspect_err(|error| tracing::warn!(path, %error, "cannot read the resolver configuration")).ok()
+        }
     };
     node.pod_logs_dir = settings.pod_logs_dir.clone().into();
     node.allocatable = status::allocatable(&machine, settings);
@@ -355,10 +355,9 @@ async fn try_serve(core: &Arc<Core>, pods: Pods, pleg: pleg::Health, client: Cli
         webhook_authentication: settings.authentication.webhook.enabled.then_some(settings.authentication.webhook.cache_ttl),
         authorization: match settings.authorization.mode {
             AuthorizationMode::AlwaysAllow => server::authorization::Mode::AlwaysAllow,
-            AuthorizationMode::Webhook => server::authorization::Mode::Webhook {
-                allowed: webhook.cache_authorized_ttl,
-                refused: webhook.cache_unauthorized_ttl,
-            },
+            AuthorizationMode::Webhook => {
+                server::authorization::Mode::Webhook { allowed: webhook.cache_authorized_ttl, refused: webhook.cache_unauthorized_ttl }
+            }
         },
         debugging_handlers: settings.enable_debugging_handlers,
         system_log_handler: settings.enable_system_log_handler,

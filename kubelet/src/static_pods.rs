@@ -55,7 +55,9 @@ impl Source {
         let watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| wake.notify_one());
         let _watcher = watcher
             .and_then(|mut watcher| watcher.watch(&self.directory, RecursiveMode::NonRecursive).map(|()| watcher))
-            .inspect_err(|error| tracing::warn!(directory = %self.directory.display(), %error, "static pods are looked for from time to time only"))
+            .inspect_err(
+                |error| tracing::warn!(directory = %self.directory.display(), %error, "static pods are looked for from time to time only"),
+            )
             .ok();
         loop {
             let waiting = self.reconcile().await;
@@ -167,9 +169,8 @@ fn with_defaults(spec: &mut PodSpec) {
 }
 
 fn container_defaults(container: &mut Container, host_network: bool) {
-    let latest = reference::parse(container.image.as_deref().unwrap_or("")).is_ok_and(|image| {
-        image.digest.is_none() && image.tag.is_none_or(|tag| tag == "latest")
-    });
+    let latest = reference::parse(container.image.as_deref().unwrap_or(""))
+        .is_ok_and(|image| image.digest.is_none() && image.tag.is_none_or(|tag| tag == "latest"));
     let policy = if latest { "Always" } else { "IfNotPresent" };
     container.image_pull_policy.get_or_insert_with(|| policy.to_owned());
     container.termination_message_path.get_or_insert_with(|| "/dev/termination-log".to_owned());

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use client::controller::Outcome;
 use client::{Object, Queue, Shutdown, answer};
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus as ApiStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 
-use crate::status::{self, patch};
 use crate::pod;
+use crate::status::{self, patch};
 
 /// Requests under way at once.
 const WORKERS: usize = 8;

@@ -26,9 +26,18 @@ const SAFE: [&str; 14] = [
 /// With dots between its parts, whichever separator was written first.
 fn normalized(name: &str) -> String {
     match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'/' => {
-            name.chars().map(|c| if c == '/' { '.' } else if c == '.' { '/' } else { c }).collect()
-        }
+        Some(at) if name.as_bytes()[at] == b'/' => name
+            .chars()
+            .map(|c| {
+                if c == '/' {
+                    '.'
+                } else if c == '.' {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => name.to_owned(),
     }
 }
@@ -55,9 +64,8 @@ pub fn admit(pod: &Pod, allowed: &[String]) -> Result<(), Rejection> {
             Some(prefix) => name.starts_with(prefix),
             None => normalized(pattern) == name,
         };
-        let forbidden = |problem: String| {
-            Err(Rejection { reason: "SysctlForbidden".to_owned(), message: format!("forbidden sysctl: {problem}") })
-        };
+        let forbidden =
+            |problem: String| Err(Rejection { reason: "SysctlForbidden".to_owned(), message: format!("forbidden sysctl: {problem}") });
         if !SAFE.contains(&name.as_str()) && !allowed.iter().any(matches) {
             return forbidden(format!("{name:?} not allowlisted"));
         }

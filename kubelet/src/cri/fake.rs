@@ -295,15 +295,8 @@ impl Runtime for Fake {
             state.sandbox(&sandbox_id)?;
             let script = (simulation.script)(&config);
             let id = state.id();
-            let container = Container {
-                sandbox: sandbox_id,
-                config,
-                script,
-                created_at: now(),
-                started_at: 0,
-                finished_at: 0,
-                exit_code: 0,
-            };
+            let container =
+                Container { sandbox: sandbox_id, config, script, created_at: now(), started_at: 0, finished_at: 0, exit_code: 0 };
             state.containers.insert(id.clone(), container);
             Ok(id)
         })
@@ -497,10 +490,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_container_ends_when_its_script_does() {
-        let simulation = Simulation {
-            script: Box::new(|_| Script { runs_for: Some(Duration::ZERO), exit_code: 3 }),
-            ..Simulation::default()
-        };
+        let simulation =
+            Simulation { script: Box::new(|_| Script { runs_for: Some(Duration::ZERO), exit_code: 3 }), ..Simulation::default() };
         let fake = Fake::new(simulation);
         let sandbox = fake.run_pod_sandbox(v1::PodSandboxConfig::default(), String::new()).await.expect("it runs");
         let created = fake

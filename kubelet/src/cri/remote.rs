@@ -48,10 +48,7 @@ impl Remote {
 }
 
 /// One call that ends in time.
-async fn within<T>(
-    limit: Duration,
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T, Error> {
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T, Error> {
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(status.into()),
@@ -127,11 +124,7 @@ impl Runtime for Remote {
         sandbox_config: v1::PodSandboxConfig,
         extension: ContainerExtension,
     ) -> Call<'_, String> {
-        let request = v1::CreateContainerRequest {
-            pod_sandbox_id: sandbox_id,
-            config: Some(config),
-            sandbox_config: Some(sandbox_config),
-        };
+        let request = v1::CreateContainerRequest { pod_sandbox_id: sandbox_id, config: Some(config), sandbox_config: Some(sandbox_config) };
         let mut client = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
         Box::pin(async move {
             let call = async move {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use client::events::{Event, Type};
 use client::{Informer, Object, Reference, Shutdown, answer};
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, ObjectReference};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use parking_lot::Mutex;
@@ -178,8 +178,10 @@ impl NodeTask {
         let existing = nodes.get(self.name()).await?;
         let wanted = initial.metadata.labels.clone().unwrap_or_default();
         let ours = [LABEL_HOSTNAME].into_iter().chain(LABELS_OS).chain(LABELS_ARCH);
-        let changed: BTreeMap<&str, &String> =
-            ours.filter_map(|label| Some((label, wanted.get(label)?))).filter(|(label, value)| existing.label(label) != Some(value)).collect();
+        let changed: BTreeMap<&str, &String> = ours
+            .filter_map(|label| Some((label, wanted.get(label)?)))
+            .filter(|(label, value)| existing.label(label) != Some(value))
+            .collect();
         if changed.is_empty() {
             return Ok(());
         }

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use apimachinery::quantity::{Format, Quantity as Amount};
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
     NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 
 use super::machine::Machine;
 use crate::configuration::KubeletConfiguration;
@@ -134,9 +134,11 @@ pub fn generate(inputs: Inputs<'_>) -> NodeStatus {
         node_info: Some(system_info(machine, inputs.version)),
         images: Some(images(inputs.images, configuration.node_status_max_images)),
         runtime_handlers: runtime_handlers(inputs.runtime),
-        features: inputs.runtime.features.as_ref().map(|features| NodeFeatures {
-            supplemental_groups_policy: Some(features.supplemental_groups_policy),
-        }),
+        features: inputs
+            .runtime
+            .features
+            .as_ref()
+            .map(|features| NodeFeatures { supplemental_groups_policy: Some(features.supplemental_groups_policy) }),
         volumes_in_use: (!inputs.volumes_in_use.is_empty()).then(|| inputs.volumes_in_use.to_vec()),
         volumes_attached: before.volumes_attached.clone(),
         config: before.config.clone(),
@@ -329,8 +331,18 @@ mod tests {
             let now = Timestamp::from_second(seconds).expect("it is a time");
             let pressure = Pressure::default();
             Inputs {
-                machine, configuration, addresses: &[], hostname: "a", version, runtime, images: &[], problems, pressure,
-                volumes_in_use: &[], before, now,
+                machine,
+                configuration,
+                addresses: &[],
+                hostname: "a",
+                version,
+                runtime,
+                images: &[],
+                problems,
+                pressure,
+                volumes_in_use: &[],
+                before,
+                now,
             }
         };
         let empty: &'static NodeStatus = Box::leak(Box::default());

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use client::Object;
 use client::events::Recorder;
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus as ApiStatus, Probe};
+use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -94,13 +94,8 @@ impl Probes {
             return;
         }
         let (poke, (stop, stopped)) = (Arc::new(Notify::new()), watch::channel(false));
-        let worker = worker::Worker {
-            shared: self.shared.clone(),
-            pod: pod.clone(),
-            container: container.clone(),
-            kind,
-            probe: probe.clone(),
-        };
+        let worker =
+            worker::Worker { shared: self.shared.clone(), pod: pod.clone(), container: container.clone(), kind, probe: probe.clone() };
         workers.insert(key.clone(), Handle { poke: poke.clone(), stop });
         drop(workers);
         let shared = self.shared.clone();

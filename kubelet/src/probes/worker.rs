@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::Object;
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus as ApiStatus, Probe};
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
 use super::check::{self, Outcome};
@@ -43,7 +43,9 @@ enum Next {
     /// Wait, but no longer than until the initial delay is over.
     WaitFor(Duration),
     Stop,
-    Probe { ip: String },
+    Probe {
+        ip: String,
+    },
 }
 
 impl Worker {

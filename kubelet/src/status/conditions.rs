@@ -1,8 +1,8 @@
 //! The pod's conditions: those of the kubelet made anew, those of others as they are.
 
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus as ApiStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 
 use super::Inputs;
 use crate::pod;
@@ -68,8 +68,7 @@ pub(super) fn all(pod: &Pod, inputs: Inputs<'_>, status: &ApiStatus, restarting:
         conditions.push(disrupted.condition("DisruptionTarget", generation));
     }
     let phase = status.phase.as_deref().unwrap_or("");
-    let statuses: Vec<&ContainerStatus> =
-        status.init_container_statuses.iter().chain(&status.container_statuses).flatten().collect();
+    let statuses: Vec<&ContainerStatus> = status.init_container_statuses.iter().chain(&status.container_statuses).flatten().collect();
     let sandbox = match sandbox::check(pod, inputs.observed).fault {
         None => Verdict::yes(),
         Some(fault) => Verdict::no("PodSandboxNotReady", fault.to_owned()),
@@ -152,9 +151,8 @@ fn initialized(pod: &Pod, told: &ApiStatus, statuses: &[&ContainerStatus], phase
     if phase == "Succeeded" && unknown.is_empty() {
         return Verdict { reason: "PodCompleted", ..Verdict::yes() };
     }
-    let has_started = |status: &&ContainerStatus| {
-        status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-    };
+    let has_started =
+        |status: &&ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some());
     let main = |status: &&&ContainerStatus| pod::containers(pod).iter().any(|container| container.name == status.name);
     if statuses.iter().filter(main).any(has_started) {
         return Verdict::yes();

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use apimachinery::quantity::Quantity as Amount;
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
     LinuxContainerUser, Pod, PodStatus as ApiStatus, ResourceRequirements, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 
 use super::Inputs;
 use super::phase::RESTARTING_ALL;
@@ -38,8 +38,7 @@ pub(super) fn fill(pod: &Pod, inputs: Inputs<'_>, restarting: bool, status: &mut
     let told = inputs.told;
     let some = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
     status.container_statuses = some(by_name(maker.all(pod::containers(pod), told.container_statuses.as_deref(), Kind::Main)));
-    status.init_container_statuses =
-        some(maker.all(pod::init_containers(pod), told.init_container_statuses.as_deref(), Kind::Init));
+    status.init_container_statuses = some(maker.all(pod::init_containers(pod), told.init_container_statuses.as_deref(), Kind::Init));
     let told_ephemeral = told.ephemeral_container_statuses.as_deref();
     status.ephemeral_container_statuses = some(by_name(maker.all(&ephemeral, told_ephemeral, Kind::Ephemeral)));
 }
@@ -171,12 +170,7 @@ impl Maker<'_> {
         status
     }
 
-    fn of_known(
-        &self,
-        container: &Container,
-        known: &runtime_status::Container,
-        old: Option<&ContainerStatus>,
-    ) -> ContainerStatus {
+    fn of_known(&self, container: &Container, known: &runtime_status::Container, old: Option<&ContainerStatus>) -> ContainerStatus {
         let id = format!("{}://{}", self.inputs.runtime, known.id);
         let mut status = ContainerStatus {
             name: known.name.clone(),

@@ -66,15 +66,11 @@ pub struct Inputs<'a> {
 pub fn generate(pod: &Pod, inputs: Inputs<'_>) -> ApiStatus {
     let own = pod.status.as_ref();
     let restarting = restart::all_should_restart(pod, inputs.observed, inputs.told);
-    let mut status = ApiStatus {
-        qos_class: Some(qos::class(pod).to_string()),
-        observed_generation: pod.metadata.generation,
-        ..ApiStatus::default()
-    };
+    let mut status =
+        ApiStatus { qos_class: Some(qos::class(pod).to_string()), observed_generation: pod.metadata.generation, ..ApiStatus::default() };
     container_statuses::fill(pod, inputs, restarting, &mut status);
     let initialized = any_regular_active(pod, inputs.observed);
-    let all: Vec<ContainerStatus> =
-        status.container_statuses.iter().chain(&status.init_container_statuses).flatten().cloned().collect();
+    let all: Vec<ContainerStatus> = status.container_statuses.iter().chain(&status.init_container_statuses).flatten().cloned().collect();
     let mut phase = phase::of(pod, &all, inputs.terminal, initialized).to_owned();
     // A phase that is final stays, whatever the runtime still shows.
     if !pod::is_terminal_phase(&phase) {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use client::events::Type;
 use client::{Object, Shutdown};
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus as ApiStatus, Secret};
+use k8s_openapi::jiff::Timestamp;
 
 use crate::container_config::{self, as_container};
 use crate::core::Core;
@@ -56,7 +56,13 @@ pub enum Synced {
 }
 
 /// Observes a pod and tells its status.
-pub async fn observe_and_tell(core: &Core, pod: &Arc<Pod>, memory: &Memory, terminal: bool, ips: Option<&[String]>) -> Result<Observed, String> {
+pub async fn observe_and_tell(
+    core: &Core,
+    pod: &Arc<Pod>,
+    memory: &Memory,
+    terminal: bool,
+    ips: Option<&[String]>,
+) -> Result<Observed, String> {
     let mut observed = observe(core, pod).await?;
     if let Some(ips) = ips.filter(|_| observed.ips.is_empty()) {
         observed.ips = ips.to_vec();

@@ -55,7 +55,10 @@ impl Carrying<'_> {
         let message = format!("Failed to create pod sandbox: {problem}");
         self.core.recorder.tell(client::events::Event::new(&self.pod.reference(), Type::Warning, "FailedCreatePodSandBox", message));
         let pod = pod::describe(self.pod);
-        format!("failed to \"CreatePodSandbox\" for {pod:?} with CreatePodSandboxError: {:?}", format!("Failed to create sandbox for pod {pod:?}: {problem}"))
+        format!(
+            "failed to \"CreatePodSandbox\" for {pod:?} with CreatePodSandboxError: {:?}",
+            format!("Failed to create sandbox for pod {pod:?}: {problem}")
+        )
     }
 
     /// The sandbox's description, which is also told with each of its containers.

@@ -28,19 +28,36 @@ pub enum KillReason {
 pub enum Action {
     /// Stop all containers and sandboxes.
     StopPod,
-    Kill { id: String, name: String, message: String, reason: KillReason },
+    Kill {
+        id: String,
+        name: String,
+        message: String,
+        reason: KillReason,
+    },
     /// Kill without delay if it runs, then remove, keeping its logs.
-    Reset { id: String, name: String, kill: bool },
+    Reset {
+        id: String,
+        name: String,
+        kill: bool,
+    },
     /// Remove an init container of an earlier try.
-    Remove { id: String },
+    Remove {
+        id: String,
+    },
     /// `changed`: there was one that does not fit.
-    CreateSandbox { attempt: u32, changed: bool },
+    CreateSandbox {
+        attempt: u32,
+        changed: bool,
+    },
     /// By their place in the spec.
     StartEphemeral(usize),
     StartInit(usize),
     Start(usize),
     /// Give a running container what was allocated to it, by its name.
-    Resize { id: String, name: String },
+    Resize {
+        id: String,
+        name: String,
+    },
 }
 
 /// What a plan needs to know beside pod and status.
@@ -196,12 +213,7 @@ fn fault_of(
 }
 
 /// Whether the container has to be started anew to have what was allocated to it.
-fn resize(
-    container: &Container,
-    running: &runtime_status::Container,
-    actuated: Option<&Actuated>,
-    changes: &mut Changes,
-) -> bool {
+fn resize(container: &Container, running: &runtime_status::Container, actuated: Option<&Actuated>, changes: &mut Changes) -> bool {
     let actuated = actuated.and_then(|actuated| actuated.get(&container.name));
     let (id, name) = (running.id.clone(), running.name.clone());
     match resize::step(container, actuated) {

@@ -57,12 +57,9 @@ fn a_pod_that_runs_is_left_alone() {
 
 #[test]
 fn a_container_that_ended_starts_again_as_its_policy_says() {
-    for (policy, exit_code, expected) in [
-        ("Always", 0, vec![Action::Start(0)]),
-        ("OnFailure", 1, vec![Action::Start(0)]),
-        ("OnFailure", 0, vec![]),
-        ("Never", 1, vec![]),
-    ] {
+    for (policy, exit_code, expected) in
+        [("Always", 0, vec![Action::Start(0)]), ("OnFailure", 1, vec![Action::Start(0)]), ("OnFailure", 0, vec![]), ("Never", 1, vec![])]
+    {
         let spec = json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]});
         let known = status(vec![container("a", State::Exited, exit_code), container("b", State::Running, 0)]);
         assert_eq!(planned(spec, &known), expected, "{policy} {exit_code}");
@@ -138,10 +135,9 @@ fn probes_that_fail_have_their_container_killed() {
     let known = status(vec![container("a", State::Running, 0), container("b", State::Running, 0)]);
     let verdicts = Verdicts::default();
     verdicts.set("id-a", Kind::Liveness, Some(false));
-    for (policy, message, restart) in [
-        ("Always", "Container a failed liveness probe, will be restarted", true),
-        ("Never", "Container a failed liveness probe", false),
-    ] {
+    for (policy, message, restart) in
+        [("Always", "Container a failed liveness probe, will be restarted", true), ("Never", "Container a failed liveness probe", false)]
+    {
         let pod = pod(json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}));
         let mut expected = vec![kill("a", message, KillReason::LivenessProbe)];
         expected.extend(restart.then_some(Action::Start(0)));

@@ -91,7 +91,6 @@ fn told(status: &tonic::Status) -> String {
 /// A driver that has registered itself.
 #[derive(Clone)]
 pub struct Driver {
-    pub name: String,
     pub socket: Socket,
     pub capabilities: BTreeSet<i32>,
 }

@@ -132,7 +132,7 @@ impl Registry {
         let info = socket.node_info().await.map_err(|error| format!("error getting node info: {error}"))?;
         let capabilities = socket.capabilities().await?;
         node_info::tell(&self.shared.client, &self.shared.node_name, name, Some(&info)).await?;
-        self.shared.drivers.write().insert(name.to_owned(), Driver { name: name.to_owned(), socket, capabilities });
+        self.shared.drivers.write().insert(name.to_owned(), Driver { socket, capabilities });
         Ok(())
     }
 }

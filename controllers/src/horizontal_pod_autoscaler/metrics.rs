@@ -17,12 +17,22 @@ const DEFAULT_WINDOW: SignedDuration = SignedDuration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("unable to fetch metrics from {api} metrics API: {}", failure::message(.source))]
-    Fetch { api: &'static str, source: kube::Error },
+    #[error("unable to fetch metrics from {api} metrics API: {}", said(.source, .resource))]
+    Fetch { api: &'static str, resource: String, source: kube::Error },
     #[error("no metrics returned from {0} metrics API")]
     Nothing(&'static str),
     #[error("unable to fetch metrics from custom metrics API: no custom metrics API ({0}) registered")]
     NotServed(&'static str),
+}
+
+/// What the server says; in upstream's words also if nobody serves the API, when it says nothing that can be read.
+fn said(error: &kube::Error, resource: &str) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == 404 && status.reason != "NotFound" => {
+            format!("the server could not find the requested resource (get {resource})")
+        }
+        other => failure::message(other),
+    }
 }
 
 #[derive(Deserialize)]
@@ -37,11 +47,11 @@ fn encode(text: &str) -> String {
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-async fn get(client: &Client, api: &'static str, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>, Error> {
+async fn get(client: &Client, api: &'static str, resource: &str, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>, Error> {
     let query: Vec<String> =
         query.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| format!("{key}={}", encode(value))).collect();
     let uri = if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) };
-    let failed = |source: kube::Error| Error::Fetch { api, source };
+    let failed = |source: kube::Error| Error::Fetch { api, resource: resource.to_owned(), source };
     let request = http::Request::get(uri).body(Vec::new()).map_err(|error| failed(kube::Error::HttpError(error)))?;
     let list: List = client.request(request).await.map_err(failed)?;
     if list.items.is_empty() { Err(Error::Nothing(api)) } else { Ok(list.items) }
@@ -69,7 +79,7 @@ fn window(value: &Value) -> SignedDuration {
 /// What each pod uses, or one of its containers. Pods of which something is not known are left out.
 pub async fn resource(client: &Client, namespace: &str, selector: &str, resource: &str, container: &str) -> Result<Samples, Error> {
     let path = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods");
-    let items = get(client, "resource", &path, &[("labelSelector", selector)]).await?;
+    let items = get(client, "resource", "pods.metrics.k8s.io", &path, &[("labelSelector", selector)]).await?;
     Ok(items.iter().filter_map(|item| pod_sample(item, resource, container)).collect())
 }
 
@@ -102,7 +112,14 @@ pub async fn pods(
 ) -> Result<Samples, Error> {
     let version = custom_version(served, CUSTOM)?;
     let path = format!("/apis/{CUSTOM}/{version}/namespaces/{namespace}/pods/*/{metric}");
-    let items = get(client, "custom", &path, &[("labelSelector", selector), ("metricLabelSelector", metric_selector)]).await?;
+    let items = get(
+        client,
+        "custom",
+        "pods.custom.metrics.k8s.io",
+        &path,
+        &[("labelSelector", selector), ("metricLabelSelector", metric_selector)],
+    )
+    .await?;
     let sample = |item: &Value| {
         let sample = Sample { value: milli(item.get("value"))?, timestamp: timestamp(item), window: window(item) };
         Some((text(item, "/describedObject/name").to_owned(), sample))
@@ -129,14 +146,14 @@ pub async fn object(
         let resource = resource.map_or_else(|| about.kind.to_lowercase(), Resource::group_resource);
         format!("/apis/{CUSTOM}/{version}/namespaces/{namespace}/{resource}/{}/{metric}", about.name)
     };
-    let items = get(client, "custom", &path, &[("metricLabelSelector", metric_selector)]).await?;
+    let items = get(client, "custom", &format!("{}.{CUSTOM}", about.kind), &path, &[("metricLabelSelector", metric_selector)]).await?;
     items.first().and_then(|item| milli(item.get("value"))).ok_or(Error::Nothing("custom"))
 }
 
 /// A metric of something outside the cluster, in thousandths: the sum of all its values.
 pub async fn external(client: &Client, namespace: &str, metric: &str, metric_selector: &str) -> Result<i64, Error> {
     let path = format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{metric}");
-    let items = get(client, "external", &path, &[("labelSelector", metric_selector)]).await?;
+    let items = get(client, "external", &format!("{metric}.external.metrics.k8s.io"), &path, &[("labelSelector", metric_selector)]).await?;
     Ok(items.iter().filter_map(|item| milli(item.get("value"))).fold(0, i64::saturating_add))
 }
 

@@ -3,6 +3,7 @@
 //! It changes nothing but the workload's scale. Metrics are what others serve; without them it leaves the workload as it is.
 
 mod behavior;
+mod measure;
 mod metrics;
 mod replicas;
 mod status;
@@ -11,19 +12,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apimachinery::quantity::{Format, Quantity};
 use apimachinery::selector::label::{Selector, StructuredError};
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::autoscaling::v1::Scale;
-use k8s_openapi::api::autoscaling::v2::{
-    ContainerResourceMetricStatus, ExternalMetricStatus, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricIdentifier,
-    MetricSpec, MetricStatus, MetricTarget, MetricValueStatus, ObjectMetricStatus, PodsMetricStatus, ResourceMetricStatus,
-};
+use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricSpec, MetricStatus};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::PostParams;
 use kube::core::{ApiResource, DynamicObject};
@@ -32,10 +28,10 @@ use parking_lot::Mutex;
 
 use crate::discovery::{self, Resource};
 use crate::failure;
-use crate::label_selector_text::print;
 use crate::manager::Context;
 use behavior::{Bounds, History};
-use replicas::{Proposal, Rules, Samples, Startup, Tolerances};
+use measure::{Failure, Scene};
+use replicas::{Rules, Startup};
 use status::{ABLE, ACTIVE, LIMITED, ZERO};
 
 /// How often the scale is written because somebody else writes it at the same time.
@@ -49,10 +45,19 @@ enum Error {
     Replicas(#[from] replicas::Error),
     #[error(transparent)]
     Selector(#[from] StructuredError),
+    #[error("{doing}: {source}")]
+    While { doing: String, source: Box<Error> },
     #[error("{0}")]
     Target(String),
     #[error("{}", failure::message(.0))]
     Request(#[from] kube::Error),
+}
+
+impl Error {
+    /// The error, and before it what failed because of it.
+    fn during(self, doing: impl Into<String>) -> Error {
+        Error::While { doing: doing.into(), source: Box::new(self) }
+    }
 }
 
 /// What is remembered of an autoscaler; one entry each.
@@ -109,28 +114,6 @@ struct Target {
     api: Api<DynamicObject>,
     name: String,
     scale: Scale,
-}
-
-/// What one metric asks for, how it is called, and what the status says of it.
-struct Measured {
-    proposal: Proposal,
-    name: String,
-    status: MetricStatus,
-}
-
-fn quantity(milli: i64, format: Format) -> Text {
-    Text(Quantity::from_milli(milli, format).canonical())
-}
-
-fn milli(text: Option<&Text>) -> Option<i64> {
-    Quantity::parse(&text?.0).ok().map(|quantity| quantity.milli_value())
-}
-
-fn metric_selector(selector: Option<&LabelSelector>) -> Result<String, StructuredError> {
-    match selector {
-        None => Ok(String::new()),
-        Some(selector) => Selector::from_label_selector(Some(selector)).map(|selector| selector.to_string()),
-    }
 }
 
 fn is_of_kind(metric: &MetricSpec, kinds: &[&str]) -> bool {
@@ -293,20 +276,33 @@ impl Controller {
         let mut pods = self.pods.list_namespace(&key.namespace);
         pods.retain(|pod| selector.matches(&pod.metadata.labels.clone().unwrap_or_default()));
         let metrics = spec.metrics.as_deref().unwrap_or_default();
+        let scene = Scene {
+            client: &self.client,
+            served,
+            namespace: &key.namespace,
+            selector: selector.to_string(),
+            pods: &pods,
+            current,
+            present: scale.status.as_ref().map_or(0, |status| status.replicas),
+            rules: Rules {
+                tolerances: behavior::tolerances(spec.behavior.as_ref(), self.tolerance),
+                startup: self.startup,
+                now: Timestamp::now(),
+            },
+        };
         let (mut statuses, mut most, mut failures) = (Vec::new(), None::<(i32, String)>, Vec::new());
         for metric in metrics {
-            let of_status = scale.status.as_ref().map_or(0, |status| status.replicas);
-            match self.metric(autoscaler, spec, served, metric, (current, of_status), &selector, &pods).await {
+            match scene.measure(metric).await {
                 Ok(measured) => {
                     statuses.push(measured.status);
                     if most.as_ref().is_none_or(|(replicas, _)| measured.proposal.replicas > *replicas) {
                         most = Some((measured.proposal.replicas, measured.name));
                     }
                 }
-                Err((reason, error)) => {
+                Err(failure) => {
                     statuses.push(MetricStatus::default());
-                    self.recorder.warning(&autoscaler.reference(), reason, error.to_string());
-                    failures.push((reason, error));
+                    self.recorder.warning(&autoscaler.reference(), failure.reason, failure.error.to_string());
+                    failures.push(failure);
                 }
             }
         }
@@ -321,11 +317,11 @@ impl Controller {
                 status::set(autoscaler.status.get_or_insert_default(), ACTIVE, true, "ValidMetricFound", &message, now);
                 Ok((replicas, name, statuses))
             }
-            (_, Some((reason, error))) => {
+            (_, Some(Failure { reason, doing, error })) => {
                 let message = format!("the HPA was unable to compute the replica count: {error}");
                 status::set(autoscaler.status.get_or_insert_default(), ACTIVE, false, reason, &message, now);
-                let message = format!("invalid metrics ({failed} invalid out of {all}), first error is: {error}");
-                Err((Error::Target(message), statuses))
+                let error = if doing.is_empty() { error } else { error.during(doing) };
+                Err((error.during(format!("invalid metrics ({failed} invalid out of {all}), first error is")), statuses))
             }
             (_, None) => Ok((current, String::new(), statuses)),
         }
@@ -363,119 +359,6 @@ impl Controller {
             return Err(refuse("AmbiguousSelector", "AmbiguousSelector", message.clone(), message));
         }
         Ok(selector)
-    }
-
-    /// What one metric asks for; else the reason of the condition that tells of the failure.
-    #[expect(clippy::too_many_arguments, reason = "all of it is one sync's")]
-    async fn metric(
-        &self,
-        autoscaler: &HorizontalPodAutoscaler,
-        spec: &HorizontalPodAutoscalerSpec,
-        served: &[Resource],
-        metric: &MetricSpec,
-        (current, of_status): (i32, i32),
-        selector: &Selector,
-        pods: &[Arc<Pod>],
-    ) -> Result<Measured, (&'static str, Error)> {
-        let namespace = autoscaler.namespace();
-        let tolerances = behavior::tolerances(spec.behavior.as_ref(), self.tolerance);
-        let rules = Rules { tolerances, startup: self.startup, now: Timestamp::now() };
-        let selected = selector.to_string();
-        let kind = metric.type_.clone();
-        if let Some(source) = &metric.resource {
-            let failed = |error| ("FailedGetResourceMetric", error);
-            let of = (source.name.as_str(), "");
-            let (proposal, name, value) =
-                self.resource(namespace, &selected, current, of, &source.target, pods, &rules).await.map_err(failed)?;
-            let resource = Some(ResourceMetricStatus { name: source.name.clone(), current: value });
-            return Ok(Measured { proposal, name, status: MetricStatus { type_: kind, resource, ..MetricStatus::default() } });
-        }
-        if let Some(source) = &metric.container_resource {
-            let failed = |error| ("FailedGetContainerResourceMetric", error);
-            let of = (source.name.as_str(), source.container.as_str());
-            let (proposal, name, value) =
-                self.resource(namespace, &selected, current, of, &source.target, pods, &rules).await.map_err(failed)?;
-            let (name_of, container) = (source.name.clone(), source.container.clone());
-            let container_resource = Some(ContainerResourceMetricStatus { name: name_of, container, current: value });
-            return Ok(Measured { proposal, name, status: MetricStatus { type_: kind, container_resource, ..MetricStatus::default() } });
-        }
-        if let Some(source) = &metric.pods {
-            let failed = |error: Error| ("FailedGetPodsMetric", error);
-            let of_metric = metric_selector(source.metric.selector.as_ref()).map_err(|error| failed(error.into()))?;
-            let found = metrics::pods(&self.client, served, namespace, &selected, &source.metric.name, &of_metric).await;
-            let samples = found.map_err(|error| failed(error.into()))?;
-            let target = milli(source.target.average_value.as_ref()).unwrap_or(0);
-            let proposal = replicas::by_average(current, target, false, pods, samples, &rules);
-            let proposal = proposal.map_err(|error| failed(error.into()))?;
-            let value =
-                MetricValueStatus { average_value: Some(quantity(proposal.usage, Format::DecimalSi)), ..MetricValueStatus::default() };
-            let pods = Some(PodsMetricStatus { metric: source.metric.clone(), current: value });
-            let name = format!("pods metric {}", source.metric.name);
-            return Ok(Measured { proposal, name, status: MetricStatus { type_: kind, pods, ..MetricStatus::default() } });
-        }
-        if let Some(source) = &metric.object {
-            let failed = |error: Error| ("FailedGetObjectMetric", error);
-            let of_metric = metric_selector(source.metric.selector.as_ref()).map_err(|error| failed(error.into()))?;
-            let about = &source.described_object;
-            let found = metrics::object(&self.client, served, namespace, about, &source.metric.name, &of_metric).await;
-            let usage = found.map_err(|error| failed(error.into()))?;
-            let (proposal, value) = whole(&source.target, usage, (current, of_status), pods, tolerances, "object").map_err(failed)?;
-            let name = if source.target.average_value.is_some() {
-                external_name(&source.metric)
-            } else {
-                format!("{} metric {}", about.kind, source.metric.name)
-            };
-            let (metric, described_object) = (source.metric.clone(), about.clone());
-            let object = Some(ObjectMetricStatus { metric, described_object, current: value });
-            return Ok(Measured { proposal, name, status: MetricStatus { type_: kind, object, ..MetricStatus::default() } });
-        }
-        if let Some(source) = &metric.external {
-            let failed = |error: Error| ("FailedGetExternalMetric", error);
-            let of_metric = metric_selector(source.metric.selector.as_ref()).map_err(|error| failed(error.into()))?;
-            let found = metrics::external(&self.client, namespace, &source.metric.name, &of_metric).await;
-            let usage = found.map_err(|error| failed(error.into()))?;
-            let (proposal, value) = whole(&source.target, usage, (current, of_status), pods, tolerances, "external").map_err(failed)?;
-            let external = Some(ExternalMetricStatus { metric: source.metric.clone(), current: value });
-            let name = external_name(&source.metric);
-            return Ok(Measured { proposal, name, status: MetricStatus { type_: kind, external, ..MetricStatus::default() } });
-        }
-        Err(("InvalidMetricSourceType", Error::Target(format!("unknown metric source type {kind:?}"))))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all of it is one sync's")]
-    async fn resource(
-        &self,
-        namespace: &str,
-        selector: &str,
-        current: i32,
-        (resource, container): (&str, &str),
-        target: &MetricTarget,
-        pods: &[Arc<Pod>],
-        rules: &Rules,
-    ) -> Result<(Proposal, String, MetricValueStatus), Error> {
-        let format = if resource == "memory" { Format::BinarySi } else { Format::DecimalSi };
-        let samples: Samples = metrics::resource(&self.client, namespace, selector, resource, container).await.map_err(|error| {
-            let word = if target.average_value.is_some() { "usage" } else { "utilization" };
-            Error::Target(format!("failed to get {resource} {word}: unable to get metrics for resource {resource}: {error}"))
-        })?;
-        let (proposal, name) = if let Some(target) = milli(target.average_value.as_ref()) {
-            let proposal = replicas::by_average(current, target, resource == "cpu", pods, samples, rules)?;
-            (proposal, format!("{resource} resource"))
-        } else if let Some(percent) = target.average_utilization {
-            let proposal = replicas::by_utilization(current, percent, resource, container, pods, samples, rules)?;
-            let of = if container.is_empty() { "" } else { "container " };
-            (proposal, format!("{resource} {of}resource utilization (percentage of request)"))
-        } else {
-            let message =
-                "invalid resource metric source: neither an average utilization target nor an average value (usage) target was set";
-            return Err(Error::Target(message.to_owned()));
-        };
-        let value = MetricValueStatus {
-            average_utilization: proposal.utilization,
-            average_value: Some(quantity(proposal.usage, format)),
-            value: None,
-        };
-        Ok((proposal, name, value))
     }
 
     async fn rescale(
@@ -516,30 +399,4 @@ impl Controller {
             }
         }
     }
-}
-
-fn external_name(metric: &MetricIdentifier) -> String {
-    format!("external metric {}({})", metric.name, print(metric.selector.as_ref()))
-}
-
-/// For a value that belongs to no pod: shared among the pods, or compared as it is.
-fn whole(
-    target: &MetricTarget,
-    usage: i64,
-    (current, of_status): (i32, i32),
-    pods: &[Arc<Pod>],
-    tolerances: Tolerances,
-    source: &str,
-) -> Result<(Proposal, MetricValueStatus), Error> {
-    if let Some(each) = milli(target.average_value.as_ref()) {
-        let proposal = replicas::by_value_per_pod(of_status, usage, each, tolerances);
-        let average_value = Some(quantity(proposal.usage, Format::DecimalSi));
-        return Ok((proposal, MetricValueStatus { average_value, ..MetricValueStatus::default() }));
-    }
-    let Some(all) = milli(target.value.as_ref()) else {
-        return Err(Error::Target(format!("invalid {source} metric source: neither a value target nor an average value target was set")));
-    };
-    let proposal = replicas::by_value(current, usage, all, pods, tolerances)?;
-    let value = Some(quantity(proposal.usage, Format::DecimalSi));
-    Ok((proposal, MetricValueStatus { value, ..MetricValueStatus::default() }))
 }

@@ -206,14 +206,7 @@ pub fn by_utilization(
 }
 
 /// For a target per pod, in thousandths.
-pub fn by_average(
-    current: i32,
-    target: i64,
-    is_cpu: bool,
-    pods: &[Arc<Pod>],
-    samples: Samples,
-    rules: &Rules,
-) -> Result<Proposal, Error> {
+pub fn by_average(current: i32, target: i64, is_cpu: bool, pods: &[Arc<Pod>], samples: Samples, rules: &Rules) -> Result<Proposal, Error> {
     if pods.is_empty() {
         return Err(Error::PodsMissing);
     }

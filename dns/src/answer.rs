@@ -35,13 +35,19 @@ pub struct Zone {
 /// What a question is answered with.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    Found { answers: Vec<Record>, additionals: Vec<Record> },
+    Found {
+        answers: Vec<Record>,
+        additionals: Vec<Record>,
+    },
     /// There is such a name, without records of this type.
     NoData,
     /// There is no such name.
     NxDomain,
     /// The name stands for another one, whose records are asked for.
-    Alias { record: Box<Record>, target: Name },
+    Alias {
+        record: Box<Record>,
+        target: Name,
+    },
     /// Somebody else knows.
     Elsewhere,
 }
@@ -166,9 +172,10 @@ fn service(name: &Name, kind: RecordType, asked: &Service, view: &View, zone: &Z
 
 /// Whether a port is the one that is asked for, if one is.
 fn is_asked_for(asked: &Service, name: Option<&str>, protocol: Option<&str>) -> bool {
-    asked.port.as_ref().is_none_or(|(port, of)| {
-        name.unwrap_or("").eq_ignore_ascii_case(port) && protocol.unwrap_or("TCP").eq_ignore_ascii_case(of)
-    })
+    asked
+        .port
+        .as_ref()
+        .is_none_or(|(port, of)| name.unwrap_or("").eq_ignore_ascii_case(port) && protocol.unwrap_or("TCP").eq_ignore_ascii_case(of))
 }
 
 fn cluster_ip_targets(object: &ServiceObject, ips: &[IpAddr], asked: &Service) -> Vec<Target> {

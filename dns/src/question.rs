@@ -19,7 +19,10 @@ pub enum Subject {
     Namespace(String),
     Service(Service),
     /// `1-2-3-4.namespace.pod`.
-    Pod { namespace: String, ip: IpAddr },
+    Pod {
+        namespace: String,
+        ip: IpAddr,
+    },
     /// An address' name under `in-addr.arpa` or `ip6.arpa`.
     Reverse(IpAddr),
     /// A name in the cluster's domain that nothing can have.
@@ -78,7 +81,12 @@ pub fn subject(name: &Name, domain: &[String]) -> Subject {
 
 /// An address with dashes in place of its dots or colons.
 fn pod_ip(label: &str) -> Option<IpAddr> {
-    label.replace('-', ".").parse::<Ipv4Addr>().map(IpAddr::V4).or_else(|_| label.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6)).ok()
+    label
+        .replace('-', ".")
+        .parse::<Ipv4Addr>()
+        .map(IpAddr::V4)
+        .or_else(|_| label.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6))
+        .ok()
 }
 
 fn reverse(words: &[&str]) -> Option<IpAddr> {

@@ -185,7 +185,8 @@ mod tests {
 
     const CLUSTER: &str = r#"{"clusterIP":"10.0.0.1","ports":[{"port":80}]}"#;
     const INTERNAL_LOCAL: &str = r#"{"clusterIP":"10.0.0.1","internalTrafficPolicy":"Local","ports":[{"port":80}]}"#;
-    const EXTERNAL_LOCAL: &str = r#"{"clusterIP":"10.0.0.1","type":"NodePort","externalTrafficPolicy":"Local","ports":[{"port":80,"nodePort":30000}]}"#;
+    const EXTERNAL_LOCAL: &str =
+        r#"{"clusterIP":"10.0.0.1","type":"NodePort","externalTrafficPolicy":"Local","ports":[{"port":80,"nodePort":30000}]}"#;
 
     fn node() -> Node {
         Node { zone: "z1".to_owned(), ..Node::new("n1", None, "0.0.0.0") }
@@ -227,7 +228,9 @@ mod tests {
     #[test]
     fn hints_are_followed_when_all_have_them_and_one_is_for_us() {
         let zone = |ip: &str, zone: &str| format!(r#"{{"addresses":["{ip}"],"hints":{{"forZones":[{{"name":"{zone}"}}]}}}}"#);
-        let node = |ip: &str, node: &str| format!(r#"{{"addresses":["{ip}"],"hints":{{"forZones":[{{"name":"z1"}}],"forNodes":[{{"name":"{node}"}}]}}}}"#);
+        let node = |ip: &str, node: &str| {
+            format!(r#"{{"addresses":["{ip}"],"hints":{{"forZones":[{{"name":"z1"}}],"forNodes":[{{"name":"{node}"}}]}}}}"#)
+        };
         expect(CLUSTER, &format!("[{},{}]", zone("10.1.0.1", "z1"), zone("10.1.0.2", "z2")), "10.1.0.1", "", true);
         expect(CLUSTER, &format!("[{},{}]", zone("10.1.0.1", "z3"), zone("10.1.0.2", "z2")), "10.1.0.1 10.1.0.2", "", true);
         expect(CLUSTER, &format!("[{},{}]", zone("10.1.0.1", "z1"), r#"{"addresses":["10.1.0.2"]}"#), "10.1.0.1 10.1.0.2", "", true);

@@ -99,7 +99,9 @@ impl Changes {
 /// Whether rules may depend on what has changed.
 fn is_worth_a_look(change: &Change<Service>) -> bool {
     let Change::Updated { old, new } = change else { return true };
-    old.spec != new.spec || old.metadata.labels != new.metadata.labels || old.status.as_ref().map(|s| &s.load_balancer) != new.status.as_ref().map(|s| &s.load_balancer)
+    old.spec != new.spec
+        || old.metadata.labels != new.metadata.labels
+        || old.status.as_ref().map(|s| &s.load_balancer) != new.status.as_ref().map(|s| &s.load_balancer)
 }
 
 #[cfg(test)]

@@ -50,10 +50,8 @@ impl Runner {
             }
         };
         let work = async { tokio::join!(feed, child.wait_with_output()).1 };
-        let output = tokio::time::timeout(TIMEOUT, work)
-            .await
-            .map_err(|_| Error::Timeout { program: program.to_owned() })?
-            .map_err(start)?;
+        let output =
+            tokio::time::timeout(TIMEOUT, work).await.map_err(|_| Error::Timeout { program: program.to_owned() })?.map_err(start)?;
         if output.status.success() {
             return Ok(output.stdout);
         }

@@ -371,24 +371,41 @@ impl Config {
         }
         let score = self.oom_score_adj.unwrap_or(0);
         check((-1000..=1000).contains(&score), format!("oomScoreAdj: Invalid value: {score}: must be within the range [-1000, 1000]"));
-        check(Ip::parse_sloppy(&self.bind_address).is_some(), format!("bindAddress: Invalid value: {:?}: not a valid textual representation of an IP address", self.bind_address));
+        check(
+            Ip::parse_sloppy(&self.bind_address).is_some(),
+            format!("bindAddress: Invalid value: {:?}: not a valid textual representation of an IP address", self.bind_address),
+        );
         for (name, address) in [("healthzBindAddress", &self.healthz_bind_address), ("metricsBindAddress", &self.metrics_bind_address)] {
             let valid = address.is_empty() || address.parse::<std::net::SocketAddr>().is_ok();
             check(valid, format!("{name}: Invalid value: {address:?}: must be IP:port"));
         }
         for cidr in self.cluster_cidrs() {
-            check(Cidr::parse_sloppy(cidr).is_some(), format!("clusterCIDR: Invalid value: {cidr:?}: must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)"));
+            check(
+                Cidr::parse_sloppy(cidr).is_some(),
+                format!("clusterCIDR: Invalid value: {cidr:?}: must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)"),
+            );
         }
         for address in &self.node_port_addresses {
             let known = matches!(address.as_str(), "primary" | "localhost" | "all") || Cidr::parse_sloppy(address).is_some();
-            check(known, format!("nodePortAddresses: Invalid value: {address:?}: must be a valid CIDR or the keyword 'primary', 'localhost' or 'all'"));
+            check(
+                known,
+                format!(
+                    "nodePortAddresses: Invalid value: {address:?}: must be a valid CIDR or the keyword 'primary', 'localhost' or 'all'"
+                ),
+            );
         }
         match self.detect_local_mode {
             Some(LocalMode::BridgeInterface) => {
-                check(!self.detect_local.bridge_interface.is_empty(), "detectLocal.bridgeInterface: Required value: it must not be empty for this detectLocalMode".to_owned());
+                check(
+                    !self.detect_local.bridge_interface.is_empty(),
+                    "detectLocal.bridgeInterface: Required value: it must not be empty for this detectLocalMode".to_owned(),
+                );
             }
             Some(LocalMode::InterfaceNamePrefix) => {
-                check(!self.detect_local.interface_name_prefix.is_empty(), "detectLocal.interfaceNamePrefix: Required value: it must not be empty for this detectLocalMode".to_owned());
+                check(
+                    !self.detect_local.interface_name_prefix.is_empty(),
+                    "detectLocal.interfaceNamePrefix: Required value: it must not be empty for this detectLocalMode".to_owned(),
+                );
             }
             _ => {}
         }

@@ -43,7 +43,10 @@ pub fn allowed<'a>(ports: impl Iterator<Item = &'a ServicePort>) -> Allowed {
     for port in ports.filter(|port| port.frontend.name.protocol == Protocol::Udp) {
         let frontend = &port.frontend;
         let endpoints: HashSet<SocketAddr> = port.backends.serving.iter().copied().collect();
-        let addresses = [frontend.cluster_ip].into_iter().chain(frontend.load_balancer_ips.iter().copied()).chain(frontend.external_ips.iter().copied());
+        let addresses = [frontend.cluster_ip]
+            .into_iter()
+            .chain(frontend.load_balancer_ips.iter().copied())
+            .chain(frontend.external_ips.iter().copied());
         for ip in addresses {
             allowed.by_address.insert(SocketAddr::new(ip, frontend.port), endpoints.clone());
         }
@@ -151,7 +154,10 @@ mod tests {
     use crate::testing::{service, slice};
 
     fn allowed_for(endpoints: &str) -> Allowed {
-        let service = service(r#"{"clusterIP":"10.0.0.10","type":"NodePort","ports":[{"name":"d","port":53,"protocol":"UDP","nodePort":30053}]}"#, "{}");
+        let service = service(
+            r#"{"clusterIP":"10.0.0.10","type":"NodePort","ports":[{"name":"d","port":53,"protocol":"UDP","nodePort":30053}]}"#,
+            "{}",
+        );
         let slice = slice(r#"[{"name":"d","port":5353,"protocol":"UDP"}]"#, endpoints);
         let node = Node::new("n", None, "0.0.0.0");
         allowed(ruleset(&[Arc::new(service)], &[Arc::new(slice)], &node, Family::V4).ports())

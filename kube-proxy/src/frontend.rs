@@ -219,7 +219,9 @@ mod tests {
         let of = |spec: &str| frontends(&service(spec, "{}"), Family::V4).remove(0);
         let cluster = of(r#"{"clusterIP":"10.0.0.1","externalTrafficPolicy":"Local","ports":[{"port":80}]}"#);
         assert!(!cluster.external_local && cluster.uses_cluster_endpoints() && !cluster.uses_local_endpoints());
-        let balanced = of(r#"{"clusterIP":"10.0.0.1","type":"LoadBalancer","externalTrafficPolicy":"Local","healthCheckNodePort":31000,"ports":[{"port":80,"nodePort":30000}]}"#);
+        let balanced = of(
+            r#"{"clusterIP":"10.0.0.1","type":"LoadBalancer","externalTrafficPolicy":"Local","healthCheckNodePort":31000,"ports":[{"port":80,"nodePort":30000}]}"#,
+        );
         assert!(balanced.external_local && balanced.uses_cluster_endpoints() && balanced.uses_local_endpoints());
         assert_eq!(balanced.health_check_node_port, Some(31000));
         let internal = of(r#"{"clusterIP":"10.0.0.1","internalTrafficPolicy":"Local","sessionAffinity":"ClientIP","ports":[{"port":80}]}"#);

@@ -29,7 +29,7 @@ mod sysctl;
 mod testing;
 
 pub use config::Config;
-pub use run::{Sources, run, run_from};
+pub use run::{Sources, clean_up, run, run_from};
 
 /// Why kube-proxy ended.
 #[derive(Debug, thiserror::Error)]

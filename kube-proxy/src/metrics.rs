@@ -59,7 +59,8 @@ impl Histogram {
     /// Upstream's bounds for what takes up to five minutes.
     fn programming() -> Histogram {
         let bounds = [0.25, 0.5].into_iter();
-        let seconds = (1..60).map(f64::from).chain((0..12).map(|n| 60.0 + 5.0 * f64::from(n))).chain((0..7).map(|n| 120.0 + 30.0 * f64::from(n)));
+        let seconds =
+            (1..60).map(f64::from).chain((0..12).map(|n| 60.0 + 5.0 * f64::from(n))).chain((0..7).map(|n| 120.0 + 30.0 * f64::from(n)));
         Histogram::new(bounds.chain(seconds).collect())
     }
 
@@ -120,6 +121,9 @@ impl OfFamily {
     }
 }
 
+/// A label beside the family's, and the gauge that it belongs to.
+type Labelled = (&'static str, fn(&OfFamily) -> &Gauge);
+
 /// All metrics of this process.
 pub struct Metrics {
     families: [OfFamily; 2],
@@ -164,34 +168,105 @@ impl Metrics {
         let p = |name: &str| format!("kubeproxy_{name}");
         text.histograms(&p("sync_proxy_rules_duration_seconds"), "SyncProxyRules latency in seconds", self, |m| &m.sync);
         if mode != Mode::Ipvs {
-            text.histograms(&p("sync_full_proxy_rules_duration_seconds"), "SyncProxyRules latency in seconds for full resyncs", self, |m| &m.full_sync);
-            text.histograms(&p("sync_partial_proxy_rules_duration_seconds"), "SyncProxyRules latency in seconds for partial resyncs", self, |m| &m.partial_sync);
+            text.histograms(
+                &p("sync_full_proxy_rules_duration_seconds"),
+                "SyncProxyRules latency in seconds for full resyncs",
+                self,
+                |m| &m.full_sync,
+            );
+            text.histograms(
+                &p("sync_partial_proxy_rules_duration_seconds"),
+                "SyncProxyRules latency in seconds for partial resyncs",
+                self,
+                |m| &m.partial_sync,
+            );
         }
-        text.histograms(&p("network_programming_duration_seconds"), "In Cluster Network Programming Latency in seconds", self, |m| &m.network_programming);
-        text.histograms(&p("conntrack_reconciler_sync_duration_seconds"), "ReconcileConntrackFlowsLatency latency in seconds", self, |m| &m.conntrack_sync);
-        text.gauges(&p("sync_proxy_rules_last_timestamp_seconds"), "The last time proxy rules were successfully synced", self, &[("", |m| &m.last_sync)]);
-        text.gauges(&p("sync_proxy_rules_last_queued_timestamp_seconds"), "The last time a sync of proxy rules was queued", self, &[("", |m| &m.last_queued)]);
-        let no_local: [(&str, fn(&OfFamily) -> &Gauge); 2] =
+        text.histograms(&p("network_programming_duration_seconds"), "In Cluster Network Programming Latency in seconds", self, |m| {
+            &m.network_programming
+        });
+        text.histograms(&p("conntrack_reconciler_sync_duration_seconds"), "ReconcileConntrackFlowsLatency latency in seconds", self, |m| {
+            &m.conntrack_sync
+        });
+        text.gauges(
+            &p("sync_proxy_rules_last_timestamp_seconds"),
+            "The last time proxy rules were successfully synced",
+            self,
+            &[("", |m| &m.last_sync)],
+        );
+        text.gauges(
+            &p("sync_proxy_rules_last_queued_timestamp_seconds"),
+            "The last time a sync of proxy rules was queued",
+            self,
+            &[("", |m| &m.last_queued)],
+        );
+        let no_local: [Labelled; 2] =
             [("traffic_policy=\"external\"", |m| &m.no_local_external), ("traffic_policy=\"internal\"", |m| &m.no_local_internal)];
-        text.gauges(&p("sync_proxy_rules_no_local_endpoints_total"), "Number of services with a Local traffic policy and no endpoints", self, &no_local);
-        text.counters(&p("conntrack_reconciler_deleted_entries_total"), "Cumulative conntrack flows deleted by conntrack reconciler", self, |m| &m.conntrack_deleted);
+        text.gauges(
+            &p("sync_proxy_rules_no_local_endpoints_total"),
+            "Number of services with a Local traffic policy and no endpoints",
+            self,
+            &no_local,
+        );
+        text.counters(
+            &p("conntrack_reconciler_deleted_entries_total"),
+            "Cumulative conntrack flows deleted by conntrack reconciler",
+            self,
+            |m| &m.conntrack_deleted,
+        );
         if mode == Mode::Iptables {
-            text.counters(&p("sync_proxy_rules_iptables_partial_restore_failures_total"), "Cumulative proxy iptables partial restore failures", self, |m| &m.partial_restore_failures);
-            let total: [(&str, fn(&OfFamily) -> &Gauge); 2] = [("table=\"filter\"", |m| &m.filter_rules), ("table=\"nat\"", |m| &m.nat_rules)];
+            text.counters(
+                &p("sync_proxy_rules_iptables_partial_restore_failures_total"),
+                "Cumulative proxy iptables partial restore failures",
+                self,
+                |m| &m.partial_restore_failures,
+            );
+            let total: [Labelled; 2] = [("table=\"filter\"", |m| &m.filter_rules), ("table=\"nat\"", |m| &m.nat_rules)];
             text.gauges(&p("sync_proxy_rules_iptables_total"), "Total number of iptables rules owned by kube-proxy", self, &total);
-            let last: [(&str, fn(&OfFamily) -> &Gauge); 2] = [("table=\"filter\"", |m| &m.filter_rules_last), ("table=\"nat\"", |m| &m.nat_rules_last)];
+            let last: [Labelled; 2] = [("table=\"filter\"", |m| &m.filter_rules_last), ("table=\"nat\"", |m| &m.nat_rules_last)];
             text.gauges(&p("sync_proxy_rules_iptables_last"), "Number of iptables rules written by kube-proxy in last sync", self, &last);
         }
         if mode != Mode::Nftables {
-            text.counters(&p("sync_proxy_rules_iptables_restore_failures_total"), "Cumulative proxy iptables restore failures", self, |m| &m.restore_failures);
+            text.counters(
+                &p("sync_proxy_rules_iptables_restore_failures_total"),
+                "Cumulative proxy iptables restore failures",
+                self,
+                |m| &m.restore_failures,
+            );
         } else {
-            text.counters(&p("sync_proxy_rules_nftables_sync_failures_total"), "Cumulative proxy nftables sync failures", self, |m| &m.nftables_failures);
-            text.counters(&p("sync_proxy_rules_nftables_cleanup_failures_total"), "Cumulative proxy nftables cleanup failures", self, |m| &m.nftables_cleanup_failures);
+            text.counters(&p("sync_proxy_rules_nftables_sync_failures_total"), "Cumulative proxy nftables sync failures", self, |m| {
+                &m.nftables_failures
+            });
+            text.counters(
+                &p("sync_proxy_rules_nftables_cleanup_failures_total"),
+                "Cumulative proxy nftables cleanup failures",
+                self,
+                |m| &m.nftables_cleanup_failures,
+            );
         }
-        text.single(&p("sync_proxy_rules_endpoint_changes_pending"), "Pending proxy rules Endpoint changes", "gauge", &self.endpoint_changes_pending);
-        text.single(&p("sync_proxy_rules_endpoint_changes_total"), "Cumulative proxy rules Endpoint changes", "counter", &self.endpoint_changes);
-        text.single(&p("sync_proxy_rules_service_changes_pending"), "Pending proxy rules Service changes", "gauge", &self.service_changes_pending);
-        text.single(&p("sync_proxy_rules_service_changes_total"), "Cumulative proxy rules Service changes", "counter", &self.service_changes);
+        text.single(
+            &p("sync_proxy_rules_endpoint_changes_pending"),
+            "Pending proxy rules Endpoint changes",
+            "gauge",
+            &self.endpoint_changes_pending,
+        );
+        text.single(
+            &p("sync_proxy_rules_endpoint_changes_total"),
+            "Cumulative proxy rules Endpoint changes",
+            "counter",
+            &self.endpoint_changes,
+        );
+        text.single(
+            &p("sync_proxy_rules_service_changes_pending"),
+            "Pending proxy rules Service changes",
+            "gauge",
+            &self.service_changes_pending,
+        );
+        text.single(
+            &p("sync_proxy_rules_service_changes_total"),
+            "Cumulative proxy rules Service changes",
+            "counter",
+            &self.service_changes,
+        );
         text.codes(&p("proxy_healthz_total"), "Cumulative proxy healthz HTTP status", &self.healthz);
         text.codes(&p("proxy_livez_total"), "Cumulative proxy livez HTTP status", &self.livez);
         text.0
@@ -226,7 +301,7 @@ impl Text {
         }
     }
 
-    fn gauges(&mut self, name: &str, help: &str, metrics: &Metrics, of: &[(&str, fn(&OfFamily) -> &Gauge)]) {
+    fn gauges(&mut self, name: &str, help: &str, metrics: &Metrics, of: &[Labelled]) {
         self.head(name, help, "gauge");
         for family in Family::ALL {
             for (label, of) in of {

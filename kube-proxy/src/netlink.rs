@@ -136,8 +136,7 @@ pub struct Socket {
 
 impl Socket {
     pub fn open() -> io::Result<Socket> {
-        let descriptor =
-            socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)?;
+        let descriptor = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)?;
         bind(descriptor.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         setsockopt(&descriptor, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT_S))?;
         Ok(Socket { descriptor, sequence: 0 })

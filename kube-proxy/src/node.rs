@@ -39,7 +39,8 @@ impl Node {
             pod_cidrs: Vec::new(),
         };
         if let Some(object) = object {
-            node.zone = object.metadata.labels.iter().flatten().find(|(key, _)| *key == ZONE_LABEL).map_or(String::new(), |(_, zone)| zone.clone());
+            node.zone =
+                object.metadata.labels.iter().flatten().find(|(key, _)| *key == ZONE_LABEL).map_or(String::new(), |(_, zone)| zone.clone());
             node.pod_cidrs = pod_cidrs(object);
             let addresses = host_ips(object);
             if let Some(first) = addresses.first() {
@@ -109,7 +110,8 @@ pub enum LocalDetector {
 
 impl LocalDetector {
     pub fn new(config: &Config, node: &Node, family: Family) -> LocalDetector {
-        let of_family = |cidrs: Vec<Cidr>| cidrs.into_iter().find(|cidr| cidr.family() == family).map_or(LocalDetector::None, LocalDetector::Source);
+        let of_family =
+            |cidrs: Vec<Cidr>| cidrs.into_iter().find(|cidr| cidr.family() == family).map_or(LocalDetector::None, LocalDetector::Source);
         match config.detect_local_mode.unwrap_or(LocalMode::ClusterCIDR) {
             LocalMode::ClusterCIDR => of_family(config.cluster_cidrs().filter_map(parse_cidr).collect()),
             LocalMode::NodeCIDR => of_family(node.pod_cidrs.clone()),
@@ -166,9 +168,9 @@ impl NodePortAddresses {
     pub fn contains_ipv4_loopback(&self) -> bool {
         match self {
             NodePortAddresses::All => true,
-            NodePortAddresses::In(cidrs) => cidrs.iter().any(|cidr| {
-                cidr.network.is_loopback() || cidr.contains(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)))
-            }),
+            NodePortAddresses::In(cidrs) => {
+                cidrs.iter().any(|cidr| cidr.network.is_loopback() || cidr.contains(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0))))
+            }
         }
     }
 }
@@ -186,7 +188,8 @@ mod tests {
 
     #[test]
     fn the_first_address_names_the_primary_family() {
-        let node = Node::new("a", Some(&object(&[("ExternalIP", "1.2.3.4"), ("InternalIP", "fd00::1"), ("InternalIP", "10.0.0.1")])), "0.0.0.0");
+        let node =
+            Node::new("a", Some(&object(&[("ExternalIP", "1.2.3.4"), ("InternalIP", "fd00::1"), ("InternalIP", "10.0.0.1")])), "0.0.0.0");
         assert_eq!(node.primary, Family::V6);
         assert_eq!(node.ip(Family::V4).to_string(), "10.0.0.1");
         assert_eq!(node.ip(Family::V6).to_string(), "fd00::1");

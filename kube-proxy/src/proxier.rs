@@ -163,7 +163,11 @@ impl Proxier {
         if everything { &metrics.full_sync } else { &metrics.partial_sync }.observe(took);
         if let Err(error) = result {
             // A failed change is mostly somebody's else doing, and writing everything mends it.
-            let pause = if everything { RETRY_MIN.saturating_mul(1 << state.failures.min(16)).min(self.config.sync_period()) } else { Duration::ZERO };
+            let pause = if everything {
+                RETRY_MIN.saturating_mul(1 << state.failures.min(16)).min(self.config.sync_period())
+            } else {
+                Duration::ZERO
+            };
             tracing::error!(family = %self.family, %error, everything, retry_after = ?pause, "cannot write rules");
             state.needs_everything = true;
             state.failures += 1;
@@ -240,4 +244,3 @@ pub fn publish<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
         changed
     });
 }
-

@@ -136,7 +136,8 @@ mod tests {
             Arc::new(named_service("a", r#"{"clusterIP":"10.0.0.1","ports":[{"name":"x","port":80},{"name":"y","port":81}]}"#, "{}")),
             Arc::new(named_service("b", r#"{"clusterIP":"10.0.0.2","ports":[{"port":80}]}"#, "{}")),
         ];
-        let slices = [Arc::new(named_slice("a", r#"[{"name":"x","port":8080},{"name":"y","port":8081}]"#, r#"[{"addresses":["10.1.0.1"]}]"#))];
+        let slices =
+            [Arc::new(named_slice("a", r#"[{"name":"x","port":8080},{"name":"y","port":8081}]"#, r#"[{"addresses":["10.1.0.1"]}]"#))];
         let node = Node::new("n", None, "0.0.0.0");
         let mut rules = ruleset(&services, &slices, &node, Family::V4);
         let text: Vec<String> = rules.ports().map(|p| format!("{} {:?}", p.frontend.name, p.backends.cluster)).collect();

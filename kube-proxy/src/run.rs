@@ -23,8 +23,8 @@ use crate::health::{self, Health};
 use crate::iptables::Iptables;
 use crate::metrics::Metrics;
 use crate::mode::Mode;
-use crate::node::{self, Node};
 use crate::nftables::Nftables;
+use crate::node::{self, Node};
 use crate::proxier::{Proxier, publish};
 use crate::service_health::ServiceHealth;
 use crate::settings::Settings;
@@ -72,7 +72,8 @@ pub fn node_name(config: &Config) -> Result<String, Error> {
 
 /// The families that the kernel has.
 fn families() -> Vec<Family> {
-    let has_v6 = std::path::Path::new("/proc/net/if_inet6").exists() && !sysctl::get("net/ipv6/conf/all/disable_ipv6").is_ok_and(|value| value == 1);
+    let has_v6 =
+        std::path::Path::new("/proc/net/if_inet6").exists() && !sysctl::get("net/ipv6/conf/all/disable_ipv6").is_ok_and(|value| value == 1);
     if has_v6 { vec![Family::V4, Family::V6] } else { vec![Family::V4] }
 }
 
@@ -100,6 +101,7 @@ pub async fn run_from(
     config.validate()?;
     sysctl::set_conntrack(&config.conntrack);
     sysctl::set_oom_score_adj(config.oom_score_adj);
+    clean_up(Some(config.mode()), &runner).await;
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::default());
     // Without knowing the node, rules would be wrong twice.
@@ -204,6 +206,28 @@ impl Families {
 
     fn of(&self, family: Family) -> Arc<Changes> {
         self.0[usize::from(family == Family::V6)].clone()
+    }
+}
+
+/// Takes away what the modes that are not in use may have left, or what all modes have left if none is. The rules of a mode that
+/// this host does not have are not there either.
+pub async fn clean_up(in_use: Option<ModeName>, runner: &Runner) {
+    for family in families() {
+        if in_use != Some(ModeName::Iptables) {
+            let iptables = Iptables::new(family, runner.clone());
+            if let Err(error) = iptables.clean_up().await {
+                tracing::debug!(%family, %error, "cannot look for rules of iptables mode");
+            }
+        }
+        if in_use != Some(ModeName::Nftables) {
+            let cleaned = match Nftables::open(family) {
+                Ok(mut nftables) => nftables.clean_up().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = cleaned {
+                tracing::debug!(%family, %error, "cannot look for rules of nftables mode");
+            }
+        }
     }
 }
 

@@ -16,7 +16,9 @@ pub fn service(spec: &str, status: &str) -> Service {
 
 pub fn named_service(name: &str, spec: &str, status: &str) -> Service {
     let (spec, status): (Value, Value) = (serde_json::from_str(spec).expect("a spec"), serde_json::from_str(status).expect("a status"));
-    object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": name}, "spec": spec, "status": status}))
+    object(
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": name}, "spec": spec, "status": status}),
+    )
 }
 
 /// A slice of `default/web` with these ports and endpoints.
@@ -25,7 +27,8 @@ pub fn slice(ports: &str, endpoints: &str) -> EndpointSlice {
 }
 
 pub fn named_slice(service: &str, ports: &str, endpoints: &str) -> EndpointSlice {
-    let (ports, endpoints): (Value, Value) = (serde_json::from_str(ports).expect("ports"), serde_json::from_str(endpoints).expect("endpoints"));
+    let (ports, endpoints): (Value, Value) =
+        (serde_json::from_str(ports).expect("ports"), serde_json::from_str(endpoints).expect("endpoints"));
     object(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"namespace": "default", "name": format!("{service}-1"), "labels": {"kubernetes.io/service-name": service}},
         "ports": ports, "endpoints": endpoints}))

@@ -12,7 +12,10 @@ fn view() -> View {
         namespaces.apply(serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap());
     }
     for (name, spec) in [
-        ("web", json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]})),
+        (
+            "web",
+            json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
+        ),
         ("db", json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "sql", "port": 5432}]})),
         ("empty", json!({"clusterIP": "None", "ports": [{"name": "sql", "port": 5432}]})),
         ("portless", json!({"clusterIP": "None"})),

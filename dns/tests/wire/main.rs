@@ -30,14 +30,17 @@ impl Drop for Cluster {
 
 async fn cluster(upstream: Vec<SocketAddr>) -> Cluster {
     let (services, slices, namespaces) = (Informer::detached(), Informer::detached(), Informer::detached());
-    let config = Config { bind: vec![SocketAddr::from(([127, 0, 0, 1], 0))], upstream, resolv_conf: "/dev/null".into(), ..Config::default() };
-    let server = Server::bind(View::new(services.clone(), slices.clone(), namespaces.clone()), &config).await.unwrap();
+    let config =
+        Config { bind: vec![SocketAddr::from(([127, 0, 0, 1], 0))], upstream, resolv_conf: "/dev/null".into(), ..Config::default() };
+    let server = Server::bind(View::new(services.clone(), slices.clone(), namespaces.clone()), &config)
+        .await
+        .expect("loopback works and the test is well formed");
     let address = server.addresses()[0];
     let shutdown = Shutdown::new();
     tokio::spawn(server.serve(shutdown.clone()));
     let web = json!({"metadata": {"namespace": "default", "name": "web"}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]}});
-    services.apply(serde_json::from_value(web).unwrap());
-    namespaces.apply(serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap());
+    services.apply(serde_json::from_value(web).expect("loopback works and the test is well formed"));
+    namespaces.apply(serde_json::from_value(json!({"metadata": {"name": "default"}})).expect("loopback works and the test is well formed"));
     Cluster { services, slices, namespaces, address, shutdown }
 }
 
@@ -52,29 +55,35 @@ impl Cluster {
     /// A headless Service with so many endpoints.
     fn headless(&self, name: &str, endpoints: u16) {
         let service = json!({"metadata": {"namespace": "default", "name": name}, "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}});
-        self.services.apply(serde_json::from_value(service).unwrap());
+        self.services.apply(serde_json::from_value(service).expect("loopback works and the test is well formed"));
         let endpoints: Vec<_> = (0..endpoints).map(|n| json!({"addresses": [format!("10.1.{}.{}", n / 256, n % 256)]})).collect();
         let slice = json!({"addressType": "IPv4", "metadata": {"namespace": "default", "name": name, "labels": {"kubernetes.io/service-name": name}},
             "ports": [{"name": "http", "port": 80, "protocol": "TCP"}], "endpoints": endpoints});
-        self.slices.apply(serde_json::from_value(slice).unwrap());
+        self.slices.apply(serde_json::from_value(slice).expect("loopback works and the test is well formed"));
     }
 
     async fn send(&self, question: &Message) -> Message {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.send_to(&question.to_vec().unwrap(), self.address).await.unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback works and the test is well formed");
+        socket
+            .send_to(&question.to_vec().expect("loopback works and the test is well formed"), self.address)
+            .await
+            .expect("loopback works and the test is well formed");
         let mut buffer = vec![0; 65536];
-        let length = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut buffer)).await.expect("a reply").unwrap();
-        Message::from_vec(&buffer[..length]).unwrap()
+        let length = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut buffer))
+            .await
+            .expect("a reply")
+            .expect("loopback works and the test is well formed");
+        Message::from_vec(&buffer[..length]).expect("loopback works and the test is well formed")
     }
 
     async fn send_over_tcp(&self, question: &Message) -> Message {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let bytes = question.to_vec().unwrap();
-        stream.write_u16(bytes.len() as u16).await.unwrap();
-        stream.write_all(&bytes).await.unwrap();
-        let mut buffer = vec![0; stream.read_u16().await.unwrap().into()];
-        stream.read_exact(&mut buffer).await.unwrap();
-        Message::from_vec(&buffer).unwrap()
+        let mut stream = TcpStream::connect(self.address).await.expect("loopback works and the test is well formed");
+        let bytes = question.to_vec().expect("loopback works and the test is well formed");
+        stream.write_u16(bytes.len() as u16).await.expect("loopback works and the test is well formed");
+        stream.write_all(&bytes).await.expect("loopback works and the test is well formed");
+        let mut buffer = vec![0; stream.read_u16().await.expect("loopback works and the test is well formed").into()];
+        stream.read_exact(&mut buffer).await.expect("loopback works and the test is well formed");
+        Message::from_vec(&buffer).expect("loopback works and the test is well formed")
     }
 
     async fn ask(&self, name: &str, kind: RecordType) -> Message {
@@ -85,7 +94,7 @@ impl Cluster {
 fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message.add_query(Query::query(Name::from_ascii(name).expect("loopback works and the test is well formed"), kind));
     message
 }
 
@@ -154,7 +163,7 @@ async fn odd_questions_get_their_codes() {
     chaos.queries[0].set_query_class(DNSClass::CH);
     assert_eq!(cluster.send(&chaos).await.metadata.response_code, ResponseCode::Refused);
     let mut twice = question("a.cluster.local.", RecordType::A);
-    twice.add_query(Query::query(Name::from_ascii("b.cluster.local.").unwrap(), RecordType::A));
+    twice.add_query(Query::query(Name::from_ascii("b.cluster.local.").expect("loopback works and the test is well formed"), RecordType::A));
     assert_eq!(cluster.send(&twice).await.metadata.response_code, ResponseCode::FormErr);
     let status = Message::new(1, MessageType::Query, OpCode::Status);
     assert_eq!(cluster.send(&status).await.metadata.response_code, ResponseCode::NotImp);
@@ -168,15 +177,15 @@ async fn odd_questions_get_their_codes() {
 
 /// An upstream server that knows one name, and counts.
 async fn upstream() -> (SocketAddr, std::sync::Arc<std::sync::atomic::AtomicU32>) {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback works and the test is well formed");
+    let address = socket.local_addr().expect("loopback works and the test is well formed");
     let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
     let counter = asked.clone();
     tokio::spawn(async move {
         let mut buffer = vec![0; 4096];
         while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
             counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let question = Message::from_vec(&buffer[..length]).unwrap();
+            let question = Message::from_vec(&buffer[..length]).expect("loopback works and the test is well formed");
             let mut reply = Message::response(question.metadata.id, OpCode::Query);
             reply.queries = question.queries.clone();
             let name = question.queries[0].name().clone();
@@ -189,8 +198,14 @@ async fn upstream() -> (SocketAddr, std::sync::Arc<std::sync::atomic::AtomicU32>
             let mut forged = reply.clone();
             forged.metadata.id = reply.metadata.id.wrapping_add(1);
             forged.answers.clear();
-            socket.send_to(&forged.to_vec().unwrap(), from).await.unwrap();
-            socket.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
+            socket
+                .send_to(&forged.to_vec().expect("loopback works and the test is well formed"), from)
+                .await
+                .expect("loopback works and the test is well formed");
+            socket
+                .send_to(&reply.to_vec().expect("loopback works and the test is well formed"), from)
+                .await
+                .expect("loopback works and the test is well formed");
         }
     });
     (address, asked)
@@ -216,7 +231,7 @@ async fn an_alias_is_followed_into_and_out_of_the_cluster() {
     let cluster = cluster(vec![server]).await.complete();
     for (name, target) in [("out", "example.com"), ("in", "web.default.svc.cluster.local"), ("round", "round.default.svc.cluster.local")] {
         let service = json!({"metadata": {"namespace": "default", "name": name}, "spec": {"type": "ExternalName", "externalName": target}});
-        cluster.services.apply(serde_json::from_value(service).unwrap());
+        cluster.services.apply(serde_json::from_value(service).expect("loopback works and the test is well formed"));
     }
     let out = cluster.ask("out.default.svc.cluster.local.", RecordType::A).await;
     assert_eq!(data(&out), ["example.com.", "93.184.216.34"]);
@@ -232,15 +247,17 @@ async fn answers_come_at_once() {
     for number in 0..1000 {
         cluster.headless(&format!("s{number}"), 10);
     }
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.connect(cluster.address).await.unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback works and the test is well formed");
+    socket.connect(cluster.address).await.expect("loopback works and the test is well formed");
     let mut buffer = vec![0; 4096];
     let mut took = Vec::new();
     for number in 0..2000 {
-        let question = question(&format!("s{}.default.svc.cluster.local.", number % 1000), RecordType::A).to_vec().unwrap();
+        let question = question(&format!("s{}.default.svc.cluster.local.", number % 1000), RecordType::A)
+            .to_vec()
+            .expect("loopback works and the test is well formed");
         let start = Instant::now();
-        socket.send(&question).await.unwrap();
-        socket.recv(&mut buffer).await.unwrap();
+        socket.send(&question).await.expect("loopback works and the test is well formed");
+        socket.recv(&mut buffer).await.expect("loopback works and the test is well formed");
         took.push(start.elapsed());
     }
     took.sort();

@@ -6,7 +6,9 @@
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
-use super::chain::{Chain, Chains, EXTERNAL_SERVICES, FORWARD, KUBELET_FIREWALL, MARK_MASQ, NODE_PORTS, POSTROUTING, PROXY_FIREWALL, SERVICES};
+use super::chain::{
+    Chain, Chains, EXTERNAL_SERVICES, FORWARD, KUBELET_FIREWALL, MARK_MASQ, NODE_PORTS, POSTROUTING, PROXY_FIREWALL, SERVICES,
+};
 use crate::family::Family;
 use crate::node::{LocalDetector, NodePortAddresses};
 use crate::ruleset::ServicePort;
@@ -181,7 +183,8 @@ fn external_rules(port: &ServicePort, names: &Chains, name: &str, settings: &Set
             rules.push(format!("-m comment --comment \"pod traffic for {name} external destinations\" {matches} -j {cluster}"));
         }
         let from_host = "-m addrtype --src-type LOCAL";
-        rules.push(format!("-m comment --comment \"masquerade LOCAL traffic for {name} external destinations\" {from_host} -j {MARK_MASQ}"));
+        rules
+            .push(format!("-m comment --comment \"masquerade LOCAL traffic for {name} external destinations\" {from_host} -j {MARK_MASQ}"));
         rules.push(format!("-m comment --comment \"route LOCAL traffic for {name} external destinations\" {from_host} -j {cluster}"));
     }
     if port.has_external_endpoints() {
@@ -251,7 +254,9 @@ pub fn frame(settings: &Settings) -> Frame {
     frame.nat.push((POSTROUTING, format!("-m mark ! --mark {mark}/{mark} -j RETURN")));
     // Without this a packet that passes here again would be rewritten again.
     frame.nat.push((POSTROUTING, format!("-j MARK --xor-mark {mark}")));
-    frame.nat.push((POSTROUTING, "-m comment --comment \"kubernetes service traffic requiring SNAT\" -j MASQUERADE --random-fully".to_owned()));
+    frame
+        .nat
+        .push((POSTROUTING, "-m comment --comment \"kubernetes service traffic requiring SNAT\" -j MASQUERADE --random-fully".to_owned()));
     frame.nat.push((MARK_MASQ, format!("-j MARK --or-mark {mark}")));
     let node_ports = "-m comment --comment \"kubernetes service nodeports; NOTE: this must be the last rule in this chain\"";
     match &settings.node_port_addresses {
@@ -280,6 +285,9 @@ pub fn frame(settings: &Settings) -> Frame {
         frame.filter.push((FORWARD, "-m conntrack --ctstate INVALID -j DROP".to_owned()));
     }
     frame.filter.push((FORWARD, format!("-m comment --comment \"kubernetes forwarding rules\" -m mark --mark {mark}/{mark} -j ACCEPT")));
-    frame.filter.push((FORWARD, "-m comment --comment \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned()));
+    frame.filter.push((
+        FORWARD,
+        "-m comment --comment \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
+    ));
     frame
 }

@@ -36,7 +36,11 @@ fn rules(spec: &str, status: &str, endpoints: &str) -> Ruleset {
 fn lines(rules: &Ruleset) -> Vec<String> {
     let plan = plan::everything(rules, &settings(), &Present::default());
     assert_eq!(plan.parts.len(), 1);
-    plan.parts[0].lines().filter(|line| line.contains("default/web") || line.contains("-j KUBE-S") && line.starts_with("-A KUBE-EXT")).map(str::to_owned).collect()
+    plan.parts[0]
+        .lines()
+        .filter(|line| line.contains("default/web") || line.contains("-j KUBE-S") && line.starts_with("-A KUBE-EXT"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[track_caller]
@@ -48,23 +52,27 @@ const WEB: &str = r#"{"clusterIP":"172.30.0.41","ports":[{"name":"p80","port":80
 
 #[test]
 fn a_cluster_ip_leads_to_its_endpoints() {
-    expect(&lines(&rules(WEB, "{}", r#"[{"addresses":["10.180.0.1"]},{"addresses":["10.180.0.2"]}]"#)), &[
-        r#"-A KUBE-SVC-4HWD6WD2BXF6N7ZC -m comment --comment "default/web:p80 cluster IP" -m tcp -p tcp -d 172.30.0.41 --dport 80 ! -s 10.0.0.0/8 -j KUBE-MARK-MASQ"#,
-        r#"-A KUBE-SVC-4HWD6WD2BXF6N7ZC -m comment --comment "default/web:p80 -> 10.180.0.1:80" -m statistic --mode random --probability 0.5000000000 -j KUBE-SEP-VEVEW2VILMMTT7KC"#,
-        r#"-A KUBE-SVC-4HWD6WD2BXF6N7ZC -m comment --comment "default/web:p80 -> 10.180.0.2:80" -j KUBE-SEP-6BCFJ4HILIPEY4FF"#,
-        "-A KUBE-SEP-VEVEW2VILMMTT7KC -m comment --comment default/web:p80 -s 10.180.0.1 -j KUBE-MARK-MASQ",
-        "-A KUBE-SEP-VEVEW2VILMMTT7KC -m comment --comment default/web:p80 -m tcp -p tcp -j DNAT --to-destination 10.180.0.1:80",
-        "-A KUBE-SEP-6BCFJ4HILIPEY4FF -m comment --comment default/web:p80 -s 10.180.0.2 -j KUBE-MARK-MASQ",
-        "-A KUBE-SEP-6BCFJ4HILIPEY4FF -m comment --comment default/web:p80 -m tcp -p tcp -j DNAT --to-destination 10.180.0.2:80",
-        r#"-A KUBE-SERVICES -m comment --comment "default/web:p80 cluster IP" -m tcp -p tcp -d 172.30.0.41 --dport 80 -j KUBE-SVC-4HWD6WD2BXF6N7ZC"#,
-    ]);
+    expect(
+        &lines(&rules(WEB, "{}", r#"[{"addresses":["10.180.0.1"]},{"addresses":["10.180.0.2"]}]"#)),
+        &[
+            r#"-A KUBE-SVC-4HWD6WD2BXF6N7ZC -m comment --comment "default/web:p80 cluster IP" -m tcp -p tcp -d 172.30.0.41 --dport 80 ! -s 10.0.0.0/8 -j KUBE-MARK-MASQ"#,
+            r#"-A KUBE-SVC-4HWD6WD2BXF6N7ZC -m comment --comment "default/web:p80 -> 10.180.0.1:80" -m statistic --mode random --probability 0.5000000000 -j KUBE-SEP-VEVEW2VILMMTT7KC"#,
+            r#"-A KUBE-SVC-4HWD6WD2BXF6N7ZC -m comment --comment "default/web:p80 -> 10.180.0.2:80" -j KUBE-SEP-6BCFJ4HILIPEY4FF"#,
+            "-A KUBE-SEP-VEVEW2VILMMTT7KC -m comment --comment default/web:p80 -s 10.180.0.1 -j KUBE-MARK-MASQ",
+            "-A KUBE-SEP-VEVEW2VILMMTT7KC -m comment --comment default/web:p80 -m tcp -p tcp -j DNAT --to-destination 10.180.0.1:80",
+            "-A KUBE-SEP-6BCFJ4HILIPEY4FF -m comment --comment default/web:p80 -s 10.180.0.2 -j KUBE-MARK-MASQ",
+            "-A KUBE-SEP-6BCFJ4HILIPEY4FF -m comment --comment default/web:p80 -m tcp -p tcp -j DNAT --to-destination 10.180.0.2:80",
+            r#"-A KUBE-SERVICES -m comment --comment "default/web:p80 cluster IP" -m tcp -p tcp -d 172.30.0.41 --dport 80 -j KUBE-SVC-4HWD6WD2BXF6N7ZC"#,
+        ],
+    );
 }
 
 #[test]
 fn a_service_without_endpoints_refuses() {
-    expect(&lines(&rules(WEB, "{}", "[]")), &[
-        r#"-A KUBE-SERVICES -m comment --comment "default/web:p80 has no endpoints" -m tcp -p tcp -d 172.30.0.41 --dport 80 -j REJECT"#,
-    ]);
+    expect(
+        &lines(&rules(WEB, "{}", "[]")),
+        &[r#"-A KUBE-SERVICES -m comment --comment "default/web:p80 has no endpoints" -m tcp -p tcp -d 172.30.0.41 --dport 80 -j REJECT"#],
+    );
 }
 
 #[test]

@@ -37,15 +37,8 @@ const BASE_CHAINS: [(&str, Hook); 8] = [
     ("nat-postrouting", hook("nat", POSTROUTING, SNAT_PRIORITY)),
 ];
 
-const CHAINS: [&str; 7] = [
-    SERVICES,
-    SERVICE_ENDPOINTS_CHECK,
-    NODE_PORT_ENDPOINTS_CHECK,
-    CLUSTER_IPS_CHECK,
-    FIREWALL_CHECK,
-    MASQUERADING,
-    REJECT,
-];
+const CHAINS: [&str; 7] =
+    [SERVICES, SERVICE_ENDPOINTS_CHECK, NODE_PORT_ENDPOINTS_CHECK, CLUSTER_IPS_CHECK, FIREWALL_CHECK, MASQUERADING, REJECT];
 
 /// From where to where, and whether only for new connections.
 const JUMPS: [(&str, &str, bool); 11] = [
@@ -84,7 +77,7 @@ pub fn write(batch: &mut Batch, settings: &Settings) {
         batch.add_elements(NODE_PORT_IPS, &elements);
     }
     for (from, to, only_new) in JUMPS {
-        let rule = if only_new { Rule::new().is_new_connection() } else { Rule::new() };
+        let rule = if only_new { Rule::new().of_new_connection() } else { Rule::new() };
         batch.add_rule(from, &rule.verdict(Verdict::Jump(to.to_owned())));
     }
     for (chain, rule) in rules(settings) {

@@ -90,7 +90,8 @@ impl Nftables {
 
     /// Deletes the chains that nothing has led to for a moment.
     pub async fn drop_stale_chains(&mut self) -> io::Result<()> {
-        let names: Vec<String> = self.stale.iter().filter(|(_, since)| since.elapsed() >= STALE_AFTER).map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> =
+            self.stale.iter().filter(|(_, since)| since.elapsed() >= STALE_AFTER).map(|(name, _)| name.clone()).collect();
         let mut batch = Batch::new(self.family, TABLE);
         names.iter().for_each(|name| batch.delete_chain(name));
         self.transact(batch).await?;
@@ -115,6 +116,9 @@ impl Nftables {
 
     /// Takes away all that this mode has ever written.
     pub async fn clean_up(&mut self) -> io::Result<()> {
+        if !self.is_intact().await {
+            return Ok(());
+        }
         let mut batch = Batch::new(self.family, TABLE);
         batch.add_table("");
         batch.delete_table();

@@ -15,6 +15,9 @@ use crate::settings::Settings;
 
 type Place = (&'static str, Key);
 
+/// Some ports and their items.
+type Owned = Vec<(PortName, Items)>;
+
 /// See the file's header.
 #[derive(Default)]
 pub struct Model {
@@ -66,7 +69,7 @@ impl Model {
     }
 
     /// Takes in that some Services' items have become others, and says which elements come and go by that.
-    fn turn_over(&mut self, changes: &[(Vec<(PortName, Items)>, Vec<(PortName, Items)>)]) -> Turnover {
+    fn turn_over(&mut self, changes: &[(Owned, Owned)]) -> Turnover {
         let all = changes.iter().flat_map(|(old, new)| old.iter().chain(new));
         let places: HashSet<Place> = all.flat_map(|(_, items)| items.elements.iter().map(|(set, key, _)| (*set, key.clone()))).collect();
         let before: HashMap<&Place, Option<Option<Value>>> = places.iter().map(|place| (place, self.current(place))).collect();
@@ -107,14 +110,12 @@ impl Model {
         for (map, key, address) in all.iter().flat_map(|(_, items)| &items.endpoints) {
             endpoints.entry(*map).or_default().push(endpoint(key, *address));
         }
-        for (map, elements) in &endpoints {
-            let map = name::endpoints(*map);
-            batch.add_endpoint_map(&map);
-            batch.add_elements(&map, elements);
-        }
+        endpoints.keys().for_each(|map| batch.add_endpoint_map(&name::endpoints(*map)));
         for (_, items) in &all {
             items.chains.iter().for_each(|(name, rules)| rules.iter().for_each(|rule| batch.add_rule(name, rule)));
         }
+        // After the rules, which would be held against each of them.
+        endpoints.iter().for_each(|(map, elements)| batch.add_elements(&name::endpoints(*map), elements));
         let turnover = self.turn_over(&[(Vec::new(), all)]);
         turnover.added.iter().for_each(|(set, elements)| batch.add_elements(set, elements));
     }
@@ -147,7 +148,7 @@ impl Model {
         }
         // A set with another time is another set, and whoever reads it must be written anew.
         let is_other = |name: &&String| new_sets.get(name).is_some_and(|seconds| old_sets.get(name).is_some_and(|old| old != seconds));
-        let sets_differ = old_sets.keys().any(|name| is_other(name));
+        let sets_differ = old_sets.keys().any(is_other);
         let is_new = |name: &&String| !old_chains.contains_key(name);
         let written: Vec<(&String, &Vec<Rule>)> = new_chains
             .iter()
@@ -161,11 +162,7 @@ impl Model {
         }
         turnover.deleted.iter().for_each(|(set, elements)| batch.delete_elements(set, elements));
         gone_endpoints.iter().for_each(|(map, elements)| batch.delete_elements(&name::endpoints(*map), elements));
-        for (map, elements) in &new_endpoints {
-            let map = name::endpoints(*map);
-            batch.add_endpoint_map(&map);
-            batch.add_elements(&map, elements);
-        }
+        new_endpoints.keys().for_each(|map| batch.add_endpoint_map(&name::endpoints(*map)));
         for name in written.iter().map(|(name, _)| *name).filter(|name| !is_new(name)).chain(gone.iter().copied()) {
             batch.flush_chain(name);
         }
@@ -179,6 +176,7 @@ impl Model {
             rules.iter().for_each(|rule| batch.add_rule(name, rule));
         }
         turnover.added.iter().for_each(|(set, elements)| batch.add_elements(set, elements));
+        new_endpoints.iter().for_each(|(map, elements)| batch.add_elements(&name::endpoints(*map), elements));
         Stale {
             gone: gone.into_iter().cloned().collect(),
             back: written.iter().map(|(name, _)| *name).filter(|name| stale.contains(*name)).cloned().collect(),

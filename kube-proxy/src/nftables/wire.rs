@@ -31,7 +31,6 @@ const SET_MAP: u32 = 0x8;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_DYNAMIC: u32 = 0x20;
 
-
 /// The first register of four bytes; keys of several parts fill one after the other.
 const REGISTER: u32 = 8;
 const VERDICT_REGISTER: u32 = 0;
@@ -152,30 +151,71 @@ impl Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expression {
     /// Loads bytes of the network header.
-    Network { register: u32, offset: u32, length: u32 },
+    Network {
+        register: u32,
+        offset: u32,
+        length: u32,
+    },
     /// Loads bytes of the transport header.
-    Transport { register: u32, offset: u32, length: u32 },
-    Meta { register: u32, key: u32 },
-    SetMeta { key: u32 },
-    Ct { key: u32 },
+    Transport {
+        register: u32,
+        offset: u32,
+        length: u32,
+    },
+    Meta {
+        register: u32,
+        key: u32,
+    },
+    SetMeta {
+        key: u32,
+    },
+    Ct {
+        key: u32,
+    },
     /// The type of an address, by the routing table: that of the source, or that of the destination.
-    AddressType { of_source: bool },
-    Compare { equal: bool, data: Vec<u8> },
-    Bitwise { mask: Vec<u8>, xor: Vec<u8> },
+    AddressType {
+        of_source: bool,
+    },
+    Compare {
+        equal: bool,
+        data: Vec<u8>,
+    },
+    Bitwise {
+        mask: Vec<u8>,
+        xor: Vec<u8>,
+    },
     /// Goes on only if the key is in the set.
-    Lookup { set: String },
+    Lookup {
+        set: String,
+    },
     /// Does what the map says of the key.
-    VerdictMap { map: String },
+    VerdictMap {
+        map: String,
+    },
     /// Loads what the map says of the key.
-    Map { map: String },
-    Load { register: u32, data: Vec<u8> },
+    Map {
+        map: String,
+    },
+    Load {
+        register: u32,
+        data: Vec<u8>,
+    },
     /// A random number below this one.
-    Random { register: u32, below: u32 },
-    Dnat { family: Family },
+    Random {
+        register: u32,
+        below: u32,
+    },
+    Dnat {
+        family: Family,
+    },
     Masquerade,
-    Reject { family: Family },
+    Reject {
+        family: Family,
+    },
     /// Puts the key into a set, or renews it there.
-    Update { set: String },
+    Update {
+        set: String,
+    },
     Verdict(Verdict),
 }
 
@@ -337,7 +377,11 @@ impl Rule {
     }
 
     fn load_protocol_and_port(self, register: u32) -> Rule {
-        self.then(Expression::Meta { register, key: META_PROTOCOL }).then(Expression::Transport { register: register + 1, offset: 2, length: 2 })
+        self.then(Expression::Meta { register, key: META_PROTOCOL }).then(Expression::Transport {
+            register: register + 1,
+            offset: 2,
+            length: 2,
+        })
     }
 
     /// `ip daddr . meta l4proto . th dport vmap @map`
@@ -400,7 +444,7 @@ impl Rule {
         self.then(Expression::Bitwise { mask, xor: zero.clone() }).then(Expression::Compare { equal: false, data: zero })
     }
 
-    pub fn is_new_connection(self) -> Rule {
+    pub fn of_new_connection(self) -> Rule {
         self.then(Expression::Ct { key: CT_STATE }).has_bits(STATE_NEW)
     }
 

@@ -92,6 +92,24 @@ impl Cluster {
         Cluster { sources, shutdown, proxy, one, two, neighbour }
     }
 
+    /// kube-proxy ends, and another one starts in this mode.
+    pub fn restart(mut self, mode: Mode) -> Cluster {
+        self.stop();
+        self.shutdown = Shutdown::new();
+        self.proxy = Some(start(self.sources.clone(), configuration(mode), self.shutdown.clone()));
+        self
+    }
+
+    fn stop(&mut self) {
+        self.shutdown.cancel();
+        if let Some(proxy) = self.proxy.take()
+            && proxy.join().is_err()
+            && !thread::panicking()
+        {
+            panic!("kube-proxy has failed");
+        }
+    }
+
     pub fn service(&self, name: &str, spec: &str, status: &str) {
         let (spec, status): (Value, Value) = (serde_json::from_str(spec).expect("a spec"), serde_json::from_str(status).expect("a status"));
         self.sources.services.apply(object(json!({"metadata": {"namespace": "default", "name": name}, "spec": spec, "status": status})));
@@ -110,8 +128,10 @@ impl Cluster {
     }
 
     fn slice(&self, service: &str, port_name: &str, port: u16, protocol: &str, endpoints: &[(&str, &str)]) {
-        let endpoints: Vec<Value> =
-            endpoints.iter().map(|(address, node)| json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true}})).collect();
+        let endpoints: Vec<Value> = endpoints
+            .iter()
+            .map(|(address, node)| json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true}}))
+            .collect();
         self.sources.slices.apply(object(json!({"addressType": "IPv4",
             "metadata": {"namespace": "default", "name": format!("{service}-1"), "labels": {"kubernetes.io/service-name": service}},
             "ports": [{"name": port_name, "port": port, "protocol": protocol}], "endpoints": endpoints})));
@@ -120,13 +140,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.shutdown.cancel();
-        if let Some(proxy) = self.proxy.take()
-            && proxy.join().is_err()
-            && !thread::panicking()
-        {
-            panic!("kube-proxy has failed");
-        }
+        self.stop();
     }
 }
 
@@ -169,4 +183,3 @@ fn get_from(address: SocketAddr, path: &str) -> Option<String> {
 pub fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
-

@@ -31,6 +31,7 @@ in_each_mode! {
     flushed_rules_come_back
     changes_take_effect_soon
     health_check_ports_count_local_endpoints
+    another_mode_leaves_nothing_of_this_one
 }
 
 const WEB: &str = r#"{"clusterIP":"10.96.0.10","ports":[{"name":"http","port":80}]}"#;
@@ -42,7 +43,10 @@ fn a_cluster_ip_leads_to_all_endpoints(mode: Mode) {
     eventually("the service answers", || ask("10.96.0.10:80").is_ok());
     let from_host: Vec<String> = (0..40).filter_map(|_| ask("10.96.0.10:80").ok()).collect();
     assert_eq!(from_host.len(), 40);
-    assert!(from_host.iter().any(|text| text.starts_with("one ")) && from_host.iter().any(|text| text.starts_with("two ")), "{from_host:?}");
+    assert!(
+        from_host.iter().any(|text| text.starts_with("one ")) && from_host.iter().any(|text| text.starts_with("two ")),
+        "{from_host:?}"
+    );
     // A pod's own address is seen by the other pod: it is not masqueraded.
     let from_pod: Vec<String> = (0..40).filter_map(|_| cluster.one.ask("10.96.0.10:80").ok()).collect();
     assert_eq!(from_pod.len(), 40);
@@ -220,12 +224,36 @@ fn health_check_ports_count_local_endpoints(mode: Mode) {
     cluster.service("web", spec, "{}");
     cluster.endpoints("web", "http", 8080, &[("10.244.1.1", "node-1"), ("10.244.1.2", "node-2")]);
     let get = |port: u16, path: &str| cluster.neighbour.namespace.run(|| cluster::get(port, path));
-    eventually("one endpoint is local", || get(32000, "/").is_some_and(|text| text.starts_with("HTTP/1.1 200") && text.contains("\"localEndpoints\": 1")));
+    eventually("one endpoint is local", || {
+        get(32000, "/").is_some_and(|text| text.starts_with("HTTP/1.1 200") && text.contains("\"localEndpoints\": 1"))
+    });
     assert!(get(32000, "/").expect("it answers").to_lowercase().contains("x-load-balancing-endpoint-weight: 1"));
     cluster.endpoints("web", "http", 8080, &[("10.244.1.2", "node-2")]);
-    eventually("none is local", || get(32000, "/").is_some_and(|text| text.starts_with("HTTP/1.1 503") && text.contains("\"localEndpoints\": 0")));
+    eventually("none is local", || {
+        get(32000, "/").is_some_and(|text| text.starts_with("HTTP/1.1 503") && text.contains("\"localEndpoints\": 0"))
+    });
     let healthz = get(10256, "/healthz").expect("it answers");
     assert!(healthz.starts_with("HTTP/1.1 200") && healthz.contains("\"nodeEligible\":true"), "{healthz}");
     cluster.remove_service("web");
     eventually("the port is closed", || get(32000, "/").is_none());
+}
+
+fn another_mode_leaves_nothing_of_this_one(mode: Mode) {
+    let rules = || format!("{}{}", command("iptables-save", &[]), command("nft", &["list", "ruleset"]));
+    let is_ours = |line: &&str| line.contains("KUBE-") && !line.contains("KUBE-FIREWALL") || line.contains("kube-proxy");
+    let ours = |of: &str| rules().lines().filter(is_ours).filter(|line| line.contains(of)).count();
+    let cluster = Cluster::start(mode);
+    cluster.service("web", WEB, "{}");
+    cluster.endpoints("web", "http", 8080, &[("10.244.1.1", "node-1"), ("10.244.1.2", "node-1")]);
+    eventually("it answers", || ask("10.96.0.10:80").is_ok());
+    assert!(ours("") > 0);
+    let other = if mode == Mode::Iptables { Mode::Nftables } else { Mode::Iptables };
+    let cluster = cluster.restart(other);
+    eventually("it answers in the other mode", || {
+        (if other == Mode::Iptables { ours("KUBE-SVC") } else { ours("table ip kube-proxy") }) > 0 && ask("10.96.0.10:80").is_ok()
+    });
+    let left = if mode == Mode::Iptables { ours("KUBE-SERVICES") } else { ours("table ip kube-proxy") };
+    // `nft` shows what iptables writes, too.
+    assert_eq!(left, 0, "{}", rules());
+    drop(cluster);
 }

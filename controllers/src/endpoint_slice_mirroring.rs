@@ -248,8 +248,9 @@ fn plan(endpoints: &Endpoints, existing: Vec<EndpointSlice>, groups: BTreeMap<Gr
             None => plan.create.push(new),
             Some(old) if is_same(&old, &new) => {}
             Some(old) => {
-                new.metadata.generate_name = None;
+                new.metadata.generate_name = old.metadata.generate_name;
                 new.metadata.name = old.metadata.name;
+                new.metadata.resource_version = old.metadata.resource_version;
                 plan.update.push(new);
             }
         }
@@ -266,8 +267,9 @@ fn reuse(plan: &mut Plan) {
         match plan.delete.iter().position(|old| old.address_type == new.address_type) {
             None => create.push(new),
             Some(index) => {
-                new.metadata.generate_name = None;
-                new.metadata.name = plan.delete.remove(index).metadata.name;
+                let old = plan.delete.remove(index).metadata;
+                new.metadata.generate_name = old.generate_name;
+                new.metadata.name = old.name;
                 plan.update.push(new);
             }
         }

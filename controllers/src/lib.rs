@@ -11,7 +11,6 @@ pub mod config;
 mod discovery;
 mod disruption;
 mod endpoint_slice;
-mod storage_version_migrator;
 mod endpoint_slice_mirroring;
 mod endpoints;
 mod ephemeral_volume;
@@ -40,6 +39,7 @@ mod root_ca;
 mod service_account;
 mod service_account_token;
 mod service_cidr;
+mod storage_version_migrator;
 mod taint_eviction;
 mod tolerations;
 mod ttl;
@@ -170,5 +170,9 @@ pub const CONTROLLERS: &[Controller] = &[
     },
     Controller { name: "bootstrap-signer-controller", on_by_default: false, run: |context| Box::pin(bootstrap::signer::run(context)) },
     Controller { name: "token-cleaner-controller", on_by_default: false, run: |context| Box::pin(bootstrap::token_cleaner::run(context)) },
-    Controller { name: "storage-version-migrator-controller", on_by_default: true, run: |context| Box::pin(storage_version_migrator::run(context)) },
+    Controller {
+        name: "storage-version-migrator-controller",
+        on_by_default: true,
+        run: |context| Box::pin(storage_version_migrator::run(context)),
+    },
 ];

@@ -283,9 +283,7 @@ mod tests {
     use super::*;
 
     fn migration(name: &str, created: &str, conditions: &[&str]) -> Arc<StorageVersionMigration> {
-        let condition = |kind: &&str| {
-            json!({"type": kind, "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"})
-        };
+        let condition = |kind: &&str| json!({"type": kind, "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
         let conditions: Vec<_> = conditions.iter().map(condition).collect();
         Arc::new(
             serde_json::from_value(json!({

@@ -1,7 +1,7 @@
 //! How many pods a second the core schedules on 5,000 nodes, for the workloads of upstream's scheduler_perf, with an API that is simulated
 //! on a second thread: it creates pods, carries out bindings and removals, and tells of them as informers would.
 //!
-//! `cargo run --release -p scheduler --example perf [workload]`
+//! `cargo run --release -p scheduler --example perf [workload [percentage of nodes and pods]]`
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -239,20 +239,22 @@ impl Api {
     }
 }
 
-fn run(workload: &Workload) -> f64 {
+fn run(workload: &Workload, percentage: usize) -> f64 {
+    let share = |n: usize| n * percentage / 100;
     let (inputs, from_api) = sync_channel(CHANNEL);
     let (to_api, effects) = sync_channel(CHANNEL);
     let core = Core::new(&Config::default(), Arc::default(), 1).expect("the defaults are valid");
     let thread = std::thread::spawn(move || decide(core, &from_api, &to_api));
     let mut api = Api { inputs, effects, pods: HashMap::new(), pending: Default::default(), bound: 0, counted: "before" };
-    for i in 0..NODES {
+    for i in 0..share(NODES) {
         api.pending.push_back(Input::Node(Delta { old: None, new: Some(node(i, workload.zones)) }));
     }
-    let (before, template) = workload.before;
+    let (before, template) = (share(workload.before.0), workload.before.1);
     (0..before).for_each(|i| api.put(make(template, "before", i)));
     api.until_bound(before);
-    (0..workload.hopeless).for_each(|i| api.put(make(|_| json!({"metadata": {"labels": {}}, "spec": requests("9")}), "hopeless", i)));
-    let (measured, template) = workload.measured;
+    (0..share(workload.hopeless))
+        .for_each(|i| api.put(make(|_| json!({"metadata": {"labels": {}}, "spec": requests("9")}), "hopeless", i)));
+    let (measured, template) = (share(workload.measured.0), workload.measured.1);
     let pods: Vec<Pod> = (0..measured).map(|i| make(template, "measured", i)).collect();
     (api.counted, api.bound) = ("measured", 0);
     let start = Instant::now();
@@ -267,9 +269,10 @@ fn run(workload: &Workload) -> f64 {
 
 fn main() {
     let only = std::env::args().nth(1);
+    let percentage = std::env::args().nth(2).and_then(|text| text.parse().ok()).unwrap_or(100);
     let mut out = std::io::stdout();
     for workload in WORKLOADS.iter().filter(|w| only.as_deref().is_none_or(|only| only == w.name)) {
-        let rate = run(workload);
+        let rate = run(workload, percentage);
         writeln!(out, "{:<18} {rate:>9.0} pods/s (target {:.0})", workload.name, workload.target).expect("stdout is open");
     }
 }

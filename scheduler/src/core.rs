@@ -299,11 +299,10 @@ impl Core {
     fn pod_is(&mut self, pod: &Arc<Pod>, now: Duration) {
         let uid = uid_of(pod);
         let before = self.known(&uid);
-        let mut info = self.templates.info(pod, before.as_deref());
+        let info = self.templates.info(pod, before.as_deref());
         if info.node_name().is_empty() {
             if let Some(assumed) = self.assumed.get_mut(&uid) {
                 let begins_to_end = info.terminating && !assumed.queued.pod.terminating;
-                info.assumed = before.as_ref().and_then(|before| before.assumed.clone());
                 assumed.queued.pod = Arc::new(info);
                 if begins_to_end {
                     self.give_up(&uid, now);

@@ -26,6 +26,27 @@ pub struct Candidate {
     pub victims: Vec<Arc<PodInfo>>,
     /// How many of them a disruption budget would protect.
     pub violations: usize,
+    /// The most important victim's priority, and the sum of all.
+    highest: i64,
+    sum: i64,
+    /// When the first of the most important ones started; nothing if none has.
+    earliest: Option<Timestamp>,
+}
+
+impl Candidate {
+    fn new(node: NodeIndex, victims: Vec<Arc<PodInfo>>, violations: usize) -> Candidate {
+        let priorities = || victims.iter().map(|pod| i64::from(pod.priority()));
+        let top = priorities().max().unwrap_or(i64::MIN);
+        let important = victims.iter().filter(|pod| i64::from(pod.priority()) == top);
+        Candidate {
+            node,
+            violations,
+            highest: priorities().next().unwrap_or(i64::MIN),
+            sum: priorities().map(|priority| priority + i64::from(i32::MAX) + 1).sum(),
+            earliest: important.filter_map(|pod| pod.started).min(),
+            victims,
+        }
+    }
 }
 
 /// What came of it.
@@ -198,7 +219,7 @@ fn victims_on(cycle: &Cycle<'_>, index: NodeIndex, budgets: &[Budget], now: Time
     if both {
         victims.sort_by(|a, b| by_importance(a, b, now));
     }
-    Ok(Candidate { node: index, victims, violations })
+    Ok(Candidate::new(index, victims, violations))
 }
 
 /// Those whose removal a budget forbids, and the rest.
@@ -248,13 +269,8 @@ impl Look<'_> {
 /// victims, and last by who has run the shortest.
 fn best(candidates: Vec<Arc<Candidate>>, now: Timestamp) -> Option<Arc<Candidate>> {
     let harm = |candidate: &Arc<Candidate>| {
-        let priorities = || candidate.victims.iter().map(|pod| i64::from(pod.priority()));
-        let highest = priorities().next().unwrap_or(i64::MIN);
-        let sum: i64 = priorities().map(|priority| priority + i64::from(i32::MAX) + 1).sum();
-        let top = priorities().max().unwrap_or(i64::MIN);
-        let important = candidate.victims.iter().filter(|pod| i64::from(pod.priority()) == top);
-        let earliest = important.map(|pod| pod.started.unwrap_or(now)).min().unwrap_or(now);
-        (candidate.violations, highest, sum, candidate.victims.len(), std::cmp::Reverse(earliest))
+        let earliest = std::cmp::Reverse(candidate.earliest.unwrap_or(now));
+        (candidate.violations, candidate.highest, candidate.sum, candidate.victims.len(), earliest)
     };
     candidates.into_iter().min_by_key(harm)
 }

@@ -276,7 +276,7 @@ impl Search {
             let index = nodes[(self.start + step) % nodes.len()];
             let view = NodeView::of(world, index);
             // The pod's own nomination counts for others, not for itself, so that such verdicts are its own.
-            let shared = view.info.nominated == 0 || (whole && own.as_deref() != Some(view.name()));
+            let shared = world.snapshot.nominated(index) == 0 || (whole && own.as_deref() != Some(view.name()));
             if !shared {
                 match check_with_nominated(&cycle, &view) {
                     Ok(()) => feasible.push(index),
@@ -362,7 +362,8 @@ fn local_verdict(memo: &mut Memo, cycle: &Cycle<'_>, node: &NodeView<'_>, local:
     if let Some(known) = memo.verdict(node.index, generation) {
         return Ok(known);
     }
-    let verdict = if node.info.nominated > 0 { check_with_nominated(cycle, node) } else { check_some(cycle, node, 0..local) };
+    let verdict =
+        if cycle.world.snapshot.nominated(node.index) > 0 { check_with_nominated(cycle, node) } else { check_some(cycle, node, 0..local) };
     match verdict {
         Ok(()) => {
             memo.pass(node.index, generation);

@@ -266,3 +266,121 @@ fn node_matters(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
     terms.affinity.iter().any(|t| moved(&t.topology_key).is_some_and(|(_, now)| now.is_some()))
         || terms.anti_affinity.iter().any(|t| moved(&t.topology_key).is_some_and(|(before, _)| before.is_some()))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plugins::testing::{Bench, of};
+    use crate::snapshot::terms::{HOSTNAME, ZONE};
+
+    fn zones() -> Bench {
+        let node = |name: &'static str, zone: &str| (name, json!({"topology.kubernetes.io/zone": zone, "kubernetes.io/hostname": name}));
+        Bench::new(&[node("a1", "a"), node("a2", "a"), node("b1", "b")])
+    }
+
+    fn app(name: &str, app: &str) -> Value {
+        json!({"metadata": {"name": name, "labels": {"app": app}}})
+    }
+
+    fn term(app: &str, key: &str) -> Value {
+        json!({"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": key})
+    }
+
+    fn with(mut pod: Value, kind: &str, terms: Value) -> Value {
+        let field = if terms[0]["weight"].is_null() { "required" } else { "preferred" };
+        pod["spec"]["affinity"][kind][format!("{field}DuringSchedulingIgnoredDuringExecution")] = terms;
+        pod
+    }
+
+    #[test]
+    fn pods_go_near_those_that_they_want_and_away_from_those_that_they_do_not() {
+        let mut bench = zones();
+        bench.place("a1", app("db", "db"));
+        let (near, away) = (format!("never: {AFFINITY}"), ANTI_AFFINITY.to_owned());
+        let yes = String::new();
+        let table = [
+            (with(app("p", "web"), "podAffinity", json!([term("db", ZONE)])), [&yes, &yes, &near]),
+            (with(app("p", "web"), "podAffinity", json!([term("db", HOSTNAME)])), [&yes, &near, &near]),
+            (with(app("p", "web"), "podAntiAffinity", json!([term("db", ZONE)])), [&away, &away, &yes]),
+            (with(app("p", "web"), "podAntiAffinity", json!([term("db", HOSTNAME)])), [&away, &yes, &yes]),
+            (with(app("p", "web"), "podAffinity", json!([term("none", ZONE)])), [&near, &near, &near]),
+            // The first of its kind may go anywhere.
+            (with(app("p", "web"), "podAffinity", json!([term("web", ZONE)])), [&yes, &yes, &yes]),
+            // Terms count together: no pod fulfils both.
+            (with(app("p", "web"), "podAffinity", json!([term("db", ZONE), term("web", ZONE)])), [&near, &near, &near]),
+        ];
+        for (pod, expected) in table {
+            let got = bench.verdicts(&InterPodAffinity, pod.clone());
+            assert_eq!(got.iter().collect::<Vec<_>>(), expected, "{pod}");
+        }
+        assert_eq!(bench.verdicts(&InterPodAffinity, app("p", "web")), ["skip"]);
+    }
+
+    #[test]
+    fn pods_that_are_there_keep_others_away() {
+        let mut bench = zones();
+        bench.place("a1", with(app("db", "db"), "podAntiAffinity", json!([term("web", ZONE)])));
+        assert_eq!(bench.verdicts(&InterPodAffinity, app("p", "web")), [EXISTING_ANTI_AFFINITY, EXISTING_ANTI_AFFINITY, ""]);
+        assert_eq!(bench.verdicts(&InterPodAffinity, app("p", "log")), ["skip"]);
+        bench.world.snapshot.remove_pod("db");
+        assert_eq!(bench.verdicts(&InterPodAffinity, app("p", "web")), ["skip"]);
+    }
+
+    #[test]
+    fn namespaces_are_named_or_selected() {
+        let mut bench = zones();
+        bench.place("a1", json!({"metadata": {"name": "db", "namespace": "e", "labels": {"app": "db"}}}));
+        let never = format!("never: {AFFINITY}");
+        let pod = |field: &str, value: Value| {
+            let mut term = term("db", HOSTNAME);
+            if !field.is_empty() {
+                term[field] = value;
+            }
+            with(app("p", "web"), "podAffinity", json!([term]))
+        };
+        assert_eq!(bench.verdicts(&InterPodAffinity, pod("", json!(null)))[0], never);
+        assert_eq!(bench.verdicts(&InterPodAffinity, pod("namespaces", json!(["e"])))[0], "");
+        assert_eq!(bench.verdicts(&InterPodAffinity, pod("namespaceSelector", json!({})))[0], "");
+        let selected = pod("namespaceSelector", json!({"matchLabels": {"team": "x"}}));
+        assert_eq!(bench.verdicts(&InterPodAffinity, selected.clone())[0], never);
+        bench.world.snapshot.set_namespace("e", Some([("team".to_owned(), "x".to_owned())].into()));
+        assert_eq!(bench.verdicts(&InterPodAffinity, selected)[0], "");
+    }
+
+    #[test]
+    fn preferences_of_both_sides_are_weighed() {
+        let mut bench = zones();
+        bench.place("a1", app("db", "db"));
+        bench.place("b1", app("log", "log"));
+        let near = with(app("p", "web"), "podAffinity", json!([{"weight": 8, "podAffinityTerm": term("db", ZONE)}]));
+        assert_eq!(bench.scores(&InterPodAffinity, near.clone()), Some(vec![100, 100, 0]));
+        let both = with(near, "podAntiAffinity", json!([{"weight": 8, "podAffinityTerm": term("db", HOSTNAME)}]));
+        assert_eq!(bench.scores(&InterPodAffinity, both), Some(vec![0, 100, 0]));
+        assert_eq!(bench.scores(&InterPodAffinity, app("p", "web")), None);
+        bench.place("b1", with(app("fan", "fan"), "podAffinity", json!([{"weight": 1, "podAffinityTerm": term("web", HOSTNAME)}])));
+        assert_eq!(bench.scores(&InterPodAffinity, app("p", "web")), Some(vec![0, 0, 100]));
+        // Who requires to be near such pods likes them too.
+        bench.place("a2", with(app("web", "web"), "podAffinity", json!([term("web", HOSTNAME)])));
+        assert_eq!(bench.scores(&InterPodAffinity, app("p", "web")), Some(vec![0, 100, 100]));
+    }
+
+    #[test]
+    fn a_pod_is_tried_again_when_what_it_wants_may_have_come() {
+        let mut bench = zones();
+        let pod = bench.pod(with(app("p", "web"), "podAffinity", json!([term("db", ZONE)])));
+        let placed = |bench: &mut Bench, kind: &str| {
+            let mut value = app(kind, kind);
+            value["spec"]["nodeName"] = json!("a1");
+            Arc::new(bench.pod(value))
+        };
+        let (db, log) = (placed(&mut bench, "db"), placed(&mut bench, "log"));
+        assert!(pod_matters(&bench.world, &pod, &Subject::Pod { old: None, new: Some(db.clone()) }));
+        assert!(!pod_matters(&bench.world, &pod, &Subject::Pod { old: None, new: Some(log) }));
+        assert!(!pod_matters(&bench.world, &pod, &Subject::Pod { old: Some(db), new: None }));
+        let node = |labels: Value| of(json!({"metadata": {"name": "n", "labels": labels}}));
+        assert!(node_matters(&bench.world, &pod, &Subject::Node { old: None, new: Some(node(json!({ZONE: "c"}))) }));
+        assert!(!node_matters(&bench.world, &pod, &Subject::Node { old: None, new: Some(node(json!({}))) }));
+    }
+}

@@ -20,6 +20,9 @@ pub mod volume_binding;
 pub mod volume_restrictions;
 pub mod volume_zone;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use crate::framework::{Plugin, PluginId};
 
 /// Every plugin there is, in the order of the default profile.

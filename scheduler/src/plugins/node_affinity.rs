@@ -69,3 +69,60 @@ fn matches_now(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
     let required: &Required = &pod.template.required;
     required.matches(new) && old.as_ref().is_none_or(|old| !required.matches(old))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plugins::testing::{Bench, of};
+
+    fn expression(key: &str, values: &[&str]) -> Value {
+        json!({"matchExpressions": [{"key": key, "operator": "In", "values": values}]})
+    }
+
+    fn disks() -> Bench {
+        Bench::new(&[("a", json!({"disk": "ssd", "zone": "z"})), ("b", json!({"disk": "hdd", "zone": "z"})), ("c", json!({}))])
+    }
+
+    fn requires(term: Value) -> Value {
+        json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}}})
+    }
+
+    #[test]
+    fn nodes_are_chosen_by_their_labels() {
+        let mut bench = disks();
+        let never = format!("never: {REASON}");
+        assert_eq!(bench.verdicts(&NodeAffinity, json!({})), ["skip"]);
+        assert_eq!(bench.verdicts(&NodeAffinity, json!({"spec": {"nodeSelector": {"disk": "ssd"}}})), ["", &never, &never]);
+        assert_eq!(bench.verdicts(&NodeAffinity, requires(expression("disk", &["ssd", "hdd"]))), ["", "", &never]);
+        let named = |names: &[&str]| {
+            let fields: Vec<Value> = names.iter().map(|n| json!({"key": "metadata.name", "operator": "In", "values": [n]})).collect();
+            requires(json!({"matchFields": fields}))
+        };
+        assert_eq!(bench.verdicts(&NodeAffinity, named(&["b"])), ["only b"]);
+        assert_eq!(bench.verdicts(&NodeAffinity, named(&["b", "a"])), [format!("never: {CONFLICT}")]);
+    }
+
+    #[test]
+    fn preferences_add_up() {
+        let mut bench = disks();
+        let terms =
+            json!([{"weight": 10, "preference": expression("disk", &["ssd"])}, {"weight": 30, "preference": expression("zone", &["z"])}]);
+        let pod = json!({"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}}});
+        assert_eq!(bench.scores(&NodeAffinity, pod), Some(vec![100, 75, 0]));
+        assert_eq!(bench.scores(&NodeAffinity, json!({})), None);
+    }
+
+    #[test]
+    fn a_node_helps_that_has_become_right() {
+        let mut bench = disks();
+        let pod = bench.pod(requires(expression("disk", &["ssd"])));
+        let node = |disk: &str| of(json!({"metadata": {"name": "n", "labels": {"disk": disk}}}));
+        let change = |old: &str, new: &str| Subject::Node { old: Some(node(old)), new: Some(node(new)) };
+        assert!(matches_now(&bench.world, &pod, &change("hdd", "ssd")));
+        assert!(!matches_now(&bench.world, &pod, &change("ssd", "ssd")));
+        assert!(!matches_now(&bench.world, &pod, &change("ssd", "hdd")));
+        assert!(matches_now(&bench.world, &pod, &Subject::Node { old: None, new: Some(node("ssd")) }));
+    }
+}

@@ -65,3 +65,23 @@ fn needs_other(_world: &World, _pod: &PodInfo, subject: &Subject) -> bool {
     let Subject::Pod { old: Some(old), new: Some(new) } = subject else { return true };
     old.template.features != new.template.features
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::testing::Bench;
+
+    #[test]
+    fn pods_that_need_a_feature_go_where_it_is_declared() {
+        let mut bench = Bench::new(&[("a", json!({}))]);
+        bench.node(json!({"metadata": {"name": "b"}, "status": {"declaredFeatures": ["RestartAllContainersOnContainerExits"]}}));
+        let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}});
+        let pod = json!({"spec": {"containers": [{"name": "c", "restartPolicyRules": [rule]}]}});
+        assert_eq!(bench.verdicts(&NodeDeclaredFeatures, pod), [format!("never: {REASON}").as_str(), ""]);
+        assert_eq!(bench.verdicts(&NodeDeclaredFeatures, json!({})), ["skip"]);
+        let users = json!({"spec": {"hostNetwork": true, "hostUsers": false}});
+        assert_eq!(bench.verdicts(&NodeDeclaredFeatures, users).iter().filter(|verdict| verdict.is_empty()).count(), 0);
+    }
+}

@@ -45,3 +45,29 @@ fn frees(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
     let freed = HostPorts::of(&gone.template.ports);
     pod.template.ports.iter().any(|port| freed.conflicts(port))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::testing::Bench;
+
+    #[test]
+    fn a_host_port_is_had_once() {
+        let pod = |name: &str, port: i32, protocol: &str| {
+            let port = json!({"containerPort": 1, "hostPort": port, "protocol": protocol});
+            json!({"metadata": {"name": name}, "spec": {"nodeName": "a", "containers": [{"name": "c", "ports": [port]}]}})
+        };
+        let mut bench = Bench::new(&[("a", json!({})), ("b", json!({}))]);
+        bench.place("a", pod("1", 80, "TCP"));
+        assert_eq!(bench.verdicts(&NodePorts, pod("p", 80, "TCP")), [REASON, ""]);
+        assert_eq!(bench.verdicts(&NodePorts, pod("p", 80, "UDP")), ["", ""]);
+        assert_eq!(bench.verdicts(&NodePorts, json!({})), ["skip"]);
+        let (waiting, same, other) = (bench.pod(pod("p", 80, "TCP")), bench.pod(pod("1", 80, "TCP")), bench.pod(pod("2", 81, "TCP")));
+        assert!(frees(&bench.world, &waiting, &Subject::Pod { old: Some(Arc::new(same)), new: None }));
+        assert!(!frees(&bench.world, &waiting, &Subject::Pod { old: Some(Arc::new(other)), new: None }));
+    }
+}

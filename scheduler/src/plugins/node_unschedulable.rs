@@ -56,3 +56,21 @@ fn tolerated(_world: &World, _pod: &PodInfo, subject: &Subject) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::testing::Bench;
+
+    #[test]
+    fn cordoned_nodes_take_only_pods_that_bear_it() {
+        let mut bench = Bench::new(&[("a", json!({}))]);
+        bench.node(json!({"metadata": {"name": "b"}, "spec": {"unschedulable": true}}));
+        assert_eq!(bench.verdicts(&NodeUnschedulable, json!({})), ["", "never: node(s) were unschedulable"]);
+        let bears =
+            json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"}]}});
+        assert_eq!(bench.verdicts(&NodeUnschedulable, bears), ["", ""]);
+    }
+}

@@ -143,3 +143,48 @@ fn frees(_world: &World, _pod: &PodInfo, subject: &Subject) -> bool {
 fn mounts_claims(_world: &World, pod: &PodInfo, _subject: &Subject) -> bool {
     !pod.claims.is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plugins::testing::{Bench, of};
+
+    fn storage() -> Bench {
+        let mut bench = Bench::new(&[("a", json!({})), ("b", json!({}))]);
+        for name in ["1", "2", "3"] {
+            bench.world.volumes.claims.insert(of(json!({"metadata": {"name": name, "namespace": "d"}, "spec": {"volumeName": name}})));
+            let csi = json!({"driver": "csi.x", "volumeHandle": name});
+            bench.world.volumes.volumes.insert(of(json!({"metadata": {"name": name}, "spec": {"csi": csi}})));
+        }
+        let driver = json!({"name": "csi.x", "nodeID": "a", "allocatable": {"count": 2}});
+        bench.world.volumes.csi_nodes.insert(of(json!({"metadata": {"name": "a"}, "spec": {"drivers": [driver]}})));
+        bench
+    }
+
+    fn pod(name: &str, claims: &[&str]) -> Value {
+        let volumes: Vec<Value> = claims.iter().map(|c| json!({"name": c, "persistentVolumeClaim": {"claimName": c}})).collect();
+        json!({"metadata": {"name": name}, "spec": {"volumes": volumes}})
+    }
+
+    #[test]
+    fn a_driver_attaches_no_more_than_it_can() {
+        let mut bench = storage();
+        bench.place("a", pod("x", &["1"]));
+        assert_eq!(bench.verdicts(&NodeVolumeLimits, pod("p", &["1", "2"])), ["", ""], "what is there already is not attached again");
+        assert_eq!(bench.verdicts(&NodeVolumeLimits, pod("p", &["2", "3"])), [REASON, ""]);
+        let attached =
+            json!({"metadata": {"name": "left"}, "spec": {"attacher": "csi.x", "nodeName": "a", "source": {"persistentVolumeName": "3"}}});
+        bench.world.volumes.attachments.insert(of(attached));
+        assert_eq!(bench.verdicts(&NodeVolumeLimits, pod("p", &["2"])), [REASON, ""], "what is attached still counts");
+        assert_eq!(bench.verdicts(&NodeVolumeLimits, pod("p", &[])), ["skip"]);
+    }
+
+    #[test]
+    fn a_driver_may_insist_on_being_there() {
+        let mut bench = storage();
+        bench.world.volumes.csi_drivers.insert(of(json!({"metadata": {"name": "csi.x"}, "spec": {"preventPodSchedulingIfMissing": true}})));
+        assert_eq!(bench.verdicts(&NodeVolumeLimits, pod("p", &["1"])), ["", "csi.x CSI driver is not installed on the node"]);
+    }
+}

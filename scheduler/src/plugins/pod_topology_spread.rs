@@ -334,3 +334,129 @@ fn node_counts(world: &World, pod: &PodInfo, subject: &Subject) -> bool {
         (None, None) => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plugins::testing::{Bench, of};
+
+    fn zones() -> Bench {
+        let node = |name: &'static str, zone: &str| (name, json!({"topology.kubernetes.io/zone": zone, "kubernetes.io/hostname": name}));
+        Bench::new(&[node("a1", "a"), node("a2", "a"), node("b1", "b"), ("x", json!({}))])
+    }
+
+    fn web(name: &str) -> Value {
+        json!({"metadata": {"name": name, "labels": {"app": "web"}}})
+    }
+
+    fn spread(constraint: Value) -> Value {
+        let mut constraint = constraint;
+        constraint["labelSelector"] = json!({"matchLabels": {"app": "web"}});
+        if constraint["topologyKey"].is_null() {
+            constraint["topologyKey"] = json!(ZONE);
+        }
+        if constraint["whenUnsatisfiable"].is_null() {
+            constraint["whenUnsatisfiable"] = json!("DoNotSchedule");
+        }
+        let mut pod = web("p");
+        pod["spec"]["topologySpreadConstraints"] = json!([constraint]);
+        pod
+    }
+
+    #[test]
+    fn no_domain_gets_ahead_of_the_least_by_more_than_the_skew() {
+        let mut bench = zones();
+        for (node, name) in [("a1", "1"), ("a2", "2")] {
+            bench.place(node, web(name));
+        }
+        bench.place("a1", json!({"metadata": {"name": "other", "labels": {"app": "db"}}}));
+        bench.place("b1", json!({"metadata": {"name": "foreign", "namespace": "e", "labels": {"app": "web"}}}));
+        let missing = format!("never: {MISSING_LABEL}");
+        let (no, yes) = (REASON.to_owned(), String::new());
+        let table = [
+            (json!({"maxSkew": 1}), [&no, &no, &yes, &missing]),
+            (json!({"maxSkew": 2}), [&no, &no, &yes, &missing]),
+            (json!({"maxSkew": 3}), [&yes, &yes, &yes, &missing]),
+            (json!({"maxSkew": 1, "topologyKey": HOSTNAME}), [&no, &no, &yes, &missing]),
+            (json!({"maxSkew": 1, "minDomains": 3}), [&no, &no, &yes, &missing]),
+        ];
+        for (constraint, expected) in table {
+            let got = bench.verdicts(&PodTopologySpread, spread(constraint.clone()));
+            assert_eq!(got.iter().collect::<Vec<_>>(), expected, "{constraint}");
+        }
+        // With one pod in each domain and too few domains, the least counts as none.
+        bench.place("b1", web("3"));
+        assert_eq!(bench.verdicts(&PodTopologySpread, spread(json!({"maxSkew": 1, "minDomains": 3})))[2], REASON);
+        assert_eq!(bench.verdicts(&PodTopologySpread, spread(json!({"maxSkew": 1})))[2], "");
+    }
+
+    #[test]
+    fn nodes_that_the_pod_may_not_use_do_not_count_unless_the_policy_says_so() {
+        let mut bench = zones();
+        bench.place("a1", web("1"));
+        let mut pod = spread(json!({"maxSkew": 1}));
+        pod["spec"]["nodeSelector"] = json!({ZONE: "a"});
+        assert_eq!(bench.verdicts(&PodTopologySpread, pod.clone())[1], "", "zone b is not the pod's, so a is the least itself");
+        pod["spec"]["topologySpreadConstraints"][0]["nodeAffinityPolicy"] = json!("Ignore");
+        assert_eq!(bench.verdicts(&PodTopologySpread, pod)[1], REASON);
+    }
+
+    #[test]
+    fn pods_that_are_being_deleted_do_not_count() {
+        let mut bench = zones();
+        let mut leaving = web("1");
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        bench.place("a1", leaving);
+        assert_eq!(bench.verdicts(&PodTopologySpread, spread(json!({"maxSkew": 1})))[..3], ["", "", ""]);
+    }
+
+    #[test]
+    fn pods_that_only_like_to_be_spread_go_where_fewer_are() {
+        let mut bench = zones();
+        for (node, name) in [("a1", "1"), ("a2", "2"), ("b1", "3")] {
+            bench.place(node, web(name));
+        }
+        let scores = bench.scores(&PodTopologySpread, spread(json!({"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}))).unwrap();
+        // Two and one pods times ln 4, rounded: 3 and 1.
+        assert_eq!(scores, [33, 33, 100, 0], "a node without the label gets nothing");
+        assert_eq!(bench.scores(&PodTopologySpread, web("p")), None, "nothing makes it belong to others");
+    }
+
+    #[test]
+    fn pods_of_a_service_or_a_replica_set_are_spread_by_default() {
+        let mut bench = zones();
+        bench.place("a1", web("1"));
+        bench.world.objects.services.insert(of(json!({"metadata": {"name": "s", "namespace": "d"}, "spec": {"selector": {"app": "web"}}})));
+        let scores = bench.scores(&PodTopologySpread, web("p")).unwrap();
+        assert!(scores[2] > scores[1] && scores[1] > scores[0], "{scores:?}");
+        let mut bench = zones();
+        bench.place("a1", web("1"));
+        let set = json!({"metadata": {"name": "r", "namespace": "d"}, "spec": {"selector": {"matchLabels": {"app": "web"}}}});
+        bench.world.objects.replica_sets.insert(of(set));
+        let mut pod = web("p");
+        pod["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]);
+        let scores = bench.scores(&PodTopologySpread, pod).unwrap();
+        assert!(scores[2] > scores[1] && scores[1] > scores[0], "{scores:?}");
+    }
+
+    #[test]
+    fn a_pod_is_tried_again_when_the_counts_may_have_changed() {
+        let mut bench = zones();
+        let pod = bench.pod(spread(json!({"maxSkew": 1})));
+        let mut gone = web("1");
+        gone["spec"]["nodeName"] = json!("a1");
+        let gone = Arc::new(bench.pod(gone));
+        let left = Subject::Pod { old: Some(gone.clone()), new: None };
+        assert!(pod_counts(&bench.world, &pod, &left));
+        let stranger = Arc::new(bench.pod(json!({"metadata": {"name": "s"}, "spec": {"nodeName": "a1"}})));
+        assert!(!pod_counts(&bench.world, &pod, &Subject::Pod { old: Some(stranger), new: None }));
+        let labelled = |zone: Value| of::<k8s_openapi::api::core::v1::Node>(json!({"metadata": {"name": "n", "labels": zone}}));
+        let (with, without) = (labelled(json!({ZONE: "c"})), labelled(json!({})));
+        assert!(node_counts(&bench.world, &pod, &Subject::Node { old: None, new: Some(with.clone()) }));
+        assert!(!node_counts(&bench.world, &pod, &Subject::Node { old: None, new: Some(without.clone()) }));
+        assert!(node_counts(&bench.world, &pod, &Subject::Node { old: Some(without), new: Some(with) }));
+    }
+}

@@ -79,3 +79,44 @@ fn untainted(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
 fn is_the_pod(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
     matches!(subject, Subject::Pod { new: Some(new), .. } if new.uid == pod.uid)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::testing::{Bench, of};
+
+    type NodeRef = std::sync::Arc<k8s_openapi::api::core::v1::Node>;
+
+    #[test]
+    fn taints_keep_away_or_are_counted() {
+        let mut bench = Bench::new(&[("a", json!({}))]);
+        let node = |name: &str, effects: &[&str]| {
+            let taints: Vec<_> = effects.iter().map(|effect| json!({"key": "k", "value": "v", "effect": effect})).collect();
+            json!({"metadata": {"name": name}, "spec": {"taints": taints}})
+        };
+        let never = format!("never: {REASON}");
+        assert_eq!(bench.scores(&TaintToleration, json!({})), None, "nobody has such taints");
+        bench.node(node("b", &["NoSchedule"]));
+        bench.node(node("c", &["NoExecute"]));
+        bench.node(node("e", &["PreferNoSchedule"]));
+        assert_eq!(bench.verdicts(&TaintToleration, json!({})), ["", &never, &never, ""]);
+        let tolerant = json!({"spec": {"tolerations": [{"key": "k", "operator": "Exists", "effect": "NoSchedule"}]}});
+        assert_eq!(bench.verdicts(&TaintToleration, tolerant.clone()), ["", "", &never, ""]);
+        assert_eq!(bench.scores(&TaintToleration, tolerant), Some(vec![100, 100, 100, 0]));
+        let all = json!({"spec": {"tolerations": [{"operator": "Exists"}]}});
+        assert_eq!(bench.scores(&TaintToleration, all), Some(vec![100; 4]));
+    }
+
+    #[test]
+    fn a_node_helps_that_has_lost_its_taint() {
+        let mut bench = Bench::new(&[]);
+        let pod = bench.pod(json!({}));
+        let (tainted, clean) = (of(json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}})), of(json!({})));
+        let change = |old: &NodeRef, new: &NodeRef| Subject::Node { old: Some(old.clone()), new: Some(new.clone()) };
+        assert!(untainted(&bench.world, &pod, &change(&tainted, &clean)));
+        assert!(!untainted(&bench.world, &pod, &change(&clean, &clean)));
+        assert!(!untainted(&bench.world, &pod, &change(&clean, &tainted)));
+    }
+}

@@ -212,3 +212,70 @@ fn capacity_grew(_world: &World, _pod: &PodInfo, subject: &Subject) -> bool {
     let Subject::CsiStorageCapacity { old: Some(old), new: Some(new) } = subject else { return true };
     limit(new).is_some_and(|now| limit(old).is_none_or(|before| now > before))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plugins::testing::{Bench, of};
+
+    fn storage() -> Bench {
+        let mut bench = Bench::new(&[("a", json!({"zone": "a"})), ("b", json!({"zone": "b"}))]);
+        let class = |name: &str, mode: &str| of(json!({"metadata": {"name": name}, "provisioner": "p", "volumeBindingMode": mode}));
+        bench.world.volumes.classes.insert(class("later", "WaitForFirstConsumer"));
+        bench.world.volumes.classes.insert(class("now", "Immediate"));
+        let term = json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": ["b"]}]});
+        let affinity = json!({"required": {"nodeSelectorTerms": [term]}});
+        bench.world.volumes.volumes.insert(of(json!({"metadata": {"name": "v"}, "spec": {"nodeAffinity": affinity}})));
+        bench
+    }
+
+    fn claim(name: &str, class: &str, volume: &str) -> Arc<PersistentVolumeClaim> {
+        let annotations = if volume.is_empty() { json!({}) } else { json!({"pv.kubernetes.io/bind-completed": "yes"}) };
+        of(
+            json!({"metadata": {"name": name, "namespace": "d", "annotations": annotations}, "spec": {"storageClassName": class, "volumeName": volume}}),
+        )
+    }
+
+    fn pod(claim: &str) -> Value {
+        json!({"spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}})
+    }
+
+    #[test]
+    fn a_pod_waits_for_its_claims_and_goes_where_they_are() {
+        let mut bench = storage();
+        for object in [claim("bound", "now", "v"), claim("unbound", "now", ""), claim("later", "later", "")] {
+            bench.world.volumes.claims.insert(object);
+        }
+        let mut lost = PersistentVolumeClaim::clone(&claim("lost", "now", "gone"));
+        lost.status.get_or_insert_default().phase = Some("Lost".into());
+        bench.world.volumes.claims.insert(Arc::new(lost));
+        let table = [
+            (pod("bound"), vec!["never: node(s) didn't match PersistentVolume's node affinity", ""]),
+            (pod("unbound"), vec!["never: pod has unbound immediate PersistentVolumeClaims"]),
+            (pod("later"), vec!["", ""]),
+            (pod("lost"), vec!["never: persistentvolumeclaim \"lost\" bound to non-existent persistentvolume \"gone\""]),
+            (pod("none"), vec!["never: persistentvolumeclaim \"none\" not found"]),
+            (json!({}), vec!["skip"]),
+        ];
+        for (pod, expected) in table {
+            assert_eq!(bench.verdicts(&VolumeBinding, pod.clone()), expected, "{pod}");
+        }
+    }
+
+    #[test]
+    fn a_claim_of_an_ephemeral_volume_has_to_be_the_pods_own() {
+        let mut bench = storage();
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"volumes": [{"name": "v", "ephemeral": {}}]}});
+        let waiting = "never: waiting for ephemeral volume controller to create the persistentvolumeclaim \"p-v\"";
+        assert_eq!(bench.verdicts(&VolumeBinding, pod.clone()), [waiting]);
+        bench.world.volumes.claims.insert(claim("p-v", "later", ""));
+        assert_eq!(bench.verdicts(&VolumeBinding, pod.clone()), ["never: PVC d/p-v was not created for pod d/p (pod is not owner)"]);
+        let mut own = PersistentVolumeClaim::clone(&claim("p-v", "later", ""));
+        let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true}]);
+        own.metadata.owner_references = serde_json::from_value(owner).unwrap();
+        bench.world.volumes.claims.insert(Arc::new(own));
+        assert_eq!(bench.verdicts(&VolumeBinding, pod), ["", ""]);
+    }
+}

@@ -115,3 +115,49 @@ fn frees(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
     gone.namespace() == pod.namespace()
         && (conflicts(pod.spec(), gone.spec()) || gone.claims.iter().any(|claim| pod.claims.contains(claim)))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plugins::testing::{Bench, of};
+
+    #[test]
+    fn a_disk_is_had_by_one_pod_unless_all_only_read() {
+        let disk = |name: &str, read: bool| json!({"name": "v", "gcePersistentDisk": {"pdName": name, "readOnly": read}});
+        let rbd = |monitor: &str, image: &str| json!({"name": "v", "rbd": {"monitors": [monitor], "image": image}});
+        let pod = |name: &str, volume: Value| json!({"metadata": {"name": name}, "spec": {"volumes": [volume]}});
+        let mut bench = Bench::new(&[("a", json!({})), ("b", json!({}))]);
+        bench.place("a", pod("1", disk("one", false)));
+        bench.place("a", pod("2", disk("two", true)));
+        bench.place("b", pod("3", rbd("m", "i")));
+        let table = [
+            (disk("one", true), [DISK_CONFLICT, ""]),
+            (disk("two", true), ["", ""]),
+            (disk("two", false), [DISK_CONFLICT, ""]),
+            (rbd("m", "i"), ["", DISK_CONFLICT]),
+            (rbd("m", "j"), ["", ""]),
+            (rbd("n", "i"), ["", ""]),
+        ];
+        for (volume, expected) in table {
+            assert_eq!(bench.verdicts(&VolumeRestrictions, pod("p", volume.clone())), expected, "{volume}");
+        }
+        assert_eq!(bench.verdicts(&VolumeRestrictions, json!({})), ["skip"]);
+    }
+
+    #[test]
+    fn a_claim_for_one_pod_is_not_shared_on_any_node() {
+        let mut bench = Bench::new(&[("a", json!({})), ("b", json!({}))]);
+        let claim = |name: &str, mode: &str| of(json!({"metadata": {"name": name, "namespace": "d"}, "spec": {"accessModes": [mode]}}));
+        bench.world.volumes.claims.insert(claim("mine", "ReadWriteOncePod"));
+        bench.world.volumes.claims.insert(claim("ours", "ReadWriteOnce"));
+        let pod = |name: &str, claim: &str| json!({"metadata": {"name": name}, "spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}});
+        assert_eq!(bench.verdicts(&VolumeRestrictions, pod("p", "mine")), ["skip"]);
+        bench.place("a", pod("1", "mine"));
+        bench.place("a", pod("2", "ours"));
+        assert_eq!(bench.verdicts(&VolumeRestrictions, pod("p", "mine")), [CLAIM_CONFLICT, CLAIM_CONFLICT]);
+        assert_eq!(bench.verdicts(&VolumeRestrictions, pod("p", "ours")), ["skip"]);
+        assert_eq!(bench.verdicts(&VolumeRestrictions, pod("p", "none")), ["never: persistentvolumeclaim \"none\" not found"]);
+    }
+}

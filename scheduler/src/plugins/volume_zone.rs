@@ -113,3 +113,31 @@ fn ties_changed(_world: &World, _pod: &PodInfo, subject: &Subject) -> bool {
     let Subject::PersistentVolume { old: Some(old), new: Some(new) } = subject else { return true };
     ties(old) != ties(new)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::testing::{Bench, of};
+
+    #[test]
+    fn a_pod_goes_where_its_volume_is() {
+        let zone = "topology.kubernetes.io/zone";
+        let mut bench = Bench::new(&[("a", json!({zone: "a"})), ("b", json!({zone: "b"})), ("none", json!({}))]);
+        let claim = |name: &str, volume: &str| of(json!({"metadata": {"name": name, "namespace": "d"}, "spec": {"volumeName": volume}}));
+        bench.world.volumes.claims.insert(claim("one", "one"));
+        bench.world.volumes.claims.insert(claim("both", "both"));
+        bench.world.volumes.claims.insert(claim("lost", "lost"));
+        for (name, zones) in [("one", "a"), ("both", "a__b")] {
+            bench.world.volumes.volumes.insert(of(json!({"metadata": {"name": name, "labels": {zone: zones}}})));
+        }
+        let pod = |claim: &str| json!({"spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}});
+        let never = format!("never: {REASON}");
+        assert_eq!(bench.verdicts(&VolumeZone, pod("one")), ["", &never, ""]);
+        assert_eq!(bench.verdicts(&VolumeZone, pod("both")), ["", "", ""]);
+        assert_eq!(bench.verdicts(&VolumeZone, pod("lost")), ["never: persistentvolume \"lost\" not found"]);
+        assert_eq!(bench.verdicts(&VolumeZone, pod("none")), ["never: persistentvolumeclaim \"none\" not found"]);
+        assert_eq!(bench.verdicts(&VolumeZone, json!({})), ["skip"]);
+    }
+}

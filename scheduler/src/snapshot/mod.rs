@@ -27,10 +27,14 @@ pub struct Snapshot {
     nodes: Vec<NodeInfo>,
     /// Changes whenever anything of the node or its pods does that a verdict may depend on.
     generations: Vec<u64>,
+    /// How many pods are nominated to a node and not there yet.
+    nominated: Vec<usize>,
     by_name: HashMap<Arc<str>, NodeIndex>,
     free: Vec<NodeIndex>,
     /// The nodes to search, zones taking turns, so that a search that ends early has seen all zones.
     order: Vec<NodeIndex>,
+    /// Nodes have come or gone, or changed zones, since the order was made.
+    order_is_stale: bool,
     placed: HashMap<Uid, NodeIndex>,
     counters: Counters,
     /// Nodes that have an image, by its name.
@@ -44,7 +48,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The nodes in the order of the search.
+    /// The nodes in the order of the search, as of the beginning of the cycle.
     pub fn order(&self) -> &[NodeIndex] {
         &self.order
     }
@@ -56,6 +60,11 @@ impl Snapshot {
 
     pub fn node(&self, index: NodeIndex) -> &NodeInfo {
         &self.nodes[index as usize]
+    }
+
+    /// How many pods are nominated to a node and not there yet.
+    pub fn nominated(&self, index: NodeIndex) -> usize {
+        self.nominated[index as usize]
     }
 
     pub fn generation(&self, index: NodeIndex) -> u64 {
@@ -87,6 +96,9 @@ impl Snapshot {
 
     /// See [`Counters::begin_cycle`].
     pub fn begin_cycle(&mut self) {
+        if self.order_is_stale {
+            self.reorder();
+        }
         self.counters.begin_cycle(&self.nodes);
     }
 
@@ -119,6 +131,7 @@ impl Snapshot {
             None => {
                 self.nodes.push(info);
                 self.generations.push(0);
+                self.nominated.push(0);
                 u32::try_from(self.nodes.len() - 1).expect("fewer than 2^32 nodes")
             }
         };
@@ -136,9 +149,7 @@ impl Snapshot {
         let recount = before.as_ref().is_none_or(|before| before.metadata.labels != node.metadata.labels || taints(before) != taints(node));
         let reorder = before.as_ref().is_none_or(|before| zone(before) != zone(node));
         self.change_node(index, Some(node.clone()), recount);
-        if reorder {
-            self.reorder();
-        }
+        self.order_is_stale |= reorder;
     }
 
     /// The node is gone; its pods may still be known for a while.
@@ -146,7 +157,7 @@ impl Snapshot {
         let Some(index) = self.find(name) else { return };
         self.change_node(index, None, true);
         self.drop_if_empty(index);
-        self.reorder();
+        self.order_is_stale = true;
     }
 
     fn change_node(&mut self, index: NodeIndex, node: Option<Arc<Node>>, recount: bool) {
@@ -194,6 +205,7 @@ impl Snapshot {
         if info.node.is_none() && info.pods.is_empty() {
             self.by_name.remove(&info.name);
             self.nodes[index as usize] = NodeInfo::new("");
+            self.nominated[index as usize] = 0;
             self.free.push(index);
             self.touch(index);
         }
@@ -210,6 +222,7 @@ impl Snapshot {
         }
         let longest = zones.values().map(Vec::len).max().unwrap_or(0);
         self.order = (0..longest).flat_map(|turn| zones.values().filter_map(move |nodes| nodes.get(turn).copied())).collect();
+        self.order_is_stale = false;
         self.images_epoch += 1;
     }
 
@@ -235,7 +248,7 @@ impl Snapshot {
     /// So many pods are nominated to the node now, or others than before.
     pub fn set_nominated(&mut self, node: &str, pods: usize) {
         if let Some(index) = self.by_name.get(node).copied() {
-            self.nodes[index as usize].nominated = pods;
+            self.nominated[index as usize] = pods;
             self.touch(index);
         }
     }

@@ -88,8 +88,6 @@ pub struct NodeInfo {
     /// How many pods mount each claim.
     pub claims: HashMap<String, u32>,
     pub unschedulable: bool,
-    /// How many pods are nominated to it and not here yet.
-    pub nominated: usize,
     /// Whether any taint keeps pods away, and whether any only makes the node less liked.
     pub forbidding_taints: bool,
     pub discouraging_taints: bool,
@@ -108,7 +106,6 @@ impl NodeInfo {
             images: Arc::default(),
             claims: HashMap::new(),
             unschedulable: false,
-            nominated: 0,
             forbidding_taints: false,
             discouraging_taints: false,
         }

@@ -119,6 +119,30 @@ impl Cluster {
         }
     }
 
+    /// Nobody is removed for an equal, and only where the pod will fit then.
+    fn check_preemption(&self, preemption: &scheduler::core::Preemption) {
+        let name = preemption.preemptor.metadata.name.as_deref().unwrap_or("");
+        let pod = &self.waiting[name];
+        let mut after = self.model.clone();
+        for victim in &preemption.victims {
+            let victim = victim.metadata.name.as_deref().unwrap_or("");
+            let (spec, node) = after.placed.remove(victim).expect("a victim is somewhere");
+            assert!(spec.priority < pod.priority, "{victim} is as important as {name}");
+            assert_eq!(node, *preemption.node, "{victim} is elsewhere");
+        }
+        assert_eq!(after.objection(pod, &preemption.node), None, "{name} will not fit on {}", preemption.node);
+        // With wishes for company a pod more may be what makes it fit, and room may be kept for others: then nobody can be said to
+        // be one too many.
+        let others = self.core.world.nominator.on(&preemption.node).iter().any(|other| other.uid != preemption.uid);
+        let alone = pod.near.is_none() && pod.spread.is_none() && !others;
+        for victim in preemption.victims.iter().filter(|_| alone) {
+            let victim = victim.metadata.name.clone().unwrap_or_default();
+            after.placed.insert(victim.clone(), self.model.placed[&victim].clone());
+            assert!(after.objection(pod, &preemption.node).is_some(), "{victim} need not go for {name}");
+            after.placed.remove(&victim);
+        }
+    }
+
     fn carry_out(&mut self) {
         for effect in self.core.take_effects() {
             match effect {
@@ -159,6 +183,7 @@ impl Cluster {
                     self.told.push(format!("{} {}: {}", event.reason, event.about.name.as_deref().unwrap_or(""), event.message));
                 }
                 Effect::Preempt(preemption) => {
+                    self.check_preemption(&preemption);
                     for victim in &preemption.victims {
                         let name = victim.metadata.name.clone().unwrap_or_default();
                         if std::ptr::eq(victim, preemption.victims.last().expect("not empty")) {

@@ -33,7 +33,7 @@ fn rule(dice: &mut Dice, app: &str) -> Rule {
     Rule { app: app.into(), by: if one_in(dice, 2) { "zone" } else { "host" } }
 }
 
-fn pod(dice: &mut Dice, name: String) -> PodSpec {
+fn pod(dice: &mut Dice, name: String, priorities: usize) -> PodSpec {
     let app = pick(dice, &APPS).to_owned();
     PodSpec {
         name,
@@ -42,8 +42,7 @@ fn pod(dice: &mut Dice, name: String) -> PodSpec {
         port: one_in(dice, 10).then(|| 8000 + dice.below(3) as i64),
         tolerates: one_in(dice, 4).then(|| "gpu".into()),
         disk: one_in(dice, 4).then(|| pick(dice, &["ssd", "hdd"]).into()),
-        // All alike: preemption has its own tests.
-        priority: 0,
+        priority: dice.below(priorities) as i64,
         near: one_in(dice, 8).then(|| rule(dice, &app)),
         away: one_in(dice, 8).then(|| rule(dice, &app)),
         spread: one_in(dice, 6).then(|| (if one_in(dice, 2) { "zone" } else { "host" }, 1 + dice.below(3) as i64)),
@@ -53,7 +52,7 @@ fn pod(dice: &mut Dice, name: String) -> PodSpec {
 }
 
 /// How many pods were bound.
-fn run(seed: u64, nodes: usize, pods: usize) -> usize {
+fn run(seed: u64, nodes: usize, pods: usize, priorities: usize) -> usize {
     let mut dice = Dice::new(seed);
     let mut cluster = Cluster::new(seed);
     for i in 0..nodes {
@@ -64,7 +63,7 @@ fn run(seed: u64, nodes: usize, pods: usize) -> usize {
     while created < pods {
         match dice.below(100) {
             0..80 => {
-                let pod = pod(&mut dice, format!("pod-{created}"));
+                let pod = pod(&mut dice, format!("pod-{created}"), priorities);
                 cluster.create(pod);
                 created += 1;
             }
@@ -115,12 +114,18 @@ fn run(seed: u64, nodes: usize, pods: usize) -> usize {
 
 #[test]
 fn small_clusters_keep_every_rule_and_leave_nobody_waiting_in_vain() {
-    let bound: usize = (0..20).map(|seed| run(seed, 4 + seed as usize % 12, 120)).sum();
+    let bound: usize = (0..20).map(|seed| run(seed, 4 + seed as usize % 12, 120, 1)).sum();
     assert!(bound > 20 * 120 / 4, "only {bound} pods were bound");
 }
 
 #[test]
 fn a_large_cluster_does_too() {
-    let bound = run(1000, 60, 900);
+    let bound = run(1000, 60, 900, 1);
     assert!(bound > 300, "only {bound} pods were bound");
+}
+
+#[test]
+fn the_more_important_pods_get_the_room() {
+    let bound: usize = (0..20).map(|seed| run(seed, 4 + seed as usize % 8, 100, 4)).sum();
+    assert!(bound > 20 * 100 / 4, "only {bound} pods were bound");
 }

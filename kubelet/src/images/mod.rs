@@ -109,7 +109,7 @@ impl Images {
         self.recorder.tell(events::Event::new(about, kind, reason, message));
     }
 
-    /// Makes sure that an image is there; the reference by which the runtime knows it. Must not be dropped while it pulls.
+    /// Makes sure that an image is there; the reference by which the runtime knows it.
     pub async fn ensure(&self, request: Request<'_>) -> Result<String, Waiting> {
         let image = request.image;
         let name = reference::with_default_tag(image).map_err(|error| {

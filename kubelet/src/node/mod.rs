@@ -127,7 +127,8 @@ impl NodeTask {
         loop {
             let node = self.initial().await;
             match nodes.create(&PostParams::default(), &node).await {
-                Ok(_) => {
+                Ok(created) => {
+                    self.tell_transitions(&created, &NodeStatus::default(), &node.status.unwrap_or_default());
                     tracing::info!(node = self.name(), "node is registered");
                     return;
                 }
@@ -223,16 +224,20 @@ impl NodeTask {
         if !due && !status::has_changed(&before, &after) {
             return Ok(false);
         }
-        for event in status::transitions(&before, &after) {
-            let message = format!("Node {} status is now: {event}", self.name());
-            self.core.recorder.tell(Event::new(&reference(self.name(), node.uid()), Type::Normal, event, message));
-        }
+        self.tell_transitions(node, &before, &after);
         let patch = status_patch(&before, &after).map_err(kube::Error::SerdeError)?;
         let nodes: Api<Node> = Api::all(self.client.clone());
         let answered = nodes.patch_status(self.name(), &PatchParams::default(), &Patch::Strategic(patch)).await?;
         // The watch may be behind; what was answered is newer.
         self.informer.apply(answered);
         Ok(true)
+    }
+
+    fn tell_transitions(&self, node: &Node, before: &NodeStatus, after: &NodeStatus) {
+        for event in status::transitions(before, after) {
+            let message = format!("Node {} status is now: {event}", self.name());
+            self.core.recorder.tell(Event::new(&reference(self.name(), node.uid()), Type::Normal, event, message));
+        }
     }
 
     /// Network plugins that ask the runtime for the node's pod CIDR hear it from here.

@@ -21,6 +21,8 @@ use crate::eviction::Pressure;
 
 /// The version that this kubelet is compatible with.
 pub const KUBELET_VERSION: &str = "v1.37.2";
+/// What not every kubelet of a cluster may be able to, so that the scheduler looks for it.
+const DECLARED_FEATURES: [&str; 2] = ["InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"];
 /// Names that are told of each image.
 const NAMES_PER_IMAGE: usize = 5;
 /// What must be free for pods not to be evicted, if the configuration does not say.
@@ -142,7 +144,7 @@ pub fn generate(inputs: Inputs<'_>) -> NodeStatus {
         volumes_in_use: (!inputs.volumes_in_use.is_empty()).then(|| inputs.volumes_in_use.to_vec()),
         volumes_attached: before.volumes_attached.clone(),
         config: before.config.clone(),
-        declared_features: before.declared_features.clone(),
+        declared_features: Some(DECLARED_FEATURES.map(str::to_owned).to_vec()),
         phase: before.phase.clone(),
     }
 }

@@ -73,7 +73,8 @@ async fn container_of(sandbox_id: &str, status: v1::ContainerStatus) -> Containe
         sandbox_id: sandbox_id.to_owned(),
         state,
         created_at: time(status.created_at).unwrap_or_default(),
-        started_at: if state == State::Created { None } else { time(status.started_at) },
+        // One that could not be started began, to upstream, when Unix did.
+        started_at: if state == State::Created { None } else { Some(time(status.started_at).unwrap_or_default()) },
         finished_at: if exited { time(status.finished_at) } else { None },
         exit_code: if exited { status.exit_code } else { 0 },
         reason: if exited { status.reason.clone() } else { String::new() },

@@ -126,7 +126,7 @@ impl Maker<'_> {
     fn volume_mounts(&self, container: &Container) -> Option<Vec<VolumeMountStatus>> {
         let mounts = container.volume_mounts.as_deref()?.iter().map(|mount| {
             let read_only = mount.read_only == Some(true);
-            let recursive = read_only.then(|| match mount.recursive_read_only.as_deref() {
+            let recursive = read_only.then_some(match mount.recursive_read_only.as_deref() {
                 Some("Enabled") => "Enabled",
                 Some("IfPossible") if self.inputs.recursive_read_only => "Enabled",
                 _ => "Disabled",

@@ -25,8 +25,9 @@ use crate::status::{self, Failure, Waiting};
 use crate::sync_pod::{self, Action, Circumstances};
 use crate::volumes::PodVolumes;
 
-/// After a failure the pod is looked at again this soon.
-const RETRY: Duration = Duration::from_secs(1);
+/// After a failure the pod is looked at again this soon, at least; and after one that passes by itself.
+const RETRY: Duration = Duration::from_secs(10);
+const RETRY_TRANSIENT: Duration = Duration::from_secs(1);
 const RETRY_VOLUMES: Duration = Duration::from_secs(2);
 
 /// What is remembered of a pod from one sync to the next.
@@ -130,8 +131,8 @@ pub async fn sync(core: &Core, pod: &Arc<Pod>, memory: &mut Memory, stopping: &S
     }
     if let Some(problem) = core.runtime_state.network_problem().filter(|_| !pod::is_host_network(pod)) {
         let problem = format!("network is not ready: {problem}");
-        core.recorder.warning(&pod.reference(), "NetworkNotReady", problem.clone());
-        return Err(problem);
+        core.recorder.warning(&pod.reference(), "NetworkNotReady", problem);
+        return Ok(Synced::Again(RETRY_TRANSIENT));
     }
     // What containers have was given to them before the kubelet started, as far as it is not known.
     for known in observed.running() {
@@ -358,5 +359,5 @@ impl Carrying<'_> {
 
 /// How soon a failed sync is tried again.
 pub fn retry() -> Duration {
-    RETRY
+    RETRY.mul_f64(rand::random_range(1.0..1.5))
 }

@@ -108,7 +108,11 @@ impl Carrying<'_> {
         let image_volumes = self.image_volumes_of(container)?;
         let about = self.pod.reference().with_field_path(&pod::field_path(self.pod, &container.name));
         let image = container.image.clone().unwrap_or_default();
-        let ensured = self.ensure_image(&about, &image, container.image_pull_policy.as_deref(), &sandbox, &handler).await;
+        let ensured = tokio::select! {
+            ensured = self.ensure_image(&about, &image, container.image_pull_policy.as_deref(), &sandbox, &handler) => ensured,
+            // Nobody needs the image any more.
+            () = self.stopping.cancelled() => return Ok(()),
+        };
         let reference = ensured.inspect_err(|failure| {
             self.tell_container(container, "", Type::Warning, "Failed", &format!("Error: {}", failure.reason));
         })?;

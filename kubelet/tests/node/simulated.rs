@@ -185,3 +185,25 @@ async fn a_pod_past_its_deadline_fails() {
     assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
     kubelet.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_may_ask_for_all_to_be_restarted() {
+    let script = Box::new(|config: &kubelet::cri::v1::ContainerConfig| {
+        let asks = config.metadata.as_ref().is_some_and(|metadata| metadata.name == "asks" && metadata.attempt == 0);
+        Script { runs_for: asks.then(|| Duration::from_millis(20)), exit_code: 7 }
+    });
+    let fake = Fake::new(Simulation { script, ..Simulation::default() });
+    let (server, directory) = (Server::default(), tempfile::tempdir().expect("there is a place"));
+    let kubelet = start(&server, config(directory.path()), Some(Arc::new(fake)));
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}}]);
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "other", "image": "nginx"},
+        {"name": "asks", "image": "nginx", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    create(&server, "p", spec).await;
+    let pod = pod_with(&server, "p", "that all were restarted", |status| {
+        let all = status["containerStatuses"].as_array().cloned().unwrap_or_default();
+        condition(status, "Ready") == "True" && all.iter().all(|container| container["restartCount"] == 1)
+    })
+    .await;
+    assert_eq!(condition(&pod["status"], "AllContainersRestarting"), "False");
+    kubelet.stop().await;
+}

@@ -32,7 +32,10 @@ mod tests {
 
     #[test]
     fn a_component_is_known_by_its_programs_name() {
-        assert_eq!(rewritten(&["/usr/bin/kube-scheduler", "--leader-elect=false"]), ["/usr/bin/kube-scheduler", "scheduler", "--leader-elect=false"]);
+        assert_eq!(
+            rewritten(&["/usr/bin/kube-scheduler", "--leader-elect=false"]),
+            ["/usr/bin/kube-scheduler", "scheduler", "--leader-elect=false"]
+        );
         assert_eq!(rewritten(&["kubelet"]), ["kubelet", "kubelet"]);
         assert_eq!(rewritten(&["ferrokube", "up"]), ["ferrokube", "up"]);
         assert_eq!(rewritten(&[]), [""; 0]);

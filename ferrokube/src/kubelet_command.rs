@@ -102,10 +102,17 @@ mod tests {
     #[test]
     fn flags_go_before_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let text = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 7\ncontainerRuntimeEndpoint: unix:///a\n";
+        let text =
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 7\ncontainerRuntimeEndpoint: unix:///a\n";
         std::fs::write(file.path(), text).unwrap();
         let line = format!("--config={}", file.path().display());
-        let parsed = Line::try_parse_from(["test", &line, "--hostname-override=N1", "--node-labels=a=b,c=", "--container-runtime-endpoint=unix:///b"]);
+        let parsed = Line::try_parse_from([
+            "test",
+            &line,
+            "--hostname-override=N1",
+            "--node-labels=a=b,c=",
+            "--container-runtime-endpoint=unix:///b",
+        ]);
         let config = parsed.unwrap().kubelet.settings().unwrap();
         assert_eq!((config.node_name.as_str(), config.node_labels["a"].as_str(), config.node_labels["c"].as_str()), ("n1", "b", ""));
         assert_eq!((config.configuration.max_pods, config.configuration.container_runtime_endpoint.as_str()), (7, "unix:///b"));

@@ -109,7 +109,10 @@ mod tests {
         let config = read(file.path()).unwrap();
         let lease = lease_of(&config).unwrap();
         assert!(!config.leader_election.leader_elect);
-        assert_eq!((lease.name.as_str(), lease.lease_duration, lease.retry_period), ("mine", Duration::from_secs(30), Duration::from_secs(2)));
+        assert_eq!(
+            (lease.name.as_str(), lease.lease_duration, lease.retry_period),
+            ("mine", Duration::from_secs(30), Duration::from_secs(2))
+        );
     }
 
     #[test]

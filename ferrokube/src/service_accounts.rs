@@ -60,11 +60,8 @@ impl Clients for ProcessClients {
 
 /// A client that acts as the account. `manager` asks for its tokens, `bare` carries its requests.
 fn client_of(manager: &Client, bare: &Client, account: &str) -> Client {
-    let token = Arc::new(Token {
-        accounts: Api::namespaced(manager.clone(), NAMESPACE),
-        account: account.to_owned(),
-        current: Mutex::new(None),
-    });
+    let token =
+        Arc::new(Token { accounts: Api::namespaced(manager.clone(), NAMESPACE), account: account.to_owned(), current: Mutex::new(None) });
     let bare = bare.clone();
     let service = tower::service_fn(move |mut request: Request<Body>| {
         let (token, bare) = (token.clone(), bare.clone());
@@ -131,7 +128,8 @@ impl Token {
         let valid = status.expiration_timestamp.map(|at| at.0.duration_since(Timestamp::now()));
         // A token without a time, or whose time has passed here already, is good for this one request.
         let valid = valid.and_then(|valid| Duration::try_from(valid).ok()).unwrap_or_default();
-        let mut header = HeaderValue::from_str(&format!("Bearer {}", status.token.unwrap_or_default())).map_err(|e| Error::HttpError(e.into()))?;
+        let mut header =
+            HeaderValue::from_str(&format!("Bearer {}", status.token.unwrap_or_default())).map_err(|e| Error::HttpError(e.into()))?;
         header.set_sensitive(true);
         Ok(Current { header, renew: asked + valid.mul_f64(RENEW_AT), expires: asked + valid })
     }

@@ -54,8 +54,7 @@ impl Checks {
 
 /// Whether all checks hold, and a line for each.
 fn report<'a>(name: &str, checks: impl Iterator<Item = &'a Check>, query: &str) -> (bool, String) {
-    let excluded: Vec<String> =
-        query.split('&').filter_map(|pair| pair.strip_prefix("exclude=")).map(str::to_owned).collect();
+    let excluded: Vec<String> = query.split('&').filter_map(|pair| pair.strip_prefix("exclude=")).map(str::to_owned).collect();
     let (mut good, mut text) = (true, String::new());
     for check in checks {
         if excluded.contains(&check.name) {

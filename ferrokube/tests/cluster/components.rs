@@ -60,6 +60,52 @@ fn flag(name: &str, value: &Path) -> String {
     format!("--{name}={}", value.display())
 }
 
+/// A port that nobody listens on just now.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// A client of a component's own server, with the administrator's certificate or without.
+async fn client_of(port: u16, cluster: &Cluster, with_certificate: bool) -> Client {
+    let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig()).expect("a kubeconfig");
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
+    config.cluster_url = format!("https://127.0.0.1:{port}").parse().expect("a URL");
+    // The server's certificate vouches for itself.
+    config.accept_invalid_certs = true;
+    if !with_certificate {
+        config.auth_info = kube::config::AuthInfo::default();
+    }
+    Client::try_from(config).expect("a client")
+}
+
+async fn read(client: &Client, path: &str) -> Result<String, kube::Error> {
+    client.request_text(http::Request::get(path).body(Vec::new()).expect("a request")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_tells_everybody_that_it_is_well_and_its_metrics_to_those_who_may() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::api_server(&directory.path().join("data"));
+    let port = free_port();
+    let flags = [flag("kubeconfig", cluster.kubeconfig()), format!("--secure-port={port}"), "--bind-address=127.0.0.1".to_owned()];
+    let _scheduler = Component::start(directory.path(), "kube-scheduler", &flags.each_ref().map(String::as_str));
+    let (admin, anybody) = (client_of(port, &cluster, true).await, client_of(port, &cluster, false).await);
+    let health = eventually("health", || async { read(&anybody, "/healthz").await.ok() }).await;
+    assert_eq!(health, "ok");
+    let details = read(&anybody, "/readyz?verbose").await.expect("an answer");
+    assert_eq!(details, "[+]leaderElection ok\nreadyz check passed\n");
+    let refused = read(&anybody, "/metrics").await.expect_err("nobody in particular may not");
+    let kube::Error::Api(status) = refused else { panic!("{refused:?}") };
+    assert_eq!((status.code, status.message.as_str()), (403, r#"forbidden: User "system:anonymous" cannot get path "/metrics""#));
+    let leads = "leader_election_master_status{name=\"kube-scheduler\"} 1\n";
+    eventually("metrics of a leader", || async {
+        let metrics = read(&admin, "/metrics").await.expect("the administrator may");
+        metrics.contains(leads).then_some(())
+    })
+    .await;
+}
+
 fn start_manager(directory: &Path, cluster: &Cluster) -> Component {
     let pki = directory.join("data/pki");
     let flags = [

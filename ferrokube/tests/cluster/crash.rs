@@ -23,7 +23,7 @@ async fn acknowledged_writes_survive_kill_9() {
     let mut acknowledged: Vec<(String, u64)> = Vec::new();
     let mut highest = 0;
     for round in 0..kills {
-        let cluster = Cluster::start(data.path());
+        let cluster = Cluster::api_server(data.path());
         let maps: Api<ConfigMap> = Api::namespaced(cluster.client().await, "default");
         highest = check(&maps, &acknowledged, highest).await;
         let counter = Arc::new(AtomicU64::new(0));
@@ -50,7 +50,7 @@ async fn acknowledged_writes_survive_kill_9() {
             acknowledged.extend(done.expect("a writer"));
         }
     }
-    let cluster = Cluster::start(data.path());
+    let cluster = Cluster::api_server(data.path());
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client().await, "default");
     check(&maps, &acknowledged, highest).await;
     assert!(acknowledged.len() > kills, "the writers were at work");

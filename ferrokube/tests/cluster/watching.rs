@@ -18,7 +18,7 @@ fn numbered(n: usize) -> ConfigMap {
 #[tokio::test]
 async fn a_watch_tells_every_change_once_and_in_order() {
     let data = tempfile::tempdir().expect("a directory");
-    let cluster = Cluster::start(data.path());
+    let cluster = Cluster::api_server(data.path());
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client().await, "default");
     let start = maps.list(&Default::default()).await.expect("a list").metadata.resource_version.expect("a version");
     let stream = maps.watch(&WatchParams::default(), &start).await.expect("a watch");
@@ -50,7 +50,7 @@ async fn a_watch_tells_every_change_once_and_in_order() {
 #[tokio::test]
 async fn a_streaming_list_ends_its_initial_events_and_goes_on() {
     let data = tempfile::tempdir().expect("a directory");
-    let cluster = Cluster::start(data.path());
+    let cluster = Cluster::api_server(data.path());
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client().await, "default");
     for n in 0..20 {
         maps.create(&PostParams::default(), &numbered(n)).await.expect("created");

@@ -109,7 +109,7 @@ impl Key {
 
     /// One of several endpoints of a chain, by the chain's hash.
     pub fn choice(hash: u64, number: u32) -> Key {
-        let mut bytes = hash.to_be_bytes().to_vec();
+        let mut bytes = hash.to_ne_bytes().to_vec();
         bytes.extend_from_slice(&number.to_ne_bytes());
         Key(bytes)
     }
@@ -501,8 +501,8 @@ impl Rule {
 
     /// To any of so many endpoints, each as likely as the others, that the map has under this hash.
     pub fn dnat_any(self, family: Family, map: &str, hash: u64, count: u32) -> Rule {
-        self.then(Expression::Load { register: REGISTER, data: hash.to_be_bytes()[..4].to_vec() })
-            .then(Expression::Load { register: REGISTER + 1, data: hash.to_be_bytes()[4..].to_vec() })
+        self.then(Expression::Load { register: REGISTER, data: hash.to_ne_bytes()[..4].to_vec() })
+            .then(Expression::Load { register: REGISTER + 1, data: hash.to_ne_bytes()[4..].to_vec() })
             .then(Expression::Random { register: REGISTER + 2, below: count })
             .then(Expression::Map { map: map.to_owned() })
             .then(Expression::Dnat { family })

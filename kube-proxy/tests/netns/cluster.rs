@@ -13,7 +13,7 @@ use kube_proxy::config::{Config, Period};
 use kube_proxy::{Sources, run_from};
 use serde_json::{Value, json};
 
-use crate::host::{Peer, TO_NEIGHBOURS, TO_PODS, host_ip, ip, peer};
+use crate::host::{Peer, TO_NEIGHBOURS, TO_NEIGHBOURS_6, TO_PODS, TO_PODS_6, host_ip, ip, peer};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -47,7 +47,7 @@ pub fn sources() -> Sources {
         service_cidrs: Informer::detached(),
     };
     sources.nodes.apply(object::<Node>(json!({"metadata": {"name": "node-1"}, "spec": {"podCIDR": "10.244.1.0/24"},
-        "status": {"addresses": [{"type": "InternalIP", "address": host_ip().to_string()}]}})));
+        "status": {"addresses": [{"type": "InternalIP", "address": host_ip().to_string()}, {"type": "InternalIP", "address": TO_NEIGHBOURS_6}]}})));
     sources.nodes.mark_synced();
     sources
 }
@@ -59,7 +59,7 @@ pub fn configuration(mode: Mode) -> Config {
         Mode::Nftables => kube_proxy::config::Mode::Nftables,
     });
     config.default_fields();
-    config.cluster_cidr = "10.244.0.0/16".to_owned();
+    config.cluster_cidr = "10.244.0.0/16,fd00:1::/64".to_owned();
     config.iptables.sync_period = Period(SYNC_PERIOD);
     config.nftables.sync_period = Period(SYNC_PERIOD);
     config
@@ -76,11 +76,12 @@ pub fn start(sources: Sources, config: Config, shutdown: Shutdown) -> thread::Jo
 
 impl Cluster {
     pub fn start(mode: Mode) -> Cluster {
-        let one = peer("one", "10.244.1.1", TO_PODS);
-        let two = peer("two", "10.244.1.2", TO_PODS);
-        let neighbour = peer("neighbour", "192.168.50.2", TO_NEIGHBOURS);
+        let one = peer("one", ["10.244.1.1", "fd00:1::1"], [TO_PODS, TO_PODS_6]);
+        let two = peer("two", ["10.244.1.2", "fd00:1::2"], [TO_PODS, TO_PODS_6]);
+        let neighbour = peer("neighbour", ["192.168.50.2", "fd00:50::2"], [TO_NEIGHBOURS, TO_NEIGHBOURS_6]);
         // Without a way to everywhere, packets to a cluster IP would not even leave the sender.
         ip("route add default via 192.168.50.2 dev neighbour onlink");
+        ip("-6 route add default via fd00:50::2 dev neighbour onlink");
         one.serve("one", 8080);
         two.serve("two", 8080);
         let sources = sources();
@@ -120,20 +121,24 @@ impl Cluster {
     }
 
     pub fn endpoints(&self, service: &str, port_name: &str, port: u16, endpoints: &[(&str, &str)]) {
-        self.slice(service, port_name, port, "TCP", endpoints);
+        self.slice(service, "IPv4", port_name, port, "TCP", endpoints);
     }
 
     pub fn udp_endpoints(&self, service: &str, port_name: &str, port: u16, endpoints: &[(&str, &str)]) {
-        self.slice(service, port_name, port, "UDP", endpoints);
+        self.slice(service, "IPv4", port_name, port, "UDP", endpoints);
     }
 
-    fn slice(&self, service: &str, port_name: &str, port: u16, protocol: &str, endpoints: &[(&str, &str)]) {
+    pub fn endpoints_6(&self, service: &str, port_name: &str, port: u16, endpoints: &[(&str, &str)]) {
+        self.slice(service, "IPv6", port_name, port, "TCP", endpoints);
+    }
+
+    fn slice(&self, service: &str, family: &str, port_name: &str, port: u16, protocol: &str, endpoints: &[(&str, &str)]) {
         let endpoints: Vec<Value> = endpoints
             .iter()
             .map(|(address, node)| json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true}}))
             .collect();
-        self.sources.slices.apply(object(json!({"addressType": "IPv4",
-            "metadata": {"namespace": "default", "name": format!("{service}-1"), "labels": {"kubernetes.io/service-name": service}},
+        self.sources.slices.apply(object(json!({"addressType": family,
+            "metadata": {"namespace": "default", "name": format!("{service}-{}", family.to_lowercase()), "labels": {"kubernetes.io/service-name": service}},
             "ports": [{"name": port_name, "port": port, "protocol": protocol}], "endpoints": endpoints})));
     }
 }

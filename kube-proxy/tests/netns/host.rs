@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::thread;
@@ -74,20 +74,27 @@ pub struct Peer {
 
 /// The host's own address towards its pods and towards its neighbours.
 pub const TO_PODS: &str = "10.244.1.254";
+pub const TO_PODS_6: &str = "fd00:1::fe";
 pub const TO_NEIGHBOURS: &str = "192.168.50.1";
+pub const TO_NEIGHBOURS_6: &str = "fd00:50::1";
 
-/// A peer with this address, behind an interface of this name; the calling thread is the host.
-pub fn peer(interface: &str, address: &str, gateway: &str) -> Peer {
+/// A peer with these addresses, behind an interface of this name; the calling thread is the host.
+pub fn peer(interface: &str, [address, address6]: [&str; 2], [gateway, gateway6]: [&str; 2]) -> Peer {
     let namespace = Namespace::new();
     ip(&format!("link add {interface} type veth peer name eth0 netns {}", namespace.path()));
     ip(&format!("addr add {gateway}/32 dev {interface}"));
     ip(&format!("link set {interface} up"));
     ip(&format!("route add {address}/32 dev {interface}"));
+    ip(&format!("-6 addr add {gateway6}/128 dev {interface} nodad"));
+    ip(&format!("-6 route add {address6}/128 dev {interface}"));
     namespace.run(|| {
         ip(&format!("addr add {address}/32 dev eth0"));
         ip("link set eth0 up");
         ip(&format!("route add {gateway}/32 dev eth0"));
         ip(&format!("route add default via {gateway}"));
+        ip(&format!("-6 addr add {address6}/128 dev eth0 nodad"));
+        ip(&format!("-6 route add {gateway6}/128 dev eth0"));
+        ip(&format!("-6 route add default via {gateway6}"));
     });
     Peer { namespace }
 }
@@ -97,13 +104,13 @@ impl Peer {
     pub fn serve(&self, name: &'static str, port: u16) {
         let (ready, is_ready) = std::sync::mpsc::channel();
         self.namespace.start(move || {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
+            let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("the port is free");
             ready.send(()).expect("the test waits");
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { continue };
                 let Ok(from) = stream.peer_addr() else { continue };
                 // A client that has gone does not read.
-                let _ = stream.write_all(format!("{name} {}", from.ip()).as_bytes());
+                let _ = stream.write_all(format!("{name} {}", from.ip().to_canonical()).as_bytes());
             }
         });
         is_ready.recv().expect("the server listens");
@@ -152,7 +159,7 @@ pub fn on_a_host(name: &str, test: impl FnOnce() + Send + 'static) {
     let host = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("root may have a network namespace");
         ip("link set lo up");
-        for switch in ["net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding"] {
+        for switch in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             std::fs::write(format!("/proc/sys/{switch}"), "1").expect("a namespace's switches can be set");
         }
         test();

@@ -32,6 +32,7 @@ in_each_mode! {
     changes_take_effect_soon
     health_check_ports_count_local_endpoints
     another_mode_leaves_nothing_of_this_one
+    both_families_are_served
 }
 
 const WEB: &str = r#"{"clusterIP":"10.96.0.10","ports":[{"name":"http","port":80}]}"#;
@@ -256,4 +257,52 @@ fn another_mode_leaves_nothing_of_this_one(mode: Mode) {
     // `nft` shows what iptables writes, too.
     assert_eq!(left, 0, "{}", rules());
     drop(cluster);
+}
+
+fn both_families_are_served(mode: Mode) {
+    let cluster = Cluster::start(mode);
+    let spec = r#"{"clusterIP":"10.96.0.10","clusterIPs":["10.96.0.10","fd00:96::10"],"ipFamilies":["IPv4","IPv6"],"type":"NodePort",
+        "ports":[{"name":"http","port":80,"nodePort":30080}]}"#;
+    cluster.service("web", spec, "{}");
+    cluster.endpoints("web", "http", 8080, &[("10.244.1.1", "node-1")]);
+    eventually("one family answers", || cluster.one.ask("10.96.0.10:80").is_ok());
+    // Some kernels do not take "port unreachable" of this family for a refusal.
+    assert!(cluster.one.ask("[fd00:96::10]:80").is_err());
+    cluster.endpoints_6("web", "http", 8080, &[("fd00:1::1", "node-1"), ("fd00:1::2", "node-1")]);
+    eventually("it answers", || cluster.one.ask("[fd00:96::10]:80").is_ok());
+    let from_pod: Vec<_> = (0..40).map(|_| cluster.one.ask("[fd00:96::10]:80").expect("every time")).collect();
+    assert!(from_pod.contains(&"two fd00:1::1".to_owned()), "{from_pod:?}");
+    assert!(from_pod.iter().any(|text| text.starts_with("one ")), "the pod reaches itself: {from_pod:?}");
+    let from_outside = cluster.neighbour.ask("[fd00:50::1]:30080").expect("the node port answers");
+    assert!(from_outside.ends_with(host::TO_PODS_6), "{from_outside}");
+}
+
+/// People debug with `nft`, so it must understand what is in the kernel.
+#[test]
+fn nft_shows_the_table() {
+    on_a_host("nft_shows_the_table", || {
+        let cluster = Cluster::start(Mode::Nftables);
+        cluster.service("web", r#"{"clusterIP":"10.96.0.10","type":"LoadBalancer","loadBalancerSourceRanges":["10.0.0.0/8"],"ports":[{"name":"http","port":80,"nodePort":30080}]}"#, r#"{"loadBalancer":{"ingress":[{"ip":"203.0.113.9"}]}}"#);
+        cluster.endpoints("web", "http", 8080, &[("10.244.1.1", "node-1"), ("10.244.1.2", "node-1")]);
+        cluster.service("sticky", r#"{"clusterIP":"10.96.0.11","sessionAffinity":"ClientIP","ports":[{"name":"http","port":80}]}"#, "{}");
+        cluster.endpoints("sticky", "http", 8080, &[("10.244.1.1", "node-1")]);
+        eventually("it answers", || ask("10.96.0.10:80").is_ok() && ask("10.96.0.11:80").is_ok());
+        let shown = command("nft", &["list", "table", "ip", "kube-proxy"]);
+        cluster::tell(&shown);
+        for line in [
+            "comment \"rules for kube-proxy\"",
+            "10.96.0.10 . tcp . 80 : goto service-",
+            "203.0.113.9 . tcp . 80 : goto firewall-",
+            "ip daddr . meta l4proto . th dport vmap @service-ips",
+            "tcp . 30080 : goto external-",
+            "ip saddr 10.0.0.0/8 return",
+            "ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpin-connections masquerade fully-random",
+            "ip daddr @cluster-ips reject comment \"Reject traffic to invalid ports of ClusterIPs\"",
+            "meta l4proto tcp dnat to 10.244.1.1:8080",
+            "update @affinity-",
+            "10.244.1.2 . 8080",
+        ] {
+            assert!(shown.contains(line), "{line} is missing:\n{shown}");
+        }
+    });
 }

@@ -13,6 +13,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::spdy::{self, Connection, Reader, Writer};
+use super::web_socket;
 
 /// The subprotocol that is translated. Older ones are what runtimes speak themselves.
 pub const PROTOCOL: &str = "v5.channel.k8s.io";
@@ -29,7 +30,7 @@ const END_OF_CHANNEL: u8 = 255;
 
 /// A client that says nothing for so long is gone.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
-/// The client must take the outcome by then.
+/// The client must have taken the outcome, and gone, by then.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the other side says of the outcome.
 const MAX_OUTCOME_BYTES: usize = 1 << 20;
@@ -70,7 +71,7 @@ pub async fn translate<C>(client: WebSocketStream<C>, streams: Streams, connect:
 where
     C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    let (mut outgoing, incoming) = client.split();
+    let (mut outgoing, mut incoming) = client.split();
     // An empty message on the first channel that has any says that the connection stands.
     let first = match streams {
         Streams { stdout: true, .. } => STDOUT,
@@ -81,19 +82,22 @@ where
         return tracing::debug!(%error, "a client was gone before its command began");
     }
     let outcome = match connect.await {
-        Ok(backend) => run(&mut outgoing, incoming, streams, backend).await,
+        Ok(backend) => run(&mut outgoing, &mut incoming, streams, backend).await,
         Err(why) => Some(Err(Failure::Other(why))),
     };
     let farewell = async {
         if let Some(outcome) = outcome {
             outgoing.send(message(OUTCOME, told(&outcome).to_string().as_bytes())).await?;
         }
-        outgoing.close().await
+        outgoing.send(web_socket::farewell()).await?;
+        // What the client still sends is for nobody, but closing on it would reset the connection, and the outcome could be lost.
+        while let Some(Ok(_)) = incoming.next().await {}
+        Ok::<_, tungstenite::Error>(())
     };
     match tokio::time::timeout(OUTCOME_TIMEOUT, farewell).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a client was gone before its command's outcome"),
-        Err(_) => tracing::debug!("a client did not take its command's outcome in time"),
+        Err(_) => tracing::debug!("a client did not go when its command's outcome was told"),
     }
 }
 
@@ -395,5 +399,78 @@ mod tests {
         );
         assert!(words(b"{", Telling::Status).starts_with("error stream protocol error: "));
         assert!(decode(b"", Telling::Status).is_ok());
+    }
+    /// A SPDY server in a few lines: echoes stdin to stdout and tells exit code 7 when stdin ends.
+    async fn echo_server(socket: tokio::io::DuplexStream) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut reader, mut writer) = tokio::io::split(socket);
+        let (mut encoder, mut decoder) = (spdy::testing::Encoder::new().unwrap(), spdy::testing::Decoder::new());
+        let mut ids = std::collections::HashMap::new();
+        loop {
+            let mut head = [0; 8];
+            if reader.read_exact(&mut head).await.is_err() {
+                return;
+            }
+            let mut out = Vec::new();
+            match spdy::testing::Head::parse(&head) {
+                spdy::testing::Head::Control { version, kind, flags, length } => {
+                    let mut payload = vec![0; length];
+                    reader.read_exact(&mut payload).await.unwrap();
+                    if let spdy::testing::Control::SynStream { id, headers, .. } = decoder.control(version, kind, flags, &payload).unwrap()
+                    {
+                        ids.insert(headers[0].1.clone(), id);
+                        encoder.control(&spdy::testing::Control::SynReply { id, fin: false, headers: vec![] }, &mut out).unwrap();
+                    }
+                }
+                spdy::testing::Head::Data { fin, length, .. } => {
+                    let mut payload = vec![0; length];
+                    reader.read_exact(&mut payload).await.unwrap();
+                    out.extend_from_slice(&spdy::testing::data_head(ids["stdout"], fin, length));
+                    out.extend_from_slice(&payload);
+                    if fin {
+                        let status = br#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"7"}]}}"#;
+                        out.extend_from_slice(&spdy::testing::data_head(ids["error"], true, status.len()));
+                        out.extend_from_slice(status);
+                    }
+                }
+            }
+            writer.write_all(&out).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_is_carried_from_its_first_byte_to_its_outcome() {
+        use tokio_tungstenite::tungstenite::protocol::Role;
+        let (client, ours) = tokio::io::duplex(1 << 16);
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        let ours = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+        let (backend, server) = tokio::io::duplex(1 << 16);
+        tokio::spawn(echo_server(server));
+        let connect = async { Ok(Backend { connection: Connection::client(backend).unwrap(), protocol: SPDY_PROTOCOLS[1].to_owned() }) };
+        let streams = Streams { stdin: true, stdout: true, ..Streams::default() };
+        let translation = tokio::spawn(translate(ours, streams, connect));
+        assert_eq!(client.next().await.unwrap().unwrap(), message(STDOUT, b""));
+        client.send(message(STDIN, b"hello")).await.unwrap();
+        assert_eq!(client.next().await.unwrap().unwrap(), message(STDOUT, b"hello"));
+        client.send(Message::Binary(Bytes::from_static(&[END_OF_CHANNEL, STDIN]))).await.unwrap();
+        let Message::Binary(outcome) = client.next().await.unwrap().unwrap() else { panic!("no outcome") };
+        assert_eq!(outcome[0], OUTCOME);
+        assert!(std::str::from_utf8(&outcome).unwrap().contains("command terminated with exit code 7"));
+        assert_eq!(client.next().await.unwrap().unwrap(), web_socket::farewell());
+        drop(client);
+        translation.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_kubelet_that_is_not_reached_is_told_of_as_the_outcome() {
+        use tokio_tungstenite::tungstenite::protocol::Role;
+        let (client, ours) = tokio::io::duplex(1 << 16);
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        let ours = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+        tokio::spawn(translate(ours, Streams { stderr: true, ..Streams::default() }, async { Err("no route".to_owned()) }));
+        assert_eq!(client.next().await.unwrap().unwrap(), message(STDERR, b""));
+        let Message::Binary(outcome) = client.next().await.unwrap().unwrap() else { panic!("no outcome") };
+        assert!(std::str::from_utf8(&outcome).unwrap().contains("Internal error occurred: no route"));
+        assert_eq!(client.next().await.unwrap().unwrap(), web_socket::farewell());
     }
 }

@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::web_socket;
+
 /// What precedes the name of a protocol over SPDY in that of one over a WebSocket.
 const PREFIX: &str = "SPDY/3.1+";
 /// Bytes of one message.
@@ -85,7 +87,13 @@ where
     if let Err(error) = ended {
         tracing::debug!(error, "a tunnel ended");
     }
-    for ended in [messages_out.close().await.map_err(|e| e.to_string()), backend_write.shutdown().await.map_err(|e| e.to_string())] {
+    // Without a code clients take the end for a failure.
+    let farewell = messages_out.send(web_socket::farewell()).await;
+    for ended in [
+        farewell.map_err(|e| e.to_string()),
+        messages_out.close().await.map_err(|e| e.to_string()),
+        backend_write.shutdown().await.map_err(|e| e.to_string()),
+    ] {
         if let Err(error) = ended {
             tracing::debug!(error, "a tunnel was closed already");
         }
@@ -126,7 +134,7 @@ mod tests {
         backend.write_all(b"down").await.unwrap();
         assert_eq!(client.next().await.unwrap().unwrap(), Message::Binary("down".into()));
         drop(backend);
-        assert!(matches!(client.next().await, Some(Ok(Message::Close(_)))));
+        assert_eq!(client.next().await.unwrap().unwrap(), web_socket::farewell());
         tunnel.await.unwrap();
     }
 }

@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 /// The longest message that is taken, as upstream's library takes.
 const MAX_MESSAGE_BYTES: usize = 32 << 20;
@@ -51,6 +53,11 @@ pub fn agreement(headers: &HeaderMap, protocol: Option<&str>) -> Option<Response
 fn accept(key: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{KEY_SUFFIX}").as_bytes());
     STANDARD.encode(digest.as_ref())
+}
+
+/// The last message of a socket that has served its purpose: clients take any other end for a failure.
+pub fn farewell() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// The socket, once the client has the answer.

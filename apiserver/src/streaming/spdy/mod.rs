@@ -9,3 +9,9 @@ mod frame;
 mod headers;
 
 pub use connection::{Connection, Error, Reader, Writer};
+
+/// Frames, for whoever plays the server in a test.
+#[cfg(test)]
+pub mod testing {
+    pub use super::frame::{Control, Decoder, Encoder, Head, data_head};
+}

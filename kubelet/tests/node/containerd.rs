@@ -143,6 +143,14 @@ impl Drop for Containerd {
             let _ = nix::mount::umount2(*point, nix::mount::MntFlags::MNT_DETACH);
         }
         let _ = Command::new("ip").args(["netns", "del", &self.namespace]).output();
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let root = hierarchy.path().join(format!("kt-{}", std::process::id()));
+            // Groups can be removed only when there are none below them.
+            for group in walk(&root).iter().rev() {
+                let _ = std::fs::remove_dir(group);
+            }
+            let _ = std::fs::remove_dir(root);
+        }
     }
 }
 

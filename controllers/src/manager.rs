@@ -128,7 +128,7 @@ pub async fn run(clients: impl Clients, config: Config, selection: &Selection, s
             tracing::error!(controller = controller.name, "the controller is not among the known names");
             continue;
         };
-        let client = clients.of(names.account);
+        let client = if names.account.is_empty() { clients.shared() } else { clients.of(names.account) };
         let context = Context {
             name: controller.name,
             recorder: Recorder::new(client.clone(), names.component, "", shutdown.clone()),

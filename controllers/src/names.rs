@@ -8,7 +8,8 @@ pub struct Names {
     pub controller: &'static str,
     /// What the controller was called before, which flags may still say. Empty for none.
     pub alias: &'static str,
-    /// The service account in `kube-system` that it acts as.
+    /// The service account in `kube-system` that it acts as. Empty for one that acts as the manager itself: it makes the tokens of
+    /// all others.
     pub account: &'static str,
     /// The source of its events.
     pub component: &'static str,
@@ -21,7 +22,7 @@ const fn names(controller: &'static str, alias: &'static str, account: &'static 
 /// In upstream's order. A component is the controller's own name where upstream's sends no events.
 #[rustfmt::skip]
 pub const ALL: &[Names] = &[
-    names("serviceaccount-token-controller", "serviceaccount-token", "token-controller", "serviceaccount-token-controller"),
+    names("serviceaccount-token-controller", "serviceaccount-token", "", "serviceaccount-token-controller"),
     names("endpoints-controller", "endpoint", "endpoint-controller", "endpoint-controller"),
     names("endpointslice-controller", "endpointslice", "endpointslice-controller", "endpoint-slice-controller"),
     names("endpointslice-mirroring-controller", "endpointslicemirroring", "endpointslicemirroring-controller", "endpoint-slice-mirroring-controller"),

@@ -75,7 +75,7 @@ fn block(text: &[u8]) -> Option<Vec<u8>> {
 
 fn parsed(der: &[u8]) -> Result<X509CertificationRequest<'_>, String> {
     match X509CertificationRequest::from_der(der) {
-        Ok((rest, request)) if rest.is_empty() => Ok(request),
+        Ok(([], request)) => Ok(request),
         Ok(_) => Err("asn1: syntax error: trailing data".to_owned()),
         Err(error) => Err(format!("asn1: structure error: {error}")),
     }

@@ -3,6 +3,7 @@
 mod components;
 mod crash;
 mod etcd;
+mod node;
 mod objects;
 mod process;
 mod snapshot;

@@ -1,0 +1,145 @@
+//! A cluster with nodes for a test, and what it leaves on the machine.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A `ferrokube up` with nodes; taken down when dropped.
+pub struct Host {
+    child: Child,
+    data_dir: PathBuf,
+}
+
+impl Host {
+    pub fn start(data_dir: &Path, nodes: u32) -> Host {
+        let child = Command::new(env!("CARGO_BIN_EXE_ferrokube"))
+            .args(["up", "--secure-port", "0", "--nodes", &nodes.to_string(), "--data-dir"])
+            .arg(data_dir)
+            .env("RUST_LOG", "warn")
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let mut host = Host { child, data_dir: data_dir.to_owned() };
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !data_dir.join("kubeconfig").exists() || !data_dir.join("nodes/slot").exists() {
+            assert!(host.child.try_wait().expect("the child can be asked").is_none(), "the cluster ended early");
+            assert!(Instant::now() < deadline, "the cluster did not start in time");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        host
+    }
+
+    pub async fn client(&self) -> Client {
+        let kubeconfig = Kubeconfig::read_from(self.data_dir.join("kubeconfig")).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
+        Client::try_from(config).expect("a client")
+    }
+
+    fn slot(&self) -> u8 {
+        std::fs::read_to_string(self.data_dir.join("nodes/slot")).expect("a slot").trim().parse().expect("a number")
+    }
+
+    /// The machine's address on the cluster's bridge.
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::new(172, 30, self.slot(), 1)
+    }
+
+    /// The address of the nth node.
+    pub fn node(&self, n: u8) -> Ipv4Addr {
+        Ipv4Addr::new(172, 30, self.slot(), 10 + n)
+    }
+
+    /// Stops every process of a node where it is.
+    pub fn freeze(&self, node: &str) -> Frozen {
+        let cgroup = format!("ferrokube/fk{}/{node}", self.slot());
+        let frozen = if Path::new("/sys/fs/cgroup/freezer").exists() {
+            Frozen { file: Path::new("/sys/fs/cgroup/freezer").join(cgroup).join("freezer.state"), frozen: "FROZEN", thawed: "THAWED" }
+        } else {
+            Frozen { file: Path::new("/sys/fs/cgroup").join(cgroup).join("cgroup.freeze"), frozen: "1", thawed: "0" }
+        };
+        std::fs::write(&frozen.file, frozen.frozen).expect("the node is frozen");
+        frozen
+    }
+
+    /// `ferrokube down`.
+    pub fn down(&mut self) {
+        let status = Command::new(env!("CARGO_BIN_EXE_ferrokube"))
+            .args(["down", "--data-dir"])
+            .arg(&self.data_dir)
+            .env("RUST_LOG", "warn")
+            .status()
+            .expect("the binary starts");
+        assert!(status.success(), "down failed");
+        assert!(self.child.wait().expect("the child can be waited for").success(), "up did not end well");
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_some()) {
+            return;
+        }
+        // A test that failed must not leave a cluster behind; what it says is about its own failure.
+        let _ = Command::new(env!("CARGO_BIN_EXE_ferrokube")).args(["down", "--data-dir"]).arg(&self.data_dir).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// A node whose processes do nothing; they go on when this is dropped, so that they can be ended.
+pub struct Frozen {
+    file: PathBuf,
+    frozen: &'static str,
+    thawed: &'static str,
+}
+
+impl Frozen {
+    pub fn thaw(self) {}
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        std::fs::write(&self.file, self.thawed).expect("the node goes on");
+    }
+}
+
+/// What the machine has of the things that a cluster makes. Equal before and after, nothing is left.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Inventory {
+    pub links: BTreeSet<String>,
+    pub namespaces: BTreeSet<String>,
+    pub mounts: usize,
+    pub shims: usize,
+    pub cgroups: BTreeSet<String>,
+    pub rules: String,
+}
+
+impl Inventory {
+    pub fn take() -> Inventory {
+        let output = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).output().expect("the program is there");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let names = |directory: &str| {
+            let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<BTreeSet<_>>()
+        };
+        let is_shim = |pid: &String| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("containerd"))
+        };
+        Inventory {
+            links: names("/sys/class/net"),
+            namespaces: names("/run/netns"),
+            mounts: std::fs::read_to_string("/proc/self/mounts").expect("mounts").lines().count(),
+            shims: names("/proc").iter().filter(|name| is_shim(name)).count(),
+            cgroups: names("/sys/fs/cgroup/pids/ferrokube").into_iter().chain(names("/sys/fs/cgroup/ferrokube")).collect(),
+            rules: output("nft", &["list", "tables"]),
+        }
+    }
+}

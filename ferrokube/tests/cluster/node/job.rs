@@ -1,0 +1,340 @@
+//! A deployment's whole life on one node, and on three of which one dies.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use kube::api::{AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::host::{Host, Inventory};
+use super::{image, registry::Registry};
+
+/// Everything here takes seconds; a loaded machine takes longer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+async fn until<F, Fut>(what: &str, mut is_so: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// GET / over a new connection; nothing if there is no good answer.
+async fn get(address: IpAddr, port: u16) -> Option<String> {
+    let talk = async {
+        let mut stream = TcpStream::connect((address, port)).await.ok()?;
+        exchange(&mut stream).await
+    };
+    tokio::time::timeout(Duration::from_secs(3), talk).await.ok().flatten()
+}
+
+async fn exchange(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> Option<String> {
+    stream.write_all(b"GET / HTTP/1.0\r\nHost: web\r\n\r\n").await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.contains(" 200 ").then(|| body.trim().to_owned())
+}
+
+fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).expect("an object")
+}
+
+fn deployment(image: &str, replicas: i32) -> Deployment {
+    object(json!({
+        "metadata": { "name": "web" },
+        "spec": {
+            "replicas": replicas,
+            "selector": { "matchLabels": { "app": "web" } },
+            "template": {
+                "metadata": { "labels": { "app": "web" } },
+                "spec": {
+                    "terminationGracePeriodSeconds": 3,
+                    "tolerations": [
+                        { "key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 2 },
+                        { "key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 2 },
+                    ],
+                    "containers": [{
+                        "name": "web",
+                        "image": image,
+                        "command": ["sh", "-c", "echo started; exec httpd -f -p 8080 -h /www"],
+                        "env": [{ "name": "COLOUR", "valueFrom": { "configMapKeyRef": { "name": "settings", "key": "colour" } } }],
+                        "readinessProbe": { "httpGet": { "path": "/", "port": 8080 }, "periodSeconds": 1 },
+                        "lifecycle": { "preStop": { "sleep": { "seconds": 2 } } },
+                        "volumeMounts": [{ "name": "settings", "mountPath": "/settings" }],
+                    }],
+                    "volumes": [{ "name": "settings", "configMap": { "name": "settings" } }],
+                },
+            },
+        },
+    }))
+}
+
+struct Cluster {
+    deployments: Api<Deployment>,
+    pods: Api<Pod>,
+    services: Api<Service>,
+    config_maps: Api<ConfigMap>,
+    nodes: Api<Node>,
+    client: Client,
+}
+
+impl Cluster {
+    async fn of(host: &Host, nodes: usize) -> Cluster {
+        let client = host.client().await;
+        let cluster = Cluster {
+            deployments: Api::default_namespaced(client.clone()),
+            pods: Api::default_namespaced(client.clone()),
+            services: Api::default_namespaced(client.clone()),
+            config_maps: Api::default_namespaced(client.clone()),
+            nodes: Api::all(client.clone()),
+            client,
+        };
+        until("every node is ready", async || cluster.ready_nodes().await.len() == nodes).await;
+        cluster
+    }
+
+    async fn ready_nodes(&self) -> BTreeSet<String> {
+        let list = self.nodes.list(&ListParams::default()).await.expect("nodes");
+        let is_ready = |node: &Node| {
+            let conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+            conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+        };
+        list.iter().filter(|node| is_ready(node)).filter_map(|node| node.metadata.name.clone()).collect()
+    }
+
+    async fn apply(&self, image: &str) {
+        let post = PostParams::default();
+        let settings = object(json!({ "metadata": { "name": "settings" }, "data": { "colour": "green" } }));
+        self.config_maps.create(&post, &settings).await.expect("a config map");
+        self.deployments.create(&post, &deployment(image, 3)).await.expect("a deployment");
+        let service = json!({
+            "metadata": { "name": "web" },
+            "spec": { "type": "NodePort", "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": 8080 }] },
+        });
+        self.services.create(&post, &object(service)).await.expect("a service");
+        self.rolled_out(3).await;
+    }
+
+    /// Waits until the controller has seen the deployment as it is now, and so many pods of its newest form are all there are.
+    async fn rolled_out(&self, replicas: i32) {
+        until("the deployment is rolled out", async || {
+            let deployment = self.deployments.get("web").await.expect("the deployment");
+            let status = deployment.status.unwrap_or_default();
+            status.observed_generation == deployment.metadata.generation
+                && status.updated_replicas.unwrap_or(0) == replicas
+                && status.replicas.unwrap_or(0) == replicas
+                && status.available_replicas.unwrap_or(0) == replicas
+        })
+        .await;
+    }
+
+    /// The pods that are ready and not on their way out.
+    async fn running(&self) -> Vec<Pod> {
+        let list = self.pods.list(&ListParams::default().labels("app=web")).await.expect("pods");
+        let is_ready = |pod: &Pod| {
+            let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+            pod.metadata.deletion_timestamp.is_none() && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+        };
+        list.items.into_iter().filter(is_ready).collect()
+    }
+
+    async fn exec(&self, pod: &str, command: &[&str], input: &[u8]) -> (String, bool) {
+        let parameters = AttachParams::default().stdin(!input.is_empty()).stdout(true).stderr(true);
+        let mut process = self.pods.exec(pod, command.iter().copied(), &parameters).await.expect("a command");
+        if let Some(mut stdin) = process.stdin() {
+            stdin.write_all(input).await.expect("input is taken");
+            stdin.shutdown().await.expect("input ends");
+        }
+        let outcome = process.take_status().expect("an outcome");
+        let mut text = String::new();
+        process.stdout().expect("output").read_to_string(&mut text).await.expect("output is text");
+        let status = outcome.await.expect("an outcome");
+        process.join().await.expect("the connection ends in good order");
+        (text, status.status.as_deref() == Some("Success"))
+    }
+
+    async fn set_image(&self, image: &str) {
+        let patch = json!({ "spec": { "template": { "spec": { "containers": [{ "name": "web", "image": image }] } } } });
+        self.deployments.patch("web", &PatchParams::default(), &Patch::Strategic(patch)).await.expect("the image is changed");
+    }
+
+    async fn scale(&self, replicas: i32) {
+        let patch = json!({ "spec": { "replicas": replicas } });
+        self.deployments.patch_scale("web", &PatchParams::default(), &Patch::Merge(patch)).await.expect("the deployment is scaled");
+        self.rolled_out(replicas).await;
+    }
+
+    async fn delete_all(&self) {
+        let delete = DeleteParams::background();
+        self.deployments.delete("web", &delete).await.expect("the deployment goes");
+        self.services.delete("web", &delete).await.expect("the service goes");
+        self.config_maps.delete("settings", &delete).await.expect("the config map goes");
+        let replica_sets: Api<ReplicaSet> = Api::default_namespaced(self.client.clone());
+        until("pods and replica sets are gone", async || {
+            let pods = self.pods.list(&ListParams::default()).await.expect("pods");
+            let sets = replica_sets.list(&ListParams::default()).await.expect("replica sets");
+            pods.items.is_empty() && sets.items.is_empty()
+        })
+        .await;
+    }
+}
+
+fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
+    statuses.iter().map(|status| status.restart_count).sum()
+}
+
+/// Asks a service again and again until told to stop.
+struct Visitor {
+    stop: Arc<AtomicBool>,
+    good: Arc<AtomicU32>,
+    bad: Arc<AtomicU32>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Visitor {
+    fn start(address: IpAddr, port: u16) -> Visitor {
+        let (stop, good, bad) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
+        let (stopped, fine, failed) = (stop.clone(), good.clone(), bad.clone());
+        let task = tokio::spawn(async move {
+            while !stopped.load(Ordering::Relaxed) {
+                let count = if get(address, port).await.is_some() { &fine } else { &failed };
+                count.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        Visitor { stop, good, bad, task }
+    }
+
+    /// How many answers were good, and how many were not.
+    async fn end(self) -> (u32, u32) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("the visitor ends");
+        (self.good.load(Ordering::Relaxed), self.bad.load(Ordering::Relaxed))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root and containerd"]
+async fn node_a_deployment_lives_and_leaves_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data_dir = directory.path().join("cluster");
+    let before = Inventory::take();
+    let mut host = Host::start(&data_dir, 1);
+    let registry = Registry::start(directory.path(), host.gateway(), &data_dir);
+    for (tag, page) in [("web:1", "one"), ("web:2", "two")] {
+        registry.push(&image::archive(directory.path(), tag, page), &format!("test/{tag}"));
+    }
+    let cluster = Cluster::of(&host, 1).await;
+    cluster.apply("registry.test/test/web:1").await;
+
+    // By the service's address, by the node's port, and by name from within a pod.
+    let spec = cluster.services.get("web").await.expect("the service").spec.expect("its spec");
+    let address: IpAddr = spec.cluster_ip.as_deref().unwrap_or_default().parse().expect("a cluster IP");
+    let node_port = spec.ports.iter().flatten().find_map(|port| port.node_port).expect("a node port");
+    assert_eq!(get(address, 80).await.as_deref(), Some("one"));
+    assert_eq!(get(host.node(1).into(), u16::try_from(node_port).expect("a port")).await.as_deref(), Some("one"));
+    let pods = cluster.running().await;
+    let pod = name(&pods[0]).to_owned();
+    let fetch = ["wget", "-q", "-O", "-", "-T", "5", "http://web.default.svc.cluster.local/"];
+    assert_eq!(cluster.exec(&pod, &fetch, b"").await, ("one\n".to_owned(), true));
+
+    // Logs, configuration, a command's failure, a file copied in, a forwarded port.
+    assert_eq!(cluster.pods.logs(&pod, &LogParams::default()).await.expect("logs"), "started\n");
+    assert_eq!(cluster.exec(&pod, &["sh", "-c", "cat /settings/colour; echo; echo $COLOUR"], b"").await.0, "green\ngreen\n");
+    assert!(!cluster.exec(&pod, &["false"], b"").await.1);
+    assert!(cluster.exec(&pod, &["sh", "-c", "cat > /tmp/copied"], b"copied").await.1);
+    assert_eq!(cluster.exec(&pod, &["cat", "/tmp/copied"], b"").await.0, "copied");
+    let mut forwarder = cluster.pods.portforward(&pod, &[8080]).await.expect("a forwarded port");
+    let mut stream = forwarder.take_stream(8080).expect("its stream");
+    assert_eq!(exchange(&mut stream).await.as_deref(), Some("one"));
+    drop(stream);
+    drop(forwarder);
+
+    // A container that is killed comes back, a pod that is deleted is replaced.
+    cluster.exec(&pod, &["sh", "-c", "kill -9 $(pidof httpd)"], b"").await;
+    until("the container is back", async || {
+        let now = cluster.pods.get(&pod).await.expect("the pod");
+        restarts(&now) == 1 && cluster.running().await.len() == 3
+    })
+    .await;
+    cluster.pods.delete(&pod, &DeleteParams::default()).await.expect("the pod goes");
+    until("the pod is replaced", async || {
+        let running = cluster.running().await;
+        running.len() == 3 && running.iter().all(|p| name(p) != pod)
+    })
+    .await;
+
+    // A new image without a failed request, and back.
+    let visitor = Visitor::start(address, 80);
+    cluster.set_image("registry.test/test/web:2").await;
+    cluster.rolled_out(3).await;
+    assert_eq!(get(address, 80).await.as_deref(), Some("two"));
+    cluster.set_image("registry.test/test/web:1").await;
+    cluster.rolled_out(3).await;
+    assert_eq!(get(address, 80).await.as_deref(), Some("one"));
+    let (good, bad) = visitor.end().await;
+    assert!(good > 100, "{good} answers are too few to say anything");
+    assert_eq!(bad, 0, "requests failed during the rollout, {good} did not");
+
+    cluster.scale(0).await;
+    until("nothing answers", async || get(address, 80).await.is_none()).await;
+    cluster.delete_all().await;
+    drop(registry);
+    host.down();
+    assert_eq!(Inventory::take(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root and containerd"]
+async fn node_pods_of_a_dead_node_run_elsewhere() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data_dir = directory.path().join("cluster");
+    let before = Inventory::take();
+    std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
+    let archive = image::archive(directory.path(), "registry.test/test/web:1", "one");
+    std::fs::copy(archive, data_dir.join("images/web.tar")).expect("an archive");
+    let mut host = Host::start(&data_dir, 3);
+    let cluster = Cluster::of(&host, 3).await;
+    cluster.apply("registry.test/test/web:1").await;
+    let node_of = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+    let nodes: BTreeSet<String> = cluster.running().await.iter().map(node_of).collect();
+    assert_eq!(nodes.len(), 3, "the pods are spread over {nodes:?}");
+    let spec = cluster.services.get("web").await.expect("the service").spec.expect("its spec");
+    let address: IpAddr = spec.cluster_ip.as_deref().unwrap_or_default().parse().expect("a cluster IP");
+    let answers = futures::stream::iter(0..30).then(|_| get(address, 80)).collect::<Vec<_>>().await;
+    assert!(answers.iter().all(Option::is_some), "pods on all nodes answer: {answers:?}");
+
+    // The node's whole cgroup is frozen: it says nothing any more, as a node without power.
+    let frozen = host.freeze("node-3");
+    until("the node is given up", async || !cluster.ready_nodes().await.contains("node-3")).await;
+    until("its pods run elsewhere", async || {
+        let running = cluster.running().await;
+        running.len() == 3 && running.iter().all(|pod| node_of(pod) != "node-3")
+    })
+    .await;
+    frozen.thaw();
+    until("the node is back", async || cluster.ready_nodes().await.len() == 3).await;
+    cluster.delete_all().await;
+    host.down();
+    assert_eq!(Inventory::take(), before);
+}

@@ -72,6 +72,12 @@ impl Mode {
         }
     }
 
+    /// Whether all rules are to be written anew now and then. A table of our own is not changed by others, and clients that are
+    /// to stay with their endpoints would be forgotten.
+    pub fn is_refreshed(&self) -> bool {
+        matches!(self, Mode::Iptables(_))
+    }
+
     /// What is done now and then, when nothing changes. False: somebody has taken rules away.
     pub async fn look_after(&mut self, metrics: &Metrics, family: Family) -> bool {
         match self {

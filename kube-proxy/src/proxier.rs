@@ -95,7 +95,7 @@ impl Proxier {
                         state.needs_everything = true;
                     }
                     let is_due = state.last_everything.is_none_or(|last| last.elapsed() > EVERYTHING_PERIOD);
-                    state.needs_everything |= is_due && state.ruleset.endpoints() <= LARGE_CLUSTER_ENDPOINTS;
+                    state.needs_everything |= is_due && self.mode.is_refreshed() && state.ruleset.endpoints() <= LARGE_CLUSTER_ENDPOINTS;
                 }
                 Ok(()) = self.node.changed() => self.take_node(&mut state),
                 Ok(()) = self.service_cidrs.changed() => state.needs_everything = true,

@@ -35,6 +35,11 @@ const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
 const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 
+/// What upstream says to those who have not chosen a mode.
+const DEFAULT_MODE: &str = "No kube-proxy mode specified: defaulting to 'iptables'. Note that in Kubernetes 1.40 the default mode will \
+    switch to 'nftables'. If you wish to continue using 'iptables' mode, you must explicitly specify 'mode: iptables' in the kube-proxy \
+    config file, or '--proxy-mode iptables' on the kube-proxy command line.";
+
 /// What of the API kube-proxy looks at.
 #[derive(Clone)]
 pub struct Sources {
@@ -122,9 +127,10 @@ pub async fn run_from(
     let service_cidrs = follow_service_cidrs(&sources.service_cidrs);
 
     let about = about_node(name);
-    let mut event = Event::new(&about, Type::Normal, "Starting", "");
-    event.action = "StartKubeProxy".to_owned();
-    recorder.tell(event);
+    tell(&recorder, &about, Type::Normal, "Starting", "");
+    if config.mode.is_none() {
+        tell(&recorder, &about, Type::Warning, "KubeProxyDefaultMode", DEFAULT_MODE);
+    }
 
     let mut servers = tokio::task::JoinSet::new();
     let hard_fail = config.bind_address_hard_fail;
@@ -167,9 +173,7 @@ pub async fn run_from(
     tokio::select! {
         ended = servers.join_next(), if hard_fail => match ended {
             Some(Ok(Err(source))) => {
-                let mut event = Event::new(&about, Type::Warning, "FailedToStartProxierHealthcheck", source.to_string());
-                event.action = "StartKubeProxy".to_owned();
-                recorder.tell(event);
+                tell(&recorder, &about, Type::Warning, "FailedToStartProxierHealthcheck", &source.to_string());
                 return Err(Error::Serve(source));
             }
             _ => shutdown.cancelled().await,
@@ -179,6 +183,12 @@ pub async fn run_from(
     // They end soon; a sync that is under way is not torn apart.
     while loops.join_next().await.is_some() {}
     Ok(())
+}
+
+fn tell(recorder: &Recorder, about: &Reference, kind: Type, reason: &str, message: &str) {
+    let mut event = Event::new(about, kind, reason, message);
+    event.action = "StartKubeProxy".to_owned();
+    recorder.tell(event);
 }
 
 fn about_node(name: &str) -> Reference {

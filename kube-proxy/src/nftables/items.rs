@@ -5,11 +5,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::batch::Value;
+use super::expression::Verdict;
+use super::key::Key;
 use super::name::{
     self, CLUSTER_IPS, FIREWALL_IPS, HAIRPIN_CONNECTIONS, NO_ENDPOINT_NODE_PORTS, NO_ENDPOINT_SERVICES, Names, SERVICE_IPS,
     SERVICE_NODE_PORTS,
 };
-use super::wire::{Key, Rule, Value, Verdict};
+use super::rule::Rule;
 use crate::family::Cidr;
 use crate::frontend::Protocol;
 use crate::node::LocalDetector;

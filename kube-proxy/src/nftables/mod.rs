@@ -1,13 +1,16 @@
 //! Mode `nftables`: a table of its own, in which packets are looked up in maps. The names are upstream's.
 //!
-//! [`items`] and [`frame`] say what is in the table, [`model`] what a change makes different, [`wire`] how the kernel reads it;
-//! only this file talks to the kernel.
+//! [`items`] and [`frame`] say what is in the table, [`model`] what a change makes different, [`batch`] and [`expression`] how
+//! the kernel reads it; only this file talks to the kernel.
 
+mod batch;
+mod expression;
 mod frame;
 mod items;
+mod key;
 mod model;
 mod name;
-mod wire;
+mod rule;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -17,9 +20,9 @@ use crate::family::Family;
 use crate::netlink::{Message, Socket};
 use crate::ruleset::{Difference, Ruleset};
 use crate::settings::Settings;
+use batch::{Batch, get_table};
 use model::Model;
 use name::TABLE;
-use wire::{Batch, get_table};
 
 /// Kernels before 6.2 notice only after a moment that nothing leads to a chain any more.
 const STALE_AFTER: Duration = Duration::from_secs(1);

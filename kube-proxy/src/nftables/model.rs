@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
+use super::batch::{Batch, Element, Value};
 use super::items::{Endpoint, Items, items};
+use super::key::Key;
 use super::name;
-use super::wire::{Batch, Element, Key, Rule, Value};
+use super::rule::Rule;
 use crate::frontend::PortName;
 use crate::ruleset::{Difference, ServicePort};
 use crate::settings::Settings;

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::wire::NAME_MAX;
 use crate::frontend::PortName;
 use crate::iptables::chain::hash_text;
 
@@ -24,6 +23,9 @@ pub const FIREWALL_IPS: &str = "firewall-ips";
 pub const FIREWALL_CHECK: &str = "firewall-check";
 pub const MASQUERADING: &str = "masquerading";
 pub const HAIRPIN_CONNECTIONS: &str = "hairpin-connections";
+
+/// The kernel's limit.
+const NAME_MAX: usize = 256;
 
 /// Prefixes take up to so much of a name.
 const PREFIX_MAX: usize = 16;

@@ -277,6 +277,25 @@ fn both_families_are_served(mode: Mode) {
     assert!(from_outside.ends_with(host::TO_PODS_6), "{from_outside}");
 }
 
+#[test]
+fn a_change_that_fails_is_mended_by_writing_everything() {
+    on_a_host("a_change_that_fails", || {
+        let cluster = Cluster::start(Mode::Iptables);
+        cluster.service("web", WEB, "{}");
+        cluster.endpoints("web", "http", 8080, &[("10.244.1.1", "node-1")]);
+        eventually("it answers", || ask("10.96.0.10:80").is_ok());
+        // The rule that the next change wants to delete is not there.
+        command("iptables", &["-t", "nat", "-F", "KUBE-SERVICES"]);
+        cluster.endpoints("web", "http", 8080, &[]);
+        eventually("it refuses", || ask("10.96.0.10:80") == Err(ErrorKind::ConnectionRefused));
+        cluster.endpoints("web", "http", 8080, &[("10.244.1.2", "node-1")]);
+        eventually("it answers again", || ask("10.96.0.10:80").is_ok());
+        let metrics = cluster::get_local(10249, "/metrics").expect("they are served");
+        let failures = "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family=\"IPv4\"} 1";
+        assert!(metrics.contains(failures), "{metrics}");
+    });
+}
+
 /// People debug with `nft`, so it must understand what is in the kernel.
 #[test]
 fn nft_shows_the_table() {

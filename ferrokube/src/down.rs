@@ -1,6 +1,6 @@
 //! `ferrokube down`: ends a cluster and takes away what its nodes have left on the machine. The data directory stays.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -52,12 +52,19 @@ impl Down {
 async fn end(pid: i32) -> anyhow::Result<()> {
     kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("process {pid}"))?;
     let started = Instant::now();
-    let process = format!("/proc/{pid}");
-    while Path::new(&process).exists() {
+    while is_running(pid) {
         if started.elapsed() > STOP_TIMEOUT {
             bail!("process {pid} does not end");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
+}
+
+/// Whether a process still runs. One that has ended stays in the table until whoever started it asks how.
+fn is_running(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The state follows the name, which stands in parentheses and may hold anything.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, Some('Z' | 'X'))
 }

@@ -66,7 +66,7 @@ impl Proxy {
                 let text = std::fs::read(path).with_context(|| format!("--config {}", path.display()))?;
                 Config::parse(&text).with_context(|| format!("--config {}", path.display()))?
             }
-            None => self.from_flags(),
+            None => self.flags_alone(),
         };
         if let Some(name) = &self.hostname_override {
             config.hostname_override.clone_from(name);
@@ -74,7 +74,7 @@ impl Proxy {
         Ok(config)
     }
 
-    fn from_flags(&self) -> Config {
+    fn flags_alone(&self) -> Config {
         let mut config = Config { mode: self.proxy_mode, node_port_addresses: self.nodeport_addresses.clone(), ..Config::default() };
         let fields = [
             (&self.cluster_cidr, &mut config.cluster_cidr),

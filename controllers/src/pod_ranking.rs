@@ -28,9 +28,11 @@ pub fn sort_for_deletion(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now: Times
         progress(a, b)
             .then_with(|| deletion_cost(a).cmp(&deletion_cost(b)))
             .then_with(|| neighbours(b).cmp(&neighbours(a)))
-            .then_with(|| age(a, b, pod_state::ready_since(a), pod_state::ready_since(b), now))
+            .then_with(|| age(pod_state::ready_since(a), pod_state::ready_since(b), now))
             .then_with(|| restarts(b).cmp(&restarts(a)))
-            .then_with(|| age(a, b, created(a), created(b), now))
+            .then_with(|| age(created(a), created(b), now))
+            // Last of all, so that the order is total: a comparison in between would not agree with the others.
+            .then_with(|| a.uid().cmp(b.uid()))
     });
 }
 
@@ -79,13 +81,10 @@ fn youngest_first(a: Option<Timestamp>, b: Option<Timestamp>) -> Ordering {
 }
 
 /// Times are compared by the power of two of their age, so that among pods of about the same age chance (the uid) decides.
-fn age(a: &Pod, b: &Pod, a_time: Option<Timestamp>, b_time: Option<Timestamp>, now: Timestamp) -> Ordering {
-    let (Some(a_at), Some(b_at)) = (a_time, b_time) else { return youngest_first(a_time, b_time) };
-    if a_at == b_at {
-        return Ordering::Equal;
-    }
+fn age(a: Option<Timestamp>, b: Option<Timestamp>, now: Timestamp) -> Ordering {
+    let (Some(a), Some(b)) = (a, b) else { return youngest_first(a, b) };
     let rank = |at: Timestamp| now.duration_since(at).as_nanos().max(0).checked_ilog2();
-    rank(a_at).cmp(&rank(b_at)).then_with(|| a.uid().cmp(b.uid()))
+    rank(a).cmp(&rank(b))
 }
 
 /// The most restarts of a container, and of a container that runs beside them.
@@ -183,5 +182,22 @@ mod tests {
     fn restarts_count_before_creation() {
         let pods = vec![created_at(9_999, pod("new", Some(5))), restarted(3, pod("restarted", Some(5))), pod("old", Some(5))];
         assert_eq!(order(pods, vec![]), ["restarted", "new", "old"]);
+    }
+
+    #[test]
+    fn the_order_is_total_whatever_the_ages() {
+        let pods: Vec<Arc<Pod>> = (0..60)
+            .map(|i| {
+                let mut pod = on(if i % 2 == 0 { "x" } else { "y" }, pod(&format!("p{i}"), Some(i % 3)));
+                pod.metadata.uid = Some(format!("u{}", i * 7919 % 61));
+                pod.metadata.creation_timestamp = (i % 5 != 0).then(|| Time(at(100 - i % 7)));
+                Arc::new(pod)
+            })
+            .collect();
+        let mut forwards = pods.clone();
+        let mut backwards: Vec<_> = pods.iter().rev().cloned().collect();
+        sort_for_deletion(&mut forwards, &pods, at(200));
+        sort_for_deletion(&mut backwards, &pods, at(200));
+        assert_eq!(forwards.iter().map(|p| p.uid()).collect::<Vec<_>>(), backwards.iter().map(|p| p.uid()).collect::<Vec<_>>());
     }
 }

@@ -75,7 +75,13 @@ pub async fn clean(core: &Core, pods: &Pods, ready: impl Fn() -> bool, shutdown:
             tracing::warn!(%error, "cannot remove what is left of a pod's volumes");
         }
         let Some(cgroups) = core.cgroups.clone() else { continue };
-        let cleaned = tokio::task::spawn_blocking(move || cgroups.clean_orphans(&known)).await;
+        let active = pods.all();
+        let cleaned = tokio::task::spawn_blocking(move || {
+            let mut errors = cgroups.clean_orphans(&known);
+            errors.extend(cgroups.update_qos(active.iter().map(|pod| &**pod)).err());
+            errors
+        })
+        .await;
         for error in cleaned.unwrap_or_default() {
             tracing::warn!(%error, "cannot remove the cgroup of a pod that is gone");
         }

@@ -149,6 +149,13 @@ impl Tasks {
         let Tasks { core, client, pods, nodes, machine, pleg, shutdown } = self;
         let node_name = core.config.node_name.clone();
         tasks.spawn(core.statuses.clone().run(shutdown.clone()));
+        let (volumes, volumes_shutdown) = (core.volumes.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = volumes.run() => {}
+                () = volumes_shutdown.cancelled() => {}
+            }
+        });
         let heart = Heart {
             client: client.clone(),
             node_name: node_name.clone(),

@@ -201,6 +201,7 @@ impl NodeTask {
             .collect();
         let addresses = core.host_ips.read().clone();
         let pressure = core.eviction.pressure();
+        let volumes_in_use = core.volumes.in_use();
         status::generate(Inputs {
             machine: &self.machine,
             configuration: &core.config.configuration,
@@ -211,7 +212,7 @@ impl NodeTask {
             images: &images,
             problems: &problems,
             pressure,
-            volumes_in_use: &[],
+            volumes_in_use: &volumes_in_use,
             before,
             now: Timestamp::now(),
         })

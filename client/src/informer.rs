@@ -77,8 +77,7 @@ impl<K: Object> Default for Informer<K> {
 impl<K: Object> Informer<K> {
     /// An informer that watches nothing; tests feed it with [`Informer::apply`] and [`Informer::remove`].
     pub fn detached() -> Informer<K> {
-        let shared =
-            Shared { store: RwLock::new(Store::default()), handlers: Mutex::new(Vec::new()), synced: watch::Sender::new(false) };
+        let shared = Shared { store: RwLock::new(Store::default()), handlers: Mutex::new(Vec::new()), synced: watch::Sender::new(false) };
         Informer { shared: Arc::new(shared) }
     }
 
@@ -127,8 +126,7 @@ impl<K: Object> Informer<K> {
             }
             Event::InitDone => {
                 if let Some(listed) = listed.take() {
-                    let gone: Vec<ObjectKey> =
-                        self.shared.store.read().keys().filter(|key| !listed.contains(key)).cloned().collect();
+                    let gone: Vec<ObjectKey> = self.shared.store.read().keys().filter(|key| !listed.contains(key)).cloned().collect();
                     gone.iter().for_each(|key| self.remove(key));
                 }
                 self.shared.synced.send_replace(true);

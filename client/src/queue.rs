@@ -1,7 +1,7 @@
 //! Work queues: a key waits at most once, is worked on by one worker at a time, and comes back later when it failed.
 
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;

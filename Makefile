@@ -2,22 +2,32 @@
 
 DATA_DIR ?= $(HOME)/.ferrokube
 PORT ?= 6443
+NODES ?= 1
 # What a fresh Debian or Ubuntu lacks: a protobuf compiler to build the etcd client; for the tests an etcd to store in,
 # and kubectl's home.
 BUILD_PACKAGES := protobuf-compiler build-essential
-TEST_PACKAGES := $(BUILD_PACKAGES) etcd-server
+# What nodes run their pods with.
+NODE_PACKAGES := containerd runc containernetworking-plugins iptables nftables conntrack iproute2
+TEST_PACKAGES := $(BUILD_PACKAGES) $(NODE_PACKAGES) etcd-server busybox-static docker-registry skopeo
+# Nodes need root.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: up test check bench build-packages test-packages
+.PHONY: up down test check bench build-packages node-packages test-packages
 
-up: build-packages
+up: build-packages node-packages
 	@echo "==> building (release); the first time takes some minutes"
 	cargo build --release --package ferrokube
-	@echo "==> starting the control plane on port $(PORT), data in $(DATA_DIR)"
-	@echo "    in another terminal: kubectl --kubeconfig $(DATA_DIR)/kubeconfig get namespaces"
-	./target/release/ferrokube up --data-dir $(DATA_DIR) --secure-port $(PORT)
+	@echo "==> starting a cluster of $(NODES) node(s) on port $(PORT), data in $(DATA_DIR); Ctrl-C ends it"
+	@echo "    in another terminal: kubectl --kubeconfig $(DATA_DIR)/kubeconfig get nodes"
+	$(if $(filter 0,$(NODES)),,$(AS_ROOT)) ./target/release/ferrokube up --data-dir $(DATA_DIR) --secure-port $(PORT) --nodes $(NODES)
+
+# Takes away what a killed cluster has left.
+down:
+	$(AS_ROOT) ./target/release/ferrokube down --data-dir $(DATA_DIR)
 
 test: test-packages check
 	cargo test --workspace
+	@./xtask/node-tests
 
 check:
 	cargo xtask check
@@ -30,6 +40,9 @@ bench: build-packages
 	./target/release/examples/store_rate
 	./target/release/bench compare --ours target/release/ferrokube --bare target/release/bare --json target/bench.json \
 	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(BENCH_FLAGS)
+
+node-packages:
+	@$(if $(filter 0,$(NODES)),,./xtask/install-packages $(NODE_PACKAGES))
 
 build-packages:
 	@./xtask/install-packages $(BUILD_PACKAGES)

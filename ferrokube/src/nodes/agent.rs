@@ -195,7 +195,8 @@ impl NodeConfig {
         c.tls_private_key_file = self.serving_key.display().to_string();
         c.authentication.x509.client_ca_file = self.client_ca.display().to_string();
         // Of a disk that nodes share with the machine a share is no measure; what is left of it in bytes is.
-        let limits = [("memory.available", "100Mi"), ("nodefs.available", "200Mi"), ("imagefs.available", "200Mi"), ("nodefs.inodesFree", "1%")];
+        let limits =
+            [("memory.available", "100Mi"), ("nodefs.available", "200Mi"), ("imagefs.available", "200Mi"), ("nodefs.inodesFree", "1%")];
         c.eviction_hard = limits.map(|(signal, limit)| (signal.to_owned(), limit.to_owned())).into();
         c.image_gc_high_threshold_percent = 100;
         c.static_pod_path = "/etc/kubernetes/manifests".to_owned();

@@ -130,9 +130,7 @@ impl Inventory {
             let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<BTreeSet<_>>()
         };
-        let is_shim = |pid: &String| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("containerd"))
-        };
+        let is_shim = |pid: &String| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("containerd"));
         Inventory {
             links: names("/sys/class/net"),
             namespaces: names("/run/netns"),

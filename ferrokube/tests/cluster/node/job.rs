@@ -256,7 +256,8 @@ async fn node_a_deployment_lives_and_leaves_nothing() {
     let pods = cluster.running().await;
     let pod = name(&pods[0]).to_owned();
     // In two steps: a static busybox asks for names itself in nslookup alone, elsewhere it crashes in the C library's resolver.
-    let fetch = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 $(nslookup web.default.svc.cluster.local | sed -n 's/^Address: //p') 80 | tail -n 1";
+    let fetch =
+        "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 $(nslookup web.default.svc.cluster.local | sed -n 's/^Address: //p') 80 | tail -n 1";
     assert_eq!(cluster.exec(&pod, &["sh", "-c", fetch], b"").await, ("one".to_owned(), true));
 
     // Logs, configuration, a command's failure, a file copied in, a forwarded port.

@@ -20,8 +20,13 @@ impl Registry {
         );
         let file = directory.join("registry.yml");
         std::fs::write(&file, config).expect("a configuration");
-        let child =
-            Command::new("docker-registry").arg("serve").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
         let registry = Registry { child: child.expect("docker-registry is there"), address: address.clone() };
         let deadline = Instant::now() + Duration::from_secs(20);
         while std::net::TcpStream::connect(&address).is_err() {

@@ -2,6 +2,7 @@
 //!
 //! Decides nothing. What came of it goes back to the core as an [`Input`].
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -22,7 +23,10 @@ use crate::run::Message;
 use crate::snapshot::pod::{spec, uid_of};
 use crate::volumes::{SELECTED_NODE, Work, is_fully_bound, reaches, volume_name};
 
-/// Requests underway.
+/// Status patches are sent in as many lanes, those of one pod in one lane, so that what was said last holds; and so many wait in each.
+const LANES: usize = 32;
+const LANE: usize = 128;
+/// Bindings underway.
 const MAX_REQUESTS: usize = 256;
 /// Pods that wait for their volumes, and removals.
 const MAX_LONG: usize = 2048;
@@ -39,6 +43,13 @@ pub(crate) struct Binder {
     client: Client,
     recorder: Recorder,
     inbox: SyncSender<Message>,
+}
+
+/// The lane of a pod.
+fn lane_of(uid: &str) -> usize {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    usize::try_from(hasher.finish() % LANES as u64).unwrap_or(0)
 }
 
 /// What a failed request means, as upstream's errors put it.
@@ -65,26 +76,48 @@ impl Binder {
 
     /// Works until the core has ended.
     pub(crate) async fn run(self, mut effects: mpsc::Receiver<Effect>) {
+        let lanes: Vec<mpsc::Sender<(Arc<Pod>, Saying)>> = (0..LANES).map(|_| self.lane()).collect();
         let (requests, long) = (Arc::new(Semaphore::new(MAX_REQUESTS)), Arc::new(Semaphore::new(MAX_LONG)));
         while let Some(effect) = effects.recv().await {
             let takes_long = matches!(&effect, Effect::Preempt(_)) || matches!(&effect, Effect::Bind(b) if b.volumes.is_some());
-            if let Effect::Tell(event) = effect {
-                self.recorder.tell(*event);
-                continue;
-            }
+            let effect = match effect {
+                Effect::Tell(event) => {
+                    self.recorder.tell(*event);
+                    continue;
+                }
+                Effect::Say { pod, saying } => {
+                    let lane = &lanes[lane_of(&uid_of(&pod))];
+                    if lane.send((pod, saying)).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                effect => effect,
+            };
             let permits = if takes_long { &long } else { &requests };
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
             let binder = self.clone();
             tokio::spawn(async move {
                 match effect {
                     Effect::Bind(binding) => binder.bind(binding).await,
-                    Effect::Say { pod, saying } => binder.say(&pod, &saying).await,
                     Effect::Preempt(preemption) => binder.preempt(preemption).await,
-                    Effect::Tell(_) => {}
+                    Effect::Say { .. } | Effect::Tell(_) => {}
                 }
                 drop(permit);
             });
         }
+    }
+
+    /// A lane, and the task that empties it until it is closed.
+    fn lane(&self) -> mpsc::Sender<(Arc<Pod>, Saying)> {
+        let (sink, mut source) = mpsc::channel::<(Arc<Pod>, Saying)>(LANE);
+        let binder = self.clone();
+        tokio::spawn(async move {
+            while let Some((pod, saying)) = source.recv().await {
+                binder.say(&pod, &saying).await;
+            }
+        });
+        sink
     }
 
     fn report(&self, input: Input) {

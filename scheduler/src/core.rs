@@ -426,6 +426,7 @@ impl Core {
         let mut state = State::default();
         let found = self.search.run(&mut self.world, &profile, profile_id, &pod, &mut state);
         self.metrics.observe(Id::AlgorithmDuration, &[], started.elapsed().as_secs_f64());
+        self.count_points(&profile.name, found.is_ok());
         let outcome = match found {
             Ok(found) => self.reserve(&profile, &pod, &mut state, found.node),
             Err(failure) => Err(failure),
@@ -599,6 +600,22 @@ impl Core {
         self.world.preempting.insert(pod.uid.clone(), Preempting::default());
         let (preemptor, uid) = (pod.pod.clone(), pod.uid.clone());
         self.effects.push(Effect::Preempt(Preemption { preemptor, uid, node: node.clone(), victims, displaced }));
+    }
+
+    fn count_points(&self, profile: &str, found: bool) {
+        let timings = &self.search.timings;
+        let refused = if found { "Success" } else { "Unschedulable" };
+        let points = [
+            ("PreFilter", timings.pre_filter, "Success"),
+            ("Filter", timings.filter, refused),
+            ("PreScore", timings.pre_score, "Success"),
+            ("Score", timings.score, "Success"),
+        ];
+        for (point, took, status) in points {
+            if let Some(took) = took {
+                self.metrics.observe(Id::ExtensionPointDuration, &[point, status, profile], took.as_secs_f64());
+            }
+        }
     }
 
     fn count_attempt(&self, result: &str, profile: &str, took: f64) {

@@ -166,7 +166,7 @@ fn point_name(point: Point) -> &'static str {
 fn expand(point: Point, multi: &[PluginName], named: &Names) -> Result<Vec<(PluginId, i64)>, Error> {
     let mut specific: Vec<(PluginId, i64)> = Vec::new();
     for plugin in &named.enabled {
-        if UNSUPPORTED.contains(&plugin.name.as_str()) {
+        if is_left_out(&plugin.name) {
             continue;
         }
         let id = by_name(&plugin.name)
@@ -179,7 +179,7 @@ fn expand(point: Point, multi: &[PluginName], named: &Names) -> Result<Vec<(Plug
     }
     let mut by_multi: Vec<(PluginId, i64)> = Vec::new();
     for plugin in multi {
-        if UNSUPPORTED.contains(&plugin.name.as_str()) {
+        if is_left_out(&plugin.name) {
             continue;
         }
         let Some(id) = by_name(&plugin.name) else {
@@ -193,6 +193,15 @@ fn expand(point: Point, multi: &[PluginName], named: &Names) -> Result<Vec<(Plug
     let (again, only): (Vec<_>, Vec<_>) = specific.into_iter().partition(|(id, _)| by_multi.iter().any(|(multi, _)| multi == id));
     let rest: Vec<_> = by_multi.into_iter().filter(|(id, _)| !again.iter().any(|(known, _)| known == id)).collect();
     Ok(again.into_iter().chain(rest).chain(only).collect())
+}
+
+/// Whether upstream has the plugin and this scheduler has not.
+fn is_left_out(name: &str) -> bool {
+    let left_out = UNSUPPORTED.contains(&name);
+    if left_out {
+        tracing::warn!(plugin = name, "the plugin is not supported and is left out");
+    }
+    left_out
 }
 
 fn weight(weight: Option<i32>) -> i64 {

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -61,11 +62,22 @@ impl Dice {
     }
 }
 
+/// How long the parts of a search took; nothing for those that it did without.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    pub pre_filter: Option<Duration>,
+    pub filter: Option<Duration>,
+    pub pre_score: Option<Duration>,
+    pub score: Option<Duration>,
+}
+
 /// What one search leaves for the next.
 pub struct Search {
     start: usize,
     memos: Memos,
     pub dice: Dice,
+    /// Of the last search.
+    pub timings: Timings,
     /// Whether all verdicts of the last search were such as hold for all pods that are alike.
     whole: bool,
     /// Percentage of nodes to look for, for profiles that do not say; 0 for what suits the number of nodes.
@@ -137,6 +149,7 @@ impl Search {
             start: 0,
             memos: Memos::default(),
             dice: Dice::new(seed),
+            timings: Timings::default(),
             whole: false,
             percentage: usize::try_from(percentage).unwrap_or(0),
         }
@@ -157,16 +170,21 @@ impl Search {
             return Err(Failure::NoNodes);
         }
         self.whole = false;
+        self.timings = Timings::default();
+        let began = Instant::now();
         let mut diagnosis = Diagnosis::default();
         let only = match self.pre_filter(world, profile, pod, state, &mut diagnosis) {
             Ok(only) => only,
             Err(Some(error)) => return Err(Failure::Error(error)),
             Err(None) => return Err(Failure::Unfit(diagnosis)),
         };
+        self.timings.pre_filter = Some(began.elapsed());
+        let began = Instant::now();
         let mut feasible = self.nominated_node(world, profile, pod, state).map_err(Failure::Error)?;
         if feasible.is_empty() {
             feasible = self.filter(world, profile, profile_id, pod, state, only.as_deref(), &mut diagnosis).map_err(Failure::Error)?;
         }
+        self.timings.filter = Some(began.elapsed());
         match feasible.as_slice() {
             [] => Err(Failure::Unfit(diagnosis)),
             [node] => Ok(Found { node: *node, feasible: 1 }),
@@ -330,12 +348,15 @@ impl Search {
         state: &mut State,
         nodes: &[NodeIndex],
     ) -> NodeIndex {
+        let began = Instant::now();
         for id in profile.pre_score.iter().copied() {
             let mut cycle = Preparing { world, profile, pod, state };
             if !ALL[id].pre_score(&mut cycle, nodes) {
                 state.skip_score.insert(id);
             }
         }
+        self.timings.pre_score = Some(began.elapsed());
+        let began = Instant::now();
         let memo = self.memos.of(pod.template.id, profile_id);
         memo.set_scope((state.skip_score, world.snapshot.images_epoch));
         let cycle = Cycle { world, profile, pod, state };
@@ -349,6 +370,7 @@ impl Search {
             ALL[id].normalize(&cycle, nodes, &mut scores);
             totals.iter_mut().zip(&scores).for_each(|(total, score)| *total += weight * score);
         }
+        self.timings.score = Some(began.elapsed());
         let highest = totals.iter().copied().max().unwrap_or(0);
         let equals: Vec<NodeIndex> =
             nodes.iter().copied().zip(&totals).filter(|(_, total)| **total == highest).map(|(node, _)| node).collect();

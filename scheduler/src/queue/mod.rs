@@ -50,6 +50,8 @@ pub struct Queued {
     /// The plugins that refused it.
     rejectors: PluginSet,
     gate: Option<PluginId>,
+    /// The refusals that metrics count.
+    counted: PluginSet,
     timestamp: Duration,
     flushed_at: Duration,
     unschedulable: u32,
@@ -153,6 +155,7 @@ impl Queue {
             was_flushed: false,
             rejectors: PluginSet::EMPTY,
             gate: None,
+            counted: PluginSet::EMPTY,
             timestamp: now,
             flushed_at: Duration::ZERO,
             unschedulable: 0,
@@ -219,8 +222,22 @@ impl Queue {
         }
     }
 
+    /// Counts a pod as refused by these plugins and no others.
+    fn count_refusals(&mut self, uid: &str, by: PluginSet) {
+        let Some(queued) = self.pods.get_mut(uid) else { return };
+        if queued.counted == by {
+            return;
+        }
+        let before = std::mem::replace(&mut queued.counted, by);
+        let profile = queued.pod.scheduler_name();
+        for (change, ids) in [(-1.0, before), (1.0, by)] {
+            ids.iter().for_each(|id| self.metrics.add(Id::UnschedulablePods, &[ALL[id].name(), profile], change));
+        }
+    }
+
     /// Forgets a pod.
     pub fn remove(&mut self, uid: &str) -> Option<Queued> {
+        self.count_refusals(uid, PluginSet::EMPTY);
         self.detach(uid);
         self.pods.remove(uid)
     }
@@ -234,6 +251,8 @@ impl Queue {
         let Some(gate) = closed else { return true };
         queued.rejectors.insert(gate);
         queued.was_flushed = false;
+        let rejectors = queued.rejectors;
+        self.count_refusals(uid, rejectors);
         self.attach(uid, Place::Unschedulable, event);
         false
     }
@@ -297,6 +316,7 @@ impl Queue {
             Some((_, uid)) => uid.clone(),
             None => self.backoff.first_key_value()?.1.clone(),
         };
+        self.count_refusals(&uid, PluginSet::EMPTY);
         self.detach(&uid);
         let queued = self.pods.get_mut(&uid)?;
         queued.attempts += 1;
@@ -319,6 +339,7 @@ impl Queue {
         queued.backoff_until = None;
         queued.was_flushed = false;
         queued.flushed_at = Duration::ZERO;
+        self.count_refusals(uid, rejectors);
         let strategy = if rejectors.is_empty() { Strategy::AfterBackoff } else { Strategy::Skip };
         self.requeue(world, profiles, uid, strategy, "ScheduleAttemptFailure", now);
     }

@@ -82,8 +82,11 @@ fn an_equally_important_pod_takes_nobodys_place() {
         "Unschedulable 0/1 nodes are available: 1 Insufficient cpu. \
          preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
     );
+    let refused = |cluster: &Cluster| cluster.metrics.get(Id::UnschedulablePods, &["NodeResourcesFit", "default-scheduler"]);
+    assert_eq!(refused(&cluster), 1.0);
     cluster.delete("first");
     cluster.pass(3);
+    assert_eq!(refused(&cluster), 0.0);
     assert_eq!(cluster.model.placed["second"].1, "n");
 }
 

@@ -46,7 +46,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start a cluster in this process and write its kubeconfig.
-    Up(up::Up),
+    Up(Box<up::Up>),
     /// End a cluster and take away what its nodes have left on this machine.
     Down(down::Down),
     /// Be one node of a cluster; `up` starts it.

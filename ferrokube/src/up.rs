@@ -62,8 +62,12 @@ impl Up {
         let plane = tokio::spawn(control_plane::run(api.clone(), control_plane::Config::new(&config, layout.as_ref())?, stop.clone()));
         if let Some(layout) = &layout {
             let pki = Pki::open(&data_dir.join("pki"))?;
-            let result = run_nodes(layout, self.nodes, &config, address.port(), &pki, &api, &stop, started).await;
-            stop.cancelled().await;
+            let cluster = Cluster { layout, server: &config, port: address.port(), pki: &pki, api: &api };
+            let result = cluster.run_nodes(self.nodes, &stop, started).await;
+            match &result {
+                Ok(()) => stop.cancelled().await,
+                Err(_) => stop.cancel(),
+            }
             tracing::info!("stopping the nodes");
             // Whatever happened, the machine is left as it was found.
             supervise::remove_all(layout).await?;
@@ -79,47 +83,50 @@ impl Up {
     }
 }
 
-/// Starts the nodes and returns when they are ready, or at shutdown.
-async fn run_nodes(
-    layout: &Layout,
-    count: u32,
-    server: &apiserver::run::Config,
+/// The control plane as its nodes need it.
+struct Cluster<'a> {
+    layout: &'a Layout,
+    server: &'a apiserver::run::Config,
     port: u16,
-    pki: &Pki,
-    api: &Arc<Api>,
-    stop: &Shutdown,
-    started: Instant,
-) -> anyhow::Result<()> {
-    supervise::take_places(layout)?;
-    for directory in [layout.images(), layout.registries()] {
-        std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    }
-    let cluster = supervise::Cluster {
-        server: format!("https://{}:{port}", layout.gateway()),
-        cluster_dns: vec![control_plane::dns_address(server)?.to_string()],
-    };
-    let hosts: Vec<_> = (1..=count).map(|n| layout.host(n)).collect();
-    for host in &hosts {
-        network::add(layout, host).await.with_context(|| format!("network of {}", host.name))?;
-        let config = supervise::prepare(layout, host, &cluster, pki)?;
-        tokio::spawn(supervise::run(host.clone(), config, stop.clone()));
-        tracing::info!(node = %host.name, address = %host.address, "starting");
-    }
-    for range in server.service_cluster_ip_range.iter().filter(|range| range.first().is_ipv4()) {
-        network::route_services(&range.to_string(), &hosts[0]).await?;
-    }
-    let client = in_process::client(api, in_process::component("system:kube-controller-manager"), "ferrokube");
-    let nodes = Informers::new(client, stop.clone()).of::<Node>();
-    tokio::spawn(routes::follow(nodes.clone(), None, stop.clone()));
-    tokio::select! {
-        ready = all_ready(&nodes, hosts.len()) => tracing::info!("{ready} nodes ready in {:.1} s", started.elapsed().as_secs_f32()),
-        () = tokio::time::sleep(READY_TIMEOUT) => {
-            tracing::warn!("not all nodes are ready; see {}", layout.data_dir.join("nodes/*/node.log").display());
+    pki: &'a Pki,
+    api: &'a Arc<Api>,
+}
+
+impl Cluster<'_> {
+    /// Starts the nodes and returns when they are ready, or at shutdown.
+    async fn run_nodes(&self, count: u32, stop: &Shutdown, started: Instant) -> anyhow::Result<()> {
+        let Cluster { layout, server, port, pki, api } = *self;
+        supervise::take_places(layout)?;
+        for directory in [layout.images(), layout.registries()] {
+            std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         }
-        () = stop.cancelled() => return Ok(()),
+        let told = supervise::Cluster {
+            server: format!("https://{}:{port}", layout.gateway()),
+            cluster_dns: vec![control_plane::dns_address(server)?.to_string()],
+        };
+        let hosts: Vec<_> = (1..=count).map(|n| layout.host(n)).collect();
+        for host in &hosts {
+            network::add(layout, host).await.with_context(|| format!("network of {}", host.name))?;
+            let config = supervise::prepare(layout, host, &told, pki)?;
+            tokio::spawn(supervise::run(host.clone(), config, stop.clone()));
+            tracing::info!(node = %host.name, address = %host.address, "starting");
+        }
+        for range in server.service_cluster_ip_range.iter().filter(|range| range.first().is_ipv4()) {
+            network::route_services(&range.to_string(), &hosts[0]).await?;
+        }
+        let client = in_process::client(api, in_process::component("system:kube-controller-manager"), "ferrokube");
+        let nodes = Informers::new(client, stop.clone()).of::<Node>();
+        tokio::spawn(routes::follow(nodes.clone(), None, stop.clone()));
+        tokio::select! {
+            ready = all_ready(&nodes, hosts.len()) => tracing::info!("{ready} nodes ready in {:.1} s", started.elapsed().as_secs_f32()),
+            () = tokio::time::sleep(READY_TIMEOUT) => {
+                tracing::warn!("not all nodes are ready; see {}", layout.data_dir.join("nodes/*/node.log").display());
+            }
+            () = stop.cancelled() => return Ok(()),
+        }
+        tracing::info!("try: kubectl --kubeconfig {} get nodes", kubeconfig_path(&layout.data_dir).display());
+        Ok(())
     }
-    tracing::info!("try: kubectl --kubeconfig {} get nodes", kubeconfig_path(&layout.data_dir).display());
-    Ok(())
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -116,12 +116,6 @@ async fn end(mut child: Child) {
     }
 }
 
-/// Ends everything that runs on a node, and takes it off the network.
-pub async fn remove(host: &Host) -> anyhow::Result<()> {
-    cgroup::destroy(&host.cgroup).await?;
-    network::remove(host).await
-}
-
 /// Removes everything that nodes of a cluster have left on the machine but their files.
 pub async fn remove_all(layout: &Layout) -> anyhow::Result<()> {
     let nodes = layout.data_dir.join("nodes");

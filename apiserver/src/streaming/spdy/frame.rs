@@ -102,6 +102,12 @@ pub fn data_head(id: u32, fin: bool, length: usize) -> [u8; HEAD_BYTES] {
 /// Reads control frames.
 pub struct Decoder(Unpacker);
 
+impl Default for Decoder {
+    fn default() -> Decoder {
+        Decoder::new()
+    }
+}
+
 impl Decoder {
     pub fn new() -> Decoder {
         Decoder(Unpacker::new())

@@ -37,11 +37,11 @@ impl Running {
     }
 }
 
-/// `ferrokube up` on a fresh data folder.
+/// `ferrokube apiserver` on a fresh data folder: what the reference is measured as, too.
 pub async fn ours(binary: &Path) -> anyhow::Result<Running> {
     let start = Start::new()?;
     let arguments = [
-        format!("up --bind-address=127.0.0.1 --secure-port={}", start.port).as_str(),
+        format!("apiserver --bind-address=127.0.0.1 --secure-port={}", start.port).as_str(),
         &format!("--data-dir={}", start.path("data")),
         &format!("--token-auth-file={}", start.path("tokens.csv")),
     ]

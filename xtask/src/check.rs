@@ -25,10 +25,9 @@ const ARROWS: [(&str, &[&str]); 12] = [
 ];
 
 /// A crate's name in code, and the only folder that may say it.
-const CONFINED: [(&str, &str); 4] = [
+const CONFINED: [(&str, &str); 3] = [
     ("fjall::", "apiserver/src/storage"),
     ("etcd_client::", "apiserver/src/storage"),
-    ("tonic::", "kubelet/src/cri"),
     ("containerd_client::", "kubelet/src/cri"),
 ];
 

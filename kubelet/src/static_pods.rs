@@ -52,7 +52,12 @@ impl Source {
     pub async fn run(self, shutdown: Shutdown) {
         let touched = Arc::new(Notify::new());
         let wake = touched.clone();
-        let watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| wake.notify_one());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Looking into the directory is an event too, and must not be a reason to look again.
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                wake.notify_one();
+            }
+        });
         let _watcher = watcher
             .and_then(|mut watcher| watcher.watch(&self.directory, RecursiveMode::NonRecursive).map(|()| watcher))
             .inspect_err(

@@ -25,11 +25,8 @@ const ARROWS: [(&str, &[&str]); 12] = [
 ];
 
 /// A crate's name in code, and the only folder that may say it.
-const CONFINED: [(&str, &str); 3] = [
-    ("fjall::", "apiserver/src/storage"),
-    ("etcd_client::", "apiserver/src/storage"),
-    ("containerd_client::", "kubelet/src/cri"),
-];
+const CONFINED: [(&str, &str); 3] =
+    [("fjall::", "apiserver/src/storage"), ("etcd_client::", "apiserver/src/storage"), ("containerd_client::", "kubelet/src/cri")];
 
 /// Licences of dependencies that are accepted, as SPDX names. MPL covers its own files only, which we do not change.
 const LICENCES: [&str; 15] = [

@@ -43,8 +43,11 @@ fn versions(directory: &Path) -> Vec<Version> {
 pub async fn follow(directory: PathBuf, first: tokio::sync::oneshot::Sender<()>, shutdown: Shutdown) {
     let (sender, mut changed) = mpsc::channel::<()>(1);
     // One pending message says all there is to say.
-    let tell = move |_| {
-        let _ = sender.try_send(());
+    let tell = move |event: notify::Result<notify::Event>| {
+        // Looking into the directory is an event too, and must not be a reason to look again.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            let _ = sender.try_send(());
+        }
     };
     let watching = notify::recommended_watcher(tell).and_then(|mut watcher| {
         watcher.watch(&directory, RecursiveMode::NonRecursive)?;

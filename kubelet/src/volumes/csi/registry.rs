@@ -67,8 +67,11 @@ impl Registry {
         }
         // One word is enough: whoever hears it looks at everything.
         let (teller, mut told) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |_| {
-            let _ = teller.try_send(());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Looking into the directory is an event too, and must not be a reason to look again.
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                let _ = teller.try_send(());
+            }
         });
         let watching = watcher.and_then(|mut watcher| {
             watcher.watch(&directory, notify::RecursiveMode::Recursive)?;

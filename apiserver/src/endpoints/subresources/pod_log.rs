@@ -12,6 +12,8 @@ use crate::endpoints::options::Query;
 use crate::endpoints::{Answer, Call};
 use crate::registry::core::pod::connect::{self, LogOptions};
 use crate::registry::read::str_at;
+use crate::streaming::bytes_out::{self, Form};
+use crate::streaming::web_socket;
 
 /// Streams the log.
 pub async fn log(call: &mut Call) -> Answer {
@@ -55,9 +57,34 @@ async fn fetch(call: &mut Call, target: &Target) -> Answer {
     if !(200..=206).contains(&code.as_u16()) {
         return Err(refused(call, code, response.into_body()).await);
     }
-    let mut streamed = Response::new(Body::new(response.into_body()));
+    let body = Body::new(response.into_body());
+    if let Some(offered) = web_socket::offered(&call.request.headers) {
+        let form = bytes_out::form(&offered);
+        return over_web_socket(call, body, form);
+    }
+    let mut streamed = Response::new(body);
     streamed.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(streamed)
+}
+
+/// Sends the log as messages. A client that offers only forms that we do not have is turned away, as upstream's library does.
+fn over_web_socket(call: &mut Call, body: Body, form: Option<Form>) -> Answer {
+    let Some(form) = form else {
+        let mut refusal = Response::new(Body::empty());
+        *refusal.status_mut() = StatusCode::FORBIDDEN;
+        return Ok(refusal);
+    };
+    let agreement = web_socket::agreement(&call.request.headers, form.protocol);
+    let (Some(client), Some(agreement)) = (call.request.upgrade.take(), agreement) else {
+        return Err(Status::bad_request("Upgrade request required"));
+    };
+    tokio::spawn(async move {
+        match web_socket::open(client).await {
+            Ok(socket) => bytes_out::send(socket, body, form).await,
+            Err(error) => tracing::debug!(%error, "a client did not take its WebSocket"),
+        }
+    });
+    Ok(agreement)
 }
 
 /// Bytes of what a kubelet says in place of a log.

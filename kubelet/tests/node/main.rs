@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use api::Server;
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A kubelet that is running.
 pub struct Running {

@@ -130,7 +130,11 @@ impl Inventory {
             let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<BTreeSet<_>>()
         };
-        let is_shim = |pid: &String| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("containerd"));
+        // One that has ended has no command line, and stays in the table until init asks how it ended.
+        let is_shim = |pid: &String| {
+            let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            read("comm").starts_with(b"containerd") && !read("cmdline").is_empty()
+        };
         Inventory {
             links: names("/sys/class/net"),
             namespaces: names("/run/netns"),

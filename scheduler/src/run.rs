@@ -41,7 +41,7 @@ pub(crate) enum Message {
     Input(Input),
     /// All there is has been told; pods may be placed.
     Synced,
-    Wake,
+    Stop,
 }
 
 /// Schedules pods until shutdown.
@@ -65,10 +65,7 @@ pub async fn run_with(
     let recorder = Recorder::with_actions(client.clone(), &recorder_name(&config), &host(), shutdown.clone());
     let binder = Binder::new(client, recorder, inbox.clone());
     let carrying_out = tokio::spawn(binder.run(effects));
-    let ended = Shutdown::new();
-    // Whoever drops this future without a shutdown ends the thread too.
-    let ending = Ending { ended: ended.clone(), inbox: inbox.clone() };
-    let thread = tokio::task::spawn_blocking(move || decide(core, &messages, &outbox, &ended));
+    let thread = tokio::task::spawn_blocking(move || decide(core, &messages, &outbox));
 
     tokio::select! {
         () = follow(&informers, &inbox) => {
@@ -77,26 +74,12 @@ pub async fn run_with(
         }
         () = shutdown.cancelled() => {}
     }
-    drop(ending);
+    // The thread may have ended; then there is nobody to tell.
+    let stop = inbox.clone();
+    tokio::task::spawn_blocking(move || stop.send(Message::Stop).is_ok()).await?;
     thread.await?;
     carrying_out.abort();
     Ok(())
-}
-
-/// Ends the core's thread when it is dropped.
-struct Ending {
-    ended: Shutdown,
-    inbox: SyncSender<Message>,
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.ended.cancel();
-        // Wakes the thread if it sleeps; with a full inbox it does not.
-        if self.inbox.try_send(Message::Wake).is_err() {
-            tracing::trace!("the scheduling thread is busy or has ended");
-        }
-    }
 }
 
 /// Events are told under the name of the profile; with several, under the first.
@@ -156,12 +139,12 @@ fn tell<K: Object>(informer: Informer<K>, inbox: &SyncSender<Message>, input: fn
 }
 
 /// The core's thread.
-fn decide(mut core: Core, messages: &Receiver<Message>, outbox: &mpsc::Sender<Effect>, ended: &Shutdown) {
+fn decide(mut core: Core, messages: &Receiver<Message>, outbox: &mpsc::Sender<Effect>) {
     let start = Instant::now();
     let mut synced = false;
     let mut waiting: std::collections::VecDeque<Effect> = std::collections::VecDeque::new();
     let mut reported = Duration::ZERO;
-    while !ended.is_cancelled() {
+    loop {
         let mut taken = 0;
         while taken < BATCH
             && let Ok(message) = messages.try_recv()
@@ -169,7 +152,7 @@ fn decide(mut core: Core, messages: &Receiver<Message>, outbox: &mpsc::Sender<Ef
             match message {
                 Message::Input(input) => core.apply(input, start.elapsed()),
                 Message::Synced => synced = true,
-                Message::Wake => {}
+                Message::Stop => return,
             }
             taken += 1;
         }
@@ -201,8 +184,8 @@ fn decide(mut core: Core, messages: &Receiver<Message>, outbox: &mpsc::Sender<Ef
         match messages.recv_timeout(sleep) {
             Ok(Message::Input(input)) => core.apply(input, start.elapsed()),
             Ok(Message::Synced) => synced = true,
-            Err(RecvTimeoutError::Disconnected) => return,
-            Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }

@@ -3,9 +3,9 @@
 DATA_DIR ?= $(HOME)/.ferrokube
 PORT ?= 6443
 NODES ?= 1
-# What a fresh Debian or Ubuntu lacks: a protobuf compiler to build the etcd client; for the tests an etcd to store in,
+# What a fresh Debian or Ubuntu lacks: a protobuf compiler and its standard definitions to build the etcd client; for the tests an etcd to store in,
 # and kubectl's home.
-BUILD_PACKAGES := protobuf-compiler build-essential
+BUILD_PACKAGES := protobuf-compiler libprotobuf-dev build-essential
 # What nodes run their pods with.
 NODE_PACKAGES := containerd runc containernetworking-plugins iptables nftables conntrack iproute2
 TEST_PACKAGES := $(BUILD_PACKAGES) $(NODE_PACKAGES) etcd-server busybox-static docker-registry skopeo

@@ -20,6 +20,7 @@ mod garbage_collector;
 mod horizontal_pod_autoscaler;
 mod label_selector_text;
 mod legacy_token_cleaner;
+pub mod local_path_provisioner;
 pub mod manager;
 pub mod names;
 mod namespace;

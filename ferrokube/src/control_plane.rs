@@ -13,6 +13,7 @@ use client::Shutdown;
 use controllers::manager::{self, Clients, Selection, SigningFiles};
 use serde_json::json;
 
+use crate::default_storage;
 use crate::nodes::Layout;
 
 /// The port where cluster DNS listens on the bridge; pods ask at 53 of its service.
@@ -22,9 +23,22 @@ const DNS_HOST: u8 = 10;
 /// Where pods get their addresses from if there are no nodes on this machine.
 const DEFAULT_POD_CIDR: &str = "10.244.0.0/16";
 
+/// A part of a cluster that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    KubeControllerManager,
+    KubeScheduler,
+    KubeProxy,
+    Dns,
+    /// The default storage class and what its provisioners may do.
+    DefaultStorage,
+}
+
 /// What the control plane is told.
 pub struct Config {
-    controllers: manager::Config,
+    controllers: Option<manager::Config>,
+    scheduler: bool,
+    default_storage: bool,
     dns: Option<Dns>,
 }
 
@@ -37,7 +51,8 @@ struct Dns {
 
 impl Config {
     /// For the API server of this configuration; `layout` if there are nodes on this machine.
-    pub fn new(server: &apiserver::run::Config, layout: Option<&Layout>) -> anyhow::Result<Config> {
+    pub fn new(server: &apiserver::run::Config, layout: Option<&Layout>, disabled: &[Part]) -> anyhow::Result<Config> {
+        let has = |part| !disabled.contains(&part);
         let pki = |name: &str| Some(server.data_dir.join("pki").join(name));
         let ranges: Vec<String> = server.service_cluster_ip_range.iter().map(ToString::to_string).collect();
         let controllers = manager::Config {
@@ -51,13 +66,19 @@ impl Config {
             ..manager::Config::default()
         };
         let dns = match layout {
-            Some(layout) => {
+            Some(layout) if has(Part::Dns) => {
                 let listen = SocketAddr::new(layout.gateway().into(), DNS_PORT);
                 Some(Dns { listen, service: dns_address(server)? })
             }
-            None => None,
+            _ => None,
         };
-        Ok(Config { controllers, dns })
+        Ok(Config {
+            controllers: has(Part::KubeControllerManager).then_some(controllers),
+            scheduler: has(Part::KubeScheduler),
+            // Directories are made by the nodes of this machine.
+            default_storage: layout.is_some() && has(Part::DefaultStorage),
+            dns,
+        })
     }
 }
 
@@ -90,13 +111,24 @@ pub async fn run(api: Arc<Api>, config: Config, shutdown: Shutdown) -> anyhow::R
     let controllers = {
         let (api, shutdown) = (api.clone(), shutdown.clone());
         async move {
-            manager::run(InProcess(api), config.controllers, &Selection::default(), shutdown).await;
+            if let Some(controllers) = config.controllers {
+                manager::run(InProcess(api), controllers, &Selection::default(), shutdown).await;
+            }
             anyhow::Ok(())
         }
     };
     let scheduler = async {
+        if !config.scheduler {
+            return Ok(());
+        }
         let client = in_process::client(&api, in_process::component("system:kube-scheduler"), "kube-scheduler");
         scheduler::run(client, scheduler::Config::default(), shutdown.clone()).await.context("scheduler")
+    };
+    let storage = async {
+        if !config.default_storage {
+            return Ok(());
+        }
+        default_storage::publish(&api).await.map_err(|status| anyhow::anyhow!("the default storage class: {}", status.message))
     };
     let dns = async {
         let Some(dns) = &config.dns else { return Ok(()) };
@@ -105,8 +137,8 @@ pub async fn run(api: Arc<Api>, config: Config, shutdown: Shutdown) -> anyhow::R
         let client = in_process::client(&api, in_process::service_account("kube-system", "coredns"), "dns");
         dns::run(client, config, shutdown.clone()).await.context("cluster DNS")
     };
-    let (controllers, scheduler, dns) = tokio::join!(controllers, scheduler, dns);
-    controllers.and(scheduler).and(dns)
+    let (controllers, scheduler, storage, dns) = tokio::join!(controllers, scheduler, storage, dns);
+    controllers.and(scheduler).and(storage).and(dns)
 }
 
 /// Tells pods where cluster DNS is: a service without a selector, and its one endpoint.

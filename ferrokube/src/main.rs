@@ -7,6 +7,7 @@ mod client_flags;
 mod control_plane;
 mod controller_manager;
 mod controller_manager_flags;
+mod default_storage;
 mod down;
 mod feature_gates;
 mod go_values;

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Node;
 use tokio::sync::watch;
 
 use crate::apiserver_flags::Flags;
-use crate::control_plane;
+use crate::control_plane::{self, Part};
 use crate::nodes::{self, Layout, network, routes, supervise};
 use crate::pid_file::PidFile;
 use crate::shutdown;
@@ -29,6 +29,9 @@ pub struct Up {
     /// Nodes on this machine. 0 is a control plane alone, which needs neither root nor a container runtime.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=i64::from(nodes::MAX_NODES)))]
     nodes: u32,
+    /// Parts that are left out, for somebody else's in their place.
+    #[arg(long, value_delimiter = ',')]
+    disable: Vec<Part>,
     #[command(flatten)]
     flags: Flags,
 }
@@ -59,10 +62,12 @@ impl Up {
         let stop = shutdown::token(signal);
         let serving = tokio::spawn(server.serve());
         tracing::info!(address = %address, "API server ready in {} ms", started.elapsed().as_millis());
-        let plane = tokio::spawn(control_plane::run(api.clone(), control_plane::Config::new(&config, layout.as_ref())?, stop.clone()));
+        let plane = control_plane::Config::new(&config, layout.as_ref(), &self.disable)?;
+        let plane = tokio::spawn(control_plane::run(api.clone(), plane, stop.clone()));
         if let Some(layout) = &layout {
             let pki = Pki::open(&data_dir.join("pki"))?;
-            let cluster = Cluster { layout, server: &config, port: address.port(), pki: &pki, api: &api };
+            let proxy = !self.disable.contains(&Part::KubeProxy);
+            let cluster = Cluster { layout, server: &config, port: address.port(), pki: &pki, api: &api, proxy };
             let result = cluster.run_nodes(self.nodes, &stop, started).await;
             match &result {
                 Ok(()) => stop.cancelled().await,
@@ -90,12 +95,13 @@ struct Cluster<'a> {
     port: u16,
     pki: &'a Pki,
     api: &'a Arc<Api>,
+    proxy: bool,
 }
 
 impl Cluster<'_> {
     /// Starts the nodes and returns when they are ready, or at shutdown.
     async fn run_nodes(&self, count: u32, stop: &Shutdown, started: Instant) -> anyhow::Result<()> {
-        let Cluster { layout, server, port, pki, api } = *self;
+        let Cluster { layout, server, port, pki, api, proxy } = *self;
         supervise::take_places(layout)?;
         for directory in [layout.images(), layout.registries()] {
             std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
@@ -103,6 +109,7 @@ impl Cluster<'_> {
         let told = supervise::Cluster {
             server: format!("https://{}:{port}", layout.gateway()),
             cluster_dns: vec![control_plane::dns_address(server)?.to_string()],
+            proxy,
         };
         let hosts: Vec<_> = (1..=count).map(|n| layout.host(n)).collect();
         for host in &hosts {

@@ -424,3 +424,63 @@ impl Config {
         Ok(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config(mut value: Value) -> Result<Config, String> {
+        value["apiVersion"] = json!(API_VERSION);
+        value["kind"] = json!(KIND);
+        let config: Config = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        config.complete().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_a_file_does_not_say_is_as_upstream_has_it() {
+        let empty = config(json!({})).unwrap();
+        assert_eq!((empty.pod_initial_backoff_seconds, empty.pod_max_backoff_seconds, empty.parallelism), (1, 10, 16));
+        assert_eq!(empty.profiles[0].scheduler_name.as_deref(), Some("default-scheduler"));
+        assert_eq!(empty.leader_election.resource_name, "kube-scheduler");
+        let named = config(json!({"profiles": [{"plugins": {}}]})).unwrap();
+        assert_eq!(named.profiles[0].scheduler_name.as_deref(), Some("default-scheduler"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (value, expected) in [
+            (json!({"percentageOfNodesToScore": 101}), "percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]"),
+            (
+                json!({"podMaxBackoffSeconds": 0}),
+                "podMaxBackoffSeconds: Invalid value: 0: must be greater than or equal to PodInitialBackoffSeconds",
+            ),
+            (json!({"profiles": [{"schedulerName": "a"}, {"schedulerName": "a"}]}), "profiles[1].schedulerName: Duplicate value"),
+            (json!({"profiles": [{"schedulerName": "a"}, {}]}), "profiles[1].schedulerName: Invalid value: \"\": Required value"),
+            (json!({"extenders": [{"urlPrefix": "http://x"}]}), "extenders are not supported"),
+            (json!({"parallelismm": 3}), "unknown field `parallelismm`"),
+        ] {
+            let error = config(value.clone()).unwrap_err();
+            assert!(error.contains(expected), "{value}: {error}");
+        }
+        let other = Config { kind: "Other".to_owned(), ..Config::default() };
+        assert!(other.complete().is_err());
+    }
+
+    #[test]
+    fn plugins_have_their_arguments_or_the_defaults() {
+        let configs = json!([
+            {"name": "NodeResourcesFit", "args": {"scoringStrategy": {"type": "MostAllocated", "resources": [{"name": "cpu"}]}}},
+            {"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": 5}},
+            {"name": "SomebodyElses", "args": {"x": 1}},
+        ]);
+        let args = Args::read(&serde_json::from_value::<Vec<PluginConfig>>(configs).unwrap()).unwrap();
+        assert_eq!(args.fit.scoring_strategy.kind, StrategyType::MostAllocated);
+        assert_eq!(args.fit.scoring_strategy.resources, [ResourceSpec { name: "cpu".to_owned(), weight: 1 }]);
+        assert_eq!((args.inter_pod_affinity.hard_pod_affinity_weight, args.preemption.min_candidate_nodes_absolute), (5, 100));
+        let bad = json!([{"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": 101}}]);
+        let error = Args::read(&serde_json::from_value::<Vec<PluginConfig>>(bad).unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), "hardPodAffinityWeight: Invalid value: 101: not in valid range [0-100]");
+    }
+}

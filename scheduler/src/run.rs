@@ -41,7 +41,7 @@ pub(crate) enum Message {
     Input(Input),
     /// All there is has been told; pods may be placed.
     Synced,
-    Stop,
+    Wake,
 }
 
 /// Schedules pods until shutdown.
@@ -65,7 +65,10 @@ pub async fn run_with(
     let recorder = Recorder::with_actions(client.clone(), &recorder_name(&config), &host(), shutdown.clone());
     let binder = Binder::new(client, recorder, inbox.clone());
     let carrying_out = tokio::spawn(binder.run(effects));
-    let thread = tokio::task::spawn_blocking(move || decide(core, &messages, &outbox));
+    let ended = Shutdown::new();
+    // Whoever drops this future without a shutdown ends the thread too.
+    let ending = Ending { ended: ended.clone(), inbox: inbox.clone() };
+    let thread = tokio::task::spawn_blocking(move || decide(core, &messages, &outbox, &ended));
 
     tokio::select! {
         () = follow(&informers, &inbox) => {
@@ -74,12 +77,26 @@ pub async fn run_with(
         }
         () = shutdown.cancelled() => {}
     }
-    // The thread may have ended; then there is nobody to tell.
-    let stop = inbox.clone();
-    tokio::task::spawn_blocking(move || stop.send(Message::Stop).is_ok()).await?;
+    drop(ending);
     thread.await?;
     carrying_out.abort();
     Ok(())
+}
+
+/// Ends the core's thread when it is dropped.
+struct Ending {
+    ended: Shutdown,
+    inbox: SyncSender<Message>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.ended.cancel();
+        // Wakes the thread if it sleeps; with a full inbox it does not.
+        if self.inbox.try_send(Message::Wake).is_err() {
+            tracing::trace!("the scheduling thread is busy or has ended");
+        }
+    }
 }
 
 /// Events are told under the name of the profile; with several, under the first.
@@ -139,12 +156,12 @@ fn tell<K: Object>(informer: Informer<K>, inbox: &SyncSender<Message>, input: fn
 }
 
 /// The core's thread.
-fn decide(mut core: Core, messages: &Receiver<Message>, outbox: &mpsc::Sender<Effect>) {
+fn decide(mut core: Core, messages: &Receiver<Message>, outbox: &mpsc::Sender<Effect>, ended: &Shutdown) {
     let start = Instant::now();
     let mut synced = false;
     let mut waiting: std::collections::VecDeque<Effect> = std::collections::VecDeque::new();
     let mut reported = Duration::ZERO;
-    loop {
+    while !ended.is_cancelled() {
         let mut taken = 0;
         while taken < BATCH
             && let Ok(message) = messages.try_recv()
@@ -152,7 +169,7 @@ fn decide(mut core: Core, messages: &Receiver<Message>, outbox: &mpsc::Sender<Ef
             match message {
                 Message::Input(input) => core.apply(input, start.elapsed()),
                 Message::Synced => synced = true,
-                Message::Stop => return,
+                Message::Wake => {}
             }
             taken += 1;
         }
@@ -184,8 +201,8 @@ fn decide(mut core: Core, messages: &Receiver<Message>, outbox: &mpsc::Sender<Ef
         match messages.recv_timeout(sleep) {
             Ok(Message::Input(input)) => core.apply(input, start.elapsed()),
             Ok(Message::Synced) => synced = true,
-            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }

@@ -19,9 +19,12 @@ use kube::{Api, Client};
 use crate::manager::Context;
 use crate::{claims, failure, pod_state};
 use apimachinery::selector::label::StructuredError;
-use decide::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimStep, Deleter, SELECTED_NODE, Told, VolumeStep};
+use decide::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimStep, Deleter, Told, VolumeStep};
+pub use decide::{PROVISIONED_BY, SELECTED_NODE};
 
-const PROVISIONER: [&str; 2] = ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
+/// Says which provisioner is to make a claim's volume.
+pub const STORAGE_PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+const PROVISIONER: [&str; 2] = ["volume.beta.kubernetes.io/storage-provisioner", STORAGE_PROVISIONER];
 const DEFAULT_CLASS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 const PRE_RESIZE_CAPACITY: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
 

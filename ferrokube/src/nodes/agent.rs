@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use client::{Informer, Informers, Object, Shutdown};
+use controllers::local_path_provisioner;
 use k8s_openapi::api::core::v1::Node;
-use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::containerd::Runtime;
 use super::{cni, containerd, images, mounts, pause, routes};
+use crate::client_flags;
 
 /// `ferrokube node`: started by `ferrokube up`, once a node.
 #[derive(Args)]
@@ -41,7 +41,10 @@ pub struct NodeConfig {
     pub images: PathBuf,
     pub registries: PathBuf,
     pub kubelet_kubeconfig: PathBuf,
+    /// Whether this process is the node's kube-proxy too.
+    pub proxy: bool,
     pub proxy_kubeconfig: PathBuf,
+    pub provisioner_kubeconfig: PathBuf,
     pub client_ca: PathBuf,
     pub serving_certificate: PathBuf,
     pub serving_key: PathBuf,
@@ -109,15 +112,17 @@ fn join(namespace: &Path, kind: CloneFlags) -> anyhow::Result<()> {
     setns(file, kind).with_context(|| format!("entering {}", namespace.display()))
 }
 
-async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
-    let file = Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
-}
-
 impl NodeConfig {
     fn runtime(&self) -> Runtime {
         Runtime { directory: self.directory.clone(), registries: self.registries.clone(), cgroup: self.cgroup.clone() }
+    }
+
+    fn provisioner(&self, shutdown: &Shutdown) -> local_path_provisioner::Config {
+        local_path_provisioner::Config {
+            node_name: self.name.clone(),
+            directory: self.directory.join("volumes"),
+            shutdown: shutdown.clone(),
+        }
     }
 
     fn resolv_conf(&self) -> PathBuf {
@@ -136,13 +141,17 @@ impl NodeConfig {
         tokio::spawn(images::follow(self.images.clone(), first, shutdown.clone()));
         imported.await.context("importing images")?;
 
-        let client = connect(&self.kubelet_kubeconfig).await?;
+        let client = client_flags::connect(&self.kubelet_kubeconfig, "kubelet").await?;
         // A kubelet may read its own node alone; routes need them all, which a proxy may read.
-        let proxy_client = connect(&self.proxy_kubeconfig).await?;
+        let proxy_client = client_flags::connect(&self.proxy_kubeconfig, "kube-proxy").await?;
         let nodes = Informers::new(proxy_client.clone(), shutdown.clone()).of::<Node>();
         self.configure_network(&nodes);
         tokio::spawn(routes::follow(nodes, Some(self.name.clone()), shutdown.clone()));
-        let proxy = kube_proxy::run(proxy_client, self.proxy(), shutdown.clone());
+        let provisioner = client_flags::connect(&self.provisioner_kubeconfig, "local-path-provisioner").await?;
+        tokio::spawn(local_path_provisioner::run(provisioner, self.provisioner(&shutdown)));
+        let proxy = async {
+            if self.proxy { kube_proxy::run(proxy_client, self.proxy(), shutdown.clone()).await } else { std::future::pending().await }
+        };
         let kubelet = kubelet::run(client, self.kubelet(), shutdown.clone());
         tracing::info!(node = %self.name, address = %self.address, "starting");
         tokio::select! {

@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 
 use super::agent::NodeConfig;
 use super::{Host, Layout, cgroup, mounts, network};
+use crate::default_storage;
 
 /// A node's process that ended is started again after this long.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -28,6 +29,8 @@ pub struct Cluster {
     pub server: String,
     /// Where pods send their questions about names.
     pub cluster_dns: Vec<String>,
+    /// Whether they run a kube-proxy.
+    pub proxy: bool,
 }
 
 /// Writes what a node's process needs: who it is, and whom it talks to.
@@ -39,6 +42,7 @@ pub fn prepare(layout: &Layout, host: &Host, cluster: &Cluster, pki: &Pki) -> an
     let kubelet = pki.client(&format!("{}-kubelet", host.name), &user, &["system:nodes"])?;
     let serving = pki.kubelet_serving(&format!("{}-kubelet-serving", host.name), &host.name, &[IpAddr::V4(host.address)])?;
     let proxy = pki.client("kube-proxy", "system:kube-proxy", &[])?;
+    let provisioner = pki.client("local-path-provisioner", default_storage::USER, &[])?;
     let write = |name: &str, text: &str, secret: bool| -> anyhow::Result<PathBuf> {
         let path = directory.join(name);
         write_file(&path, text, secret)?;
@@ -53,7 +57,13 @@ pub fn prepare(layout: &Layout, host: &Host, cluster: &Cluster, pki: &Pki) -> an
         images: layout.images(),
         registries: layout.registries(),
         kubelet_kubeconfig: write("kubelet.conf", &kubeconfig(&cluster.server, &ca, &user, &kubelet), true)?,
+        proxy: cluster.proxy,
         proxy_kubeconfig: write("kube-proxy.conf", &kubeconfig(&cluster.server, &ca, "system:kube-proxy", &proxy), true)?,
+        provisioner_kubeconfig: write(
+            "local-path-provisioner.conf",
+            &kubeconfig(&cluster.server, &ca, default_storage::USER, &provisioner),
+            true,
+        )?,
         client_ca: write("ca.crt", &ca, false)?,
         serving_certificate: write("kubelet.crt", &serving.certificate, false)?,
         serving_key: write("kubelet.key", &serving.key, true)?,

@@ -74,7 +74,7 @@ impl Plugin for NodeResourcesFit {
                 Interest::hinted(Resource::AssignedPod, Actions::DELETE, frees),
                 Interest::hinted(Resource::Node, Actions::ADD.or(Actions::NODE_ALLOCATABLE), node_fits),
                 Interest::any(Resource::TargetPod, Actions::POD_SCALE_DOWN),
-                Interest::hinted(Resource::AssignedPod, Actions::POD_SCALE_DOWN, is_placed),
+                Interest::hinted(Resource::AssignedPod, Actions::POD_SCALE_DOWN, gives_back),
             ]
         }
     }
@@ -179,8 +179,15 @@ fn frees(_world: &World, _pod: &PodInfo, subject: &Subject) -> bool {
     !gone.node_name().is_empty() || !gone.nominated_node().is_empty()
 }
 
-fn is_placed(_world: &World, _pod: &PodInfo, subject: &Subject) -> bool {
-    !matches!(subject, Subject::Pod { new: Some(new), .. } if new.node_name().is_empty())
+/// Whether a pod on a node has given back any of what this one asks for.
+fn gives_back(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
+    let Subject::Pod { old: Some(old), new: Some(new) } = subject else { return true };
+    let (before, now) = (&old.requests.requests, &new.requests.requests);
+    let asks = &pod.template.spec_requests.requests;
+    (asks.milli_cpu > 0 && now.milli_cpu < before.milli_cpu)
+        || (asks.memory > 0 && now.memory < before.memory)
+        || (asks.ephemeral_storage > 0 && now.ephemeral_storage < before.ephemeral_storage)
+        || asks.scalars.iter().any(|(name, asked)| *asked > 0 && now.scalar(name) < before.scalar(name))
 }
 
 fn node_fits(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {

@@ -12,7 +12,7 @@ TEST_PACKAGES := $(BUILD_PACKAGES) $(NODE_PACKAGES) etcd-server busybox-static d
 # Nodes need root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: up down test check bench build-packages node-packages test-packages
+.PHONY: up down test check bench compatibility build-packages node-packages test-packages
 
 up: build-packages node-packages
 	@echo "==> building (release); the first time takes some minutes"
@@ -40,6 +40,12 @@ bench: build-packages
 	./target/release/examples/store_rate
 	./target/release/bench compare --ours target/release/ferrokube --bare target/release/bare --json target/bench.json \
 	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(BENCH_FLAGS)
+
+# Upstream's scheduler, controller manager, kubectl and Helm with our cluster. Needs Go and root.
+compatibility: build-packages node-packages
+	cargo build --package ferrokube
+	conformance/compatibility/build-upstream target/upstream
+	$(AS_ROOT) conformance/compatibility/run target/debug/ferrokube target/upstream
 
 node-packages:
 	@$(if $(filter 0,$(NODES)),,./xtask/install-packages $(NODE_PACKAGES))

@@ -101,7 +101,10 @@ pub async fn run(client: Client, config: Config) {
 /// Whether a volume for the claim is to be made on this node, by us.
 fn is_asked(claim: &PersistentVolumeClaim, node: &str) -> bool {
     let bound = claim.spec.as_ref().is_some_and(|spec| spec.volume_name.as_deref().is_some_and(|name| !name.is_empty()));
-    !bound && !claim.is_terminating() && claim.annotation(STORAGE_PROVISIONER) == Some(NAME) && claim.annotation(SELECTED_NODE) == Some(node)
+    !bound
+        && !claim.is_terminating()
+        && claim.annotation(STORAGE_PROVISIONER) == Some(NAME)
+        && claim.annotation(SELECTED_NODE) == Some(node)
 }
 
 /// Whether the volume is a directory of this node that nobody claims any more, and that nobody wants to keep.
@@ -200,7 +203,11 @@ impl Provisioner {
         let name = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or("");
         // A class that is gone tells nobody how its volumes are to be; the volume controller complains of it.
         let Some(class) = self.classes.get("", name) else { return Ok(Outcome::Done) };
-        self.recorder.normal(&claim.reference(), "Provisioning", format!("External provisioner is provisioning volume for claim \"{key}\""));
+        self.recorder.normal(
+            &claim.reference(),
+            "Provisioning",
+            format!("External provisioner is provisioning volume for claim \"{key}\""),
+        );
         match self.make(&claim, &class).await {
             Ok(()) => {
                 let message = format!("Successfully provisioned volume {}", volume_name(&claim));
@@ -301,10 +308,7 @@ mod tests {
             (json!({ "accessModes": ["ReadWriteOnce", "ReadWriteOncePod"] }), None),
             (json!({ "volumeMode": "Block" }), Some("block volumes are not supported")),
             (json!({ "selector": {} }), Some("claim.Spec.Selector is not supported")),
-            (
-                json!({ "accessModes": ["ReadWriteMany"] }),
-                Some("only ReadWriteOnce and ReadWriteOncePod access modes are supported"),
-            ),
+            (json!({ "accessModes": ["ReadWriteMany"] }), Some("only ReadWriteOnce and ReadWriteOncePod access modes are supported")),
         ] {
             assert_eq!(obstacle(&claim(spec.clone())), expected, "{spec}");
         }

@@ -24,6 +24,7 @@ mod secure_serving;
 mod service_accounts;
 mod shutdown;
 mod snapshot;
+mod stand_ins;
 mod up;
 
 use std::io::IsTerminal;

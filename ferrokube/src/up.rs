@@ -18,7 +18,7 @@ use crate::apiserver_flags::Flags;
 use crate::control_plane::{self, Part};
 use crate::nodes::{self, Layout, network, routes, supervise};
 use crate::pid_file::PidFile;
-use crate::shutdown;
+use crate::{shutdown, stand_ins};
 
 /// `ferrokube up`.
 #[derive(Args)]
@@ -64,8 +64,9 @@ impl Up {
         tracing::info!(address = %address, "API server ready in {} ms", started.elapsed().as_millis());
         let plane = control_plane::Config::new(&config, layout.as_ref(), &self.disable)?;
         let plane = tokio::spawn(control_plane::run(api.clone(), plane, stop.clone()));
+        let pki = Pki::open(&data_dir.join("pki"))?;
+        stand_ins::write(&data_dir, &pki, &self.disable)?;
         if let Some(layout) = &layout {
-            let pki = Pki::open(&data_dir.join("pki"))?;
             let proxy = !self.disable.contains(&Part::KubeProxy);
             let cluster = Cluster { layout, server: &config, port: address.port(), pki: &pki, api: &api, proxy };
             let result = cluster.run_nodes(self.nodes, &stop, started).await;

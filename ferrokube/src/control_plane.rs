@@ -57,7 +57,7 @@ impl Config {
         let ranges: Vec<String> = server.service_cluster_ip_range.iter().map(ToString::to_string).collect();
         let controllers = manager::Config {
             allocate_node_cidrs: true,
-            cluster_cidr: layout.map_or_else(|| DEFAULT_POD_CIDR.to_owned(), Layout::pod_cidr),
+            cluster_cidr: cluster_cidr(layout),
             service_cluster_ip_range: ranges.join(","),
             root_ca_file: pki("ca.crt"),
             cluster_signing: SigningFiles { cert: pki("ca.crt"), key: pki("ca.key") },
@@ -80,6 +80,11 @@ impl Config {
             dns,
         })
     }
+}
+
+/// Where pods get their addresses from.
+pub fn cluster_cidr(layout: Option<&Layout>) -> String {
+    layout.map_or_else(|| DEFAULT_POD_CIDR.to_owned(), Layout::pod_cidr)
 }
 
 /// The address of cluster DNS among the services.

@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn the_maps_are_configurations_that_components_take() {
         let [_, kubelet, proxy] = maps(&published());
-        let kubelet = kubelet::KubeletConfiguration::parse(kubelet["data"][KUBELET_KEY].as_str().unwrap().as_bytes()).unwrap();
+        let kubelet = kubelet::KubeletConfiguration::parse(kubelet["data"][KUBELET_KEY].as_str().unwrap()).unwrap();
         assert_eq!((kubelet.cluster_dns, kubelet.rotate_certificates), (vec!["10.96.0.10".to_owned()], true));
         let proxy = kube_proxy::Config::parse(proxy["data"][PROXY_KEY].as_str().unwrap().as_bytes()).unwrap();
         assert_eq!(proxy.cluster_cidr, "10.244.0.0/16");

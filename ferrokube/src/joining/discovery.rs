@@ -60,26 +60,38 @@ impl CaHash {
     }
 }
 
-/// The CA of a cluster that is what it says.
+/// The CA of a cluster that is what it says. A cluster that cannot be asked yet, or has not signed for the token yet, is waited for; one
+/// that is not believed is not.
 pub async fn discover(server: &http::Uri, token: &Token, hashes: &[CaHash]) -> anyhow::Result<String> {
     let started = Instant::now();
-    let (content, ca) = loop {
-        match read(server, None, token, hashes).await {
-            Ok(found) => break found,
-            Err(error) if started.elapsed() > TIMEOUT => return Err(error),
-            Err(error) => tracing::info!("waiting for the cluster: {error:#}"),
+    let data = loop {
+        let waiting = match read(server, None).await {
+            Ok(data) if data.contains_key(&signature_key(token)) => break data,
+            Ok(_) => anyhow::anyhow!("it is not signed for token {}: has the token expired?", token.id),
+            Err(error) => error,
+        };
+        if started.elapsed() > TIMEOUT {
+            return Err(waiting);
         }
+        tracing::info!("waiting for the cluster: {waiting:#}");
         tokio::time::sleep(RETRY).await;
     };
+    let ca = believe(&data, token, hashes)?;
     // Once more, by a connection that only the holder of a certificate of this CA can have.
-    let (again, _) = read(server, Some(&ca), token, hashes).await.context("the server is not certified by the CA that it names")?;
-    if again != content {
+    let again =
+        read(server, Some(&ca)).await.context("the server is not certified by the CA that it names; see --tls-san of ferrokube up")?;
+    if again.get(KUBECONFIG_KEY) != data.get(KUBECONFIG_KEY) {
         bail!("the server and the one that was asked first do not say the same");
     }
     Ok(ca)
 }
 
-async fn read(server: &http::Uri, ca: Option<&str>, token: &Token, hashes: &[CaHash]) -> anyhow::Result<(String, String)> {
+fn signature_key(token: &Token) -> String {
+    format!("{SIGNATURE_PREFIX}{}", token.id)
+}
+
+/// What is published, asked for by anybody.
+async fn read(server: &http::Uri, ca: Option<&str>) -> anyhow::Result<BTreeMap<String, String>> {
     let mut config = Config::new(server.clone());
     match ca {
         Some(ca) => config.root_cert = Some(certificates(ca)?),
@@ -87,9 +99,7 @@ async fn read(server: &http::Uri, ca: Option<&str>, token: &Token, hashes: &[CaH
     }
     let maps: Api<ConfigMap> = Api::namespaced(Client::try_from(config)?, PUBLIC_NAMESPACE);
     let map = maps.get(CLUSTER_INFO).await.with_context(|| format!("cannot read {PUBLIC_NAMESPACE}/{CLUSTER_INFO} of {server}"))?;
-    let data = map.data.unwrap_or_default();
-    let ca = believe(&data, token, hashes)?;
-    Ok((data.get(KUBECONFIG_KEY).cloned().unwrap_or_default(), ca))
+    Ok(map.data.unwrap_or_default())
 }
 
 /// The certificates of a PEM text, as a client wants its roots.
@@ -100,9 +110,7 @@ pub fn certificates(pem: &str) -> anyhow::Result<Vec<Vec<u8>>> {
 /// The CA that the map names, if the map is signed with the token and the CA is one of those that are known by their hashes.
 fn believe(data: &BTreeMap<String, String>, token: &Token, hashes: &[CaHash]) -> anyhow::Result<String> {
     let content = data.get(KUBECONFIG_KEY).context("there is no kubeconfig in it")?;
-    let signature = data
-        .get(&format!("{SIGNATURE_PREFIX}{}", token.id))
-        .with_context(|| format!("it is not signed for token {}: has the token expired?", token.id))?;
+    let signature = data.get(&signature_key(token)).with_context(|| format!("it is not signed for token {}", token.id))?;
     if *signature != detached_signature(content, &token.id, &token.secret) {
         bail!("it is not signed with this token's secret");
     }
@@ -129,7 +137,10 @@ mod tests {
     }
 
     fn info(ca: &str, token: &Token) -> BTreeMap<String, String> {
-        let content = format!("apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: https://a\n    certificate-authority-data: {}\n", STANDARD.encode(ca));
+        let content = format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: https://a\n    certificate-authority-data: {}\n",
+            STANDARD.encode(ca)
+        );
         let signature = detached_signature(&content, &token.id, &token.secret);
         BTreeMap::from([(KUBECONFIG_KEY.to_owned(), content), (format!("{SIGNATURE_PREFIX}{}", token.id), signature)])
     }

@@ -53,9 +53,7 @@ pub async fn publish(api: &Arc<Api>, published: &Published) -> Result<(), Status
 }
 
 fn maps(published: &Published) -> [Value; 3] {
-    let map = |namespace: &str, name: &str, key: &str, text: String| {
-        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "namespace": namespace, "name": name }, "data": { key: text } })
-    };
+    let map = |namespace: &str, name: &str, key: &str, text: String| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "namespace": namespace, "name": name }, "data": { key: text } });
     let kubelet = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",

@@ -124,7 +124,9 @@ mod tests {
         assert_eq!((token.id.as_str(), token.secret.as_str()), ("abcdef", "0123456789abcdef"));
         assert_eq!(token.to_string(), "abcdef.0123456789abcdef");
         assert_eq!(format!("{token:?}"), "abcdef.…");
-        for bad in ["", "abcdef", "abcde.0123456789abcdef", "ABCDEF.0123456789abcdef", "abcdef.0123456789abcdef0", "abcdef.0123456789abcde!"] {
+        for bad in
+            ["", "abcdef", "abcde.0123456789abcdef", "ABCDEF.0123456789abcdef", "abcdef.0123456789abcdef0", "abcdef.0123456789abcde!"]
+        {
             assert!(bad.parse::<Token>().is_err(), "{bad}");
         }
     }

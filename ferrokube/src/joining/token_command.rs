@@ -106,11 +106,8 @@ impl Create {
             Some(token) => token,
             None => Token::generate(&SystemRandom::new())?,
         };
-        let expires = if self.ttl.is_zero() {
-            None
-        } else {
-            Some(Timestamp::now().checked_add(self.ttl).context("--ttl: nobody lives so long")?)
-        };
+        let expires =
+            if self.ttl.is_zero() { None } else { Some(Timestamp::now().checked_add(self.ttl).context("--ttl: nobody lives so long")?) };
         let secret = token.to_secret(expires, &self.description);
         let secrets: Api<Secret> = Api::namespaced(client.clone(), token::NAMESPACE);
         secrets.create(&PostParams::default(), &secret).await.context("the token cannot be made")?;

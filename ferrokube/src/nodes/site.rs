@@ -28,11 +28,8 @@ pub struct Site {
 const FORWARDING: [(&str, &str); 2] = [("ipv4/ip_forward", "1"), ("bridge/bridge-nf-call-iptables", "1")];
 
 /// Kernel settings of a network namespace that is the node's alone. One that a kernel does not have is left out.
-const NETWORK_SETTINGS: [(&str, &str); 3] = [
-    ("ipv4/conf/all/rp_filter", "0"),
-    ("ipv4/conf/default/rp_filter", "0"),
-    ("ipv4/ip_unprivileged_port_start", "0"),
-];
+const NETWORK_SETTINGS: [(&str, &str); 3] =
+    [("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "0"), ("ipv4/ip_unprivileged_port_start", "0")];
 
 impl Site {
     /// Makes this process one of the node: in the namespaces that its runtime has, or in new ones if none runs. The process must have

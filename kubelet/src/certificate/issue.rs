@@ -26,12 +26,7 @@ impl Interval {
 }
 
 /// Posts the request, or finds it posted before, and waits for its certificate, PEM.
-pub async fn obtain(
-    client: &Client,
-    request: &CertificateSigningRequest,
-    timeout: Duration,
-    interval: Interval,
-) -> Result<String, Error> {
+pub async fn obtain(client: &Client, request: &CertificateSigningRequest, timeout: Duration, interval: Interval) -> Result<String, Error> {
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     let posted = match api.create(&PostParams::default(), request).await {
         Err(error) if is_already_exists(&error) && request.metadata.name.is_some() => {

@@ -101,9 +101,7 @@ impl Store {
         self.write(&path, &format!("{}\n{}", pair.certificate.trim_end(), pair.key))?;
         let (link, temporary) = (self.current_path(), self.directory.join(format!("{CURRENT}.tmp")));
         let _ = fs::remove_file(&temporary);
-        symlink(&file, &temporary)
-            .and_then(|()| fs::rename(&temporary, &link))
-            .map_err(|source| Error::File { path: link, source })
+        symlink(&file, &temporary).and_then(|()| fs::rename(&temporary, &link)).map_err(|source| Error::File { path: link, source })
     }
 
     /// The key that a request is made with; the same until a certificate for it was had.

@@ -19,9 +19,15 @@ pub struct Host {
 
 impl Host {
     pub fn start(data_dir: &Path, nodes: u32) -> Host {
+        Host::start_with(data_dir, nodes, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(data_dir: &Path, nodes: u32, flags: &[&str]) -> Host {
         let child = Command::new(env!("CARGO_BIN_EXE_ferrokube"))
             .args(["up", "--secure-port", "0", "--nodes", &nodes.to_string(), "--data-dir"])
             .arg(data_dir)
+            .args(flags)
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .spawn()
@@ -40,6 +46,25 @@ impl Host {
         let kubeconfig = Kubeconfig::read_from(self.data_dir.join("kubeconfig")).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
         Client::try_from(config).expect("a client")
+    }
+
+    /// The cluster's bridge between its nodes.
+    pub fn bridge(&self) -> String {
+        format!("fk{}", self.slot())
+    }
+
+    /// `ferrokube token create --print-join-command`: the arguments after `ferrokube join`.
+    pub fn join_arguments(&self, token: &str) -> Vec<String> {
+        let output = Command::new(env!("CARGO_BIN_EXE_ferrokube"))
+            .args(["token", "create", token, "--print-join-command", "--data-dir"])
+            .arg(&self.data_dir)
+            .output()
+            .expect("the binary starts");
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert!(output.status.success(), "no token: {}", String::from_utf8_lossy(&output.stderr));
+        let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        assert_eq!(words[..2], ["ferrokube", "join"], "{text}");
+        words[2..].to_vec()
     }
 
     fn slot(&self) -> u8 {

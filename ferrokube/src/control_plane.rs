@@ -99,6 +99,8 @@ pub fn dns_address(server: &apiserver::run::Config) -> anyhow::Result<IpAddr> {
 /// The controllers of this process: each acts as its own service account.
 struct InProcess(Arc<Api>);
 
+/// Those that are on by default, and those that let machines join, as installers turn them on.
+const CONTROLLERS: [&str; 3] = ["*", "bootstrap-signer-controller", "token-cleaner-controller"];
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 
 impl Clients for InProcess {
@@ -117,7 +119,7 @@ pub async fn run(api: Arc<Api>, config: Config, shutdown: Shutdown) -> anyhow::R
         let (api, shutdown) = (api.clone(), shutdown.clone());
         async move {
             if let Some(controllers) = config.controllers {
-                manager::run(InProcess(api), controllers, &Selection::default(), shutdown).await;
+                manager::run(InProcess(api), controllers, &Selection::parse(CONTROLLERS)?, shutdown).await;
             }
             anyhow::Ok(())
         }

@@ -83,6 +83,15 @@ impl Cluster {
         list.iter().filter(|node| is_ready(node)).filter_map(|node| node.metadata.name.clone()).collect()
     }
 
+    /// What a command prints; nothing if it cannot be run.
+    pub(super) async fn try_exec(&self, pod: &str, command: &[&str]) -> Option<String> {
+        let parameters = AttachParams::default().stdin(false).stdout(true).stderr(true);
+        let mut process = self.pods.exec(pod, command.iter().copied(), &parameters).await.ok()?;
+        let mut text = String::new();
+        process.stdout()?.read_to_string(&mut text).await.ok()?;
+        Some(text)
+    }
+
     pub(super) async fn exec(&self, pod: &str, command: &[&str], input: &[u8]) -> (String, bool) {
         let parameters = AttachParams::default().stdin(!input.is_empty()).stdout(true).stderr(true);
         let mut process = self.pods.exec(pod, command.iter().copied(), &parameters).await.expect("a command");

@@ -15,6 +15,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Host {
     child: Child,
     data_dir: PathBuf,
+    /// How it was started, but for the data directory.
+    arguments: Vec<String>,
 }
 
 impl Host {
@@ -24,22 +26,65 @@ impl Host {
 
     /// The same with more flags.
     pub fn start_with(data_dir: &Path, nodes: u32, flags: &[&str]) -> Host {
-        let child = Command::new(env!("CARGO_BIN_EXE_ferrokube"))
-            .args(["up", "--secure-port", "0", "--nodes", &nodes.to_string(), "--data-dir"])
+        let port = std::net::TcpListener::bind("0.0.0.0:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+        // The machine has one route to the services of a range: another cluster may have that to the usual one.
+        let services = format!("10.{}.0.0/16", 100 + port % 100);
+        let (port, nodes) = (port.to_string(), nodes.to_string());
+        let own = ["up", "--secure-port", &port, "--nodes", &nodes, "--service-cluster-ip-range", &services];
+        let arguments: Vec<String> = own.iter().chain(flags).map(|word| (*word).to_owned()).collect();
+        let child = Host::run(data_dir, &arguments);
+        let mut host = Host { child, data_dir: data_dir.to_owned(), arguments };
+        host.wait_for_start();
+        host
+    }
+
+    fn run(data_dir: &Path, arguments: &[String]) -> Child {
+        // That of an earlier start would pass for this one's.
+        let _ = std::fs::remove_file(data_dir.join("kubeconfig"));
+        Command::new(env!("CARGO_BIN_EXE_ferrokube"))
+            .args(arguments)
+            .arg("--data-dir")
             .arg(data_dir)
-            .args(flags)
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .spawn()
-            .expect("the binary starts");
-        let mut host = Host { child, data_dir: data_dir.to_owned() };
+            .expect("the binary starts")
+    }
+
+    fn wait_for_start(&mut self) {
         let deadline = Instant::now() + START_TIMEOUT;
-        while !data_dir.join("kubeconfig").exists() || !data_dir.join("nodes/slot").exists() {
-            assert!(host.child.try_wait().expect("the child can be asked").is_none(), "the cluster ended early");
+        while !self.data_dir.join("kubeconfig").exists() || !self.data_dir.join("nodes/slot").exists() {
+            assert!(self.child.try_wait().expect("the child can be asked").is_none(), "the cluster ended early");
             assert!(Instant::now() < deadline, "the cluster did not start in time");
             std::thread::sleep(Duration::from_millis(10));
         }
-        host
+    }
+
+    /// `kill -9` of the cluster's process.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the process can be killed");
+        self.child.wait().expect("the process can be waited for");
+    }
+
+    /// The same cluster once more, after it was killed.
+    pub fn start_again(&mut self) {
+        self.child = Host::run(&self.data_dir, &self.arguments);
+        self.wait_for_start();
+    }
+
+    /// Processes of one name in a part of a node's cgroup.
+    pub fn processes(&self, node: &str, part: &str, name: &str) -> Vec<u32> {
+        let cgroup = format!("ferrokube/fk{}/{node}/{part}/cgroup.procs", self.slot());
+        let files = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(|root| Path::new(root).join(&cgroup));
+        let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        let is_named = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+        text.lines().filter_map(|line| line.parse().ok()).filter(is_named).collect()
+    }
+
+    /// `kill -9` of one of [`Host::processes`].
+    pub fn kill_process(&self, pid: u32) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("the process can be killed");
     }
 
     pub async fn client(&self) -> Client {

@@ -49,7 +49,7 @@ fn deployment(image: &str, replicas: i32) -> Deployment {
 }
 
 impl Cluster {
-    async fn apply(&self, image: &str) {
+    pub(super) async fn apply(&self, image: &str) {
         let post = PostParams::default();
         let settings = object(json!({ "metadata": { "name": "settings" }, "data": { "colour": "green" } }));
         self.config_maps.create(&post, &settings).await.expect("a config map");
@@ -63,7 +63,7 @@ impl Cluster {
     }
 
     /// Waits until the controller has seen the deployment as it is now, and so many pods of its newest form are all there are.
-    async fn rolled_out(&self, replicas: i32) {
+    pub(super) async fn rolled_out(&self, replicas: i32) {
         until("the deployment is rolled out", async || {
             let deployment = self.deployments.get("web").await.expect("the deployment");
             let status = deployment.status.unwrap_or_default();
@@ -76,7 +76,7 @@ impl Cluster {
     }
 
     /// The pods that are ready and not on their way out.
-    async fn running(&self) -> Vec<Pod> {
+    pub(super) async fn running(&self) -> Vec<Pod> {
         let list = self.pods.list(&ListParams::default().labels("app=web")).await.expect("pods");
         let is_ready = |pod: &Pod| {
             let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
@@ -90,13 +90,13 @@ impl Cluster {
         self.deployments.patch("web", &PatchParams::default(), &Patch::Strategic(patch)).await.expect("the image is changed");
     }
 
-    async fn scale(&self, replicas: i32) {
+    pub(super) async fn scale(&self, replicas: i32) {
         let patch = json!({ "spec": { "replicas": replicas } });
         self.deployments.patch_scale("web", &PatchParams::default(), &Patch::Merge(patch)).await.expect("the deployment is scaled");
         self.rolled_out(replicas).await;
     }
 
-    async fn delete_all(&self) {
+    pub(super) async fn delete_all(&self) {
         let delete = DeleteParams::background();
         self.deployments.delete("web", &delete).await.expect("the deployment goes");
         self.services.delete("web", &delete).await.expect("the service goes");

@@ -4,6 +4,7 @@
 //! are asked for (`make test` does, and says so where the machine cannot).
 
 mod asking;
+mod faults;
 mod host;
 mod image;
 mod job;

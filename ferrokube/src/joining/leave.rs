@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use kube_proxy::command::Runner;
+use kube_proxy::iptables::chain::KUBELET_FIREWALL as FIREWALL;
 use kubelet::cri::Runtime;
 use kubelet::cri::remote::Remote;
 
 use super::join::{places_file, site_file};
-use crate::nodes::command::run;
+use crate::nodes::command::{feed, run};
 use crate::nodes::routes::PROTOCOL;
 use crate::nodes::site::Site;
 use crate::nodes::{cgroup, containerd, masquerade, mounts};
@@ -27,12 +28,26 @@ pub async fn leave(data_dir: &Path, site: &Site) -> anyhow::Result<()> {
     cgroup::destroy(&site.cgroup).await?;
     cgroup::remove_if_empty("/ferrokube");
     kube_proxy::clean_up(None, &Runner::default()).await;
+    remove_firewall().await;
     masquerade::remove().await?;
     run("ip", &["route", "flush", "proto", PROTOCOL]).await?;
     mounts::leave_places(&places_file(data_dir))?;
     std::fs::remove_file(site_file(data_dir))?;
     tracing::info!("the cluster still knows the node: kubectl delete node {}", site.name);
     Ok(())
+}
+
+/// Takes away the chain that belongs to kubelets, which a proxy's cleaning leaves to them.
+async fn remove_firewall() {
+    for program in ["iptables", "ip6tables"] {
+        if run(program, &["-w", "-S", FIREWALL]).await.is_err() {
+            continue;
+        }
+        let text = format!("*filter\n-D INPUT -j {FIREWALL}\n-D OUTPUT -j {FIREWALL}\n-F {FIREWALL}\n-X {FIREWALL}\nCOMMIT\n");
+        if let Err(error) = feed(&format!("{program}-restore"), &["-w", "--noflush"], &text).await {
+            tracing::warn!(%error, "{FIREWALL} stays");
+        }
+    }
 }
 
 async fn remove_sandboxes(runtime: &dyn Runtime) -> Result<(), kubelet::cri::Error> {

@@ -84,14 +84,19 @@ impl Machine {
         }
     }
 
-    /// The rules of this machine's packet filter, and its routes.
-    pub fn leftovers(&self) -> String {
+    /// What a node may have left: rules and chains of the packet filter, but for the empty built-in ones, routes and links.
+    pub fn leftovers(&self) -> Vec<String> {
         let run = |program: &str, arguments: &[&str]| {
             let mut command = Command::new("nsenter");
             command.arg(format!("--net=/run/netns/{}", self.netns)).arg(program).args(arguments);
             String::from_utf8_lossy(&command.output().expect("the program is there").stdout).into_owned()
         };
-        [run("iptables-save", &[]), run("nft", &["list", "tables"]), run("ip", &["route"]), run("ip", &["-o", "link"])].concat()
+        let is_built_in = |line: &&str| line.starts_with(['#', '*']) || *line == "COMMIT" || line.contains(" ACCEPT [");
+        let rules = run("iptables-save", &[]) + &run("ip6tables-save", &[]);
+        let others = run("nft", &["list", "tables"]);
+        let others = others.lines().filter(|line| line.contains("ferrokube") || line.contains("kube-proxy"));
+        let network = run("ip", &["route"]) + &run("ip", &["-o", "link"]);
+        rules.lines().filter(|line| !is_built_in(line)).chain(others).chain(network.lines()).map(str::to_owned).collect()
     }
 }
 

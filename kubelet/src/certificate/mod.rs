@@ -8,10 +8,14 @@ pub mod request;
 pub mod rotation;
 pub mod store;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use kube::Client;
+use kube::config::Kubeconfig;
 
 use issue::{Interval, obtain};
 use request::{KeyPair, Named};
@@ -51,13 +55,48 @@ pub enum Error {
 ///
 /// The key is kept until then, so that whoever tries again asks for the same thing and no second request is made.
 pub async fn bootstrap(client: Client, node_name: &str, store: &Store) -> Result<(), Error> {
-    if store.current_if_good(node_name, jiff::Timestamp::now())?.is_some() {
+    if store.current_if_good(node_name, Timestamp::now())?.is_some() {
         return Ok(());
     }
     let key: KeyPair = store.pending_key()?;
     let asked = request::client(node_name, &key, Named::ByContent)?;
     tracing::info!(node = node_name, request = asked.metadata.name, "asking for a client certificate");
     let certificate = obtain(&client, &asked, FIRST_TIMEOUT, Interval::FIRST).await?;
-    store.update(&Pair::new(certificate, key.serialize_pem())?, jiff::Timestamp::now())?;
+    store.update(&Pair::new(certificate, key.serialize_pem())?, Timestamp::now())?;
     store.forget_pending_key()
+}
+
+/// Whether a kubeconfig is there whose client certificates are all still valid, as a kubelet asks before it asks for a certificate.
+pub fn is_good(kubeconfig: &Path, now: Timestamp) -> bool {
+    let Ok(file) = Kubeconfig::read_from(kubeconfig) else { return false };
+    let Some(user) = file.auth_infos.first().and_then(|named| named.auth_info.as_ref()) else { return false };
+    let text = match (&user.client_certificate_data, &user.client_certificate) {
+        (Some(data), _) => STANDARD.decode(data).ok().and_then(|bytes| String::from_utf8(bytes).ok()),
+        (None, Some(path)) => std::fs::read_to_string(path).ok(),
+        (None, None) => None,
+    };
+    let pair = text.and_then(|text| Pair::new(text, String::new()).ok());
+    pair.is_some_and(|pair| pair.not_after > now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::store::tests::pair;
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_is_good_as_long_as_its_certificate() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, store) = (directory.path().join("kubelet.conf"), Store::new(directory.path()));
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert!(!is_good(&file, at("2026-01-02T00:00:00Z")), "there is none");
+        store.update(&pair("a", at("2026-01-01T00:00:00Z"), at("2026-02-01T00:00:00Z")), at("2026-01-01T00:00:00Z")).unwrap();
+        let path = store.current_path();
+        let user = format!("users:\n- name: a\n  user: {{client-certificate: {0}, client-key: {0}}}\n", path.display());
+        std::fs::write(&file, format!("apiVersion: v1\nkind: Config\n{user}")).unwrap();
+        assert!(is_good(&file, at("2026-01-02T00:00:00Z")));
+        assert!(!is_good(&file, at("2026-02-02T00:00:00Z")), "it has expired");
+        std::fs::write(&file, "apiVersion: v1\nkind: Config\nusers:\n- name: a\n  user: {token: t}\n").unwrap();
+        assert!(!is_good(&file, at("2026-01-02T00:00:00Z")), "a token is no certificate");
+    }
 }

@@ -215,6 +215,14 @@ async fn node_faults_are_shown_and_overcome_and_leave_nothing() {
     })
     .await;
 
+    // Cluster DNS is part of the cluster's process.
+    let (pod, ..) = running(&cluster).await.remove(0);
+    until("names are known again", async || {
+        let told = cluster.try_exec(&pod, &["nslookup", "web.default.svc.cluster.local"]).await;
+        told.is_some_and(|told| told.contains(&address.to_string()))
+    })
+    .await;
+
     cluster.delete_all().await;
     host.down();
     assert_eq!(Inventory::take(), before);

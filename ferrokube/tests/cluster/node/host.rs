@@ -180,14 +180,15 @@ impl Drop for Frozen {
 }
 
 /// What the machine has of the things that a cluster makes. Equal before and after, nothing is left.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory {
-    pub links: BTreeSet<String>,
-    pub namespaces: BTreeSet<String>,
-    pub mounts: usize,
-    pub shims: usize,
-    pub cgroups: BTreeSet<String>,
-    pub rules: String,
+    links: BTreeSet<String>,
+    namespaces: BTreeSet<String>,
+    mounts: BTreeSet<String>,
+    /// Runtimes and their shims: the process id, and the cgroup that it is in.
+    runtimes: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    rules: BTreeSet<String>,
 }
 
 impl Inventory {
@@ -196,22 +197,46 @@ impl Inventory {
             let output = Command::new(program).args(arguments).output().expect("the program is there");
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
         let names = |directory: &str| {
             let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<BTreeSet<_>>()
         };
         // One that has ended has no command line, and stays in the table until init asks how it ended.
-        let is_shim = |pid: &String| {
-            let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            read("comm").starts_with(b"containerd") && !read("cmdline").is_empty()
+        let runtime = |pid: &String| {
+            let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let is_runtime = read("comm").starts_with("containerd") && !read("cmdline").is_empty();
+            is_runtime.then(|| format!("{pid} {}", read("cgroup").lines().next().unwrap_or("/")))
         };
         Inventory {
             links: names("/sys/class/net"),
             namespaces: names("/run/netns"),
-            mounts: std::fs::read_to_string("/proc/self/mounts").expect("mounts").lines().count(),
-            shims: names("/proc").iter().filter(|name| is_shim(name)).count(),
+            mounts: lines(&std::fs::read_to_string("/proc/self/mounts").expect("mounts")),
+            runtimes: names("/proc").iter().filter_map(runtime).collect(),
             cgroups: names("/sys/fs/cgroup/pids/ferrokube").into_iter().chain(names("/sys/fs/cgroup/ferrokube")).collect(),
-            rules: output("nft", &["list", "tables"]),
+            rules: lines(&output("nft", &["list", "tables"])),
         }
     }
+
+    /// Fails if anything is left since this was taken. What carries another cluster's name is not this test's: others may run beside it.
+    pub fn assert_restored(&self, host: &Host) {
+        assert_eq!(Inventory::take().without_others(host), self.clone().without_others(host));
+    }
+
+    fn without_others(mut self, host: &Host) -> Inventory {
+        let own = host.bridge();
+        for names in [&mut self.links, &mut self.namespaces, &mut self.mounts, &mut self.runtimes, &mut self.cgroups, &mut self.rules] {
+            names.retain(|name| cluster_of(name).is_none_or(|cluster| cluster == own));
+        }
+        // The folder of all clusters has files of its own.
+        self.cgroups.retain(|name| cluster_of(name).is_some() || name.starts_with("join-"));
+        self
+    }
+}
+
+/// The cluster that a name is made of, such as `fk3` in `fk3-node-1` or `/ferrokube/fk3/node-1`.
+fn cluster_of(name: &str) -> Option<&str> {
+    let at = name.match_indices("fk").map(|(at, _)| at).find(|at| *at == 0 || name[..*at].ends_with(['/', '-', ' ']))?;
+    let digits = name[at + 2..].bytes().take_while(u8::is_ascii_digit).count();
+    (digits > 0).then(|| &name[at..at + 2 + digits])
 }

@@ -15,7 +15,6 @@ use super::image;
 use super::machine::Machine;
 
 const TOKEN: &str = "abcdef.0123456789abcdef";
-const GROUPS: &str = "system:bootstrappers,system:bootstrappers:kubeadm:default-node-token";
 const IMAGE: &str = "registry.test/test/web:1";
 
 fn pod() -> Pod {
@@ -47,9 +46,7 @@ async fn node_a_second_machine_joins_works_and_leaves() {
         std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
         std::fs::copy(&archive, data_dir.join("images/web.tar")).expect("an archive");
     }
-    let tokens = directory.path().join("tokens.csv");
-    std::fs::write(&tokens, format!("{TOKEN},system:bootstrap:abcdef,,\"{GROUPS}\"\n")).expect("a file");
-    let mut host = Host::start_with(&data_dir, 1, &["--token-auth-file", &tokens.display().to_string()]);
+    let mut host = Host::start(&data_dir, 1);
     let cluster = Cluster::of(&host, 1).await;
     let mut machine = Machine::new(&host, &second_dir, 250);
     let nothing = machine.leftovers();
@@ -112,5 +109,5 @@ async fn node_a_second_machine_joins_works_and_leaves() {
     drop(machine);
     cluster.nodes.delete("second", &DeleteParams::default()).await.expect("the node is forgotten");
     host.down();
-    assert_eq!(Inventory::take(), before);
+    before.assert_restored(&host);
 }

@@ -1,6 +1,6 @@
 //! Reading: one pass, no recursion, so that the depth of a document costs no stack.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Number, Value};
 
@@ -10,6 +10,9 @@ pub const MAX_DEPTH: usize = 10_000;
 
 /// So many repeated fields are told apart; more are not reported.
 const MAX_DUPLICATES: usize = 100;
+
+/// So many fields are compared with the paths that are sought in a text; the places of later ones stay unknown.
+const MAX_SOUGHT: usize = 10_000;
 
 /// Why a text is not JSON, or not JSON that can be held.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,12 +28,29 @@ pub struct Error {
 /// Beside the value come the paths of the fields that stand more than once (`spec.replicas`, `spec.containers[0].name`), of which
 /// the last one counts.
 pub fn parse(text: &[u8]) -> Result<(Value, Vec<String>), Error> {
-    let mut parser = Parser { text, at: 0, stack: Vec::new(), duplicates: Vec::new(), seen: HashSet::new(), number_error: None };
+    let mut parser = Parser::new(text);
     let value = parser.document()?;
     match parser.number_error {
         Some(error) => Err(error),
         None => Ok((value, parser.duplicates)),
     }
+}
+
+/// The places in a text of the keys with these paths, as [`parse`] spells them: of the first and of the second, where there are two.
+/// A text that is not JSON, or has more fields of such names than anybody writes by hand, gives those that were found before.
+pub fn places<'a>(text: &[u8], paths: impl Iterator<Item = &'a str>) -> HashMap<String, (usize, Option<usize>)> {
+    let sought: HashMap<String, Vec<usize>> = paths.map(|path| (path.to_owned(), Vec::new())).collect();
+    let mut parser = Parser::new(text);
+    parser.sought = Some(Sought { names: sought.keys().map(|path| last_name(path).to_owned()).collect(), paths: sought, left: MAX_SOUGHT });
+    let ended = parser.document();
+    debug_assert!(ended.is_ok(), "the text was read before");
+    let found = parser.sought.map(|sought| sought.paths).unwrap_or_default();
+    found.into_iter().filter_map(|(path, at)| Some((path, (*at.first()?, at.get(1).copied())))).collect()
+}
+
+/// The last field of a path.
+fn last_name(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
 }
 
 /// A container that is being read.
@@ -46,8 +66,24 @@ struct Parser<'a> {
     stack: Vec<Frame>,
     duplicates: Vec<String>,
     seen: HashSet<String>,
+    sought: Option<Sought>,
     /// The first number that fits no float. Faults of syntax come first, wherever they stand.
     number_error: Option<Error>,
+}
+
+/// Paths whose places are to be noted.
+struct Sought {
+    /// The last names of the paths, so that few paths are put together.
+    names: HashSet<String>,
+    paths: HashMap<String, Vec<usize>>,
+    /// So many more paths are put together at most.
+    left: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn new(text: &'a [u8]) -> Parser<'a> {
+        Parser { text, at: 0, stack: Vec::new(), duplicates: Vec::new(), seen: HashSet::new(), sought: None, number_error: None }
+    }
 }
 
 impl Parser<'_> {
@@ -142,16 +178,36 @@ impl Parser<'_> {
         if repeated {
             self.note_duplicate(&name);
         }
+        self.note_place(&name);
         if let Some(Frame::Object(_, key)) = self.stack.last_mut() {
             *key = name;
         }
         Ok(())
     }
 
+    fn note_place(&mut self, name: &str) {
+        match &mut self.sought {
+            Some(sought) if sought.left > 0 && sought.names.contains(last_name(name)) => sought.left -= 1,
+            _ => return,
+        }
+        let path = self.path_of(name);
+        if let Some(places) = self.sought.as_mut().and_then(|sought| sought.paths.get_mut(&path)) {
+            places.push(self.at);
+        }
+    }
+
     fn note_duplicate(&mut self, name: &str) {
         if self.duplicates.len() >= MAX_DUPLICATES {
             return;
         }
+        let path = self.path_of(name);
+        if self.seen.insert(path.clone()) {
+            self.duplicates.push(path);
+        }
+    }
+
+    /// The path of a field of the innermost object.
+    fn path_of(&self, name: &str) -> String {
         let mut path = String::new();
         let outer = self.stack.len() - 1;
         for (depth, frame) in self.stack[..outer].iter().enumerate() {
@@ -161,9 +217,7 @@ impl Parser<'_> {
             }
         }
         push_name(&mut path, name, outer);
-        if self.seen.insert(path.clone()) {
-            self.duplicates.push(path);
-        }
+        path
     }
 
     fn skip_space(&mut self) {
@@ -370,6 +424,16 @@ mod tests {
             Err(error) => error.to_string(),
         };
         assert_eq!(shown, expected, "{text:?}");
+    }
+
+    #[test]
+    fn fields_are_found_where_they_stand() {
+        let text = br#"{"a":{"x":1,"b":[{"x":1},{"x":2,"x":3}]},"x":4}"#;
+        let found = places(text, ["x", "a.x", "a.b[1].x", "a.y"].into_iter());
+        let order = |path: &str| found.get(path).copied();
+        assert!(order("a.x") < order("a.b[1].x") && order("a.b[1].x") < order("x"), "{found:?}");
+        assert!(found["a.b[1].x"].1.is_some() && found["x"].1.is_none());
+        assert_eq!(order("a.y"), None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Request bodies: read within bounds, decoded from JSON, YAML or protobuf, checked against the kind that the endpoint takes.
 
+use std::collections::HashMap;
+
 use apimachinery::schema::{self, decode};
 use apimachinery::status::Status;
 use apimachinery::{field, json, protobuf, yaml};
@@ -99,11 +101,13 @@ pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Resul
     if body.is_empty() {
         return Err(Status::bad_request("no body was sent"));
     }
+    let mut repeated = Vec::new();
     let (mut value, mut problems) = match encoding {
         Encoding::Json => {
             let (value, duplicates) = json::parse(body)
                 .map_err(|e| unrecognized(expected.gvk, body, &format!("couldn't get version/kind; json parse error: {e}")))?;
-            (value, duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect::<Vec<_>>())
+            repeated = duplicates;
+            (value, Vec::new())
         }
         Encoding::Yaml => {
             let parsed = yaml::parse(body).map_err(|e| unrecognized(expected.gvk, body, &format!("error converting YAML to JSON: {e}")))?;
@@ -121,10 +125,23 @@ pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Resul
     check_kind(&value, expected.gvk)?;
     let unknown = decode::decode(expected.types, expected.type_id, &mut value)
         .map_err(|e| Status::bad_request(cannot_be_handled(expected.gvk, &e.to_string())))?;
-    problems.extend(unknown.iter().map(|path| format!("unknown field {}", field::quote(path))));
+    problems.extend(in_order(body, &repeated, &unknown));
     problems.truncate(MAX_STRICT_PROBLEMS);
     set_type_meta(&mut value, expected.gvk);
     Ok(Decoded { value, problems })
+}
+
+/// Fields that stand twice and fields that nobody knows, as they come in the text.
+fn in_order(text: &[u8], repeated: &[String], unknown: &[String]) -> Vec<String> {
+    let mixed = !repeated.is_empty() && !unknown.is_empty();
+    let places = if mixed { json::places(text, repeated.iter().chain(unknown).map(String::as_str)) } else { HashMap::new() };
+    let first = |path: &String| places.get(path).map_or(usize::MAX, |(first, _)| *first);
+    let second = |path: &String| places.get(path).and_then(|(_, second)| *second).unwrap_or(usize::MAX);
+    let repeated = repeated.iter().map(|path| (second(path), format!("duplicate field {}", field::quote(path))));
+    let unknown = unknown.iter().map(|path| (first(path), format!("unknown field {}", field::quote(path))));
+    let mut problems: Vec<(usize, String)> = repeated.chain(unknown).collect();
+    problems.sort_by_key(|(place, _)| *place);
+    problems.into_iter().map(|(_, problem)| problem).collect()
 }
 
 fn json_type(value: &Value) -> &'static str {
@@ -227,5 +244,24 @@ pub fn validate_fields(gvk: &Gvk, problems: Vec<String>, validation: FieldValida
         FieldValidation::Strict => {
             Err(Status::bad_request(cannot_be_handled(gvk, &format!("strict decoding error: {}", problems.join(", ")))))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strict_problems_come_as_they_stand_in_the_text() {
+        let problems = |text: &str, repeated: &[&str], unknown: &[&str]| {
+            let owned = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
+            in_order(text.as_bytes(), &owned(repeated), &owned(unknown)).join(", ")
+        };
+        let text = r#"{"spec":{"odd":1,"replicas":2,"replicas":3,"even":4}}"#;
+        assert_eq!(
+            problems(text, &["spec.replicas"], &["spec.odd", "spec.even"]),
+            r#"unknown field "spec.odd", duplicate field "spec.replicas", unknown field "spec.even""#
+        );
+        assert_eq!(problems(text, &[], &["spec.odd"]), r#"unknown field "spec.odd""#);
     }
 }

@@ -68,11 +68,13 @@ pub async fn run(context: Context) {
     controller.endpoints.synced().await;
     let sink = queue.clone();
     // Known ones are looked at once: their services may have been deleted while nobody watched.
-    controller.endpoints.on_change(move |change| match change {
-        Change::Added(endpoints) if endpoints.annotation(LEADER).is_none() => sink.add(endpoints.key()),
-        Change::Deleted(endpoints) => sink.add(endpoints.key()),
-        _ => {}
+    controller.endpoints.on_change(move |change| {
+        if let Change::Deleted(endpoints) = change {
+            sink.add(endpoints.key());
+        }
     });
+    // Later ones that have no service are somebody's own.
+    controller.endpoints.list().iter().filter(|known| known.annotation(LEADER).is_none()).for_each(|known| queue.add(known.key()));
     let workers = context.config.concurrent_endpoint_syncs;
     client::controller::run(context.name, queue, workers, context.shutdown, |key: ObjectKey| controller.sync(key)).await;
 }

@@ -167,7 +167,8 @@ mod tests {
         assert_eq!(refusal(&changed, &token), "it is not signed with this token's secret");
         // A second CA beside the known one would be believed too.
         assert!(refusal(&info(&format!("{ca}{other}"), &token), &token).starts_with("the public key of its CA has another hash"));
-        assert_eq!(refusal(&info("", &token), &token), "the public key of its CA has another hash than was given: ");
+        assert_eq!(refusal(&info("", &token), &token), "it names no CA");
+        assert_eq!(refusal(&info("\n", &token), &token), "the public key of its CA has another hash than was given: ");
     }
 
     #[test]

@@ -13,6 +13,12 @@ pub struct Machine {
     node: Option<Child>,
 }
 
+/// The address in the same network with another last part.
+fn sibling(address: Ipv4Addr, last: u8) -> Ipv4Addr {
+    let [a, b, c, _] = address.octets();
+    Ipv4Addr::new(a, b, c, last)
+}
+
 fn ip(line: &str) {
     let output = Command::new("ip").args(line.split_whitespace()).output().expect("ip is there");
     assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
@@ -22,17 +28,27 @@ impl Machine {
     /// One with this last part of its address, plugged into the cluster's bridge.
     pub fn new(host: &Host, data_dir: &Path, last: u8) -> Machine {
         let (bridge, gateway) = (host.bridge(), host.gateway());
-        let [a, b, c, _] = gateway.octets();
-        let address = Ipv4Addr::new(a, b, c, last);
-        let (netns, port) = (format!("{bridge}-machine-{last}"), format!("{bridge}-m{last}"));
-        let machine = Machine { netns: netns.clone(), port: port.clone(), data_dir: data_dir.to_owned(), node: None };
-        ip(&format!("netns add {netns}"));
-        ip(&format!("link add {port} type veth peer name eth0 netns {netns}"));
-        ip(&format!("link set {port} master {bridge} up"));
-        ip(&format!("-n {netns} link set lo up"));
-        ip(&format!("-n {netns} addr add {address}/24 dev eth0"));
-        ip(&format!("-n {netns} link set eth0 up"));
-        ip(&format!("-n {netns} route add default via {gateway}"));
+        let machine = Machine::plugged(&format!("{bridge}-m{last}"), data_dir, sibling(gateway, last));
+        ip(&format!("link set {} master {bridge} up", machine.port));
+        ip(&format!("-n {} route add default via {gateway}", machine.netns));
+        machine
+    }
+
+    /// One with a cable to this machine's address `other`, and no way to anything else.
+    pub fn apart(host: &Host, data_dir: &Path, other: Ipv4Addr) -> Machine {
+        let machine = Machine::plugged(&format!("{}-apart", host.bridge()), data_dir, sibling(other, 2));
+        ip(&format!("addr add {other}/24 dev {}", machine.port));
+        ip(&format!("link set {} up", machine.port));
+        machine
+    }
+
+    fn plugged(port: &str, data_dir: &Path, address: Ipv4Addr) -> Machine {
+        let machine = Machine { netns: port.to_owned(), port: port.to_owned(), data_dir: data_dir.to_owned(), node: None };
+        ip(&format!("netns add {port}"));
+        ip(&format!("link add {port} type veth peer name eth0 netns {port}"));
+        ip(&format!("-n {port} link set lo up"));
+        ip(&format!("-n {port} addr add {address}/24 dev eth0"));
+        ip(&format!("-n {port} link set eth0 up"));
         machine
     }
 

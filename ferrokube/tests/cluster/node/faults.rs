@@ -44,7 +44,12 @@ fn bad_pods() -> [Pod; 5] {
             }),
             always(),
         ),
-        pod("no-memory", json!({ "command": ["tail", "/dev/zero"], "resources": { "limits": { "memory": "24Mi" } } }), json!({})),
+        // Not at once: the runtime hears of what the kernel does to a container a moment after it has started it.
+        pod(
+            "no-memory",
+            json!({ "command": ["sh", "-c", "sleep 1; exec tail /dev/zero"], "resources": { "limits": { "memory": "24Mi" } } }),
+            json!({}),
+        ),
         pod(
             "no-space",
             json!({

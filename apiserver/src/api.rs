@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::admission::{Chain, Cluster, Lookup, WriteError};
 use crate::allocation::Allocator;
 use crate::backend::Backends;
-use crate::catalog::{Catalog, Gvk};
+use crate::catalog::{Catalog, Gvk, Resource};
 use crate::discovery::Index;
 use crate::endpoints::meta;
 use crate::filters::authentication::{Authenticator, User};
@@ -62,6 +62,10 @@ impl Lookup for Arc<Api> {
         let catalog = self.catalog.load();
         let gvk = Gvk::new(group, version, kind);
         catalog.iter().filter(|r| r.gvk == gvk).map(|r| (r.plural.to_string(), r.namespaced)).collect()
+    }
+
+    fn versions_of(&self, resource: &Resource) -> Vec<Arc<Resource>> {
+        self.catalog.load().versions_of(resource)
     }
 }
 

@@ -120,10 +120,29 @@ impl Backends {
             Transport::Anybody => &self.anybody,
         };
         let name = ServerName::try_from(target.host.clone()).map_err(|_| Error::ServerName(target.host.clone()))?;
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connector.connect(name, stream)).await;
-        let stream = stream.map_err(|_| Error::Timeout(target.authority()))?.map_err(Error::Tls)?;
-        exchange(stream, request).await
+        exchange(secure(target, connector, name, stream).await?, request).await
     }
+}
+
+/// Sends a request to a target that must prove to be `name`, whatever address it was found at.
+pub async fn send_verified(
+    target: &Target,
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+    request: Request<Body>,
+) -> Result<Response<Incoming>, Error> {
+    let stream = dial(target).await?;
+    exchange(secure(target, connector, name, stream).await?, request).await
+}
+
+async fn secure(
+    target: &Target,
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+    stream: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
+    let secured = tokio::time::timeout(CONNECT_TIMEOUT, connector.connect(name, stream)).await;
+    secured.map_err(|_| Error::Timeout(target.authority()))?.map_err(Error::Tls)
 }
 
 async fn dial(target: &Target) -> Result<TcpStream, Error> {

@@ -28,3 +28,4 @@ pub mod system;
 pub mod tls;
 pub mod tokens;
 pub mod version;
+pub mod webhook_client;

@@ -74,9 +74,11 @@ impl StatusManager {
 
     /// Tells a status; gives what it became, and whether that is news.
     pub fn set(&self, pod: &Pod, new: ApiStatus, could_run: bool) -> (Arc<ApiStatus>, bool) {
+        // Asked before the lock is taken: whoever holds the pods asks for statuses, so nobody who holds statuses may ask for pods.
+        let own = (self.shared.api_pod_of)(pod.uid());
         let mut entries = self.shared.entries.lock();
         let known = entries.get(pod.uid());
-        let own = || (self.shared.api_pod_of)(pod.uid()).and_then(|pod| pod.status.clone()).or_else(|| pod.status.clone());
+        let own = || own.and_then(|pod| pod.status.clone()).or_else(|| pod.status.clone());
         let before = known.map(|entry| entry.status.clone()).unwrap_or_else(|| Arc::new(own().unwrap_or_default()));
         let finished = known.is_some_and(|entry| entry.finished);
         let status = Arc::new(complete(pod, new, &before, Timestamp::now()));
@@ -240,6 +242,25 @@ mod tests {
         assert_eq!(ended.phase.as_deref(), Some("Failed"));
         let state = ended.container_statuses.expect("there is one")[0].state.clone().expect("it has one");
         assert_eq!(state.terminated.map(|terminated| terminated.exit_code), Some(137));
+    }
+
+    #[tokio::test]
+    async fn pods_are_asked_for_while_no_status_is_held() {
+        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("there is no server"))
+        });
+        let client = Client::new(nobody, "default");
+        let manager: Arc<std::sync::OnceLock<StatusManager>> = Arc::default();
+        let asked = manager.clone();
+        let made = StatusManager::new(client, move |_| {
+            let free = asked.get().is_some_and(|manager| manager.shared.entries.try_lock().is_some());
+            assert!(free, "the statuses are held, and whoever holds the pods would wait for them for ever");
+            None
+        });
+        manager.set(made.clone()).ok().expect("it is set once");
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "b", "uid": "c"}})).expect("it is a pod");
+        assert!(made.set(&pod, ApiStatus::default(), true).1);
+        assert!(!made.set(&pod, ApiStatus::default(), true).1);
     }
 
     #[test]

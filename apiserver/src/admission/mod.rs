@@ -37,6 +37,9 @@ mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
 mod testing;
+mod webhook;
+
+use std::sync::Arc;
 
 use apimachinery::status::Status;
 use futures::future::BoxFuture;
@@ -134,6 +137,8 @@ pub trait Lookup: Send + Sync {
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision;
     /// The resources of a kind, and whether each is namespaced. None if the kind is not served.
     fn resources_of_kind(&self, group: &str, version: &str, kind: &str) -> Vec<(String, bool)>;
+    /// The served versions of what the resource stores, itself among them.
+    fn versions_of(&self, resource: &Resource) -> Vec<Arc<Resource>>;
 }
 
 /// Why the status of an object was not written.
@@ -208,10 +213,12 @@ pub trait WaitingPlugin: Send + Sync {
     }
 }
 
-/// A plugin of either sort.
+/// A plugin of any sort.
 pub enum Step {
     Pure(Box<dyn Plugin>),
     Waiting(Box<dyn WaitingPlugin>),
+    /// After whose changes the chain is gone through again.
+    Mutating(webhook::MutatingWebhooks),
 }
 
 impl Step {
@@ -227,6 +234,7 @@ impl Step {
         match self {
             Step::Pure(plugin) => plugin.name(),
             Step::Waiting(plugin) => plugin.name(),
+            Step::Mutating(_) => webhook::MutatingWebhooks::NAME,
         }
     }
 }
@@ -261,7 +269,9 @@ fn plugins(config: &Config) -> Vec<(Step, bool)> {
         (Step::pure(pod_topology_labels::PodTopologyLabels), ON),
         (Step::pure(node_declared_feature_validator::NodeDeclaredFeatureValidator), ON),
         (Step::pure(pod_resize_validator::PodResizeValidator), ON),
-        // Webhooks and policies go here: quotas count last, when nothing else can refuse.
+        (Step::Mutating(webhook::MutatingWebhooks), ON),
+        (Step::waiting(webhook::ValidatingWebhooks), ON),
+        // Quotas count last, when nothing else can refuse.
         (Step::waiting(resource_quota::ResourceQuota::default()), ON),
     ]
 }
@@ -301,13 +311,19 @@ impl Chain {
         old: Option<&Value>,
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        for step in &self.steps {
-            match step {
-                Step::Pure(plugin) => plugin.admit(attributes, cluster, new, old, warnings)?,
-                Step::Waiting(plugin) => plugin.admit(attributes, cluster, new, old, warnings).await?,
+        let mut rounds = webhook::Rounds::default();
+        loop {
+            for step in &self.steps {
+                match step {
+                    Step::Pure(plugin) => plugin.admit(attributes, cluster, new, old, warnings)?,
+                    Step::Waiting(plugin) => plugin.admit(attributes, cluster, new, old, warnings).await?,
+                    Step::Mutating(webhooks) => webhooks.admit(attributes, cluster, new, old, warnings, &mut rounds).await?,
+                }
+            }
+            if !rounds.start_again() {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     pub async fn validate(
@@ -322,6 +338,7 @@ impl Chain {
             match step {
                 Step::Pure(plugin) => plugin.validate(attributes, cluster, new, old, warnings)?,
                 Step::Waiting(plugin) => plugin.validate(attributes, cluster, new, old, warnings).await?,
+                Step::Mutating(webhooks) => webhooks.validate(attributes, cluster, new, old, warnings).await?,
             }
         }
         Ok(())

@@ -23,20 +23,18 @@ impl Default for Config {
 }
 
 /// Plugins that upstream has and this server does not: turning them off asks for nothing, turning them on is refused.
-const ABSENT: [&str; 13] = [
+const ABSENT: [&str; 11] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "EventRateLimit",
     "ImagePolicyWebhook",
     "MutatingAdmissionPolicy",
-    "MutatingAdmissionWebhook",
     "NamespaceAutoProvision",
     "NamespaceExists",
     "PodGroupProtection",
     "PodNodeSelector",
     "PodTolerationRestriction",
     "ValidatingAdmissionPolicy",
-    "ValidatingAdmissionWebhook",
 ];
 
 /// Why the flags cannot be followed.

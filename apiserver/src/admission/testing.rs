@@ -48,6 +48,10 @@ impl Lookup for Objects {
         let matching = all.iter().filter(|d| d.group == group && d.version == version && d.kind == kind);
         matching.map(|d| (d.plural.to_owned(), d.scope == registry::Scope::Namespaced)).collect()
     }
+
+    fn versions_of(&self, _resource: &Resource) -> Vec<Arc<Resource>> {
+        Vec::new()
+    }
 }
 
 /// A write by a user called `u`.

@@ -119,12 +119,12 @@ fn extensions(out: &mut Value, definition: &Value, declared: &Value, kind: &str)
 fn object(definition: &Value, declared: &Value, flavour: Flavour) -> Value {
     let schema = at(declared, "/schema/openAPIV3Schema");
     let keeps_unknown = bool_at(schema, "/x-kubernetes-preserve-unknown-fields") && flavour == Flavour::V2;
-    let mut out =
-        if keeps_unknown { json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}) } else { published(schema, flavour) };
+    // Any property, even `kind`, would make kubectl refuse all others.
+    let mut out = if keeps_unknown { json!({"type": "object"}) } else { published(schema, flavour) };
     if !out.is_object() {
         out = json!({"type": "object"});
     }
-    if let Some(map) = out.as_object_mut() {
+    if !keeps_unknown && let Some(map) = out.as_object_mut() {
         let properties = map.entry("properties").or_insert_with(|| json!({}));
         if let Some(properties) = properties.as_object_mut() {
             type_meta(properties);

@@ -32,9 +32,12 @@ pub static RESOURCE: Definition = Definition {
 const SUBJECTS: [Column; 3] =
     subject::columns("Users in the roleBinding", "Groups in the roleBinding", "ServiceAccounts in the roleBinding");
 
+/// Tables describe the field as the type's first version did.
+const ROLE: &str = "roleRef can reference a Role in the current namespace or a ClusterRole in the global namespace. If the RoleRef cannot be resolved, the Authorizer must return an error.";
+
 const COLUMNS: [Column; 6] = {
     let [users, groups, accounts] = SUBJECTS;
-    let role = text("Role", Description::Field("io.k8s.api.rbac.v1.RoleBinding", "roleRef"));
+    let role = text("Role", Description::Text(ROLE));
     [printer::NAME, role, printer::AGE, users, groups, accounts]
 };
 

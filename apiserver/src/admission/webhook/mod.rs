@@ -1,0 +1,329 @@
+//! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: what others say about a write, asked over HTTPS.
+//!
+//! [`hook`] says which webhooks are concerned, [`review`] what they are asked and what their answers mean; this file asks. Their own
+//! configurations and those of policies are never shown to webhooks, so that a broken one can be removed.
+
+mod hook;
+mod review;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use apimachinery::patch::json::Patch;
+use apimachinery::schema::decode;
+use apimachinery::status::Status;
+use bytes::Bytes;
+use futures::future::{BoxFuture, join_all};
+use serde_json::Value;
+
+use super::{Attributes, Cluster, Operation, WaitingPlugin};
+use crate::catalog::Resource;
+use crate::endpoints::{convert, write};
+use hook::{Hook, Invocation, SideEffects};
+use review::Answer;
+
+/// Why a webhook's say could not be had, or what it was.
+enum Failure {
+    /// Failed to ask: what becomes of it is the webhook's failure policy.
+    Calling(String),
+    /// It said no, or cannot be asked at all.
+    Refused(Box<Status>),
+}
+
+/// What is asked about, in the version that a webhook wants.
+struct Versioned<'a> {
+    attributes: &'a Attributes<'a>,
+    new: Option<&'a Value>,
+    old: Option<&'a Value>,
+}
+
+/// Asks one webhook.
+async fn ask(
+    cluster: &dyn Cluster,
+    hook: &Hook,
+    invocation: &Invocation,
+    about: &Versioned<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Answer, Failure> {
+    let failed = |why: String| Failure::Calling(format!("failed calling webhook {:?}: {why}", hook.name));
+    if about.attributes.dry_run && hook.side_effects == SideEffects::Some {
+        let why = format!("admission webhook {:?} does not support dry run", hook.name);
+        return Err(Failure::Refused(Box::new(Status::bad_request(why))));
+    }
+    if hook.has_match_conditions {
+        return Err(failed("match conditions cannot be evaluated by this server".to_owned()));
+    }
+    let version = hook.review_version().map_err(|why| failed(format!("could not create admission objects: {why}")))?;
+    let uid = uuid::Uuid::new_v4().to_string();
+    let body = review::request(&uid, version, about.attributes, invocation, about.new, about.old).to_string();
+    let client = hook.client.as_ref().map_err(|why| failed(format!("could not get REST client: {why}")))?;
+    let said = client.post(cluster, Bytes::from(body), Duration::from_secs(hook.timeout_seconds)).await;
+    let said = said.map_err(|why| failed(format!("failed to call webhook: {why}")))?;
+    let answer =
+        review::read(&said, &uid, version, hook.mutating).map_err(|why| failed(format!("received invalid webhook response: {why}")))?;
+    warnings.extend(answer.warnings.iter().cloned());
+    match &answer.denial {
+        Some(result) => Err(Failure::Refused(Box::new(review::denial(&hook.name, result)))),
+        None => Ok(answer),
+    }
+}
+
+/// What a webhook's failure means for the write.
+fn judge(hook: &Hook, failure: Failure) -> Result<(), Status> {
+    match failure {
+        Failure::Refused(status) => Err(*status),
+        Failure::Calling(why) if hook.ignores_failures => {
+            tracing::warn!(webhook = hook.name, "failing open: {why}");
+            Ok(())
+        }
+        Failure::Calling(why) => Err(Status::internal_error(&why)),
+    }
+}
+
+/// An object of the request's version in another one that is stored alike.
+fn converted(from: &Resource, invocation: &Invocation, object: &Value) -> Value {
+    match &invocation.other {
+        Some(other) => convert::from_storage(other, convert::to_storage(from, object.clone())),
+        None => object.clone(),
+    }
+}
+
+/// The webhooks of a kind of configuration, in the order in which they are asked.
+fn hooks(cluster: &dyn Cluster, plural: &str) -> Vec<Hook> {
+    let configurations = cluster.list("admissionregistration.k8s.io", plural, "");
+    configurations.iter().flat_map(|configuration| hook::read(configuration, plural == MUTATING)).collect()
+}
+
+const MUTATING: &str = "mutatingwebhookconfigurations";
+const VALIDATING: &str = "validatingwebhookconfigurations";
+
+/// What is known of a write's round through the mutating webhooks, so that a second one asks only whom it must.
+#[derive(Default)]
+pub struct Rounds {
+    /// The object as the last webhook left it.
+    last: Option<Value>,
+    /// Those asked, and willing to be asked again.
+    asked: BTreeSet<String>,
+    /// Those that are to be asked again.
+    again: BTreeSet<String>,
+    second: bool,
+    changed: bool,
+}
+
+impl Rounds {
+    /// Whether everybody is to have another look; starts the second and last round.
+    pub fn start_again(&mut self) -> bool {
+        let needed = self.changed && !self.second;
+        self.second |= needed;
+        needed
+    }
+
+    fn require_again(&mut self) {
+        self.again.append(&mut self.asked);
+    }
+}
+
+/// The webhooks that may change what is written.
+pub struct MutatingWebhooks;
+
+impl MutatingWebhooks {
+    pub const NAME: &'static str = "MutatingAdmissionWebhook";
+
+    /// Lets them change the object, which is in its storage version.
+    pub async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        cluster: &dyn Cluster,
+        new: &mut Value,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+        rounds: &mut Rounds,
+    ) -> Result<(), Status> {
+        let hooks = if hook::is_exempt(attributes) { Vec::new() } else { hooks(cluster, MUTATING) };
+        if hooks.is_empty() {
+            return Ok(());
+        }
+        if rounds.second && rounds.last.as_ref().is_some_and(|last| last != new) {
+            rounds.require_again();
+        }
+        let resource = attributes.resource;
+        let is_resource = is_of_kind(attributes, new);
+        // Webhooks see the version of the request.
+        let mut object = if is_resource { convert::from_storage(resource, std::mem::take(new)) } else { std::mem::take(new) };
+        let old = old.map(|old| if is_of_kind(attributes, old) { convert::from_storage(resource, old.clone()) } else { old.clone() });
+        let result = self.ask_all(attributes, cluster, &hooks, &mut object, old.as_ref(), warnings, rounds).await;
+        *new = if is_resource { convert::to_storage(resource, object) } else { object };
+        rounds.last = Some(new.clone());
+        result
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the plugin interface's own arguments, and what a round knows")]
+    async fn ask_all(
+        &self,
+        attributes: &Attributes<'_>,
+        cluster: &dyn Cluster,
+        hooks: &[Hook],
+        object: &mut Value,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+        rounds: &mut Rounds,
+    ) -> Result<(), Status> {
+        for hook in hooks {
+            let Some(invocation) = hook.concerns(attributes, cluster, Some(object), old)? else { continue };
+            if rounds.second && !rounds.again.contains(&hook.id) {
+                continue;
+            }
+            let resource = attributes.resource;
+            let shown = converted(resource, &invocation, object);
+            let shown_old = old.map(|old| converted(resource, &invocation, old));
+            let about = Versioned { attributes, new: Some(&shown), old: shown_old.as_ref() };
+            let outcome = match ask(cluster, hook, &invocation, &about, warnings).await {
+                Ok(answer) => apply(attributes, &invocation, &shown, &answer, &hook.name),
+                Err(failure) => judge(hook, failure).map(|()| None),
+            }?;
+            if let Some(patched) = outcome
+                && patched != shown
+            {
+                *object = match &invocation.other {
+                    Some(other) => convert::from_storage(resource, convert::to_storage(other, patched)),
+                    None => patched,
+                };
+                rounds.require_again();
+                rounds.changed = true;
+            }
+            if hook.reinvoked {
+                rounds.asked.insert(hook.id.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the object is one of the resource's own kind, and not what a subresource takes.
+fn is_of_kind(attributes: &Attributes<'_>, object: &Value) -> bool {
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or("");
+    kind.is_empty() || kind == &*attributes.resource.gvk.kind
+}
+
+/// The object after a webhook's patch, read again as the API reads it; `None` if there is no patch.
+fn apply(
+    attributes: &Attributes<'_>,
+    invocation: &Invocation,
+    object: &Value,
+    answer: &Answer,
+    hook: &str,
+) -> Result<Option<Value>, Status> {
+    let Some(patch) = &answer.patch else { return Ok(None) };
+    let undecodable = |why: String| {
+        Status::internal_error(&format!("failed calling webhook {hook:?}: received undecodable patch in webhook response: {why}"))
+    };
+    let document: Value = serde_json::from_slice(patch).map_err(|error| undecodable(error.to_string()))?;
+    let (patch, _) = Patch::decode(&document, false).map_err(|error| undecodable(error.to_string()))?;
+    if document.as_array().is_none_or(Vec::is_empty) {
+        return Ok(None);
+    }
+    let mut patched = patch.apply(object).map_err(|error| Status::internal_error(&error.to_string()))?;
+    if is_of_kind(attributes, object) {
+        let resource = invocation.other.as_deref().unwrap_or(attributes.resource);
+        let read = match &resource.custom {
+            Some(form) => form.read(&mut patched).map(drop),
+            None => decode::decode(&resource.types, resource.type_id, &mut patched).map(drop).map_err(|error| error.to_string()),
+        };
+        read.map_err(|error| Status::internal_error(&error))?;
+        write::complete(resource, &mut patched);
+    }
+    Ok(Some(patched))
+}
+
+/// Deletions have nothing to change, but those that change may still refuse them.
+impl WaitingPlugin for MutatingWebhooks {
+    fn name(&self) -> &'static str {
+        MutatingWebhooks::NAME
+    }
+
+    fn validate<'a>(
+        &'a self,
+        attributes: &'a Attributes<'a>,
+        cluster: &'a dyn Cluster,
+        _new: Option<&'a Value>,
+        old: Option<&'a Value>,
+        warnings: &'a mut Vec<String>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            if attributes.operation != Operation::Delete || hook::is_exempt(attributes) {
+                return Ok(());
+            }
+            let old = old.map(|old| convert::from_storage(attributes.resource, old.clone()));
+            for hook in hooks(cluster, MUTATING) {
+                let Some(invocation) = hook.concerns(attributes, cluster, None, old.as_ref())? else { continue };
+                let shown = old.as_ref().map(|old| converted(attributes.resource, &invocation, old));
+                let about = Versioned { attributes, new: None, old: shown.as_ref() };
+                match ask(cluster, &hook, &invocation, &about, warnings).await {
+                    Ok(answer) if answer.patch.is_some() => {
+                        let why = format!(
+                            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+                            hook.name
+                        );
+                        return Err(Status::internal_error(&why));
+                    }
+                    Ok(_) => {}
+                    Err(failure) => judge(&hook, failure)?,
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The webhooks that may refuse what is written. They are asked at the same time.
+pub struct ValidatingWebhooks;
+
+impl WaitingPlugin for ValidatingWebhooks {
+    fn name(&self) -> &'static str {
+        "ValidatingAdmissionWebhook"
+    }
+
+    fn validate<'a>(
+        &'a self,
+        attributes: &'a Attributes<'a>,
+        cluster: &'a dyn Cluster,
+        new: Option<&'a Value>,
+        old: Option<&'a Value>,
+        warnings: &'a mut Vec<String>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            let hooks = if hook::is_exempt(attributes) { Vec::new() } else { hooks(cluster, VALIDATING) };
+            if hooks.is_empty() {
+                return Ok(());
+            }
+            let in_request_version = |object: &Value| {
+                if is_of_kind(attributes, object) { convert::from_storage(attributes.resource, object.clone()) } else { object.clone() }
+            };
+            let (new, old) = (new.map(in_request_version), old.map(in_request_version));
+            let mut concerned = Vec::new();
+            for hook in &hooks {
+                if let Some(invocation) = hook.concerns(attributes, cluster, new.as_ref(), old.as_ref())? {
+                    concerned.push((hook, invocation));
+                }
+            }
+            let (new, old) = (new.as_ref(), old.as_ref());
+            let asked = concerned.iter().map(|(hook, invocation)| async move {
+                let mut warnings = Vec::new();
+                let shown = |object: &Value| converted(attributes.resource, invocation, object);
+                let (new, old) = (new.map(shown), old.map(shown));
+                let about = Versioned { attributes, new: new.as_ref(), old: old.as_ref() };
+                let outcome = match ask(cluster, hook, invocation, &about, &mut warnings).await {
+                    Ok(_) => Ok(()),
+                    Err(failure) => judge(hook, failure),
+                };
+                (outcome, warnings)
+            });
+            let mut refused = Ok(());
+            for (outcome, said) in join_all(asked).await {
+                warnings.extend(said);
+                refused = refused.and(outcome);
+            }
+            refused
+        })
+    }
+}

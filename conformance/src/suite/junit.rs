@@ -39,7 +39,8 @@ fn case(node: roxmltree::Node<'_, '_>) -> Option<Case> {
         "passed" => Outcome::Passed,
         // ginkgo writes "skipped" without more for what was not selected, and "skipped - <reason>" for a test that gave up.
         "skipped" if message.is_empty() || message == "skipped" => return None,
-        "pending" => return None,
+        // Somebody ended the run before the test did.
+        "pending" | "interrupted" => return None,
         status => {
             let text = if message.is_empty() { told.and_then(|told| told.text()).unwrap_or_default() } else { message };
             Outcome::Failed(reason(status, text))
@@ -100,6 +101,13 @@ mod tests {
         let long = reason("failed", &"ü".repeat(REASON_CHARS + 10));
         assert_eq!(long.chars().count(), REASON_CHARS + 1);
         assert!(long.ends_with('…'));
+    }
+
+    #[test]
+    fn what_did_not_run_to_its_end_has_no_outcome() {
+        let xml = "<testcase name=\"[It] a [x]\" status=\"interrupted\" time=\"3\"><error message=\"interrupted by user\" type=\"interrupted\"></error></testcase>\
+                   <testcase name=\"[It] b [x]\" status=\"pending\" time=\"0\"><skipped message=\"pending\"></skipped></testcase>";
+        assert_eq!(parsed(xml), []);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use conformance::suite::catalog::{self, Test};
 use conformance::suite::cluster::{Cluster, Own};
 use conformance::suite::ginkgo::{Progress, Run};
+use conformance::suite::interrupt;
 use conformance::suite::junit::{self, Outcome};
 use conformance::suite::ledger::{self, Counts};
 use conformance::suite::record::Record;
@@ -204,7 +205,7 @@ async fn on_our_own(arguments: &RunArguments, chosen: &[&Test], book: &mut Book)
     let result = async {
         tokio::select! {
             ready = started.ready(&cluster, own.nodes as usize) => ready?,
-            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+            _ = interrupt::asked() => anyhow::bail!("interrupted"),
         }
         if !own.published_images {
             // Beside the run's folder, as images outlive runs.

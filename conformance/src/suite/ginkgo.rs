@@ -11,11 +11,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::interrupt;
 use super::junit::{self, Case};
 
-/// The names of the two files that a certification asks for.
+/// ginkgo's output. With `junit_01.xml`, which the suite itself writes, it is what a certification asks for.
 pub const LOG: &str = "e2e.log";
-pub const JUNIT: &str = "junit_01.xml";
+/// ginkgo's own report, which has each failure's message apart from its story.
+pub const REPORT: &str = "ginkgo.xml";
 /// A run that takes longer is ended by ginkgo.
 const TIME_LIMIT: &str = "4h";
 /// How often progress is told.
@@ -60,7 +62,7 @@ impl Run<'_> {
             "--output-interceptor-mode=none",
             "--poll-progress-after=120s",
             "--junit-report",
-            JUNIT,
+            REPORT,
             "--output-dir",
             &directory,
             &text(self.tools.join("e2e.test")),
@@ -81,7 +83,7 @@ impl Run<'_> {
     /// Runs the tests. `tell` is given the progress now and then.
     pub async fn run(&self, tell: impl Fn(&Progress, Duration)) -> anyhow::Result<Ended> {
         std::fs::create_dir_all(self.directory).with_context(|| self.directory.display().to_string())?;
-        let report = self.directory.join(JUNIT);
+        let report = self.directory.join(REPORT);
         // A report of an earlier run must not pass for this one's.
         let _ = std::fs::remove_file(&report);
         let mut log = tokio::fs::File::create(self.directory.join(LOG)).await?;
@@ -109,6 +111,8 @@ impl Run<'_> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
         let mut chunk = vec![0; 64 << 10];
+        // One listener for the whole run: a signal between two would be lost.
+        let mut asked = std::pin::pin!(interrupt::asked());
         let (mut interrupted, mut give_up) = (false, None);
         loop {
             tokio::select! {
@@ -120,7 +124,7 @@ impl Run<'_> {
                     }
                 },
                 _ = tick.tick() => tell(&progress, started.elapsed()),
-                signal = tokio::signal::ctrl_c(), if !interrupted => {
+                signal = &mut asked, if !interrupted => {
                     signal?;
                     interrupted = true;
                     give_up = Some(Instant::now() + INTERRUPT_PATIENCE);
@@ -229,7 +233,7 @@ mod tests {
         let tools = tempfile::tempdir().unwrap();
         // Stands in for ginkgo: finds its output folder among the arguments as ginkgo does.
         let script = "#!/bin/sh\nwhile [ \"$1\" != --output-dir ]; do shift; done\necho '• [FAILED] a'\n\
-                      echo '<testsuites><testcase name=\"[It] a [x]\" status=\"passed\" time=\"1\"/></testsuites>' >\"$2/junit_01.xml\"\nexit 1\n";
+                      echo '<testsuites><testcase name=\"[It] a [x]\" status=\"passed\" time=\"1\"/></testsuites>' >\"$2/ginkgo.xml\"\nexit 1\n";
         let program = tools.path().join("ginkgo");
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -247,7 +251,7 @@ mod tests {
         let program = tools.path().join("ginkgo");
         std::fs::write(&program, "#!/bin/sh\necho 'no such cluster'\n").unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        std::fs::write(tools.path().join(JUNIT), "<testsuites/>").unwrap();
+        std::fs::write(tools.path().join(REPORT), "<testsuites/>").unwrap();
         let run = Run { tools: tools.path(), kubeconfig: Path::new("/nowhere"), directory: tools.path(), processes: 1, focus: "a" };
         let error = run.run(|_, _| ()).await.err().unwrap();
         assert!(error.to_string().contains("no such cluster"), "{error}");

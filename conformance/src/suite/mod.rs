@@ -1,11 +1,12 @@
 //! The official conformance suite: which tests there are, how they are run, and what became of each.
 //!
 //! Upstream's own programs do the testing. Pure: `catalog`, `junit`, `record`, `ledger`, `selection`. Processes: `cluster`, `registry`,
-//! `ginkgo`.
+//! `ginkgo`, `interrupt`.
 
 pub mod catalog;
 pub mod cluster;
 pub mod ginkgo;
+pub mod interrupt;
 pub mod junit;
 pub mod ledger;
 pub mod record;

@@ -8,11 +8,15 @@ NODES ?= 1
 BUILD_PACKAGES := protobuf-compiler libprotobuf-dev build-essential
 # What nodes run their pods with.
 NODE_PACKAGES := containerd runc containernetworking-plugins iptables nftables conntrack iproute2
+# What the images of the conformance suite are made with.
+IMAGE_PACKAGES := docker-registry skopeo mmdebstrap busybox-static python3 git
 TEST_PACKAGES := $(BUILD_PACKAGES) $(NODE_PACKAGES) etcd-server busybox-static docker-registry skopeo
 # Nodes need root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: up down test check bench compatibility build-packages node-packages test-packages
+CONFORMANCE_FLAGS = $(if $(FRESH),--fresh) $(if $(FOCUS),--focus '$(FOCUS)') $(if $(PROCESSES),--processes $(PROCESSES))
+
+.PHONY: up down test check bench compatibility conformance build-packages node-packages test-packages
 
 up: build-packages node-packages
 	@echo "==> building (release); the first time takes some minutes"
@@ -46,6 +50,23 @@ compatibility: build-packages node-packages
 	cargo build --package ferrokube
 	conformance/compatibility/build-upstream target/upstream
 	$(AS_ROOT) conformance/compatibility/run target/debug/ferrokube target/upstream
+
+# The official conformance suite. A cluster of NODES nodes is started for it (root), or KUBECONFIG=… of this very command names one that runs
+# already: the environment's does not count, since the suite is hard on a cluster. Needs Go; the
+# first time takes a quarter of an hour before the first test. Runs what has not passed yet: FRESH=1 begins anew, FOCUS is a regular expression
+# on names, PUBLISHED_IMAGES=1 pulls the published images instead of making stand-ins. Logs, reports and the ledger of somebody else's cluster
+# go under target/conformance; conformance/ledger.md is ours.
+conformance: NODES = 2
+conformance: build-packages
+	conformance/suite/build-tools target/conformance/tools
+	cargo build --release --package conformance --bin conformance
+ifeq ($(origin KUBECONFIG),command line)
+	./target/release/conformance run --kubeconfig "$(KUBECONFIG)" --out target/conformance/other --ledger target/conformance/other/ledger.md $(CONFORMANCE_FLAGS)
+else
+	@./xtask/install-packages $(NODE_PACKAGES) $(IMAGE_PACKAGES)
+	cargo build --release --package ferrokube
+	$(AS_ROOT) ./target/release/conformance run --nodes $(NODES) --ledger conformance/ledger.md $(if $(PUBLISHED_IMAGES),--published-images) $(CONFORMANCE_FLAGS)
+endif
 
 node-packages:
 	@$(if $(filter 0,$(NODES)),,./xtask/install-packages $(NODE_PACKAGES))

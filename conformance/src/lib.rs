@@ -1,4 +1,5 @@
-//! Black-box work against a Kubernetes API server: benchmarks. Knows servers by URL and token only and uses no crate of ours, so
-//! that what it measures of one server it measures of any.
+//! Black-box work against a Kubernetes API server: benchmarks and the conformance suite. Knows servers by address only and uses no crate
+//! of ours, so that what it says of one server it says of any.
 
 pub mod bench;
+pub mod suite;

@@ -83,6 +83,7 @@ mod tests {
             tokens: tokens::Config::default(),
             aggregate_cluster_roles: true,
             anonymous_auth: false,
+            enable_bootstrap_token_auth: false,
             admission: admission::Config::default(),
             extra_sans: Vec::new(),
             advertise_address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),

@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod crd;
 pub mod discovery;
 pub mod endpoints;
+pub mod expressions;
 pub mod filters;
 pub mod flow_control;
 pub mod in_process;

@@ -13,7 +13,7 @@ use crate::api::Api;
 use crate::endpoints::create::Created;
 use crate::endpoints::options::{DeleteOptions, Query, WriteOptions};
 use crate::endpoints::update::{self, Change, Failure};
-use crate::endpoints::{Call, create, delete, patch};
+use crate::endpoints::{Call, create, delete, meta, patch};
 use crate::filters::Authorized;
 
 /// The manager of fields that the API server writes, where nothing more particular is said.
@@ -75,6 +75,12 @@ impl Loopback {
 
     /// POST to a collection's path; it is no error if the object exists. Says whether it was created.
     pub async fn ensure(&self, collection: &str, object: Value) -> Result<bool, Status> {
+        let call = self.call(Method::POST, collection, "")?;
+        // A service that exists would be refused for another reason first: the address that it has is taken.
+        let name = meta::text(&object, "name");
+        if call.resource.stored.cache().is_some_and(|cache| cache.get(call.namespace(), name).is_some()) {
+            return Ok(false);
+        }
         match self.create(collection, object).await {
             Ok(_) => Ok(true),
             Err(status) if status.reason == "AlreadyExists" => Ok(false),

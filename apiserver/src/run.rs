@@ -15,7 +15,7 @@ use crate::api::Api;
 use crate::backend::{self, Backends};
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Index};
-use crate::filters::authentication::{self, Authenticator};
+use crate::filters::authentication::{self, Authenticator, TokenVerifier};
 use crate::filters::authorization::{AlwaysAllow, AlwaysDeny, Authorizer, SystemMasters, Union};
 use crate::flow_control::FlowControl;
 use crate::metrics::Metrics;
@@ -29,6 +29,7 @@ use crate::storage::etcd;
 use crate::storage::{self, Codec, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
 use crate::stored_form::StoredForm;
 use crate::system::service_cidr::ServiceRange;
+use crate::tokens::bootstrap::Bootstrap;
 use crate::tokens::verify::{Cached, Verifier};
 use crate::tokens::{self, Issuer};
 use crate::{bootstrap, crd, filters, server, system, tls};
@@ -48,6 +49,8 @@ pub struct Config {
     /// Put aggregated cluster roles together, as the controller manager does in a cluster that has one.
     pub aggregate_cluster_roles: bool,
     pub anonymous_auth: bool,
+    /// Let in those who show a bootstrap token.
+    pub enable_bootstrap_token_auth: bool,
     /// Which admission plugins run, and their settings.
     pub admission: admission::Config,
     /// Names and addresses beyond the usual ones that the serving certificate is for.
@@ -174,7 +177,12 @@ impl Server {
             None => Default::default(),
         };
         let issuer = Issuer::start(&config.tokens, &config.data_dir.join("pki"))?;
+        let mut verifiers: Vec<Box<dyn TokenVerifier>> = Vec::new();
+        if config.enable_bootstrap_token_auth {
+            verifiers.push(Box::new(Bootstrap::new(&catalog, issuer.audiences.clone())));
+        }
         let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog) };
+        verifiers.push(Box::new(verifier));
         let (rbac, nodes) = (Rbac::default(), NodeAuthorizer::default());
         let authorizer = authorizer(&config.authorization_mode, &rbac, &nodes);
         let api = Arc::new(Api {
@@ -182,7 +190,7 @@ impl Server {
             discovery: ArcSwap::from_pointee(Index::new(discovery::builtin::group_versions(&registry::definitions()))),
             catalog: ArcSwap::from_pointee(catalog),
             storage,
-            authenticator: Authenticator::new(static_tokens, vec![Box::new(verifier)], config.anonymous_auth, issuer.audiences.clone()),
+            authenticator: Authenticator::new(static_tokens, verifiers, config.anonymous_auth, issuer.audiences.clone()),
             authorizer: authorizer.clone(),
             issuer,
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),

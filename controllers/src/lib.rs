@@ -4,7 +4,7 @@
 //! no controller knows of another, but for what its objects say.
 
 mod attach_detach;
-mod bootstrap;
+pub mod bootstrap;
 mod certificates;
 mod claims;
 pub mod config;

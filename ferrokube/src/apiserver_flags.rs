@@ -54,6 +54,9 @@ pub struct Flags {
     /// Let requests without credentials in as system:anonymous.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub anonymous_auth: bool,
+    /// Let those in who show a bootstrap token, a Secret in kube-system of type bootstrap.kubernetes.io/token; on for a whole cluster.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_bootstrap_token_auth: Option<bool>,
     /// Admission plugins to run beside the default ones; their order does not matter.
     #[arg(long, value_delimiter = ',')]
     pub enable_admission_plugins: Vec<String>,
@@ -154,6 +157,7 @@ impl Flags {
             },
             aggregate_cluster_roles: !alone,
             anonymous_auth: self.anonymous_auth,
+            enable_bootstrap_token_auth: self.enable_bootstrap_token_auth.unwrap_or(!alone),
             admission: admission::Config {
                 enable_admission_plugins: self.enable_admission_plugins.clone(),
                 disable_admission_plugins: self.disable_admission_plugins.clone(),

@@ -58,7 +58,7 @@ async fn read(path: &Path) -> anyhow::Result<kube::Config> {
 }
 
 /// Says who asks; the API server takes the names of field managers from it.
-fn introduce(config: &mut kube::Config, component: &str) {
+pub fn introduce(config: &mut kube::Config, component: &str) {
     let text =
         format!("{component}/{} ({}/{})", apiserver::discovery::documents::GIT_VERSION, std::env::consts::OS, std::env::consts::ARCH);
     if let Ok(agent) = HeaderValue::from_str(&text) {

@@ -57,7 +57,7 @@ impl Config {
         let ranges: Vec<String> = server.service_cluster_ip_range.iter().map(ToString::to_string).collect();
         let controllers = manager::Config {
             allocate_node_cidrs: true,
-            cluster_cidr: layout.map_or_else(|| DEFAULT_POD_CIDR.to_owned(), Layout::pod_cidr),
+            cluster_cidr: cluster_cidr(layout),
             service_cluster_ip_range: ranges.join(","),
             root_ca_file: pki("ca.crt"),
             cluster_signing: SigningFiles { cert: pki("ca.crt"), key: pki("ca.key") },
@@ -82,6 +82,11 @@ impl Config {
     }
 }
 
+/// Where pods get their addresses from.
+pub fn cluster_cidr(layout: Option<&Layout>) -> String {
+    layout.map_or_else(|| DEFAULT_POD_CIDR.to_owned(), Layout::pod_cidr)
+}
+
 /// The address of cluster DNS among the services.
 pub fn dns_address(server: &apiserver::run::Config) -> anyhow::Result<IpAddr> {
     let range = server.service_cluster_ip_range.first().context("there is no range for services")?;
@@ -94,6 +99,8 @@ pub fn dns_address(server: &apiserver::run::Config) -> anyhow::Result<IpAddr> {
 /// The controllers of this process: each acts as its own service account.
 struct InProcess(Arc<Api>);
 
+/// Those that are on by default, and those that let machines join, as installers turn them on.
+const CONTROLLERS: [&str; 3] = ["*", "bootstrap-signer-controller", "token-cleaner-controller"];
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 
 impl Clients for InProcess {
@@ -112,7 +119,7 @@ pub async fn run(api: Arc<Api>, config: Config, shutdown: Shutdown) -> anyhow::R
         let (api, shutdown) = (api.clone(), shutdown.clone());
         async move {
             if let Some(controllers) = config.controllers {
-                manager::run(InProcess(api), controllers, &Selection::default(), shutdown).await;
+                manager::run(InProcess(api), controllers, &Selection::parse(CONTROLLERS)?, shutdown).await;
             }
             anyhow::Ok(())
         }

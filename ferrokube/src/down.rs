@@ -8,6 +8,8 @@ use clap::Args;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::joining::join;
+use crate::joining::leave::leave;
 use crate::nodes::{network, slot_file, supervise};
 use crate::pid_file;
 
@@ -40,6 +42,9 @@ impl Down {
             // Nothing of this is there after an orderly end; a killed process leaves it.
             let layout = network::claim(&data_dir).await?;
             supervise::remove_all(&layout).await?;
+        }
+        if let Some(site) = join::site_of(&data_dir)? {
+            leave(&data_dir, &site).await?;
         }
         if self.delete_data {
             std::fs::remove_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;

@@ -11,6 +11,7 @@ mod default_storage;
 mod down;
 mod feature_gates;
 mod go_values;
+mod joining;
 mod kubelet_command;
 mod leader_election;
 mod logging_flags;
@@ -51,6 +52,11 @@ enum Command {
     Up(Box<up::Up>),
     /// End a cluster and take away what its nodes have left on this machine.
     Down(down::Down),
+    /// Make this machine a node of a running cluster.
+    Join(Box<joining::join::Join>),
+    /// The tokens by which machines join.
+    #[command(subcommand)]
+    Token(joining::token_command::TokenCommand),
     /// Be one node of a cluster; `up` starts it.
     #[command(hide = true)]
     Node(nodes::agent::NodeCommand),
@@ -90,9 +96,12 @@ fn main() -> ExitCode {
     let mut cli = Cli::parse_from(argv::arguments(std::env::args_os()));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(cli.command.log_filter()));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
-    if let Command::Node(node) = &mut cli.command
-        && let Err(error) = node.enter()
-    {
+    let entered = match &mut cli.command {
+        Command::Node(node) => node.enter(),
+        Command::Join(join) => join.enter(),
+        _ => Ok(()),
+    };
+    if let Err(error) = entered {
         tracing::error!("{error:#}");
         return ExitCode::FAILURE;
     }
@@ -118,6 +127,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Up(up) => up.run(shutdown).await,
         Command::Down(down) => down.run().await,
         Command::Node(node) => node.run(shutdown::token(shutdown)).await,
+        Command::Join(join) => join.run(shutdown::token(shutdown)).await,
+        Command::Token(command) => command.run().await,
         Command::Apiserver(apiserver) => apiserver.run(shutdown).await,
         Command::ControllerManager(command) => command.run(shutdown::token(shutdown)).await,
         Command::Scheduler(command) => command.run(shutdown::token(shutdown)).await,

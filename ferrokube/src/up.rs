@@ -1,5 +1,6 @@
 //! `ferrokube up`: a cluster on one machine. The control plane runs in this process, each node in a process and namespaces of its own.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::apiserver_flags::Flags;
 use crate::control_plane::{self, Part};
+use crate::joining::policy::{self, Published};
 use crate::nodes::{self, Layout, network, routes, supervise};
 use crate::pid_file::PidFile;
 use crate::{shutdown, stand_ins};
@@ -55,6 +57,8 @@ impl Up {
             config.advertise_address = config.advertise_address.or(Some(layout.gateway().into()));
             config.extra_sans.push(layout.gateway().to_string());
         }
+        let outward = outward_address(&config);
+        config.extra_sans.extend(outward.map(|address| address.to_string()));
         let server = Server::start(&config, signal.clone()).await?;
         // From here on the data directory is this process's: the store is locked.
         let pid_file = PidFile::write(&data_dir)?;
@@ -65,10 +69,19 @@ impl Up {
         let plane = control_plane::Config::new(&config, layout.as_ref(), &self.disable)?;
         let plane = tokio::spawn(control_plane::run(api.clone(), plane, stop.clone()));
         let pki = Pki::open(&data_dir.join("pki"))?;
+        let default_storage = layout.is_some() && !self.disable.contains(&Part::DefaultStorage);
+        let published = Published {
+            server: format!("https://{}", SocketAddr::new(outward.unwrap_or(address.ip()), address.port())),
+            ca: pki.ca()?,
+            cluster_dns: vec![control_plane::dns_address(&config)?.to_string()],
+            cluster_cidr: control_plane::cluster_cidr(layout.as_ref()),
+            default_storage,
+        };
+        policy::publish(&api, &published).await.map_err(|status| anyhow::anyhow!("what joining nodes are told: {}", status.message))?;
         stand_ins::write(&data_dir, &pki, &self.disable)?;
         if let Some(layout) = &layout {
             let proxy = !self.disable.contains(&Part::KubeProxy);
-            let cluster = Cluster { layout, server: &config, port: address.port(), pki: &pki, api: &api, proxy };
+            let cluster = Cluster { layout, server: &config, port: address.port(), pki: &pki, api: &api, proxy, default_storage };
             let result = cluster.run_nodes(self.nodes, &stop, started).await;
             match &result {
                 Ok(()) => stop.cancelled().await,
@@ -89,6 +102,15 @@ impl Up {
     }
 }
 
+/// The address at which other machines reach this server: where it listens, if that is said, or what this machine has towards others.
+fn outward_address(config: &apiserver::run::Config) -> Option<IpAddr> {
+    if !config.bind_address.is_unspecified() {
+        return Some(config.bind_address);
+    }
+    // An address from the range for documentation is behind the default route.
+    network::address_towards(Ipv4Addr::new(192, 0, 2, 1).into()).or(config.advertise_address)
+}
+
 /// The control plane as its nodes need it.
 struct Cluster<'a> {
     layout: &'a Layout,
@@ -97,12 +119,13 @@ struct Cluster<'a> {
     pki: &'a Pki,
     api: &'a Arc<Api>,
     proxy: bool,
+    default_storage: bool,
 }
 
 impl Cluster<'_> {
     /// Starts the nodes and returns when they are ready, or at shutdown.
     async fn run_nodes(&self, count: u32, stop: &Shutdown, started: Instant) -> anyhow::Result<()> {
-        let Cluster { layout, server, port, pki, api, proxy } = *self;
+        let Cluster { layout, server, port, pki, api, proxy, default_storage } = *self;
         supervise::take_places(layout)?;
         for directory in [layout.images(), layout.registries()] {
             std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
@@ -111,6 +134,7 @@ impl Cluster<'_> {
             server: format!("https://{}:{port}", layout.gateway()),
             cluster_dns: vec![control_plane::dns_address(server)?.to_string()],
             proxy,
+            default_storage,
         };
         let hosts: Vec<_> = (1..=count).map(|n| layout.host(n)).collect();
         for host in &hosts {
@@ -124,7 +148,7 @@ impl Cluster<'_> {
         }
         let client = in_process::client(api, in_process::component("system:kube-controller-manager"), "ferrokube");
         let nodes = Informers::new(client, stop.clone()).of::<Node>();
-        tokio::spawn(routes::follow(nodes.clone(), None, stop.clone()));
+        tokio::spawn(routes::follow(nodes.clone(), routes::Way::default(), stop.clone()));
         tokio::select! {
             ready = all_ready(&nodes, hosts.len()) => tracing::info!("{ready} nodes ready in {:.1} s", started.elapsed().as_secs_f32()),
             () = tokio::time::sleep(READY_TIMEOUT) => {

@@ -28,6 +28,8 @@ pub struct KubeletConfiguration {
     pub tls_cert_file: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tls_private_key_file: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rotate_certificates: bool,
     pub authentication: Authentication,
     pub authorization: Authorization,
     #[serde(rename = "registryPullQPS")]
@@ -197,6 +199,7 @@ impl Default for KubeletConfiguration {
             port: 10250,
             tls_cert_file: String::new(),
             tls_private_key_file: String::new(),
+            rotate_certificates: false,
             authentication: Authentication::default(),
             authorization: Authorization::default(),
             registry_pull_qps: 5,

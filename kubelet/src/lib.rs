@@ -5,6 +5,7 @@
 
 mod admission;
 mod backoff;
+pub mod certificate;
 pub mod cgroups;
 pub mod config;
 pub mod configuration;

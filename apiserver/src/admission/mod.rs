@@ -17,6 +17,7 @@ mod deny_service_external_ips;
 mod extended_resource_toleration;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
+mod matching;
 pub mod namespace_lifecycle;
 mod node_declared_feature_validator;
 mod node_restriction;
@@ -37,6 +38,7 @@ mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
 mod testing;
+mod validating_policy;
 mod webhook;
 
 use std::sync::Arc;
@@ -270,6 +272,7 @@ fn plugins(config: &Config) -> Vec<(Step, bool)> {
         (Step::pure(node_declared_feature_validator::NodeDeclaredFeatureValidator), ON),
         (Step::pure(pod_resize_validator::PodResizeValidator), ON),
         (Step::Mutating(webhook::MutatingWebhooks), ON),
+        (Step::waiting(validating_policy::ValidatingPolicies), ON),
         (Step::waiting(webhook::ValidatingWebhooks), ON),
         // Quotas count last, when nothing else can refuse.
         (Step::waiting(resource_quota::ResourceQuota::default()), ON),

@@ -23,7 +23,7 @@ impl Default for Config {
 }
 
 /// Plugins that upstream has and this server does not: turning them off asks for nothing, turning them on is refused.
-const ABSENT: [&str; 11] = [
+const ABSENT: [&str; 10] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "EventRateLimit",
@@ -34,7 +34,6 @@ const ABSENT: [&str; 11] = [
     "PodGroupProtection",
     "PodNodeSelector",
     "PodTolerationRestriction",
-    "ValidatingAdmissionPolicy",
 ];
 
 /// Why the flags cannot be followed.

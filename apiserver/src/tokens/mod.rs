@@ -3,6 +3,7 @@
 //! Owns the signing key and the form of the tokens. It never decides what an account may do, and it never stores a token: a token
 //! is good for as long as its account and the object that it is bound to exist.
 
+pub mod bootstrap;
 pub mod claims;
 pub mod discovery;
 pub mod jws;

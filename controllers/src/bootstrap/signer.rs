@@ -18,7 +18,8 @@ use crate::manager::Context;
 const NAMESPACE: &str = "kube-public";
 const NAME: &str = "cluster-info";
 const CONTENT: &str = "kubeconfig";
-const SIGNATURE_PREFIX: &str = "jws-kubeconfig-";
+/// A signature's key ends with the id of the token that it was made with.
+pub const SIGNATURE_PREFIX: &str = "jws-kubeconfig-";
 const SECRET_PREFIX: &str = "bootstrap-token-";
 const ID_LENGTH: usize = 6;
 const WORKERS: usize = 1;
@@ -83,7 +84,7 @@ fn signing_token(secret: &Secret, now: Timestamp) -> Option<(&str, &str)> {
 }
 
 /// A JSON web signature (HS256) without the content itself, RFC 7515 appendix F.
-fn detached_signature(content: &str, id: &str, secret: &str) -> String {
+pub fn detached_signature(content: &str, id: &str, secret: &str) -> String {
     // Ids are letters and digits, so that nothing needs quoting.
     let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"HS256","kid":"{id}"}}"#));
     let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(content));

@@ -142,6 +142,11 @@ fn remove(directory: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Whether there is a cgroup of this name in any hierarchy.
+pub fn exists(cgroup: &str) -> bool {
+    directories(cgroup).iter().any(|directory| directory.exists())
+}
+
 /// Removes a cgroup if nothing is in it and nothing below it.
 pub fn remove_if_empty(cgroup: &str) {
     for directory in directories(cgroup) {

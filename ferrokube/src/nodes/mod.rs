@@ -10,10 +10,12 @@ pub mod cni;
 pub mod command;
 pub mod containerd;
 pub mod images;
+pub mod masquerade;
 pub mod mounts;
 pub mod network;
 pub mod pause;
 pub mod routes;
+pub mod site;
 pub mod supervise;
 
 use std::net::Ipv4Addr;

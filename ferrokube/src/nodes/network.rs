@@ -3,6 +3,7 @@
 //! Everything has the cluster's own names, so that taking it down touches nothing else.
 
 use std::io::ErrorKind;
+use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -48,7 +49,7 @@ pub async fn prepare(layout: &Layout) -> anyhow::Result<()> {
     run("ip", &["link", "set", &bridge, "up"]).await?;
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("forwarding between networks cannot be turned on")?;
     let rules = format!(
-        "table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n chain out {{\n  type nat hook postrouting priority srcnat;\n  ip saddr {{ {subnet}, {pods} }} oifname != \"{bridge}\" masquerade\n }}\n}}\n",
+        "table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n chain out {{\n  type nat hook postrouting priority srcnat;\n  ip saddr {{ {subnet}, {pods} }} ip daddr != {pods} oifname != \"{bridge}\" masquerade\n }}\n}}\n",
         table = table(layout),
         subnet = layout.subnet(),
         pods = layout.pod_cidr(),
@@ -120,6 +121,15 @@ pub async fn tear_down(layout: &Layout) -> anyhow::Result<()> {
         run("ip", &["link", "del", &layout.bridge()]).await?;
     }
     Ok(())
+}
+
+/// The address that this machine has towards another, if there is a way. Connecting a UDP socket sends nothing; it only chooses the route.
+pub fn address_towards(other: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = if other.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((other, 9)).ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_unspecified()).then_some(address)
 }
 
 fn exists(interface: &str) -> bool {

@@ -13,6 +13,20 @@ use super::command::run;
 /// A failed change is tried again after this long.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// What marks a node's own routes among the machine's, so that they can be taken away together; the kernel gives it no meaning.
+pub const PROTOCOL: &str = "197";
+
+/// Whose routes, and how nodes are reached that are not in the same network.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    /// The node that needs no route to itself.
+    pub own: Option<String>,
+    /// Who forwards to nodes that cannot be reached directly.
+    pub gateway: Option<IpAddr>,
+    /// See [`PROTOCOL`].
+    pub protocol: Option<&'static str>,
+}
+
 /// What a node says of itself: the range of its pods and the address that they are behind.
 pub fn route_of(node: &Node) -> Option<(String, IpAddr)> {
     let range = node.spec.as_ref()?.pod_cidr.clone()?;
@@ -21,8 +35,8 @@ pub fn route_of(node: &Node) -> Option<(String, IpAddr)> {
     Some((range, address))
 }
 
-/// Keeps this network namespace's routes to all nodes but `own` until shutdown.
-pub async fn follow(nodes: Informer<Node>, own: Option<String>, shutdown: Shutdown) {
+/// Keeps this network namespace's routes to all nodes but its own until shutdown.
+pub async fn follow(nodes: Informer<Node>, way: Way, shutdown: Shutdown) {
     let queue = Queue::<()>::default();
     let trigger = queue.clone();
     nodes.on_change(move |change| {
@@ -40,8 +54,8 @@ pub async fn follow(nodes: Informer<Node>, own: Option<String>, shutdown: Shutdo
         }
         let list = nodes.list();
         let wanted: BTreeMap<String, IpAddr> =
-            list.iter().filter(|node| Some(node.name()) != own.as_deref()).filter_map(|node| route_of(node)).collect();
-        if let Err(error) = change(&mut present, &wanted).await {
+            list.iter().filter(|node| Some(node.name()) != way.own.as_deref()).filter_map(|node| route_of(node)).collect();
+        if let Err(error) = change(&way, &mut present, &wanted).await {
             tracing::warn!(%error, "routes to other nodes are incomplete, trying again");
             queue.add_after((), RETRY);
         }
@@ -49,10 +63,10 @@ pub async fn follow(nodes: Informer<Node>, own: Option<String>, shutdown: Shutdo
     }
 }
 
-async fn change(present: &mut BTreeMap<String, IpAddr>, wanted: &BTreeMap<String, IpAddr>) -> anyhow::Result<()> {
+async fn change(way: &Way, present: &mut BTreeMap<String, IpAddr>, wanted: &BTreeMap<String, IpAddr>) -> anyhow::Result<()> {
     for (range, address) in wanted {
         if present.get(range) != Some(address) {
-            run("ip", &["route", "replace", range, "via", &address.to_string()]).await?;
+            way.lead(range, *address).await?;
             present.insert(range.clone(), *address);
         }
     }
@@ -63,4 +77,27 @@ async fn change(present: &mut BTreeMap<String, IpAddr>, wanted: &BTreeMap<String
         present.remove(&range);
     }
     Ok(())
+}
+
+impl Way {
+    /// Leads packets for the range to the node that it is behind: directly, or else by the gateway, which then leads to the node too.
+    async fn lead(&self, range: &str, address: IpAddr) -> anyhow::Result<()> {
+        let refused = match self.replace(range, address).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let Some(gateway) = self.gateway.filter(|gateway| *gateway != address) else { return Err(refused) };
+        self.replace(range, gateway).await?;
+        self.replace(&address.to_string(), gateway).await
+    }
+
+    /// Makes or changes one route.
+    pub async fn replace(&self, range: &str, via: IpAddr) -> anyhow::Result<()> {
+        let via = via.to_string();
+        let mut arguments = vec!["route", "replace", range, "via", &via];
+        if let Some(protocol) = self.protocol {
+            arguments.extend(["proto", protocol]);
+        }
+        run("ip", &arguments).await.map(drop)
+    }
 }

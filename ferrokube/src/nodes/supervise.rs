@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
 use super::agent::NodeConfig;
+use super::site::Site;
 use super::{Host, Layout, cgroup, mounts, network};
 use crate::default_storage;
 
@@ -31,6 +32,8 @@ pub struct Cluster {
     pub cluster_dns: Vec<String>,
     /// Whether they run a kube-proxy.
     pub proxy: bool,
+    /// Whether they provide volumes.
+    pub default_storage: bool,
 }
 
 /// Writes what a node's process needs: who it is, and whom it talks to.
@@ -49,26 +52,29 @@ pub fn prepare(layout: &Layout, host: &Host, cluster: &Cluster, pki: &Pki) -> an
         Ok(path)
     };
     let config = NodeConfig {
-        name: host.name.clone(),
-        address: host.address,
-        netns: network::namespace(host),
-        directory: directory.clone(),
-        cgroup: host.cgroup.clone(),
+        site: Site {
+            name: host.name.clone(),
+            netns: Some(network::namespace(host)),
+            directory: directory.clone(),
+            cgroup: host.cgroup.clone(),
+            registries: layout.registries(),
+        },
+        address: host.address.into(),
         images: layout.images(),
-        registries: layout.registries(),
         kubelet_kubeconfig: write("kubelet.conf", &kubeconfig(&cluster.server, &ca, &user, &kubelet), true)?,
         proxy: cluster.proxy,
         proxy_kubeconfig: write("kube-proxy.conf", &kubeconfig(&cluster.server, &ca, "system:kube-proxy", &proxy), true)?,
+        provisioner: cluster.default_storage,
         provisioner_kubeconfig: write(
             "local-path-provisioner.conf",
             &kubeconfig(&cluster.server, &ca, default_storage::USER, &provisioner),
             true,
         )?,
         client_ca: write("ca.crt", &ca, false)?,
-        serving_certificate: write("kubelet.crt", &serving.certificate, false)?,
-        serving_key: write("kubelet.key", &serving.key, true)?,
+        serving: Some((write("kubelet.crt", &serving.certificate, false)?, write("kubelet.key", &serving.key, true)?)),
         cluster_dns: cluster.cluster_dns.clone(),
         cluster_cidr: layout.pod_cidr(),
+        gateway: Some(layout.gateway().into()),
     };
     write("node.json", &serde_json::to_string_pretty(&config)?, false)
 }
@@ -138,7 +144,7 @@ pub async fn remove_all(layout: &Layout) -> anyhow::Result<()> {
         network::remove(&layout.host(n)).await?;
     }
     network::tear_down(layout).await?;
-    leave_places(layout)
+    mounts::leave_places(&places_file(layout))
 }
 
 /// The file with the directories that were made on the machine for nodes to mount theirs over.
@@ -148,27 +154,5 @@ fn places_file(layout: &Layout) -> PathBuf {
 
 /// Makes the directories that nodes mount theirs over, and remembers which.
 pub fn take_places(layout: &Layout) -> anyhow::Result<()> {
-    let mut created = mounts::create_places()?;
-    let file = places_file(layout);
-    // From an earlier start, if there are any.
-    let before = fs::read_to_string(&file).unwrap_or_default();
-    created.extend(before.lines().map(str::to_owned));
-    fs::write(&file, created.join("\n")).with_context(|| file.display().to_string())
-}
-
-/// Removes the directories that were made for nodes, unless another cluster has nodes on this machine.
-fn leave_places(layout: &Layout) -> anyhow::Result<()> {
-    let is_another = |slot: u8| std::path::Path::new("/sys/class/net").join(format!("fk{slot}")).exists();
-    if (0..super::SLOTS).any(is_another) {
-        return Ok(());
-    }
-    let file = places_file(layout);
-    let mut places: Vec<String> = fs::read_to_string(&file).unwrap_or_default().lines().map(str::to_owned).collect();
-    places.sort_by_key(|place| std::cmp::Reverse(place.len()));
-    for place in places.iter().filter(|place| !place.is_empty()) {
-        // What somebody has put something into is theirs now.
-        let _ = fs::remove_dir(place);
-    }
-    fs::remove_file(&file).or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
-    Ok(())
+    mounts::take_places(&places_file(layout))
 }

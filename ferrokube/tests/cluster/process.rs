@@ -60,6 +60,14 @@ impl Cluster {
         Client::try_from(config).expect("a client")
     }
 
+    /// The way to the API server, with nobody's credentials.
+    pub async fn anonymous(&self) -> Config {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
+        config.auth_info = kube::config::AuthInfo::default();
+        config
+    }
+
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }

@@ -16,10 +16,13 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use serde_json::Value;
 
+use super::matching::Invocation;
 use super::{Attributes, Cluster, Operation, WaitingPlugin};
 use crate::catalog::Resource;
 use crate::endpoints::{convert, write};
-use hook::{Hook, Invocation, SideEffects};
+use crate::expressions::{self, Variables};
+pub use hook::is_exempt;
+use hook::{Hook, SideEffects};
 use review::Answer;
 
 /// Why a webhook's say could not be had, or what it was.
@@ -37,6 +40,34 @@ struct Versioned<'a> {
     old: Option<&'a Value>,
 }
 
+/// Whether the webhook's match conditions hold. Where that cannot be told, its failure policy says whether the write fails.
+async fn is_asked(hook: &Hook, invocation: &Invocation, about: &Versioned<'_>) -> Result<bool, Status> {
+    if hook.match_conditions.is_empty() {
+        return Ok(true);
+    }
+    let variables = variables(about.attributes, invocation, about.new, about.old);
+    let conditions = hook.match_conditions.clone();
+    let held = expressions::bounded(move || expressions::all_hold(&conditions, &variables)).await;
+    match held.and_then(|held| held) {
+        Ok(held) => Ok(held),
+        Err(_) if hook.ignores_failures => Ok(false),
+        Err(why) => Err(about.attributes.forbidden(about.new.or(about.old), &why)),
+    }
+}
+
+/// What expressions about a write may use.
+pub fn variables(attributes: &Attributes<'_>, invocation: &Invocation, new: Option<&Value>, old: Option<&Value>) -> Variables {
+    let mut review = review::request("", "v1", attributes, invocation, None, None);
+    let mut request = review.get_mut("request").map(Value::take).unwrap_or_default();
+    if let Some(members) = request.as_object_mut() {
+        for hidden in ["uid", "object", "oldObject"] {
+            members.shift_remove(hidden);
+        }
+    }
+    let object = |object: Option<&Value>| object.cloned().unwrap_or(Value::Null);
+    Variables::default().with("object", &object(new)).with("oldObject", &object(old)).with("request", &request)
+}
+
 /// Asks one webhook.
 async fn ask(
     cluster: &dyn Cluster,
@@ -49,9 +80,6 @@ async fn ask(
     if about.attributes.dry_run && hook.side_effects == SideEffects::Some {
         let why = format!("admission webhook {:?} does not support dry run", hook.name);
         return Err(Failure::Refused(Box::new(Status::bad_request(why))));
-    }
-    if hook.has_match_conditions {
-        return Err(failed("match conditions cannot be evaluated by this server".to_owned()));
     }
     let version = hook.review_version().map_err(|why| failed(format!("could not create admission objects: {why}")))?;
     let uid = uuid::Uuid::new_v4().to_string();
@@ -139,7 +167,7 @@ impl MutatingWebhooks {
         warnings: &mut Vec<String>,
         rounds: &mut Rounds,
     ) -> Result<(), Status> {
-        let hooks = if hook::is_exempt(attributes) { Vec::new() } else { hooks(cluster, MUTATING) };
+        let hooks = if is_exempt(attributes) { Vec::new() } else { hooks(cluster, MUTATING) };
         if hooks.is_empty() {
             return Ok(());
         }
@@ -169,7 +197,7 @@ impl MutatingWebhooks {
         rounds: &mut Rounds,
     ) -> Result<(), Status> {
         for hook in hooks {
-            let Some(invocation) = hook.concerns(attributes, cluster, Some(object), old)? else { continue };
+            let Some(invocation) = hook.matcher.concerns(attributes, cluster, Some(object), old)? else { continue };
             if rounds.second && !rounds.again.contains(&hook.id) {
                 continue;
             }
@@ -177,6 +205,9 @@ impl MutatingWebhooks {
             let shown = converted(resource, &invocation, object);
             let shown_old = old.map(|old| converted(resource, &invocation, old));
             let about = Versioned { attributes, new: Some(&shown), old: shown_old.as_ref() };
+            if !is_asked(hook, &invocation, &about).await? {
+                continue;
+            }
             let outcome = match ask(cluster, hook, &invocation, &about, warnings).await {
                 Ok(answer) => apply(attributes, &invocation, &shown, &answer, &hook.name),
                 Err(failure) => judge(hook, failure).map(|()| None),
@@ -200,7 +231,7 @@ impl MutatingWebhooks {
 }
 
 /// Whether the object is one of the resource's own kind, and not what a subresource takes.
-fn is_of_kind(attributes: &Attributes<'_>, object: &Value) -> bool {
+pub fn is_of_kind(attributes: &Attributes<'_>, object: &Value) -> bool {
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or("");
     kind.is_empty() || kind == &*attributes.resource.gvk.kind
 }
@@ -250,14 +281,17 @@ impl WaitingPlugin for MutatingWebhooks {
         warnings: &'a mut Vec<String>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
-            if attributes.operation != Operation::Delete || hook::is_exempt(attributes) {
+            if attributes.operation != Operation::Delete || is_exempt(attributes) {
                 return Ok(());
             }
             let old = old.map(|old| convert::from_storage(attributes.resource, old.clone()));
             for hook in hooks(cluster, MUTATING) {
-                let Some(invocation) = hook.concerns(attributes, cluster, None, old.as_ref())? else { continue };
+                let Some(invocation) = hook.matcher.concerns(attributes, cluster, None, old.as_ref())? else { continue };
                 let shown = old.as_ref().map(|old| converted(attributes.resource, &invocation, old));
                 let about = Versioned { attributes, new: None, old: shown.as_ref() };
+                if !is_asked(&hook, &invocation, &about).await? {
+                    continue;
+                }
                 match ask(cluster, &hook, &invocation, &about, warnings).await {
                     Ok(answer) if answer.patch.is_some() => {
                         let why = format!(
@@ -292,7 +326,7 @@ impl WaitingPlugin for ValidatingWebhooks {
         warnings: &'a mut Vec<String>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
-            let hooks = if hook::is_exempt(attributes) { Vec::new() } else { hooks(cluster, VALIDATING) };
+            let hooks = if is_exempt(attributes) { Vec::new() } else { hooks(cluster, VALIDATING) };
             if hooks.is_empty() {
                 return Ok(());
             }
@@ -302,7 +336,7 @@ impl WaitingPlugin for ValidatingWebhooks {
             let (new, old) = (new.map(in_request_version), old.map(in_request_version));
             let mut concerned = Vec::new();
             for hook in &hooks {
-                if let Some(invocation) = hook.concerns(attributes, cluster, new.as_ref(), old.as_ref())? {
+                if let Some(invocation) = hook.matcher.concerns(attributes, cluster, new.as_ref(), old.as_ref())? {
                     concerned.push((hook, invocation));
                 }
             }
@@ -312,9 +346,12 @@ impl WaitingPlugin for ValidatingWebhooks {
                 let shown = |object: &Value| converted(attributes.resource, invocation, object);
                 let (new, old) = (new.map(shown), old.map(shown));
                 let about = Versioned { attributes, new: new.as_ref(), old: old.as_ref() };
-                let outcome = match ask(cluster, hook, invocation, &about, &mut warnings).await {
-                    Ok(_) => Ok(()),
-                    Err(failure) => judge(hook, failure),
+                let outcome = match is_asked(hook, invocation, &about).await {
+                    Ok(true) => match ask(cluster, hook, invocation, &about, &mut warnings).await {
+                        Ok(_) => Ok(()),
+                        Err(failure) => judge(hook, failure),
+                    },
+                    otherwise => otherwise.map(drop),
                 };
                 (outcome, warnings)
             });

@@ -5,8 +5,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::hook::{Invocation, kind_of};
 use crate::admission::Attributes;
+use crate::admission::matching::{Invocation, kind_of};
 use crate::catalog::Gvk;
 use crate::registry::read::{at, bool_at, int_at, list_at, str_at};
 

@@ -16,13 +16,14 @@ use std::sync::Arc;
 use apimachinery::status::Status;
 use bytes::Bytes;
 use http::StatusCode;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::negotiate::{self, Form};
 use super::options::{Query, WriteOptions};
 use super::{Call, body, meta, respond};
 use crate::admission::Operation;
 use crate::catalog::{Gvk, Resource, TypesHandle};
+use crate::filters::request_info::RequestInfo;
 use crate::storage::{self, Freshness};
 
 /// A body that was posted to an endpoint, of the kind that the endpoint takes.
@@ -115,6 +116,9 @@ async fn connect_admission(call: &mut Call) -> Result<(), Status> {
     }
     let Some(subresource) = call.subresource() else { return Ok(()) };
     let mut options = serde_json::json!({ "kind": &*subresource.gvk.kind, "apiVersion": subresource.gvk.api_version() });
+    if let Some(members) = options.as_object_mut() {
+        members.extend(connect_options(&subresource.gvk.kind, &call.query, &call.request.info));
+    }
     let name = call.name().to_owned();
     let mut warnings = std::mem::take(&mut call.warnings);
     {
@@ -124,6 +128,39 @@ async fn connect_admission(call: &mut Call) -> Result<(), Status> {
     }
     call.warnings = warnings;
     Ok(())
+}
+
+/// What the options of a connection say, from the parameters that say it.
+fn connect_options(kind: &str, query: &Query, info: &RequestInfo) -> Map<String, Value> {
+    let mut options = Map::new();
+    match kind {
+        "PodExecOptions" | "PodAttachOptions" => {
+            for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| query.flag(flag)) {
+                options.insert(flag.to_owned(), true.into());
+            }
+            if let Some(container) = query.get("container").filter(|name| !name.is_empty()) {
+                options.insert("container".to_owned(), container.into());
+            }
+            let command: Vec<&str> = query.all("command").collect();
+            if kind == "PodExecOptions" && !command.is_empty() {
+                options.insert("command".to_owned(), command.into());
+            }
+        }
+        "PodPortForwardOptions" => {
+            let ports: Vec<i64> = query.all("ports").flat_map(|list| list.split(',')).filter_map(|port| port.parse().ok()).collect();
+            if !ports.is_empty() {
+                options.insert("ports".to_owned(), ports.into());
+            }
+        }
+        // Those of proxies.
+        _ => {
+            let path = location::subpath(&info.parts, &info.path);
+            if !path.is_empty() {
+                options.insert("path".to_owned(), path.into());
+            }
+        }
+    }
+    options
 }
 
 /// An integer parameter.

@@ -97,9 +97,17 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
     }
     if !policy::match_conditions_unchanged(new, old) {
         let conditions = spec.match_conditions.as_deref().unwrap_or_default();
-        errors.extend(validate_match_conditions(conditions, &path.child("matchConditions")));
+        errors.extend(validate_match_conditions(
+            conditions,
+            &policy::condition_variables(spec.param_kind.is_some()),
+            &path.child("matchConditions"),
+        ));
     }
-    errors.extend(policy::validate_variables(spec.variables.as_deref().unwrap_or_default(), &path.child("variables")));
+    errors.extend(policy::validate_variables(
+        spec.variables.as_deref().unwrap_or_default(),
+        spec.param_kind.is_some(),
+        &path.child("variables"),
+    ));
 
     let mutations = spec.mutations.as_deref().unwrap_or_default();
     let mutations_path = path.child("mutations");

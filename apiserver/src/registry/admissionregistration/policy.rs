@@ -5,7 +5,9 @@ use apimachinery::validation::{is_dns1035_label, is_dns1123_subdomain};
 use k8s_openapi::api::admissionregistration::v1::{MatchResources, ParamKind, Variable};
 use serde_json::Value;
 
+use super::match_condition::VARIABLES;
 use super::match_resources::validate_match_resources;
+use crate::expressions::Expression;
 use crate::registry::declared::changed;
 use crate::registry::read::{at, str_at};
 
@@ -106,7 +108,7 @@ fn validate_api_version(api_version: &str, path: &Path<'_>) -> ErrorList {
 }
 
 /// The variables that expressions can use.
-pub fn validate_variables(variables: &[Variable], path: &Path<'_>) -> ErrorList {
+pub fn validate_variables(variables: &[Variable], has_params: bool, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     for (i, variable) in variables.iter().enumerate() {
         let path = path.index(i);
@@ -118,9 +120,27 @@ pub fn validate_variables(variables: &[Variable], path: &Path<'_>) -> ErrorList 
         }
         if variable.expression.trim().is_empty() {
             errors.push(Error::required(&path.child("expression"), "expression is not specified"));
+        } else {
+            let known = expression_variables(has_params);
+            errors.extend(validate_expression(&variable.expression, &known, &[], &path.child("expression")));
         }
     }
     errors
+}
+
+/// What match conditions of policies may use.
+pub fn condition_variables(has_params: bool) -> Vec<&'static str> {
+    VARIABLES.into_iter().chain(has_params.then_some("params")).collect()
+}
+
+/// What the other expressions of policies may use.
+pub fn expression_variables(has_params: bool) -> Vec<&'static str> {
+    condition_variables(has_params).into_iter().chain(["namespaceObject", "variables"]).collect()
+}
+
+/// An expression must compile and give one of these types; anything if there are none.
+pub fn validate_expression(text: &str, variables: &[&str], types: &[&str], path: &Path<'_>) -> Option<Error> {
+    Expression::compile(text.trim(), variables, types).err().map(|why| Error::invalid(path, text, why))
 }
 
 fn is_cel_identifier(name: &str) -> bool {
@@ -163,7 +183,7 @@ mod tests {
     fn variables_are_identifiers() {
         let variables: Vec<Variable> = view(&json!([
             {"name": "a_1", "expression": "1"}, {"name": "in", "expression": "1"}, {"name": "1a", "expression": "1"}, {"name": " ", "expression": ""}]));
-        let errors: Vec<String> = validate_variables(&variables, &Path::new("v")).iter().map(ToString::to_string).collect();
+        let errors: Vec<String> = validate_variables(&variables, false, &Path::new("v")).iter().map(ToString::to_string).collect();
         assert_eq!(
             errors,
             [

@@ -133,9 +133,17 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
     errors.extend(policy::validate_match_constraints(spec.match_constraints.as_ref(), &path.child("matchConstraints")));
     if !policy::match_conditions_unchanged(new, old) {
         let conditions = spec.match_conditions.as_deref().unwrap_or_default();
-        errors.extend(validate_match_conditions(conditions, &path.child("matchConditions")));
+        errors.extend(validate_match_conditions(
+            conditions,
+            &policy::condition_variables(spec.param_kind.is_some()),
+            &path.child("matchConditions"),
+        ));
     }
-    errors.extend(policy::validate_variables(spec.variables.as_deref().unwrap_or_default(), &path.child("variables")));
+    errors.extend(policy::validate_variables(
+        spec.variables.as_deref().unwrap_or_default(),
+        spec.param_kind.is_some(),
+        &path.child("variables"),
+    ));
     errors.extend(validate_outcomes(str_at(new, "/metadata/name"), &spec, &path));
     errors
 }
@@ -151,7 +159,7 @@ fn validate_outcomes(name: &str, spec: &ValidatingAdmissionPolicySpec, path: &Pa
         return vec![Error::required(&validations_path, detail), Error::required(&annotations_path, detail)];
     }
     for (i, validation) in validations.iter().enumerate() {
-        errors.extend(validate_validation(validation, &validations_path.index(i)));
+        errors.extend(validate_validation(validation, spec.param_kind.is_some(), &validations_path.index(i)));
     }
     if annotations.len() > MAX_AUDIT_ANNOTATIONS {
         let shown: Value =
@@ -160,7 +168,7 @@ fn validate_outcomes(name: &str, spec: &ValidatingAdmissionPolicySpec, path: &Pa
     }
     for (i, annotation) in annotations.iter().enumerate() {
         let path = annotations_path.index(i);
-        errors.extend(validate_audit_annotation(name, annotation, &path));
+        errors.extend(validate_audit_annotation(name, annotation, spec.param_kind.is_some(), &path));
         if annotations[..i].iter().any(|earlier| earlier.key == annotation.key) {
             errors.push(Error::duplicate(&path.child("key"), annotation.key.as_str()));
         }
@@ -168,14 +176,19 @@ fn validate_outcomes(name: &str, spec: &ValidatingAdmissionPolicySpec, path: &Pa
     errors
 }
 
-fn validate_validation(validation: &Validation, path: &Path<'_>) -> ErrorList {
+fn validate_validation(validation: &Validation, has_params: bool, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
+    let variables = policy::expression_variables(has_params);
     if validation.expression.trim().is_empty() {
         errors.push(Error::required(&path.child("expression"), "expression is not specified"));
+    } else {
+        errors.extend(policy::validate_expression(&validation.expression, &variables, &["bool"], &path.child("expression")));
     }
     let message_expression = validation.message_expression.as_deref().unwrap_or("");
     if !message_expression.is_empty() && message_expression.trim().is_empty() {
         errors.push(Error::invalid(&path.child("messageExpression"), message_expression, "must be non-empty if specified"));
+    } else if !message_expression.is_empty() {
+        errors.extend(policy::validate_expression(message_expression, &variables, &["string"], &path.child("messageExpression")));
     }
     let (message, message_path) = (validation.message.as_deref().unwrap_or(""), path.child("message"));
     if !message.is_empty() && message.trim().is_empty() {
@@ -189,14 +202,14 @@ fn validate_validation(validation: &Validation, path: &Path<'_>) -> ErrorList {
     errors
 }
 
-fn validate_audit_annotation(policy: &str, annotation: &AuditAnnotation, path: &Path<'_>) -> ErrorList {
+fn validate_audit_annotation(policy_name: &str, annotation: &AuditAnnotation, has_params: bool, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let key_path = path.child("key");
-    if policy.is_empty() {
+    if policy_name.is_empty() {
         errors.push(Error::invalid(&key_path, annotation.key.as_str(), "requires metadata.name be non-empty"));
     } else {
         // The annotation in the audit log is named after the policy.
-        let full = format!("{policy}/{}", annotation.key);
+        let full = format!("{policy_name}/{}", annotation.key);
         errors.extend(is_qualified_name(&full).into_iter().map(|message| Error::invalid(&key_path, full.as_str(), message)));
     }
     let value_path = path.child("valueExpression");
@@ -205,7 +218,11 @@ fn validate_audit_annotation(policy: &str, annotation: &AuditAnnotation, path: &
         length if length > MAX_VALUE_EXPRESSION_BYTES => {
             errors.push(Error::required(&value_path, format!("must not exceed {MAX_VALUE_EXPRESSION_BYTES} bytes in length")));
         }
-        _ => {}
+        _ => {
+            let types = ["string", "null_type"];
+            let variables = policy::expression_variables(has_params);
+            errors.extend(policy::validate_expression(&annotation.value_expression, &variables, &types, &value_path));
+        }
     }
     errors
 }

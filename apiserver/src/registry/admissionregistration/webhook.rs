@@ -7,7 +7,7 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use serde_json::{Value, json};
 
 use super::client_config::validate_client_config;
-use super::match_condition::validate_match_conditions;
+use super::match_condition::{self, validate_match_conditions};
 use super::rule::validate_rule_with_operations;
 use crate::registry::read::{at, list_at, str_at};
 use crate::registry::{Column, Description, printer};
@@ -146,7 +146,11 @@ fn validate_webhook(hook: &MutatingWebhook, has_side_effects_field: bool, rules:
     }
     errors.extend(validate_client_config(&hook.client_config, &path.child("clientConfig")));
     if rules.check_match_conditions {
-        errors.extend(validate_match_conditions(hook.match_conditions.as_deref().unwrap_or_default(), &path.child("matchConditions")));
+        errors.extend(validate_match_conditions(
+            hook.match_conditions.as_deref().unwrap_or_default(),
+            &match_condition::VARIABLES,
+            &path.child("matchConditions"),
+        ));
     }
     errors
 }

@@ -15,31 +15,101 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Host {
     child: Child,
     data_dir: PathBuf,
+    /// How it was started, but for the data directory.
+    arguments: Vec<String>,
 }
 
 impl Host {
     pub fn start(data_dir: &Path, nodes: u32) -> Host {
-        let child = Command::new(env!("CARGO_BIN_EXE_ferrokube"))
-            .args(["up", "--secure-port", "0", "--nodes", &nodes.to_string(), "--data-dir"])
+        Host::start_with(data_dir, nodes, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(data_dir: &Path, nodes: u32, flags: &[&str]) -> Host {
+        let port = std::net::TcpListener::bind("0.0.0.0:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+        // The machine has one route to the services of a range: another cluster may have that to the usual one.
+        let services = format!("10.{}.0.0/16", 100 + port % 100);
+        let (port, nodes) = (port.to_string(), nodes.to_string());
+        let own = ["up", "--secure-port", &port, "--nodes", &nodes, "--service-cluster-ip-range", &services];
+        let arguments: Vec<String> = own.iter().chain(flags).map(|word| (*word).to_owned()).collect();
+        let child = Host::run(data_dir, &arguments);
+        let mut host = Host { child, data_dir: data_dir.to_owned(), arguments };
+        host.wait_for_start();
+        host
+    }
+
+    fn run(data_dir: &Path, arguments: &[String]) -> Child {
+        // That of an earlier start would pass for this one's.
+        let _ = std::fs::remove_file(data_dir.join("kubeconfig"));
+        Command::new(env!("CARGO_BIN_EXE_ferrokube"))
+            .args(arguments)
+            .arg("--data-dir")
             .arg(data_dir)
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .spawn()
-            .expect("the binary starts");
-        let mut host = Host { child, data_dir: data_dir.to_owned() };
+            .expect("the binary starts")
+    }
+
+    fn wait_for_start(&mut self) {
         let deadline = Instant::now() + START_TIMEOUT;
-        while !data_dir.join("kubeconfig").exists() || !data_dir.join("nodes/slot").exists() {
-            assert!(host.child.try_wait().expect("the child can be asked").is_none(), "the cluster ended early");
+        while !self.data_dir.join("kubeconfig").exists() || !self.data_dir.join("nodes/slot").exists() {
+            assert!(self.child.try_wait().expect("the child can be asked").is_none(), "the cluster ended early");
             assert!(Instant::now() < deadline, "the cluster did not start in time");
             std::thread::sleep(Duration::from_millis(10));
         }
-        host
+    }
+
+    /// `kill -9` of the cluster's process.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the process can be killed");
+        self.child.wait().expect("the process can be waited for");
+    }
+
+    /// The same cluster once more, after it was killed.
+    pub fn start_again(&mut self) {
+        self.child = Host::run(&self.data_dir, &self.arguments);
+        self.wait_for_start();
+    }
+
+    /// Processes of one name in a part of a node's cgroup.
+    pub fn processes(&self, node: &str, part: &str, name: &str) -> Vec<u32> {
+        let cgroup = format!("ferrokube/fk{}/{node}/{part}/cgroup.procs", self.slot());
+        let files = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(|root| Path::new(root).join(&cgroup));
+        let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        let is_named = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+        text.lines().filter_map(|line| line.parse().ok()).filter(is_named).collect()
+    }
+
+    /// `kill -9` of one of [`Host::processes`].
+    pub fn kill_process(&self, pid: u32) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("the process can be killed");
     }
 
     pub async fn client(&self) -> Client {
         let kubeconfig = Kubeconfig::read_from(self.data_dir.join("kubeconfig")).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
         Client::try_from(config).expect("a client")
+    }
+
+    /// The cluster's bridge between its nodes.
+    pub fn bridge(&self) -> String {
+        format!("fk{}", self.slot())
+    }
+
+    /// `ferrokube token create --print-join-command`: the arguments after `ferrokube join`.
+    pub fn join_arguments(&self, token: &str) -> Vec<String> {
+        let output = Command::new(env!("CARGO_BIN_EXE_ferrokube"))
+            .args(["token", "create", token, "--print-join-command", "--data-dir"])
+            .arg(&self.data_dir)
+            .output()
+            .expect("the binary starts");
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert!(output.status.success(), "no token: {}", String::from_utf8_lossy(&output.stderr));
+        let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        assert_eq!(words[..2], ["ferrokube", "join"], "{text}");
+        words[2..].to_vec()
     }
 
     fn slot(&self) -> u8 {
@@ -110,14 +180,15 @@ impl Drop for Frozen {
 }
 
 /// What the machine has of the things that a cluster makes. Equal before and after, nothing is left.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory {
-    pub links: BTreeSet<String>,
-    pub namespaces: BTreeSet<String>,
-    pub mounts: usize,
-    pub shims: usize,
-    pub cgroups: BTreeSet<String>,
-    pub rules: String,
+    links: BTreeSet<String>,
+    namespaces: BTreeSet<String>,
+    mounts: BTreeSet<String>,
+    /// Runtimes and their shims: the process id, and the cgroup that it is in.
+    runtimes: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    rules: BTreeSet<String>,
 }
 
 impl Inventory {
@@ -126,22 +197,46 @@ impl Inventory {
             let output = Command::new(program).args(arguments).output().expect("the program is there");
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
         let names = |directory: &str| {
             let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<BTreeSet<_>>()
         };
         // One that has ended has no command line, and stays in the table until init asks how it ended.
-        let is_shim = |pid: &String| {
-            let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            read("comm").starts_with(b"containerd") && !read("cmdline").is_empty()
+        let runtime = |pid: &String| {
+            let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let is_runtime = read("comm").starts_with("containerd") && !read("cmdline").is_empty();
+            is_runtime.then(|| format!("{pid} {}", read("cgroup").lines().next().unwrap_or("/")))
         };
         Inventory {
             links: names("/sys/class/net"),
             namespaces: names("/run/netns"),
-            mounts: std::fs::read_to_string("/proc/self/mounts").expect("mounts").lines().count(),
-            shims: names("/proc").iter().filter(|name| is_shim(name)).count(),
+            mounts: lines(&std::fs::read_to_string("/proc/self/mounts").expect("mounts")),
+            runtimes: names("/proc").iter().filter_map(runtime).collect(),
             cgroups: names("/sys/fs/cgroup/pids/ferrokube").into_iter().chain(names("/sys/fs/cgroup/ferrokube")).collect(),
-            rules: output("nft", &["list", "tables"]),
+            rules: lines(&output("nft", &["list", "tables"])),
         }
     }
+
+    /// Fails if anything is left since this was taken. What carries another cluster's name is not this test's: others may run beside it.
+    pub fn assert_restored(&self, host: &Host) {
+        assert_eq!(Inventory::take().without_others(host), self.clone().without_others(host));
+    }
+
+    fn without_others(mut self, host: &Host) -> Inventory {
+        let own = host.bridge();
+        for names in [&mut self.links, &mut self.namespaces, &mut self.mounts, &mut self.runtimes, &mut self.cgroups, &mut self.rules] {
+            names.retain(|name| cluster_of(name).is_none_or(|cluster| cluster == own));
+        }
+        // The folder of all clusters has files of its own.
+        self.cgroups.retain(|name| cluster_of(name).is_some() || name.starts_with("join-"));
+        self
+    }
+}
+
+/// The cluster that a name is made of, such as `fk3` in `fk3-node-1` or `/ferrokube/fk3/node-1`.
+fn cluster_of(name: &str) -> Option<&str> {
+    let at = name.match_indices("fk").map(|(at, _)| at).find(|at| *at == 0 || name[..*at].ends_with(['/', '-', ' ']))?;
+    let digits = name[at + 2..].bytes().take_while(u8::is_ascii_digit).count();
+    (digits > 0).then(|| &name[at..at + 2 + digits])
 }

@@ -2,57 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
-use kube::api::{AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
+use serde_json::json;
 
+use super::asking::{Cluster, exchange, get, name, object, restarts, until};
 use super::host::{Host, Inventory};
 use super::{image, registry::Registry};
-
-/// Everything here takes seconds; a loaded machine takes longer.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-async fn until<F, Fut>(what: &str, mut is_so: F)
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = bool>,
-{
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// GET / over a new connection; nothing if there is no good answer.
-async fn get(address: IpAddr, port: u16) -> Option<String> {
-    let talk = async {
-        let mut stream = TcpStream::connect((address, port)).await.ok()?;
-        exchange(&mut stream).await
-    };
-    tokio::time::timeout(Duration::from_secs(3), talk).await.ok().flatten()
-}
-
-async fn exchange(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> Option<String> {
-    stream.write_all(b"GET / HTTP/1.0\r\nHost: web\r\n\r\n").await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.contains(" 200 ").then(|| body.trim().to_owned())
-}
-
-fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
-    serde_json::from_value(value).expect("an object")
-}
 
 fn deployment(image: &str, replicas: i32) -> Deployment {
     object(json!({
@@ -84,40 +48,8 @@ fn deployment(image: &str, replicas: i32) -> Deployment {
     }))
 }
 
-struct Cluster {
-    deployments: Api<Deployment>,
-    pods: Api<Pod>,
-    services: Api<Service>,
-    config_maps: Api<ConfigMap>,
-    nodes: Api<Node>,
-    client: Client,
-}
-
 impl Cluster {
-    async fn of(host: &Host, nodes: usize) -> Cluster {
-        let client = host.client().await;
-        let cluster = Cluster {
-            deployments: Api::default_namespaced(client.clone()),
-            pods: Api::default_namespaced(client.clone()),
-            services: Api::default_namespaced(client.clone()),
-            config_maps: Api::default_namespaced(client.clone()),
-            nodes: Api::all(client.clone()),
-            client,
-        };
-        until("every node is ready", async || cluster.ready_nodes().await.len() == nodes).await;
-        cluster
-    }
-
-    async fn ready_nodes(&self) -> BTreeSet<String> {
-        let list = self.nodes.list(&ListParams::default()).await.expect("nodes");
-        let is_ready = |node: &Node| {
-            let conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-            conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
-        };
-        list.iter().filter(|node| is_ready(node)).filter_map(|node| node.metadata.name.clone()).collect()
-    }
-
-    async fn apply(&self, image: &str) {
+    pub(super) async fn apply(&self, image: &str) {
         let post = PostParams::default();
         let settings = object(json!({ "metadata": { "name": "settings" }, "data": { "colour": "green" } }));
         self.config_maps.create(&post, &settings).await.expect("a config map");
@@ -131,7 +63,7 @@ impl Cluster {
     }
 
     /// Waits until the controller has seen the deployment as it is now, and so many pods of its newest form are all there are.
-    async fn rolled_out(&self, replicas: i32) {
+    pub(super) async fn rolled_out(&self, replicas: i32) {
         until("the deployment is rolled out", async || {
             let deployment = self.deployments.get("web").await.expect("the deployment");
             let status = deployment.status.unwrap_or_default();
@@ -144,7 +76,7 @@ impl Cluster {
     }
 
     /// The pods that are ready and not on their way out.
-    async fn running(&self) -> Vec<Pod> {
+    pub(super) async fn running(&self) -> Vec<Pod> {
         let list = self.pods.list(&ListParams::default().labels("app=web")).await.expect("pods");
         let is_ready = |pod: &Pod| {
             let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
@@ -153,33 +85,18 @@ impl Cluster {
         list.items.into_iter().filter(is_ready).collect()
     }
 
-    async fn exec(&self, pod: &str, command: &[&str], input: &[u8]) -> (String, bool) {
-        let parameters = AttachParams::default().stdin(!input.is_empty()).stdout(true).stderr(true);
-        let mut process = self.pods.exec(pod, command.iter().copied(), &parameters).await.expect("a command");
-        if let Some(mut stdin) = process.stdin() {
-            stdin.write_all(input).await.expect("input is taken");
-            stdin.shutdown().await.expect("input ends");
-        }
-        let outcome = process.take_status().expect("an outcome");
-        let mut text = String::new();
-        process.stdout().expect("output").read_to_string(&mut text).await.expect("output is text");
-        let status = outcome.await.expect("an outcome");
-        process.join().await.expect("the connection ends in good order");
-        (text, status.status.as_deref() == Some("Success"))
-    }
-
     async fn set_image(&self, image: &str) {
         let patch = json!({ "spec": { "template": { "spec": { "containers": [{ "name": "web", "image": image }] } } } });
         self.deployments.patch("web", &PatchParams::default(), &Patch::Strategic(patch)).await.expect("the image is changed");
     }
 
-    async fn scale(&self, replicas: i32) {
+    pub(super) async fn scale(&self, replicas: i32) {
         let patch = json!({ "spec": { "replicas": replicas } });
         self.deployments.patch_scale("web", &PatchParams::default(), &Patch::Merge(patch)).await.expect("the deployment is scaled");
         self.rolled_out(replicas).await;
     }
 
-    async fn delete_all(&self) {
+    pub(super) async fn delete_all(&self) {
         let delete = DeleteParams::background();
         self.deployments.delete("web", &delete).await.expect("the deployment goes");
         self.services.delete("web", &delete).await.expect("the service goes");
@@ -192,15 +109,6 @@ impl Cluster {
         })
         .await;
     }
-}
-
-fn name(pod: &Pod) -> &str {
-    pod.metadata.name.as_deref().unwrap_or_default()
-}
-
-fn restarts(pod: &Pod) -> i32 {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
-    statuses.iter().map(|status| status.restart_count).sum()
 }
 
 /// Asks a service again and again until told to stop.
@@ -233,20 +141,21 @@ impl Visitor {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs root and containerd"]
-async fn node_a_deployment_lives_and_leaves_nothing() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let data_dir = directory.path().join("cluster");
-    let before = Inventory::take();
-    let mut host = Host::start(&data_dir, 1);
-    let registry = Registry::start(directory.path(), host.gateway(), &data_dir);
-    for (tag, page) in [("web:1", "one"), ("web:2", "two")] {
-        registry.push(&image::archive(directory.path(), tag, page), &format!("test/{tag}"));
-    }
-    let cluster = Cluster::of(&host, 1).await;
-    cluster.apply("registry.test/test/web:1").await;
+/// What is served, and what it says.
+const IMAGES: [(&str, &str); 2] = [("registry.test/test/web:1", "one"), ("registry.test/test/web:2", "two")];
 
+/// Puts both images into a registry that the cluster pulls from.
+fn registry_of(directory: &Path, host: &Host, data_dir: &Path) -> Registry {
+    let registry = Registry::start(directory, host.gateway(), data_dir);
+    for (image, page) in IMAGES {
+        let (_, name) = image.split_once('/').expect("a registry's name");
+        registry.push(&image::archive(directory, name, page), name);
+    }
+    registry
+}
+
+/// Everything that the applied deployment can go through, down to no pod at all.
+async fn the_whole_job(host: &Host, cluster: &Cluster) {
     // By the service's address, by the node's port, and by name from within a pod.
     let spec = cluster.services.get("web").await.expect("the service").spec.expect("its spec");
     let address: IpAddr = spec.cluster_ip.as_deref().unwrap_or_default().parse().expect("a cluster IP");
@@ -289,10 +198,10 @@ async fn node_a_deployment_lives_and_leaves_nothing() {
 
     // A new image without a failed request, and back.
     let visitor = Visitor::start(address, 80);
-    cluster.set_image("registry.test/test/web:2").await;
+    cluster.set_image(IMAGES[1].0).await;
     cluster.rolled_out(3).await;
     assert_eq!(get(address, 80).await.as_deref(), Some("two"));
-    cluster.set_image("registry.test/test/web:1").await;
+    cluster.set_image(IMAGES[0].0).await;
     cluster.rolled_out(3).await;
     assert_eq!(get(address, 80).await.as_deref(), Some("one"));
     let (good, bad) = visitor.end().await;
@@ -301,24 +210,37 @@ async fn node_a_deployment_lives_and_leaves_nothing() {
 
     cluster.scale(0).await;
     until("nothing answers", async || get(address, 80).await.is_none()).await;
-    cluster.delete_all().await;
-    drop(registry);
-    host.down();
-    assert_eq!(Inventory::take(), before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root and containerd"]
-async fn node_pods_of_a_dead_node_run_elsewhere() {
+async fn node_a_deployment_lives_and_leaves_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let data_dir = directory.path().join("cluster");
     let before = Inventory::take();
-    std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
-    let archive = image::archive(directory.path(), "registry.test/test/web:1", "one");
-    std::fs::copy(archive, data_dir.join("images/web.tar")).expect("an archive");
+    let mut host = Host::start(&data_dir, 1);
+    let registry = registry_of(directory.path(), &host, &data_dir);
+    let cluster = Cluster::of(&host, 1).await;
+    cluster.apply(IMAGES[0].0).await;
+    the_whole_job(&host, &cluster).await;
+    cluster.delete_all().await;
+    drop(registry);
+    host.down();
+    before.assert_restored(&host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root and containerd"]
+async fn node_a_deployment_lives_on_three_nodes_and_pods_of_a_dead_one_run_elsewhere() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data_dir = directory.path().join("cluster");
+    let before = Inventory::take();
     let mut host = Host::start(&data_dir, 3);
+    let registry = registry_of(directory.path(), &host, &data_dir);
     let cluster = Cluster::of(&host, 3).await;
-    cluster.apply("registry.test/test/web:1").await;
+    cluster.apply(IMAGES[0].0).await;
+    the_whole_job(&host, &cluster).await;
+    cluster.scale(3).await;
     let node_of = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
     let nodes: BTreeSet<String> = cluster.running().await.iter().map(node_of).collect();
     assert_eq!(nodes.len(), 3, "the pods are spread over {nodes:?}");
@@ -338,6 +260,7 @@ async fn node_pods_of_a_dead_node_run_elsewhere() {
     frozen.thaw();
     until("the node is back", async || cluster.ready_nodes().await.len() == 3).await;
     cluster.delete_all().await;
+    drop(registry);
     host.down();
-    assert_eq!(Inventory::take(), before);
+    before.assert_restored(&host);
 }

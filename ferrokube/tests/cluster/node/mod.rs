@@ -3,7 +3,11 @@
 //! Needs root, containerd, runc, CNI plugins, iptables, a static busybox, docker-registry and skopeo, so these tests run only where they
 //! are asked for (`make test` does, and says so where the machine cannot).
 
+mod asking;
+mod faults;
 mod host;
 mod image;
 mod job;
+mod joining;
+mod machine;
 mod registry;

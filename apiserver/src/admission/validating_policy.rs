@@ -1,0 +1,317 @@
+//! ValidatingAdmissionPolicy: expressions that must hold for what is written, bound to writes and parameters by bindings.
+//!
+//! Expressions may not use the `authorizer` here: one that does cannot be evaluated, and its policy's failure policy counts. Audit
+//! annotations are evaluated for their errors alone, since there is no audit log.
+
+use std::sync::Arc;
+
+use apimachinery::selector::label::Selector;
+use apimachinery::status::{Cause, Status};
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+use super::matching::Matcher;
+use super::webhook::{is_exempt, is_of_kind, variables};
+use super::{Attributes, Cluster, WaitingPlugin};
+use crate::endpoints::convert;
+use crate::expressions::{self, Expression, Variables};
+use crate::registry::read::{at, list_at, str_at};
+
+const GROUP: &str = "admissionregistration.k8s.io";
+/// Bytes of a message that an expression makes; longer ones are not used.
+const MAX_MESSAGE_BYTES: usize = 5 * 1024;
+
+/// The plugin.
+pub struct ValidatingPolicies;
+
+/// What keeps a write from happening, or would if its binding were stricter.
+#[derive(Debug, PartialEq)]
+struct Decision {
+    message: String,
+    /// Empty for the default.
+    reason: String,
+}
+
+/// The expressions of a policy, ready to be evaluated.
+struct Rules {
+    ignores_failures: bool,
+    conditions: Vec<Result<Arc<Expression>, String>>,
+    variables: Vec<(String, Result<Arc<Expression>, String>)>,
+    validations: Vec<Validation>,
+    annotations: Vec<Result<Arc<Expression>, String>>,
+}
+
+struct Validation {
+    text: String,
+    expression: Result<Arc<Expression>, String>,
+    message: String,
+    message_expression: Option<Result<Arc<Expression>, String>>,
+    reason: String,
+}
+
+fn compiled(value: &Value, pointer: &str) -> Result<Arc<Expression>, String> {
+    Expression::in_force(str_at(value, pointer).trim())
+}
+
+impl Rules {
+    fn read(policy: &Value) -> Rules {
+        let validation = |rule: &Value| Validation {
+            text: str_at(rule, "/expression").trim().to_owned(),
+            expression: compiled(rule, "/expression"),
+            message: str_at(rule, "/message").trim().to_owned(),
+            message_expression: (!str_at(rule, "/messageExpression").is_empty()).then(|| compiled(rule, "/messageExpression")),
+            reason: str_at(rule, "/reason").to_owned(),
+        };
+        let all = |pointer| list_at(policy, pointer).iter();
+        Rules {
+            ignores_failures: ignores_failures(policy),
+            conditions: all("/spec/matchConditions").map(|condition| compiled(condition, "/expression")).collect(),
+            variables: all("/spec/variables")
+                .map(|variable| (str_at(variable, "/name").to_owned(), compiled(variable, "/expression")))
+                .collect(),
+            validations: all("/spec/validations").map(validation).collect(),
+            annotations: all("/spec/auditAnnotations").map(|annotation| compiled(annotation, "/valueExpression")).collect(),
+        }
+    }
+
+    fn on_failure(&self, message: String) -> Option<Decision> {
+        (!self.ignores_failures).then(|| Decision { message, reason: String::new() })
+    }
+
+    /// What stands against the write.
+    fn evaluate(&self, mut variables: Variables) -> Vec<Decision> {
+        match expressions::all_hold(&self.conditions, &variables) {
+            Ok(true) => {}
+            Ok(false) => return Vec::new(),
+            Err(why) => return self.on_failure(why).into_iter().collect(),
+        }
+        for (name, expression) in &self.variables {
+            // One that fails is missing; whoever uses it fails too.
+            if let Ok(value) = expression.as_ref().map_err(Clone::clone).and_then(|expression| expression.evaluate(&variables)) {
+                variables.compose(name, value);
+            }
+        }
+        let mut against: Vec<Decision> = self.validations.iter().filter_map(|rule| self.validate(rule, &variables)).collect();
+        for annotation in &self.annotations {
+            if let Err(why) = annotation.as_ref().map_err(Clone::clone).and_then(|annotation| annotation.evaluate(&variables)) {
+                against.extend(self.on_failure(why));
+            }
+        }
+        against
+    }
+
+    fn validate(&self, rule: &Validation, variables: &Variables) -> Option<Decision> {
+        let given = rule.expression.as_ref().map_err(Clone::clone).and_then(|expression| expression.evaluate(variables));
+        match given {
+            Ok(value) if expressions::is_true(&value) => None,
+            Ok(_) => Some(Decision { message: rule.message(variables), reason: rule.reason.clone() }),
+            Err(why) => self.on_failure(why),
+        }
+    }
+}
+
+impl Validation {
+    /// What is said when it does not hold: what an expression makes, else what the policy says, else the expression itself.
+    fn message(&self, variables: &Variables) -> String {
+        let made = self.message_expression.as_ref().and_then(|expression| expression.as_ref().ok()?.evaluate(variables).ok());
+        let made = made.as_ref().and_then(expressions::text).map(str::trim);
+        match made.filter(|made| !made.is_empty() && made.len() <= MAX_MESSAGE_BYTES && !made.contains('\n')) {
+            Some(made) => made.to_owned(),
+            None if !self.message.is_empty() => self.message.clone(),
+            None => format!("failed expression: {}", self.text),
+        }
+    }
+}
+
+fn ignores_failures(policy: &Value) -> bool {
+    str_at(policy, "/spec/failurePolicy") == "Ignore"
+}
+
+/// The parameters of a binding, one `None` if its policy has none; an error if that is not as it should be.
+fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, namespace: &str) -> Result<Vec<Option<Value>>, String> {
+    let kind = at(policy, "/spec/paramKind");
+    let reference = at(binding, "/spec/paramRef");
+    if kind.is_null() || reference.is_null() {
+        return Ok(vec![None]);
+    }
+    let (api_version, kind) = (str_at(kind, "/apiVersion"), str_at(kind, "/kind"));
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let served = cluster.resources_of_kind(group, version, kind);
+    let Some((plural, namespaced)) = served.into_iter().next() else {
+        return Err(format!("failed to find resource referenced by paramKind: '{api_version}, Kind={kind}'"));
+    };
+    let within = match (namespaced, str_at(reference, "/namespace")) {
+        (false, "") => "",
+        (false, _) => return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".to_owned()),
+        (true, "") if namespace.is_empty() => {
+            return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".to_owned());
+        }
+        (true, "") => namespace,
+        (true, named) => named,
+    };
+    let name = str_at(reference, "/name");
+    let found: Vec<Value> = if name.is_empty() {
+        let selector = Selector::from_value(Some(at(reference, "/selector"))).map_err(|error| error.to_string())?;
+        let labels = |object: &Value| object.pointer("/metadata/labels").and_then(Value::as_object).cloned();
+        cluster.list(group, &plural, within).into_iter().filter(|object| selector.matches(&labels(object))).collect()
+    } else {
+        cluster.get(group, &plural, within, name).into_iter().collect()
+    };
+    match str_at(reference, "/parameterNotFoundAction") {
+        "Deny" if found.is_empty() => Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned()),
+        _ => Ok(found.into_iter().map(Some).collect()),
+    }
+}
+
+/// The refusal of a policy.
+fn denial(attributes: &Attributes<'_>, object: Option<&Value>, by: &str, decision: &Decision) -> Status {
+    let message = format!("{by} denied request: {}", decision.message);
+    let mut status = attributes.forbidden(object, &message);
+    let reason = if decision.reason.is_empty() { "Invalid" } else { &decision.reason };
+    (status.reason, status.code) = match reason {
+        "Forbidden" => ("Forbidden", 403),
+        "Unauthorized" => ("Unauthorized", 401),
+        "RequestEntityTooLarge" => ("RequestEntityTooLarge", 413),
+        _ => ("Invalid", 422),
+    };
+    status.details.get_or_insert_default().causes.push(Cause { message, ..Cause::default() });
+    status
+}
+
+impl ValidatingPolicies {
+    async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        cluster: &dyn Cluster,
+        new: Option<&Value>,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        let bindings = cluster.list(GROUP, "validatingadmissionpolicybindings", "");
+        if bindings.is_empty() || is_exempt(attributes) {
+            return Ok(());
+        }
+        let in_request_version = |object: &Value| {
+            if is_of_kind(attributes, object) { convert::from_storage(attributes.resource, object.clone()) } else { object.clone() }
+        };
+        let (new, old) = (new.map(in_request_version), old.map(in_request_version));
+        let (new, old) = (new.as_ref(), old.as_ref());
+        let mut denied: Option<Status> = None;
+        for policy in cluster.list(GROUP, "validatingadmissionpolicies", "") {
+            let name = str_at(&policy, "/metadata/name");
+            let matcher = Matcher::read(at(&policy, "/spec/matchConstraints"));
+            let Some(invocation) = matcher.concerns(attributes, cluster, new, old)? else { continue };
+            let rules = Arc::new(Rules::read(&policy));
+            let shown = |object: &Value| match &invocation.other {
+                Some(other) => convert::from_storage(other, convert::to_storage(attributes.resource, object.clone())),
+                None => object.clone(),
+            };
+            for binding in bindings.iter().filter(|binding| str_at(binding, "/spec/policyName") == name) {
+                let within = at(binding, "/spec/matchResources");
+                if !within.is_null() && !Matcher::read(within).allows(attributes, cluster, new, old)? {
+                    continue;
+                }
+                let by = format!("ValidatingAdmissionPolicy '{name}' with binding '{}'", str_at(binding, "/metadata/name"));
+                let against = match parameters(cluster, &policy, binding, attributes.namespace) {
+                    Err(why) => rules.on_failure(format!("failed to configure binding: {why}")).into_iter().map(|d| (d, true)).collect(),
+                    Ok(all) => {
+                        let variables = variables(attributes, &invocation, new.map(shown).as_ref(), old.map(shown).as_ref())
+                            .with("namespaceObject", &namespace_object(attributes, cluster));
+                        let against = evaluate(rules.clone(), variables, all).await;
+                        against.into_iter().map(|decision| (decision, false)).collect::<Vec<_>>()
+                    }
+                };
+                let actions: Vec<&str> = list_at(binding, "/spec/validationActions").iter().filter_map(Value::as_str).collect();
+                for (decision, is_configuration) in against {
+                    if !is_configuration && actions.contains(&"Warn") {
+                        warnings.push(format!("Validation failed for {by}: {}", decision.message));
+                    }
+                    if is_configuration || actions.contains(&"Deny") {
+                        denied.get_or_insert_with(|| denial(attributes, new.or(old), &by, &decision));
+                    }
+                }
+            }
+        }
+        denied.map_or(Ok(()), Err)
+    }
+}
+
+/// The policy's say with each of the parameters.
+async fn evaluate(rules: Arc<Rules>, variables: Variables, parameters: Vec<Option<Value>>) -> Vec<Decision> {
+    let failing = rules.clone();
+    let evaluated = expressions::bounded(move || {
+        let each = parameters.into_iter().flat_map(|parameter| {
+            let parameter = parameter.unwrap_or(Value::Null);
+            rules.evaluate(variables.clone().with("params", &parameter))
+        });
+        each.collect::<Vec<_>>()
+    });
+    evaluated.await.unwrap_or_else(|why| failing.on_failure(why).into_iter().collect())
+}
+
+/// The namespace of what is written; null for what has none.
+fn namespace_object(attributes: &Attributes<'_>, cluster: &dyn Cluster) -> Value {
+    if attributes.namespace.is_empty() || attributes.is("", "namespaces") {
+        return Value::Null;
+    }
+    cluster.get("", "namespaces", "", attributes.namespace).unwrap_or(Value::Null)
+}
+
+impl WaitingPlugin for ValidatingPolicies {
+    fn name(&self) -> &'static str {
+        "ValidatingAdmissionPolicy"
+    }
+
+    fn validate<'a>(
+        &'a self,
+        attributes: &'a Attributes<'a>,
+        cluster: &'a dyn Cluster,
+        new: Option<&'a Value>,
+        old: Option<&'a Value>,
+        warnings: &'a mut Vec<String>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(ValidatingPolicies::validate(self, attributes, cluster, new, old, warnings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn against(spec: &Value, object: &Value) -> Vec<String> {
+        let rules = Rules::read(&json!({ "spec": spec }));
+        let variables = Variables::default().with("object", object);
+        rules.evaluate(variables).into_iter().map(|decision| decision.message).collect()
+    }
+
+    #[test]
+    fn what_does_not_hold_is_told() {
+        let object = json!({ "spec": { "replicas": 2 } });
+        let one = |validation: Value| against(&json!({ "validations": [validation] }), &object);
+        assert!(one(json!({ "expression": "object.spec.replicas > 1" })).is_empty());
+        assert_eq!(one(json!({ "expression": "object.spec.replicas > 2" })), ["failed expression: object.spec.replicas > 2"]);
+        assert_eq!(one(json!({ "expression": "false", "message": " no " })), ["no"]);
+        let made = json!({ "expression": "false", "message": "no", "messageExpression": "'got ' + string(object.spec.replicas)" });
+        assert_eq!(one(made), ["got 2"]);
+        let failing = json!({ "expression": "false", "message": "no", "messageExpression": "object.absent" });
+        assert_eq!(one(failing), ["no"]);
+        assert_eq!(one(json!({ "expression": "object.x == 1" })), ["expression 'object.x == 1' resulted in error: no such key: x"]);
+    }
+
+    #[test]
+    fn conditions_variables_and_failure_policies_count() {
+        let object = json!({ "n": 3 });
+        let spec = json!({
+            "variables": [{ "name": "double", "expression": "object.n * 2" }, { "name": "more", "expression": "variables.double + 1" }],
+            "validations": [{ "expression": "variables.more == 8" }],
+        });
+        assert_eq!(against(&spec, &object), ["failed expression: variables.more == 8"]);
+        let mut conditional = spec.clone();
+        conditional["matchConditions"] = json!([{ "name": "c", "expression": "object.n > 3" }]);
+        assert!(against(&conditional, &object).is_empty());
+        let ignoring = json!({ "failurePolicy": "Ignore", "validations": [{ "expression": "object.absent == 1" }] });
+        assert!(against(&ignoring, &object).is_empty());
+    }
+}

@@ -65,7 +65,7 @@ ifeq ($(origin KUBECONFIG),command line)
 else
 	@./xtask/install-packages $(NODE_PACKAGES) $(IMAGE_PACKAGES)
 	cargo build --release --package ferrokube
-	$(AS_ROOT) ./target/release/conformance run --nodes $(NODES) --ledger conformance/ledger.md $(if $(PUBLISHED_IMAGES),--published-images) $(CONFORMANCE_FLAGS)
+	$(AS_ROOT) ./target/release/conformance run --nodes $(NODES) --runtime target/conformance/tools/runtime --ledger conformance/ledger.md $(if $(PUBLISHED_IMAGES),--published-images) $(CONFORMANCE_FLAGS)
 endif
 
 node-packages:

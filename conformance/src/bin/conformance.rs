@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use conformance::suite::catalog::{self, Test};
-use conformance::suite::cluster::{Cluster, Own};
+use conformance::suite::cluster::{self, Cluster, Own};
 use conformance::suite::ginkgo::{Progress, Run};
 use conformance::suite::interrupt;
 use conformance::suite::junit::{self, Outcome};
@@ -74,6 +74,9 @@ struct OwnArguments {
     /// Two tests need a second one.
     #[arg(long, default_value_t = 2)]
     nodes: u32,
+    /// A folder with containerd and its shim for the nodes, instead of the machine's own.
+    #[arg(long)]
+    runtime: Option<PathBuf>,
     /// The API server's port; 0 takes a free one.
     #[arg(long, default_value_t = 0)]
     secure_port: u16,
@@ -198,7 +201,9 @@ async fn on_our_own(arguments: &RunArguments, chosen: &[&Test], book: &mut Book)
     let subject = commit().await?;
     let data_dir = place.out.join("cluster");
     say(&format!("==> starting a cluster of {} node(s)", own.nodes));
-    let mut started = Own::start(&own.ferrokube, &data_dir, own.nodes, own.secure_port, place.out.join("cluster.log")).await?;
+    let runtime = own.runtime.as_ref().map(|folder| folder.canonicalize().with_context(|| folder.display().to_string())).transpose()?;
+    let path = cluster::search_path(runtime.as_deref())?;
+    let mut started = Own::start(&own.ferrokube, &data_dir, own.nodes, own.secure_port, &path, place.out.join("cluster.log")).await?;
     let cluster = Cluster::new(&place.tools, started.kubeconfig());
     let mut registry = None;
     // Whatever happens, the cluster is taken down again.

@@ -1,5 +1,6 @@
 //! The cluster that is tested: ours, started for it, or somebody's that runs already. Known by its kubeconfig alone.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -88,8 +89,8 @@ pub struct Own {
 }
 
 impl Own {
-    /// Starts from nothing: what an earlier cluster left in `data_dir` goes away.
-    pub async fn start(binary: &Path, data_dir: &Path, nodes: u32, port: u16, log: PathBuf) -> anyhow::Result<Self> {
+    /// Starts from nothing: what an earlier cluster left in `data_dir` goes away. Nodes take their runtime's programs from `path`.
+    pub async fn start(binary: &Path, data_dir: &Path, nodes: u32, port: u16, path: &OsStr, log: PathBuf) -> anyhow::Result<Self> {
         if data_dir.exists() {
             down(binary, data_dir, &log).await?;
             std::fs::remove_dir_all(data_dir).with_context(|| data_dir.display().to_string())?;
@@ -99,6 +100,7 @@ impl Own {
         let child = Command::new(binary)
             .args(["up", "--nodes", &nodes.to_string(), "--secure-port", &port.to_string(), "--data-dir"])
             .arg(data_dir)
+            .env("PATH", path)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -144,6 +146,12 @@ impl Own {
         }
         down(&self.binary, &self.data_dir, &self.log).await
     }
+}
+
+/// The search path for programs, with `first` before all else.
+pub fn search_path(first: Option<&Path>) -> anyhow::Result<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Ok(std::env::join_paths(first.map(Path::to_owned).into_iter().chain(std::env::split_paths(&path)))?)
 }
 
 /// Takes away what a cluster that was killed has left.

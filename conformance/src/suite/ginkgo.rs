@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::interrupt;
 use super::junit::{self, Case};
+use super::{cluster, interrupt};
 
 /// ginkgo's output. With `junit_01.xml`, which the suite itself writes, it is what a certification asks for.
 pub const LOG: &str = "e2e.log";
@@ -88,9 +88,7 @@ impl Run<'_> {
         let _ = std::fs::remove_file(&report);
         let mut log = tokio::fs::File::create(self.directory.join(LOG)).await?;
         let errors = std::fs::File::create(self.directory.join("ginkgo.err"))?;
-        let search = std::env::join_paths(
-            [self.tools.to_owned()].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
-        )?;
+        let search = cluster::search_path(Some(self.tools))?;
         let mut child = Command::new(self.tools.join("ginkgo"))
             .args(self.arguments())
             .current_dir(self.directory)

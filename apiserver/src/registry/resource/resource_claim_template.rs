@@ -13,7 +13,7 @@ use crate::registry::declared::changed;
 use crate::registry::go_struct::{self, Form, Shape};
 use crate::registry::printer;
 use crate::registry::read::at;
-use crate::registry::{ALL_VERBS, Cx, Definition, Scope, Strategy, UpdateStrategy};
+use crate::registry::{ALL_VERBS, Cx, Definition, Printer, Scope, Strategy, UpdateStrategy};
 
 pub static RESOURCE: Definition = Definition {
     group: super::GROUP,
@@ -30,7 +30,10 @@ pub static RESOURCE: Definition = Definition {
     strategy: &Main,
     subresources: &[],
     selectable: &[],
-    printer: printer::DEFAULT,
+    printer: Printer {
+        columns: &[printer::NAME, printer::AGE],
+        cells: |object, now| vec![printer::name(object), printer::object_age(object, now)],
+    },
     reset_fields: &[],
 };
 

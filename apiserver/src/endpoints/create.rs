@@ -1,6 +1,7 @@
 //! POST on a collection.
 
 use apimachinery::managed_fields;
+use apimachinery::schema::embedded;
 use apimachinery::status::Status;
 use http::StatusCode;
 use serde_json::Value;
@@ -109,14 +110,14 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
     }
 }
 
-async fn commit(call: &Call, candidate: Value, dry_run: bool) -> Result<Created, storage::Error> {
+async fn commit(call: &Call, mut candidate: Value, dry_run: bool) -> Result<Created, storage::Error> {
     let resource = &call.resource;
     let Some(cache) = resource.stored.cache() else { return Err(storage::Error::NotFound) };
-    let name = meta::text(&candidate, "name");
     if dry_run {
-        if cache.get(call.namespace(), name).is_some() {
+        if cache.get(call.namespace(), meta::text(&candidate, "name")).is_some() {
             return Err(storage::Error::AlreadyExists);
         }
+        embedded::forget(&resource.stored.embedded, &mut candidate);
         return Ok(Created::DryRun(convert::from_storage(resource, candidate)));
     }
     let stored = call.api.storage.create(cache, &candidate, write::ttl_seconds(resource)).await?;

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use apimachinery::field::{ErrorList, Path};
 use apimachinery::managed_fields::{self, Converted, Converter, Filter};
 use apimachinery::schema::defaults::apply_defaults;
+use apimachinery::schema::embedded;
 use apimachinery::status::Status;
 use apimachinery::validation::{FinalizerRule, MetaRules, validate_object_meta, validate_object_meta_update};
 use jiff::Timestamp;
@@ -107,7 +108,17 @@ impl Call {
         let versions = Versions { call: self };
         let api_version = self.resource.api_version();
         let scope = self.ownership_scope(&api_version, filter, &versions);
-        managed_fields::on_update(&scope, live, new, manager, self.request.now, reset);
+        // Whose a field is does not depend on how its text is spaced.
+        match embedded::without_texts(&self.resource.embedded, new) {
+            None => managed_fields::on_update(&scope, live, new, manager, self.request.now, reset),
+            Some(mut shown) => {
+                managed_fields::on_update(&scope, live, &mut shown, manager, self.request.now, reset);
+                match shown.pointer_mut("/metadata/managedFields").map(Value::take) {
+                    Some(owners) => meta::metadata_mut(new).insert("managedFields".to_owned(), owners),
+                    None => meta::metadata_mut(new).shift_remove("managedFields"),
+                };
+            }
+        }
     }
 
     /// What ownership needs to know of the endpoint.

@@ -24,6 +24,8 @@ pub struct Object {
     digits_at: u32,
     digits: u8,
     index: Arc<Index>,
+    /// See [`Prepared`]: without a revision.
+    with_texts: Option<Box<Bytes>>,
     encodings: Mutex<Vec<Encoding>>,
 }
 
@@ -73,7 +75,8 @@ impl Object {
     /// The object that a write at this revision makes. `key` is `namespace/name` or `name`.
     pub fn new(key: Arc<str>, prepared: &Prepared, revision: Revision) -> Object {
         let (json, digits_at, digits) = prepared.splice(revision);
-        Object { key, revision, json, digits_at, digits, index: prepared.index.clone(), encodings: Mutex::default() }
+        let with_texts = prepared.with_texts.clone();
+        Object { key, revision, json, digits_at, digits, index: prepared.index.clone(), with_texts, encodings: Mutex::default() }
     }
 
     /// The same object under another revision: how a deletion, and a change that moves the object out of a watcher's
@@ -81,14 +84,27 @@ impl Object {
     pub fn at_revision(&self, revision: Revision) -> Object {
         let (json, at) = self.without_revision();
         let (json, digits_at, digits) = splice(&json, at, revision);
-        Object { key: self.key.clone(), revision, json, digits_at, digits, index: self.index.clone(), encodings: Mutex::default() }
+        let with_texts = self.with_texts.clone();
+        Object {
+            key: self.key.clone(),
+            revision,
+            json,
+            digits_at,
+            digits,
+            index: self.index.clone(),
+            with_texts,
+            encodings: Mutex::default(),
+        }
     }
 
     /// Whether this object's bytes, apart from the revision, are those of a write to be.
     pub(super) fn is_same_as(&self, prepared: &Prepared) -> bool {
         let (start, end) = self.member();
         let (head, tail) = (&self.json[..start], &self.json[end..]);
-        prepared.json.len() == head.len() + tail.len() && prepared.json.starts_with(head) && prepared.json.ends_with(tail)
+        prepared.json.len() == head.len() + tail.len()
+            && prepared.json.starts_with(head)
+            && prepared.json.ends_with(tail)
+            && prepared.with_texts == self.with_texts
     }
 
     /// `,"resourceVersion":"…"`, from its comma to its closing quote.
@@ -146,6 +162,16 @@ impl Object {
         serde_json::from_slice(&self.json).expect("the bytes were written from a value")
     }
 
+    /// As [`Object::value`], with the texts that embedded objects were sent with (see [`apimachinery::schema::embedded`]).
+    pub fn value_with_texts(&self) -> Value {
+        let Some(whole) = &self.with_texts else { return self.value() };
+        let mut value: Value = serde_json::from_slice(whole).expect("the bytes were written from a value");
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("resourceVersion".to_owned(), self.revision.to_string().into());
+        }
+        value
+    }
+
     /// Another encoding of this object, made by `make` unless it is still here. Those who ask for any
     /// encoding of the same object meanwhile wait, so that it is made once; `make` must not ask the same object itself.
     pub fn encoding<E>(&self, id: EncodingId, make: impl FnOnce(&Object) -> Result<Bytes, E>) -> Result<Bytes, E> {
@@ -176,12 +202,14 @@ mod tests {
 
     use super::super::encode::Encoder;
     use super::super::intern::Interner;
-    use super::super::resource::FieldOrder;
+    use apimachinery::schema::embedded::{self, Step};
+
+    use super::super::resource::{Codec, FieldOrder, JsonCodec};
     use super::*;
 
     fn object(value: &Value, revision: u64) -> (Object, Prepared) {
         let interner = Interner::default();
-        let prepared = Encoder { order: FieldOrder::Declared, fields: &[], interner: &interner }.prepare(value).unwrap();
+        let prepared = Encoder { order: FieldOrder::Declared, fields: &[], embedded: &[], interner: &interner }.prepare(value).unwrap();
         (Object::new("ns/a".into(), &prepared, Revision(revision)), prepared)
     }
 
@@ -203,6 +231,26 @@ mod tests {
         let (before, _) = object(&json!({"metadata": {"name": "a"}, "x": "aa"}), 9);
         for other in [json!({"metadata": {"name": "a"}, "x": "ab"}), json!({"metadata": {"name": "a"}, "x": "a"})] {
             assert!(!before.is_same_as(&object(&other, 9).1), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_text_of_an_embedded_object_is_at_rest_and_not_in_the_json() {
+        let interner = Interner::default();
+        let places = [vec![Step::Member("data".into())]];
+        let encoder = Encoder { order: FieldOrder::Declared, fields: &[], embedded: &places, interner: &interner };
+        let mut sent = json!({"metadata": {"name": "a"}, "data": {"x": 1}});
+        embedded::keep_all(&places, &mut sent, br#"{"metadata": {"name": "a"}, "data": {"x": 1}}"#);
+        let prepared = encoder.prepare(&sent).unwrap();
+        let read = encoder.prepare(&JsonCodec.decode(prepared.whole()).unwrap()).unwrap();
+        for prepared in [prepared, read] {
+            let object = Object::new("a".into(), &prepared, Revision(9)).at_revision(Revision(10));
+            assert_eq!(object.json(), &br#"{"metadata":{"name":"a","resourceVersion":"10"},"data":{"x":1}}"#[..]);
+            assert_eq!(embedded::text(&object.value_with_texts()["data"]), Some(r#"{"x": 1}"#));
+            assert_eq!(object.value_with_texts()["metadata"], object.value()["metadata"]);
+            assert!(object.is_same_as(&prepared));
+            let compact = encoder.prepare(&object.value()).unwrap();
+            assert!(!object.is_same_as(&compact), "another text is another object");
         }
     }
 

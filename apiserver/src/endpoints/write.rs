@@ -152,7 +152,8 @@ impl Call {
         }
         let mut said = HashSet::new();
         let distinct: ErrorList = errors.iter().filter(|error| said.insert(error.to_string())).cloned().collect();
-        Err(Status::invalid(self.resource.group(), &self.resource.gvk.kind, name, &distinct))
+        // Events of events.k8s.io are refused as the core's.
+        Err(Status::invalid(&self.resource.stored.gvk.group, &self.resource.gvk.kind, name, &distinct))
     }
 
     fn meta_rules(&self) -> MetaRules {
@@ -163,8 +164,8 @@ impl Call {
     pub async fn admit_new(&mut self, object: &mut Value, namespace: &str, dry_run: bool, options: &Value) -> Result<(), Status> {
         let cx = self.cx();
         self.resource.strategy.prepare_for_create(&cx, object);
-        let mut errors = validate_object_meta(metadata(object), &self.meta_rules(), &Path::new("metadata"));
-        errors.extend(self.resource.strategy.validate(&cx, object));
+        let of_metadata = validate_object_meta(metadata(object), &self.meta_rules(), &Path::new("metadata"));
+        let errors = self.resource.strategy.validate_whole(&cx, object, of_metadata);
         let name = meta::text(object, "name").to_owned();
         self.invalid(&name, &errors)?;
         let mut warnings = self.resource.strategy.warnings_on_create(&cx, object);

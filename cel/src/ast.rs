@@ -86,8 +86,10 @@ impl Comprehension {
     }
 }
 
-/// The carried variable of macros.
-pub(crate) const ACCUMULATOR: &str = "__result__";
+/// The carried variable of macros; users cannot write it.
+pub(crate) const ACCUMULATOR: &str = "@result";
+/// What it was called before; no variable may be called so.
+pub(crate) const OLD_ACCUMULATOR: &str = "__result__";
 
 /// A parsed expression.
 pub(crate) struct Parsed {

@@ -122,7 +122,7 @@ impl Checker<'_> {
                 for (element, optional) in elements {
                     self.check(element);
                     let found = self.present(element, *optional);
-                    element_type = Some(self.join(element.id, element_type, found));
+                    element_type = Some(self.join(element_type, found));
                 }
                 Type::list(element_type.unwrap_or_else(|| self.known.fresh()))
             }
@@ -132,10 +132,10 @@ impl Checker<'_> {
                     self.check(&mut entry.key);
                     let (keys, values) = types.map_or((None, None), |(key, value)| (Some(key), Some(value)));
                     let key = self.ty(&entry.key);
-                    let key = self.join(entry.key.id, keys, key);
+                    let key = self.join(keys, key);
                     self.check(&mut entry.value);
                     let value = self.present(&entry.value, entry.optional);
-                    let value = self.join(entry.value.id, values, value);
+                    let value = self.join(values, value);
                     types = Some((key, value));
                 }
                 let (key, value) = types.unwrap_or_else(|| (self.known.fresh(), self.known.fresh()));
@@ -356,13 +356,10 @@ impl Checker<'_> {
         }
     }
 
-    fn join(&mut self, id: Id, before: Option<Type>, found: Type) -> Type {
+    /// One type for both; mixed literals are refused later, where they are not allowed.
+    fn join(&mut self, before: Option<Type>, found: Type) -> Type {
         let Some(before) = before else { return found };
-        if self.known.assign(&before, &found) {
-            return most_general(&before, &found).clone();
-        }
-        self.mismatch(id, &before, &found);
-        Type::Error
+        if self.known.assign(&before, &found) { most_general(&before, &found).clone() } else { Type::Dyn }
     }
 
     fn object(&mut self, id: Id, name: &mut String, fields: &mut [Field]) -> Type {
@@ -375,7 +372,6 @@ impl Checker<'_> {
         name.clone_from(&plain);
         if !matches!(ty, Type::Object(_)) {
             self.report(id, format!("'{ty}' is not a message type"));
-            return Type::Error;
         }
         for field in fields {
             self.check(&mut field.value);
@@ -386,7 +382,7 @@ impl Checker<'_> {
                 self.report(field.id, message);
             }
         }
-        ty
+        if matches!(ty, Type::Object(_)) { ty } else { Type::Error }
     }
 
     fn comprehension(&mut self, expr: &mut Expr) -> Type {

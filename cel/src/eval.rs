@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cost::{self, MAP_COST, OBJECT_COST};
 use crate::functions::Function;
+use crate::functions::lists_ext::MAX_RANGE;
 use crate::functions::two_variables;
 use crate::plan::{Attribute, Fold, Node, Root, Step, StepKey};
 use crate::value::{Entries, EvalError, Evaluated, List, Map, Object, Value};
@@ -228,19 +229,31 @@ impl<'e, 'a> Evaluation<'e, 'a> {
             }
             function.call(overload, args)
         };
+        let is_compiled = matches!(name, "matches" | "find" | "findAll") && matches!(args.get(1), Some(Node::Const(_)));
         match args {
             [one] => {
                 let args = [self.node(one, scope)];
                 self.counted(name, overload_name, args, run)
             }
-            [left, right] => {
+            [left, right] if !is_compiled => {
                 let args = [self.node(left, scope), self.node(right, scope)];
                 self.counted(name, overload_name, args, run)
             }
             more => {
-                // One that fails ends it, and nothing is counted for the call.
-                let values: Vec<Value<'a>> = more.iter().map(|arg| self.node(arg, scope)).collect::<Result<_, _>>()?;
-                let result = run(&values);
+                // One that fails ends it, and nothing is counted for the call unless it is the last.
+                let mut values: Vec<Value<'a>> = Vec::with_capacity(more.len());
+                let mut result = None;
+                for (index, arg) in more.iter().enumerate() {
+                    match self.node(arg, scope) {
+                        Ok(value) => values.push(value),
+                        Err(error) if error.over_budget || index + 1 < more.len() => return Err(error),
+                        Err(error) => {
+                            values.push(Value::Null);
+                            result = Some(Err(error));
+                        }
+                    }
+                }
+                let result = result.unwrap_or_else(|| run(&values));
                 self.charge(cost::call(name, overload_name, &values.iter().collect::<Vec<_>>(), result.as_ref().ok()))?;
                 result
             }
@@ -285,7 +298,7 @@ impl<'e, 'a> Evaluation<'e, 'a> {
     fn refuse_long_range(&self, args: &[Value<'a>]) -> Result<(), EvalError> {
         let left = self.limit.saturating_sub(self.cost.get());
         match args {
-            [Value::Int(size)] if *size <= 10_000_000 && u64::try_from(*size).is_ok_and(|size| size > left) => {
+            [Value::Int(size)] if *size <= MAX_RANGE && u64::try_from(*size).is_ok_and(|size| size > left) => {
                 self.charge(left.saturating_add(1))?;
                 Err(over_budget())
             }
@@ -428,7 +441,7 @@ impl<'e, 'a> Evaluation<'e, 'a> {
                     }
                 }
             }
-            other => return Err(EvalError::new(format!("got '{}', expected iterable type", other.type_name()))),
+            other => return Err(EvalError::new(format!("got '{}', expected iterable type", go_type(other)))),
         }
         scope.is_over.set(true);
         self.node(&fold.result, Some(&scope))
@@ -534,6 +547,7 @@ fn find<'a>(value: &Value<'a>, key: &Value<'a>, is_test: bool) -> Result<Option<
                 Value::Int(index) => *index,
                 Value::Uint(index) => i64::try_from(*index).unwrap_or(i64::MAX),
                 Value::Double(index) if index.fract() == 0.0 && index.abs() < 9e15 => *index as i64,
+                Value::Double(index) => return Err(EvalError::new(format!("unsupported index value {index} in list"))),
                 other => return Err(EvalError::new(format!("unsupported index type '{}' in list", other.type_name()))),
             };
             match usize::try_from(index).ok().and_then(|index| list.get(index)) {
@@ -545,6 +559,23 @@ fn find<'a>(value: &Value<'a>, key: &Value<'a>, is_test: bool) -> Result<Option<
         Value::Object(object) => Ok(key.as_str().and_then(|name| object.get(name)).cloned()),
         _ => Ok(None),
     }
+}
+
+/// The name of the Go type of a value, which upstream's message has here.
+fn go_type(value: &Value<'_>) -> String {
+    let name = match value {
+        Value::Null => "Null",
+        Value::Bool(_) => "Bool",
+        Value::Int(_) => "Int",
+        Value::Uint(_) => "Uint",
+        Value::Double(_) => "Double",
+        Value::String(_) => "String",
+        Value::Bytes(_) => "Bytes",
+        Value::Timestamp(_) => "Timestamp",
+        Value::Duration(_) => "Duration",
+        other => return other.type_name().to_owned(),
+    };
+    format!("types.{name}")
 }
 
 fn over_budget() -> EvalError {

@@ -1,6 +1,6 @@
 //! Macros: calls that the parser replaces. Each is one row of a table: name, whether it has a target, number of arguments.
 
-use crate::ast::{ACCUMULATOR, Comprehension, Expr, Kind, Literal};
+use crate::ast::{ACCUMULATOR, Comprehension, Expr, Kind, Literal, OLD_ACCUMULATOR};
 use crate::parser::Parser;
 use crate::source::Location;
 
@@ -11,7 +11,7 @@ const SORT_VARIABLE: &str = "@__sortBy_input__";
 
 type Expansion = fn(&mut Builder<'_, '_>, Expr, Vec<Expr>) -> Result<Expr, (Location, String)>;
 
-const MACROS: [(&str, bool, usize, Expansion); 21] = [
+const MACROS: [(&str, bool, usize, Expansion); 20] = [
     ("has", false, 1, has),
     ("all", true, 2, all),
     ("all", true, 3, all),
@@ -19,7 +19,6 @@ const MACROS: [(&str, bool, usize, Expansion); 21] = [
     ("exists", true, 3, exists),
     ("exists_one", true, 2, exists_one),
     ("exists_one", true, 3, exists_one),
-    ("existsOne", true, 2, exists_one),
     ("existsOne", true, 3, exists_one),
     ("map", true, 2, map),
     ("map", true, 3, map),
@@ -131,7 +130,7 @@ impl Builder<'_, '_> {
             return self.error(&args[1], &format!("duplicate variable name: {first}"));
         }
         for (name, arg) in [Some(&first), second.as_ref()].into_iter().zip(args.iter()) {
-            if name.is_some_and(|name| name == ACCUMULATOR) {
+            if name.is_some_and(|name| name == ACCUMULATOR || name == OLD_ACCUMULATOR) {
                 return self.error(arg, "iteration variable overwrites accumulator variable");
             }
         }

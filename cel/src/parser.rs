@@ -41,6 +41,8 @@ const OPERAND_OR_CLOSING_BRACKET: &str =
     "{'[', ']', '{', '(', '.', ',', '-', '!', '?', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 const OPERAND_OR_CLOSING_BRACE: &str =
     "{'[', '{', '}', '(', '.', ',', '-', '!', '?', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
+const OPERAND_OR_OPTIONAL: &str =
+    "{'[', '{', '(', '.', '-', '!', '?', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 const OPERAND_OR_CLOSING_PAREN: &str =
     "{'[', '{', '(', ')', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
@@ -308,7 +310,7 @@ impl Parser<'_> {
                 self.enter(length)?;
                 self.at += 1;
                 let optional = self.take("?");
-                let index = self.expr(OPERAND)?;
+                let index = self.expr(if optional { OPERAND } else { OPERAND_OR_OPTIONAL })?;
                 self.expect("]")?;
                 operand = self.call(place, if optional { "_[?_]" } else { "_[_]" }, vec![operand, index]);
             } else {
@@ -324,11 +326,7 @@ impl Parser<'_> {
         let optional = self.take("?");
         let field = match self.token() {
             Token::Ident => self.text_at(self.at),
-            Token::Escaped => {
-                let location = self.place();
-                self.at += 1;
-                return Ok(self.report(location, "unsupported syntax: '`'".to_owned()));
-            }
+            Token::Escaped => self.text_at(self.at).trim_matches('`').to_owned(),
             Token::Fixed(word @ ("true" | "false" | "null")) if !optional => {
                 return self.syntax(format!("mismatched input '{word}' expecting IDENTIFIER"));
             }
@@ -502,11 +500,7 @@ impl Parser<'_> {
             let field = self.text_at(self.at);
             match self.token() {
                 Token::Ident => self.at += 1,
-                Token::Escaped => {
-                    let location = self.place();
-                    self.report(location, "unsupported syntax: '`'".to_owned());
-                    self.at += 1;
-                }
+                Token::Escaped => self.at += 1,
                 _ => {
                     let skippable = matches!(self.peek(1), Token::Ident | Token::Fixed("}" | "," | "?"));
                     let verb = if skippable { "extraneous" } else { "mismatched" };
@@ -517,7 +511,7 @@ impl Parser<'_> {
             self.expect(":")?;
             let field_id = self.id(colon);
             let value = self.expr(OPERAND)?;
-            fields.push(Field { id: field_id, name: field, value, optional });
+            fields.push(Field { id: field_id, name: field.trim_matches('`').to_owned(), value, optional });
             if !self.is(",") && !self.is("}") {
                 self.expect("}")?;
             }

@@ -42,6 +42,10 @@ impl Source {
     }
 
     pub fn location(&self, offset: usize) -> Location {
+        if self.chars.is_empty() {
+            // An empty text has no first column.
+            return Location { line: 1, column: -1 };
+        }
         let before = self.lines.partition_point(|start| *start <= offset);
         let start = if before == 0 { 0 } else { self.lines[before - 1] };
         Location { line: before as i64 + 1, column: (offset - start) as i64 }

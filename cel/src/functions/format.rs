@@ -25,10 +25,10 @@ static DNS1123_SUBDOMAIN_PREFIX: Format = format("DNS1123SubdomainPrefix", 60, |
 static DNS1035_LABEL_PREFIX: Format = format("DNS1035LabelPrefix", 30, |text| is_dns1035_label(&as_prefix(text)));
 static LABEL_VALUE: Format = format("LabelValue", 40, is_valid_label_value);
 static URI: Format = format("URI", 1103, |text| url::parse_request_uri(text).err().into_iter().collect());
-static UUID: Format = format("uuid", 73, |text| unless(is_uuid(text), "does not match the UUID format"));
+static UUID: Format = format("uuid", 70, |text| unless(is_uuid(text), "does not match the UUID format"));
 static BYTE: Format = format("byte", 84, |text| unless(is_base64(text), "invalid base64"));
-static DATE: Format = format("date", 74, |text| unless(time::parse_date(text).is_some(), "invalid date"));
-static DATE_TIME: Format = format("datetime", 74, |text| unless(time::parse_date_time(text).is_some(), "invalid datetime"));
+static DATE: Format = format("date", 71, |text| unless(time::parse_date(text).is_some(), "invalid date"));
+static DATE_TIME: Format = format("datetime", 71, |text| unless(time::parse_date_time(text).is_some(), "invalid datetime"));
 
 static NAMED: [(&str, &Format); 13] = [
     ("dns1123Label", &DNS1123_LABEL),

@@ -246,7 +246,7 @@ fn scientific(value: f64, precision: usize) -> String {
         .chars()
         .map(|digit| ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][digit.to_digit(10).unwrap_or(0) as usize])
         .collect();
-    format!("{mantissa}\u{202f}×\u{202f}10{}{superscript}", if exponent < 0 { "⁻" } else { "" })
+    format!("{mantissa}×10{}{superscript}", if exponent < 0 { "⁻" } else { "" })
 }
 
 /// `%s` of a value.

@@ -7,7 +7,7 @@ use super::{Row, Run};
 use crate::value::{EvalError, Evaluated, List, Value};
 
 /// Elements of the longest range.
-const MAX_RANGE: i64 = 10_000_000;
+pub(crate) const MAX_RANGE: i64 = 1_000_000;
 
 pub(super) const ROWS: &[Row] = &[
     ("slice", "list_slice", "list(T).(int, int) -> list(T)", slice),

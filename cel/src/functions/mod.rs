@@ -9,7 +9,7 @@ mod formatting;
 mod ip;
 mod json_patch;
 mod lists;
-mod lists_ext;
+pub(crate) mod lists_ext;
 mod optional;
 pub(crate) mod quantity;
 pub(crate) mod regex;

@@ -85,6 +85,19 @@ impl Type {
         }
     }
 
+    /// As messages about the type of a whole expression write it.
+    pub fn declared(&self) -> String {
+        match self {
+            Type::List(element) => format!("list({})", element.declared()),
+            Type::Map(key, value) => format!("map({}, {})", key.declared(), value.declared()),
+            Type::Type(Some(inner)) => format!("type({})", inner.declared()),
+            Type::Opaque(name, parameters) if !parameters.is_empty() => {
+                format!("{name}({})", parameters.iter().map(Type::declared).collect::<Vec<_>>().join(", "))
+            }
+            other => other.name().to_owned(),
+        }
+    }
+
     /// Whether its values have a size that is known without the value.
     pub(crate) fn is_scalar(&self) -> bool {
         match self {

@@ -116,7 +116,7 @@ pub enum Map<'a> {
 }
 
 /// A map whose values are found out when they are asked for.
-pub trait Lazy<'a> {
+pub trait Lazy<'a>: Send + Sync {
     /// Its keys.
     fn names(&self) -> Vec<String>;
 

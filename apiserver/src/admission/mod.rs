@@ -37,7 +37,7 @@ mod signers;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 mod validating_policy;
 mod webhook;
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::columns::Columns;
+use super::conversion::Converter;
 use super::form::Form;
 use super::json_path::JsonPath;
 use super::scale::Paths;
@@ -51,6 +52,8 @@ pub fn resources(definition: &Value) -> Option<Resources> {
     let versions: Vec<Version<'_>> =
         list_at(definition, "/spec/versions").iter().map(|version| read_version(definition, version)).collect();
     let storage = versions.iter().find(|v| bool_at(v.definition, "/storage"))?;
+    let forms = versions.iter().map(|v| (Gvk::new(group, v.name, kind).api_version(), v.form.clone())).collect();
+    let converter = Converter::read(definition, forms).map(Arc::new);
     let selectable = selectable(&versions);
     let stored = Arc::new(Stored {
         group: group.into(),
@@ -66,21 +69,23 @@ pub fn resources(definition: &Value) -> Option<Resources> {
         custom: Some(storage.form.clone()),
     });
     let served = versions.iter().filter(|v| bool_at(v.definition, "/served"));
-    let served = served.map(|version| resource(definition, version, storage, &stored)).collect();
+    let served = served.map(|version| resource(definition, version, storage, &stored, converter.as_ref())).collect();
     let spec = ResourceSpec {
         prefix: (&*stored.prefix).into(),
         namespaced,
         order: FieldOrder::Sorted,
         fields: selectable.into_iter().map(|(name, value)| SelectableField { name: name.as_str().into(), value }).collect(),
-        codec: Arc::new(StoredForm { gvk: stored.gvk.clone(), form: storage.form.clone() }),
+        codec: Arc::new(StoredForm { gvk: stored.gvk.clone(), form: storage.form.clone(), converter }),
     };
     Some(Resources { stored, served, spec })
 }
 
-/// Objects that were stored by an earlier form of the definition are read as objects of the present one.
+/// Objects that were stored by an earlier form of the definition are read as objects of the present one; where a webhook converts,
+/// in the version that they were stored in.
 struct StoredForm {
     gvk: Gvk,
     form: Arc<Form>,
+    converter: Option<Arc<Converter>>,
 }
 
 impl Codec for StoredForm {
@@ -90,9 +95,21 @@ impl Codec for StoredForm {
 
     fn decode(&self, stored: &Bytes) -> Result<Value, CodecError> {
         let mut value = JsonCodec.decode(stored)?;
-        set_type_meta(&mut value, &self.gvk);
-        self.form.fit(&mut value);
-        self.form.complete(&mut value);
+        let form = match &self.converter {
+            None => {
+                set_type_meta(&mut value, &self.gvk);
+                Some(&self.form)
+            }
+            Some(converter) => converter.form(str_at(&value, "/apiVersion")),
+        };
+        match form {
+            Some(form) => {
+                form.fit(&mut value);
+                form.complete(&mut value);
+            }
+            // Of a version that the definition has no more: whoever asks for it is told so.
+            None => value.sort_all_objects(),
+        }
         Ok(value)
     }
 }
@@ -162,7 +179,13 @@ fn text(value: Option<&Value>) -> Cow<'_, str> {
     }
 }
 
-fn resource(definition: &Value, version: &Version<'_>, storage: &Version<'_>, stored: &Arc<Stored>) -> Resource {
+fn resource(
+    definition: &Value,
+    version: &Version<'_>,
+    storage: &Version<'_>,
+    stored: &Arc<Stored>,
+    converter: Option<&Arc<Converter>>,
+) -> Resource {
     let gvk = Gvk::new(&stored.group, version.name, &stored.gvk.kind);
     let has_status = version.definition.pointer("/subresources/status").is_some_and(|s| !s.is_null());
     let own: Vec<&str> = list_at(version.definition, "/selectableFields").iter().map(|f| field_name(str_at(f, "/jsonPath"))).collect();
@@ -187,8 +210,10 @@ fn resource(definition: &Value, version: &Version<'_>, storage: &Version<'_>, st
         filter: Filter::except(if has_status { &["status"] } else { &[] }),
         number: next_number(),
         stored: stored.clone(),
-        conversion: (version.name != storage.name).then_some(Conversion { to_storage: same, from_storage: same }),
-        type_meta_prefix: Box::default(),
+        conversion: (converter.is_none() && version.name != storage.name)
+            .then_some(Conversion { to_storage: same, from_storage: same }),
+        webhook: converter.cloned(),
+        type_meta_prefix: format!("{{\"apiVersion\":\"{}\"", gvk.api_version()).into_bytes().into(),
         custom: Some(version.form.clone()),
         gvk,
     }

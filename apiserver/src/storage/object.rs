@@ -64,9 +64,16 @@ pub struct EncodingId(pub u32);
 #[derive(Debug)]
 struct Encoding {
     id: EncodingId,
-    bytes: Bytes,
+    made: Made,
     /// Asked for since the last sweep.
     used: bool,
+}
+
+#[derive(Debug)]
+enum Made {
+    Bytes(Bytes),
+    /// The whole object in another version, which others had to be asked for.
+    Version(Arc<Object>),
 }
 
 impl Object {
@@ -150,13 +157,39 @@ impl Object {
     /// encoding of the same object meanwhile wait, so that it is made once; `make` must not ask the same object itself.
     pub fn encoding<E>(&self, id: EncodingId, make: impl FnOnce(&Object) -> Result<Bytes, E>) -> Result<Bytes, E> {
         let mut encodings = self.encodings.lock();
-        if let Some(known) = encodings.iter_mut().find(|e| e.id == id) {
-            known.used = true;
-            return Ok(known.bytes.clone());
+        for known in encodings.iter_mut().filter(|e| e.id == id) {
+            if let Made::Bytes(bytes) = &known.made {
+                known.used = true;
+                return Ok(bytes.clone());
+            }
         }
         let bytes = make(self)?;
-        encodings.push(Encoding { id, bytes: bytes.clone(), used: true });
+        encodings.push(Encoding { id, made: Made::Bytes(bytes.clone()), used: true });
         Ok(bytes)
+    }
+
+    /// This object in another version, if somebody has left it here.
+    pub fn version(&self, id: EncodingId) -> Option<Arc<Object>> {
+        let mut encodings = self.encodings.lock();
+        encodings.iter_mut().filter(|e| e.id == id).find_map(|known| match &known.made {
+            Made::Version(object) => {
+                known.used = true;
+                Some(object.clone())
+            }
+            Made::Bytes(_) => None,
+        })
+    }
+
+    /// Leaves this object in another version for those who ask next.
+    pub fn keep_version(&self, id: EncodingId, object: Arc<Object>) {
+        let mut encodings = self.encodings.lock();
+        encodings.retain(|e| e.id != id || matches!(e.made, Made::Bytes(_)));
+        encodings.push(Encoding { id, made: Made::Version(object), used: true });
+    }
+
+    /// The same object in another version, prepared from it.
+    pub fn in_version(&self, prepared: &Prepared) -> Object {
+        Object::new(self.key.clone(), prepared, self.revision)
     }
 
     /// Drops the encodings that nobody has asked for since the last sweep.
@@ -166,6 +199,11 @@ impl Object {
             return;
         }
         encodings.retain_mut(|e| std::mem::take(&mut e.used));
+        for kept in encodings.iter() {
+            if let Made::Version(object) = &kept.made {
+                object.sweep_encodings();
+            }
+        }
         encodings.shrink_to_fit();
     }
 }
@@ -196,6 +234,19 @@ mod tests {
         );
         assert_eq!(moved.at_revision(Revision(9)).json(), object.json());
         assert_eq!((moved.namespace(), moved.name(), moved.revision()), ("ns", "a", Revision(1_000)));
+    }
+
+    #[test]
+    fn a_version_is_kept_until_nobody_asks_for_it() {
+        let (stored, _) = object(&json!({"apiVersion": "g/v1", "metadata": {"name": "a"}, "n": 1}), 9);
+        let (_, other) = object(&json!({"apiVersion": "g/v2", "metadata": {"name": "a"}, "m": 1}), 9);
+        assert!(stored.version(EncodingId(4)).is_none());
+        stored.keep_version(EncodingId(4), Arc::new(stored.in_version(&other)));
+        let kept = stored.version(EncodingId(4)).unwrap();
+        assert_eq!((kept.revision(), kept.value()["m"].as_i64()), (Revision(9), Some(1)));
+        stored.sweep_encodings();
+        stored.sweep_encodings();
+        assert!(stored.version(EncodingId(4)).is_none());
     }
 
     #[test]

@@ -141,8 +141,7 @@ pub struct Resource {
     /// Set where a webhook converts: storage is read and written by way of [`crate::endpoints::versions`], and everything between
     /// is in this version.
     pub webhook: Option<Arc<Converter>>,
-    /// The JSON text that objects of this version start with: `{"kind":"Pod","apiVersion":"v1"`; of custom objects,
-    /// `{"apiVersion":"example.com/v1"`, unless they have members that come before.
+    /// The JSON text that every object of this version starts with: `{"kind":"Pod","apiVersion":"v1"`.
     pub type_meta_prefix: Box<[u8]>,
     /// The form of this version of a custom kind.
     pub custom: Option<Arc<Form>>,

@@ -10,6 +10,7 @@ use apimachinery::schema::defaults::Hooks;
 use apimachinery::schema::{TypeId, Types};
 use apimachinery::validation::name_is_dns_subdomain;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::columns::Columns;
@@ -112,6 +113,25 @@ impl Codec for StoredForm {
         }
         Ok(value)
     }
+
+    fn is_current(&self, stored: &Bytes) -> bool {
+        is_of_version(stored, &self.gvk.api_version())
+    }
+}
+
+/// Whether the text of a custom object has this `apiVersion`. Its members are sorted, so that it is near the start.
+pub fn is_of_version(text: &[u8], api_version: &str) -> bool {
+    const FIRST: &[u8] = b"{\"apiVersion\":\"";
+    #[derive(Deserialize)]
+    struct Typed<'t> {
+        #[serde(borrow, rename = "apiVersion")]
+        api_version: Cow<'t, str>,
+    }
+    if let Some(rest) = text.strip_prefix(FIRST) {
+        return rest.strip_prefix(api_version.as_bytes()).is_some_and(|rest| rest.starts_with(b"\""));
+    }
+    // A member of its own comes first.
+    serde_json::from_slice::<Typed<'_>>(text).is_ok_and(|typed| typed.api_version == api_version)
 }
 
 fn read_version<'d>(definition: &'d Value, version: &'d Value) -> Version<'d> {
@@ -213,7 +233,7 @@ fn resource(
         conversion: (converter.is_none() && version.name != storage.name)
             .then_some(Conversion { to_storage: same, from_storage: same }),
         webhook: converter.cloned(),
-        type_meta_prefix: format!("{{\"apiVersion\":\"{}\"", gvk.api_version()).into_bytes().into(),
+        type_meta_prefix: Box::default(),
         custom: Some(version.form.clone()),
         gvk,
     }
@@ -232,4 +252,22 @@ fn subresources(gvk: &Gvk, version: &Version<'_>, has_status: bool) -> HashMap<B
         out.insert("scale".into(), Subresource { gvk, verbs: verbs(), kind: SubresourceKind::Scale });
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_a_stored_object_is_found_whatever_members_it_has() {
+        for (text, expected) in [
+            (r#"{"apiVersion":"a.b/v1","kind":"K"}"#, true),
+            (r#"{"apiVersion":"a.b/v1beta1","kind":"K"}"#, false),
+            (r#"{"aaa":{"apiVersion":"a.b/v2"},"apiVersion":"a.b/v1"}"#, true),
+            (r#"{"aaa":{"apiVersion":"a.b/v1"},"apiVersion":"a.b/v2"}"#, false),
+            (r#"{"kind":"K"}"#, false),
+        ] {
+            assert_eq!(is_of_version(text.as_bytes(), "a.b/v1"), expected, "{text}");
+        }
+    }
 }

@@ -4,11 +4,9 @@
 //! when somebody asks for another one, and kept with the stored object while it is asked for; requests work on it in their own
 //! version from end to end. Kinds without a conversion webhook pass through here untouched, and without waiting.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use apimachinery::status::Status;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::convert;
@@ -17,6 +15,7 @@ use crate::admission::Lookup;
 use crate::api::Api;
 use crate::catalog::Resource;
 use crate::crd::conversion::{self, Converter, Turn};
+use crate::crd::resource::is_of_version;
 use crate::storage::{EncodingId, Event, EventKind, Object};
 
 /// Objects and bytes of objects in one question to a webhook. An object that is larger goes alone.
@@ -217,16 +216,5 @@ fn version_id(resource: &Resource) -> EncodingId {
 
 /// Whether an object lies in the resource's version.
 fn is_of(resource: &Resource, object: &Object) -> bool {
-    const FIRST: &[u8] = b"{\"apiVersion\":\"";
-    #[derive(Deserialize)]
-    struct Typed<'t> {
-        #[serde(borrow, rename = "apiVersion")]
-        api_version: Cow<'t, str>,
-    }
-    let text = object.json();
-    if text.starts_with(FIRST) {
-        return text.starts_with(&resource.type_meta_prefix);
-    }
-    // Members are sorted, and one of its own comes first.
-    serde_json::from_slice::<Typed<'_>>(text).is_ok_and(|typed| typed.api_version == resource.api_version())
+    is_of_version(object.json(), &resource.api_version())
 }

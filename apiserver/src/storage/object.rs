@@ -23,6 +23,8 @@ pub struct Object {
     /// Where the digits of the revision are in `json`.
     digits_at: u32,
     digits: u8,
+    /// The stored bytes are of a version that is not written any more.
+    outdated: bool,
     index: Arc<Index>,
     encodings: Mutex<Vec<Encoding>>,
 }
@@ -80,7 +82,7 @@ impl Object {
     /// The object that a write at this revision makes. `key` is `namespace/name` or `name`.
     pub fn new(key: Arc<str>, prepared: &Prepared, revision: Revision) -> Object {
         let (json, digits_at, digits) = prepared.splice(revision);
-        Object { key, revision, json, digits_at, digits, index: prepared.index.clone(), encodings: Mutex::default() }
+        Object { key, revision, json, digits_at, digits, outdated: false, index: prepared.index.clone(), encodings: Mutex::default() }
     }
 
     /// The same object under another revision: how a deletion, and a change that moves the object out of a watcher's
@@ -88,14 +90,29 @@ impl Object {
     pub fn at_revision(&self, revision: Revision) -> Object {
         let (json, at) = self.without_revision();
         let (json, digits_at, digits) = splice(&json, at, revision);
-        Object { key: self.key.clone(), revision, json, digits_at, digits, index: self.index.clone(), encodings: Mutex::default() }
+        Object {
+            key: self.key.clone(),
+            revision,
+            json,
+            digits_at,
+            digits,
+            outdated: self.outdated,
+            index: self.index.clone(),
+            encodings: Mutex::default(),
+        }
     }
 
-    /// Whether this object's bytes, apart from the revision, are those of a write to be.
+    /// Marks an object whose stored bytes are of a version that is not written any more.
+    pub(super) fn outdated(mut self) -> Object {
+        self.outdated = true;
+        self
+    }
+
+    /// Whether this object's bytes, apart from the revision, are those of a write to be, in the store too.
     pub(super) fn is_same_as(&self, prepared: &Prepared) -> bool {
         let (start, end) = self.member();
         let (head, tail) = (&self.json[..start], &self.json[end..]);
-        prepared.json.len() == head.len() + tail.len() && prepared.json.starts_with(head) && prepared.json.ends_with(tail)
+        !self.outdated && prepared.json.len() == head.len() + tail.len() && prepared.json.starts_with(head) && prepared.json.ends_with(tail)
     }
 
     /// `,"resourceVersion":"…"`, from its comma to its closing quote.
@@ -209,6 +226,16 @@ impl Object {
 }
 
 #[cfg(test)]
+impl Object {
+    /// An object for tests of others, without a store.
+    pub fn sample(key: &str, value: &Value, revision: u64) -> Object {
+        let interner = super::intern::Interner::default();
+        let encoder = super::encode::Encoder { order: super::FieldOrder::Sorted, fields: &[], interner: &interner };
+        Object::new(key.into(), &encoder.prepare(value).expect("a sample is an object"), Revision(revision))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 
@@ -234,6 +261,13 @@ mod tests {
         );
         assert_eq!(moved.at_revision(Revision(9)).json(), object.json());
         assert_eq!((moved.namespace(), moved.name(), moved.revision()), ("ns", "a", Revision(1_000)));
+    }
+
+    #[test]
+    fn what_is_stored_in_an_old_version_is_never_the_same_as_a_write() {
+        let (current, prepared) = object(&json!({"metadata": {"name": "a"}}), 9);
+        assert!(current.is_same_as(&prepared));
+        assert!(!current.outdated().is_same_as(&prepared));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 mod bootstrap;
 mod components;
+mod conversion;
+mod conversion_load;
+mod conversion_webhook;
 mod crash;
 mod etcd;
 mod node;

@@ -93,3 +93,49 @@ impl Drop for Lead<'_> {
 pub async fn outcome(mut flight: watch::Receiver<Option<Outcome>>) -> Option<Outcome> {
     flight.wait_for(Option::is_some).await.ok()?.clone()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(name: &str) -> Arc<Object> {
+        Arc::new(Object::sample(name, &json!({"metadata": {"name": name}}), 1))
+    }
+
+    fn board<'a>(flights: &'a Flights, objects: &[Arc<Object>]) -> (Vec<Turn>, Lead<'a>) {
+        flights.board(7, objects.iter(), |_| None)
+    }
+
+    #[tokio::test]
+    async fn one_leads_and_the_others_learn_the_outcome() {
+        let (flights, objects) = (Flights::default(), [object("a"), object("b")]);
+        let (turns, lead) = board(&flights, &objects);
+        assert!(turns.iter().all(|turn| matches!(turn, Turn::Lead)));
+        let (mut others, _) = board(&flights, &objects);
+        let (Some(Turn::Wait(b)), Some(Turn::Wait(a))) = (others.pop(), others.pop()) else { panic!("others do not wait") };
+        lead.land([Ok(object("converted")), Err("no".to_owned())].into_iter());
+        assert_eq!(outcome(a).await.unwrap().unwrap().name(), "converted");
+        assert_eq!(outcome(b).await.unwrap().unwrap_err(), "no");
+        assert!(matches!(board(&flights, &objects).0[0], Turn::Lead), "a flight that has ended is forgotten");
+    }
+
+    #[tokio::test]
+    async fn who_waits_takes_over_when_the_leader_gives_up() {
+        let (flights, objects) = (Flights::default(), [object("a")]);
+        let (_, lead) = board(&flights, &objects);
+        let (mut others, _) = board(&flights, &objects);
+        let Some(Turn::Wait(flight)) = others.pop() else { panic!("the other does not wait") };
+        drop(lead);
+        assert!(outcome(flight).await.is_none());
+        assert!(matches!(board(&flights, &objects).0[0], Turn::Lead));
+    }
+
+    #[test]
+    fn what_is_known_already_is_not_asked_for() {
+        let flights = Flights::default();
+        let (turns, _) = flights.board(7, [object("a")].iter(), |o| Some(o.clone()));
+        assert!(matches!(turns[0], Turn::Known(_)));
+    }
+}

@@ -204,10 +204,9 @@ impl Post<'_> {
 }
 
 async fn connect(peer: &Peer, way: &Way<'_>) -> Result<Sender, String> {
-    let mut config = (*(way.trust)()?).clone();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let config = (way.trust)()?;
     let name = ServerName::try_from(peer.server_name.clone()).map_err(|_| format!("{} is no server name", peer.server_name))?;
-    let connector = TlsConnector::from(Arc::new(config));
+    let connector = TlsConnector::from(config);
     let stream = backend::connect_verified(way.target, &connector, name).await.map_err(|error| error.to_string())?;
     let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = TokioIo::new(stream);

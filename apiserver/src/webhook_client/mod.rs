@@ -4,8 +4,9 @@
 //! keeps the connections. Knows nothing of what is asked. Errors are in the words of Go's HTTP client, which people know from upstream.
 
 mod connections;
+mod trust;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::field::quote;
@@ -14,9 +15,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{StatusCode, Uri};
 use rand::RngExt;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
 pub use connections::Connections;
@@ -122,23 +120,10 @@ impl Webhook {
     async fn exchange(&self, lookup: &dyn Lookup, body: Bytes, timeout: Duration) -> Result<(StatusCode, Bytes), String> {
         let Destination { target, server_name, authority, path } = self.destination(lookup)?;
         let peer = Peer { address: target.authority(), server_name, authorities: self.ca_bundle.clone() };
-        let way = Way { target: &target, trust: &|| self.trust() };
+        let way = Way { target: &target, trust: &|| trust::client_config(self.ca_bundle.as_deref()) };
         let path_and_query = with_query(&path, &timeout_query(timeout));
         let post = Post { authority: &authority, path_and_query: &path_and_query, body };
         lookup.webhook_connections().post(&peer, &way, &post).await
-    }
-
-    fn trust(&self) -> Result<Arc<ClientConfig>, String> {
-        let Some(bundle) = &self.ca_bundle else { return system_trust() };
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(bundle) {
-            let certificate = certificate.map_err(|error| format!("unable to load root certificates: {error:?}"))?;
-            roots.add(certificate).map_err(|error| format!("unable to load root certificates: {error}"))?;
-        }
-        if roots.is_empty() {
-            return Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned());
-        }
-        client_config(roots)
     }
 }
 
@@ -181,26 +166,6 @@ fn with_query(path: &str, query: &str) -> String {
     format!("{path}{separator}{query}")
 }
 
-fn client_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-}
-
-/// Whom this machine trusts, read once.
-fn system_trust() -> Result<Arc<ClientConfig>, String> {
-    static SYSTEM: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
-    let read = || {
-        let mut roots = RootCertStore::empty();
-        let (_, ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if ignored > 0 {
-            tracing::debug!(ignored, "authorities of this machine that cannot be read");
-        }
-        client_config(roots)
-    };
-    SYSTEM.get_or_init(read).clone()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -232,6 +197,8 @@ mod connection_tests {
 
     use axum::Router;
     use axum::routing::post;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use hyper_util::server::conn::auto::Builder;
     use hyper_util::service::TowerToHyperService;

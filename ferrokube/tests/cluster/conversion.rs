@@ -127,11 +127,10 @@ async fn owners_speak_in_the_versions_that_they_wrote() {
     let (_data, _cluster, client, _server) = setup("v1").await;
     let (v2, v3) = (api(&client, "v2"), api(&client, "v3"));
     let apply = |manager: &str| PatchParams::apply(manager);
-    let one = json!({ "apiVersion": format!("{GROUP}/v2"), "kind": KIND, "host": "h" });
+    let one = json!({ "apiVersion": format!("{GROUP}/v2"), "kind": KIND, "metadata": { "name": "a" }, "host": "h" });
     v2.patch("a", &apply("one"), &Patch::Apply(&one)).await.expect("applied");
-    let two = json!({ "apiVersion": format!("{GROUP}/v3"), "kind": KIND, "endpoint": { "port": "1" } });
+    let two = json!({ "apiVersion": format!("{GROUP}/v3"), "kind": KIND, "metadata": { "name": "a" }, "endpoint": { "port": "1" } });
     let both = v3.patch("a", &apply("two"), &Patch::Apply(&two)).await;
-    // The webhook writes all of `endpoint`, and so what is nobody's; a port of its own is in conflict with none.
     let both = both.expect("applied");
     assert_eq!(shown("v3", &both), "h:1");
     let owners: BTreeMap<String, String> = both
@@ -140,7 +139,7 @@ async fn owners_speak_in_the_versions_that_they_wrote() {
         .map(|entry| (entry.manager.clone().unwrap_or_default(), entry.api_version.clone().unwrap_or_default()))
         .collect();
     assert_eq!(owners, BTreeMap::from([("one".to_owned(), format!("{GROUP}/v2")), ("two".to_owned(), format!("{GROUP}/v3"))]));
-    let taken = json!({ "apiVersion": format!("{GROUP}/v3"), "kind": KIND, "endpoint": { "host": "mine" } });
+    let taken = json!({ "apiVersion": format!("{GROUP}/v3"), "kind": KIND, "metadata": { "name": "a" }, "endpoint": { "host": "mine" } });
     let refused = v3.patch("a", &apply("three"), &Patch::Apply(&taken)).await.expect_err("the host is another's");
     assert!(matches!(&refused, kube::Error::Api(status) if status.code == 409), "{refused}");
     assert!(message(&refused).contains("conflict with \"one\" using conversion.example.com/v2"), "{refused}");

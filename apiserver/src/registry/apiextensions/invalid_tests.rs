@@ -1,4 +1,4 @@
-//! Definitions that upstream refuses, and what it says of each.
+//! Definitions that upstream refuses (and a few that it surprisingly takes), and what it says of each.
 //!
 //! `invalid_definitions.yaml` has the definitions, `invalid_definitions.jsonl` the messages, one a line in the same order: recorded from
 //! upstream's own strategy for CustomResourceDefinitions (k8s.io/apiextensions-apiserver v0.37.2).

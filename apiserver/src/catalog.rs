@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use apimachinery::managed_fields;
 use apimachinery::schema::defaults::Hooks;
-use apimachinery::schema::{TypeId, Types};
+use apimachinery::schema::{TypeId, Types, embedded};
 use serde_json::Value;
 
 use crate::crd::conversion::Converter;
@@ -97,6 +97,8 @@ pub struct Stored {
     pub type_id: TypeId,
     /// Empty lists and maps are lost on the way through protobuf; JSON-stored kinds keep them.
     pub keeps_empties: bool,
+    /// Where the stored version embeds objects whose text is kept.
+    pub embedded: Arc<[embedded::Place]>,
     /// The storage prefix.
     pub prefix: Box<str>,
     pub namespaced: bool,
@@ -125,6 +127,8 @@ pub struct Resource {
     pub verbs: Vec<Box<str>>,
     pub types: TypesHandle,
     pub type_id: TypeId,
+    /// Where objects of this version embed others.
+    pub embedded: Arc<[embedded::Place]>,
     pub hooks: Arc<Hooks>,
     pub check_name: fn(&str, bool) -> Vec<String>,
     pub strategy: Shared<dyn Strategy>,
@@ -251,6 +255,7 @@ impl Catalog {
                         gvk: Gvk::new(store_group, store_version, definition.kind),
                         types: TypesHandle::Builtin(types),
                         type_id: store_type,
+                        embedded: embedded::places(types, store_type).into(),
                         keeps_empties: matches!(store_group, "apiextensions.k8s.io" | "apiregistration.k8s.io"),
                         prefix: crate::storage::key::prefix(store_group, definition.plural).as_ref().into(),
                         namespaced: definition.scope == Scope::Namespaced,
@@ -382,6 +387,7 @@ fn resolve(
         verbs: boxed(definition.verbs),
         types: TypesHandle::Builtin(types),
         type_id,
+        embedded: embedded::places(types, type_id).into(),
         hooks,
         check_name: definition.name,
         strategy: Shared::Static(definition.strategy),

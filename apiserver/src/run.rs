@@ -284,8 +284,14 @@ async fn load_catalog(storage: &Storage, shared: bool) -> Result<Catalog, Error>
     for stored in catalog.stored() {
         let fields = stored.selectable.iter().map(|(name, get)| SelectableField { name: (&**name).into(), value: get.clone() }).collect();
         let codec: Arc<dyn Codec> = if shared { Arc::new(StoredForm::of(&catalog, &stored)) } else { Arc::new(JsonCodec) };
-        let spec =
-            ResourceSpec { prefix: (&*stored.prefix).into(), namespaced: stored.namespaced, order: FieldOrder::Declared, fields, codec };
+        let spec = ResourceSpec {
+            prefix: (&*stored.prefix).into(),
+            namespaced: stored.namespaced,
+            order: FieldOrder::Declared,
+            fields,
+            embedded: stored.embedded.clone(),
+            codec,
+        };
         let cache = storage.register(spec).await?;
         // Set once: a stored resource is registered by this loop alone.
         let _ = stored.cache.set(cache);

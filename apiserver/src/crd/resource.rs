@@ -63,6 +63,7 @@ pub fn resources(definition: &Value) -> Option<Resources> {
         types: TypesHandle::Custom(storage.types.clone()),
         type_id: storage.root,
         keeps_empties: true,
+        embedded: Arc::default(),
         prefix: key::prefix(group, plural).as_ref().into(),
         namespaced,
         selectable: selectable.iter().map(|(name, get)| (name.as_str().into(), get.clone())).collect(),
@@ -76,6 +77,7 @@ pub fn resources(definition: &Value) -> Option<Resources> {
         namespaced,
         order: FieldOrder::Sorted,
         fields: selectable.into_iter().map(|(name, value)| SelectableField { name: name.as_str().into(), value }).collect(),
+        embedded: Arc::default(),
         codec: Arc::new(StoredForm { gvk: stored.gvk.clone(), form: storage.form.clone(), converter }),
     };
     Some(Resources { stored, served, spec })
@@ -221,6 +223,7 @@ fn resource(
         verbs: ALL_VERBS.iter().map(|v| (*v).into()).collect(),
         types: TypesHandle::Custom(version.types.clone()),
         type_id: version.root,
+        embedded: Arc::default(),
         hooks: Arc::new(Hooks::default()),
         check_name: name_is_dns_subdomain,
         strategy: Shared::Owned(Arc::new(Custom { form: version.form.clone(), has_status })),

@@ -1,6 +1,7 @@
 //! POST on a collection.
 
 use apimachinery::managed_fields;
+use apimachinery::schema::embedded;
 use apimachinery::status::Status;
 use http::StatusCode;
 use serde_json::Value;
@@ -129,14 +130,14 @@ impl From<Status> for Refused {
     }
 }
 
-async fn commit(call: &Call, candidate: Value, dry_run: bool) -> Result<Created, Refused> {
+async fn commit(call: &Call, mut candidate: Value, dry_run: bool) -> Result<Created, Refused> {
     let resource = &call.resource;
     let Some(cache) = resource.stored.cache() else { return Err(storage::Error::NotFound.into()) };
     if dry_run {
-        let name = meta::text(&candidate, "name");
-        if cache.get(call.namespace(), name).is_some() {
+        if cache.get(call.namespace(), meta::text(&candidate, "name")).is_some() {
             return Err(storage::Error::AlreadyExists.into());
         }
+        embedded::forget(&resource.stored.embedded, &mut candidate);
         return Ok(Created::DryRun(convert::from_storage(resource, candidate)));
     }
     let candidate = versions::write(&call.api, resource, candidate).await?;

@@ -202,7 +202,7 @@ async fn attempt(
     options: &DeleteOptions,
     by: By,
 ) -> Result<Outcome, update::Failure> {
-    let old = current.value();
+    let old = current.value_with_texts();
     let plan = plan(call, &old, options);
     if by == By::Request && plan != Plan::Keep {
         admit(call, namespace, current.name(), &old, options).await?;

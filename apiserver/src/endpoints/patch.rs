@@ -2,7 +2,7 @@
 
 use apimachinery::managed_fields::{self, ApplyError};
 use apimachinery::patch::{Answer as Refusal, restore};
-use apimachinery::schema::{TypeId, Types};
+use apimachinery::schema::{TypeId, Types, embedded};
 use apimachinery::status::Status;
 use apimachinery::{field, json, yaml};
 use serde_json::Value;
@@ -138,6 +138,9 @@ fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> R
             .map_err(|e| undecodable(&before, Some(shown), &e.to_string()))?;
     }
     let unknown = call.resource.read(&mut object).map_err(|e| undecodable(&before, shown.as_ref(), &e))?;
+    if shown.is_some() {
+        embedded::rewrite(&call.resource.embedded, &mut object);
+    }
     problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
     match options.field_validation {
         FieldValidation::Strict if !problems.is_empty() => {
@@ -162,6 +165,7 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
         }
         let mut object = applied(call, before.as_ref(), &config, manager, options.force.unwrap_or(false)).await?;
         call.resource.read(&mut object).map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e)))?;
+        embedded::rewrite(&call.resource.embedded, &mut object);
         call.complete(&mut object);
         if call.resource.namespaced {
             meta::ensure_namespace(&mut object, call.namespace())?;

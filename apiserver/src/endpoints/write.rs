@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use apimachinery::field::{ErrorList, Path};
 use apimachinery::managed_fields::{self, Converted, Converter, Filter};
 use apimachinery::schema::defaults::apply_defaults;
+use apimachinery::schema::embedded;
 use apimachinery::status::Status;
 use apimachinery::validation::{FinalizerRule, MetaRules, validate_object_meta, validate_object_meta_update};
 use jiff::Timestamp;
@@ -150,12 +151,28 @@ impl Call {
 
     /// Updates `new`'s managed fields after a write that is not an apply.
     pub async fn track_owners(&self, live: Option<&Value>, new: &mut Value, manager: &str, filter: &Filter, reset: bool) {
+        if self.resource.webhook.is_some() {
+            return Box::pin(self.track_owners_by_webhook(live, new, manager, filter, reset)).await;
+        }
+        let versions = Versions::of(self);
+        let api_version = self.resource.api_version();
+        let scope = self.ownership_scope(&api_version, filter, &versions);
+        // Whose a field is does not depend on how its text is spaced.
+        match embedded::without_texts(&self.resource.embedded, new) {
+            None => managed_fields::on_update(&scope, live, new, manager, self.request.now, reset),
+            Some(mut shown) => {
+                managed_fields::on_update(&scope, live, &mut shown, manager, self.request.now, reset);
+                match shown.pointer_mut("/metadata/managedFields").map(Value::take) {
+                    Some(owners) => meta::metadata_mut(new).insert("managedFields".to_owned(), owners),
+                    None => meta::metadata_mut(new).shift_remove("managedFields"),
+                };
+            }
+        }
+    }
+
+    async fn track_owners_by_webhook(&self, live: Option<&Value>, new: &mut Value, manager: &str, filter: &Filter, reset: bool) {
         let mut versions = Versions::of(self);
         let api_version = self.resource.api_version();
-        if self.resource.webhook.is_none() {
-            let scope = self.ownership_scope(&api_version, filter, &versions);
-            return managed_fields::on_update(&scope, live, new, manager, self.request.now, reset);
-        }
         loop {
             let mut tracked = new.clone();
             {
@@ -200,7 +217,8 @@ impl Call {
         }
         let mut said = HashSet::new();
         let distinct: ErrorList = errors.iter().filter(|error| said.insert(error.to_string())).cloned().collect();
-        Err(Status::invalid(self.resource.group(), &self.resource.gvk.kind, name, &distinct))
+        // Events of events.k8s.io are refused as the core's.
+        Err(Status::invalid(&self.resource.stored.gvk.group, &self.resource.gvk.kind, name, &distinct))
     }
 
     fn meta_rules(&self) -> MetaRules {
@@ -211,8 +229,8 @@ impl Call {
     pub async fn admit_new(&mut self, object: &mut Value, namespace: &str, dry_run: bool, options: &Value) -> Result<(), Status> {
         let cx = self.cx();
         self.resource.strategy.prepare_for_create(&cx, object);
-        let mut errors = validate_object_meta(metadata(object), &self.meta_rules(), &Path::new("metadata"));
-        errors.extend(self.resource.strategy.validate(&cx, object));
+        let of_metadata = validate_object_meta(metadata(object), &self.meta_rules(), &Path::new("metadata"));
+        let errors = self.resource.strategy.validate_whole(&cx, object, of_metadata);
         let name = meta::text(object, "name").to_owned();
         self.invalid(&name, &errors)?;
         let mut warnings = self.resource.strategy.warnings_on_create(&cx, object);

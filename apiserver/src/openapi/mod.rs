@@ -173,7 +173,7 @@ impl OpenApi {
 
     fn document(&self, part: &Part) -> Arc<Document> {
         let build = || {
-            let groups: Vec<(&str, &str)> = part.group().into_iter().collect();
+            let groups = if part.own.is_some() { schema::known_to_clients() } else { part.group().into_iter().collect() };
             let definitions = |name: &str, flavour| self.definition(part.own.as_deref(), name, flavour, &groups);
             Arc::new(Document::new(&document::v3(&part.operations(), &definitions, &self.version), Flavour::V3))
         };

@@ -26,6 +26,8 @@ pub struct Object {
     /// The stored bytes are of a version that is not written any more.
     outdated: bool,
     index: Arc<Index>,
+    /// See [`Prepared`]: without a revision.
+    with_texts: Option<Box<Bytes>>,
     encodings: Mutex<Vec<Encoding>>,
 }
 
@@ -82,7 +84,9 @@ impl Object {
     /// The object that a write at this revision makes. `key` is `namespace/name` or `name`.
     pub fn new(key: Arc<str>, prepared: &Prepared, revision: Revision) -> Object {
         let (json, digits_at, digits) = prepared.splice(revision);
-        Object { key, revision, json, digits_at, digits, outdated: false, index: prepared.index.clone(), encodings: Mutex::default() }
+        let with_texts = prepared.with_texts.clone();
+        let index = prepared.index.clone();
+        Object { key, revision, json, digits_at, digits, outdated: false, index, with_texts, encodings: Mutex::default() }
     }
 
     /// The same object under another revision: how a deletion, and a change that moves the object out of a watcher's
@@ -90,6 +94,7 @@ impl Object {
     pub fn at_revision(&self, revision: Revision) -> Object {
         let (json, at) = self.without_revision();
         let (json, digits_at, digits) = splice(&json, at, revision);
+        let with_texts = self.with_texts.clone();
         Object {
             key: self.key.clone(),
             revision,
@@ -98,6 +103,7 @@ impl Object {
             digits,
             outdated: self.outdated,
             index: self.index.clone(),
+            with_texts,
             encodings: Mutex::default(),
         }
     }
@@ -112,7 +118,11 @@ impl Object {
     pub(super) fn is_same_as(&self, prepared: &Prepared) -> bool {
         let (start, end) = self.member();
         let (head, tail) = (&self.json[..start], &self.json[end..]);
-        !self.outdated && prepared.json.len() == head.len() + tail.len() && prepared.json.starts_with(head) && prepared.json.ends_with(tail)
+        !self.outdated
+            && prepared.json.len() == head.len() + tail.len()
+            && prepared.json.starts_with(head)
+            && prepared.json.ends_with(tail)
+            && prepared.with_texts == self.with_texts
     }
 
     /// `,"resourceVersion":"…"`, from its comma to its closing quote.
@@ -168,6 +178,16 @@ impl Object {
     /// The object as a tree, parsed anew at each call.
     pub fn value(&self) -> Value {
         serde_json::from_slice(&self.json).expect("the bytes were written from a value")
+    }
+
+    /// As [`Object::value`], with the texts that embedded objects were sent with (see [`apimachinery::schema::embedded`]).
+    pub fn value_with_texts(&self) -> Value {
+        let Some(whole) = &self.with_texts else { return self.value() };
+        let mut value: Value = serde_json::from_slice(whole).expect("the bytes were written from a value");
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("resourceVersion".to_owned(), self.revision.to_string().into());
+        }
+        value
     }
 
     /// Another encoding of this object, made by `make` unless it is still here. Those who ask for any
@@ -229,8 +249,8 @@ impl Object {
 impl Object {
     /// An object for tests of others, without a store.
     pub fn sample(key: &str, value: &Value, revision: u64) -> Object {
-        let interner = super::intern::Interner::default();
-        let encoder = super::encode::Encoder { order: super::FieldOrder::Sorted, fields: &[], interner: &interner };
+        let (order, interner) = (super::FieldOrder::Sorted, super::intern::Interner::default());
+        let encoder = super::encode::Encoder { order, fields: &[], embedded: &[], interner: &interner };
         Object::new(key.into(), &encoder.prepare(value).expect("a sample is an object"), Revision(revision))
     }
 }
@@ -241,12 +261,14 @@ mod tests {
 
     use super::super::encode::Encoder;
     use super::super::intern::Interner;
-    use super::super::resource::FieldOrder;
+    use apimachinery::schema::embedded::{self, Step};
+
+    use super::super::resource::{Codec, FieldOrder, JsonCodec};
     use super::*;
 
     fn object(value: &Value, revision: u64) -> (Object, Prepared) {
         let interner = Interner::default();
-        let prepared = Encoder { order: FieldOrder::Declared, fields: &[], interner: &interner }.prepare(value).unwrap();
+        let prepared = Encoder { order: FieldOrder::Declared, fields: &[], embedded: &[], interner: &interner }.prepare(value).unwrap();
         (Object::new("ns/a".into(), &prepared, Revision(revision)), prepared)
     }
 
@@ -288,6 +310,26 @@ mod tests {
         let (before, _) = object(&json!({"metadata": {"name": "a"}, "x": "aa"}), 9);
         for other in [json!({"metadata": {"name": "a"}, "x": "ab"}), json!({"metadata": {"name": "a"}, "x": "a"})] {
             assert!(!before.is_same_as(&object(&other, 9).1), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_text_of_an_embedded_object_is_at_rest_and_not_in_the_json() {
+        let interner = Interner::default();
+        let places = [vec![Step::Member("data".into())]];
+        let encoder = Encoder { order: FieldOrder::Declared, fields: &[], embedded: &places, interner: &interner };
+        let mut sent = json!({"metadata": {"name": "a"}, "data": {"x": 1}});
+        embedded::keep_all(&places, &mut sent, br#"{"metadata": {"name": "a"}, "data": {"x": 1}}"#);
+        let prepared = encoder.prepare(&sent).unwrap();
+        let read = encoder.prepare(&JsonCodec.decode(prepared.whole()).unwrap()).unwrap();
+        for prepared in [prepared, read] {
+            let object = Object::new("a".into(), &prepared, Revision(9)).at_revision(Revision(10));
+            assert_eq!(object.json(), &br#"{"metadata":{"name":"a","resourceVersion":"10"},"data":{"x":1}}"#[..]);
+            assert_eq!(embedded::text(&object.value_with_texts()["data"]), Some(r#"{"x": 1}"#));
+            assert_eq!(object.value_with_texts()["metadata"], object.value()["metadata"]);
+            assert!(object.is_same_as(&prepared));
+            let compact = encoder.prepare(&object.value()).unwrap();
+            assert!(!object.is_same_as(&compact), "another text is another object");
         }
     }
 

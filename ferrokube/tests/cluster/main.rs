@@ -1,6 +1,7 @@
 //! The binary from outside: a real process, its kubeconfig, an unmodified client library.
 
 mod bootstrap;
+mod codecs;
 mod components;
 mod conversion;
 mod conversion_load;

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::storage::Storage;
 use crate::tokens::Issuer;
+use crate::webhook_client::Connections;
 
 /// Shared by all requests; cheap to reach through an `Arc`.
 pub struct Api {
@@ -33,6 +34,7 @@ pub struct Api {
     pub admission: Chain,
     pub allocator: Allocator,
     pub backends: Backends,
+    pub webhooks: Arc<Connections>,
     pub flow_control: FlowControl,
     pub discovery: ArcSwap<Index>,
     pub openapi: OpenApi,
@@ -66,6 +68,10 @@ impl Lookup for Arc<Api> {
 
     fn versions_of(&self, resource: &Resource) -> Vec<Arc<Resource>> {
         self.catalog.load().versions_of(resource)
+    }
+
+    fn webhook_connections(&self) -> &Arc<Connections> {
+        &self.webhooks
     }
 }
 

@@ -131,8 +131,17 @@ pub async fn send_verified(
     name: ServerName<'static>,
     request: Request<Body>,
 ) -> Result<Response<Incoming>, Error> {
+    exchange(connect_verified(target, connector, name).await?, request).await
+}
+
+/// A connection to a target that has proved to be `name`.
+pub async fn connect_verified(
+    target: &Target,
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
     let stream = dial(target).await?;
-    exchange(secure(target, connector, name, stream).await?, request).await
+    secure(target, connector, name, stream).await
 }
 
 async fn secure(

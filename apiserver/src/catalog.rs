@@ -13,6 +13,7 @@ use apimachinery::schema::defaults::Hooks;
 use apimachinery::schema::{TypeId, Types, embedded};
 use serde_json::Value;
 
+use crate::crd::conversion::Converter;
 use crate::crd::form::Form;
 use crate::registry::table::Rows;
 use crate::registry::{Behaviour, Definition, Scope, Strategy, UpdateStrategy};
@@ -139,8 +140,11 @@ pub struct Resource {
     /// Numbers the resource among all that were ever served, for the encodings kept with objects.
     pub number: u32,
     pub stored: Arc<Stored>,
-    /// `None` where this is the stored version.
+    /// `None` where this is the stored version, or a webhook converts.
     pub conversion: Option<Conversion>,
+    /// Set where a webhook converts: storage is read and written by way of [`crate::endpoints::versions`], and everything between
+    /// is in this version.
+    pub webhook: Option<Arc<Converter>>,
     /// The JSON text that every object of this version starts with: `{"kind":"Pod","apiVersion":"v1"`.
     pub type_meta_prefix: Box<[u8]>,
     /// The form of this version of a custom kind.
@@ -394,6 +398,7 @@ fn resolve(
         number: next_number(),
         stored,
         conversion,
+        webhook: None,
         type_meta_prefix: type_meta_prefix.into(),
         custom: None,
         gvk,

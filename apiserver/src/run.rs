@@ -196,6 +196,7 @@ impl Server {
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
             allocator: Allocator::default(),
             backends: backends(&config.kubelets, &pki)?,
+            webhooks: Arc::default(),
             flow_control: FlowControl::with_seats(seats),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),

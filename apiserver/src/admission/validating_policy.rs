@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::matching::Matcher;
-use super::webhook::{is_exempt, is_of_kind, variables};
+use super::webhook::{converted, is_exempt, is_of_kind, variables};
 use super::{Attributes, Cluster, WaitingPlugin};
 use crate::endpoints::convert;
 use crate::expressions::{self, Expression, Variables};
@@ -200,10 +200,8 @@ impl ValidatingPolicies {
             let matcher = Matcher::read(at(&policy, "/spec/matchConstraints"));
             let Some(invocation) = matcher.concerns(attributes, cluster, new, old)? else { continue };
             let rules = Arc::new(Rules::read(&policy));
-            let shown = |object: &Value| match &invocation.other {
-                Some(other) => convert::from_storage(other, convert::to_storage(attributes.resource, object.clone())),
-                None => object.clone(),
-            };
+            let shown = converted(cluster, attributes, &invocation, new).await?;
+            let shown_old = converted(cluster, attributes, &invocation, old).await?;
             for binding in bindings.iter().filter(|binding| str_at(binding, "/spec/policyName") == name) {
                 let within = at(binding, "/spec/matchResources");
                 if !within.is_null() && !Matcher::read(within).allows(attributes, cluster, new, old)? {
@@ -213,7 +211,7 @@ impl ValidatingPolicies {
                 let against = match parameters(cluster, &policy, binding, attributes.namespace) {
                     Err(why) => rules.on_failure(format!("failed to configure binding: {why}")).into_iter().map(|d| (d, true)).collect(),
                     Ok(all) => {
-                        let variables = variables(attributes, &invocation, new.map(shown).as_ref(), old.map(shown).as_ref())
+                        let variables = variables(attributes, &invocation, shown.as_ref(), shown_old.as_ref())
                             .with("namespaceObject", &namespace_object(attributes, cluster));
                         let against = evaluate(rules.clone(), variables, all).await;
                         against.into_iter().map(|decision| (decision, false)).collect::<Vec<_>>()

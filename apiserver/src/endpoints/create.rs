@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::options::WriteOptions;
 use super::present::{Presenter, include_object};
-use super::{Answer, Call, body, convert, meta, negotiate, write};
+use super::{Answer, Call, body, convert, meta, negotiate, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
 use crate::storage;
@@ -59,7 +59,7 @@ pub async fn store(call: &mut Call, mut object: Value, manager: &str, dry_run: b
     call.complete(&mut object);
     meta::dedup_owner_references(&mut object, &mut call.warnings);
     let resource = call.resource.clone();
-    call.track_owners(None, &mut object, manager, &resource.filter, reset);
+    call.track_owners(None, &mut object, manager, &resource.filter, reset).await;
     store_owned(call, object, dry_run).await
 }
 
@@ -102,25 +102,46 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
         taken.finish(&call.api, committed.is_ok()).await;
         match committed {
             Ok(created) => return Ok(created),
-            Err(storage::Error::AlreadyExists) if generated && attempt < NAME_ATTEMPTS => {}
-            Err(storage::Error::AlreadyExists) if generated => {
+            Err(Refused::Storage(storage::Error::AlreadyExists)) if generated && attempt < NAME_ATTEMPTS => {}
+            Err(Refused::Storage(storage::Error::AlreadyExists)) if generated => {
                 return Err(Status::generate_name_conflict(resource.group(), &resource.plural, &name, 1));
             }
-            Err(error) => return Err(call.storage_error(error, &name)),
+            Err(Refused::Storage(error)) => return Err(call.storage_error(error, &name)),
+            Err(Refused::Conversion(status)) => return Err(*status),
         }
     }
 }
 
-async fn commit(call: &Call, mut candidate: Value, dry_run: bool) -> Result<Created, storage::Error> {
+/// Why an object was not created.
+enum Refused {
+    Storage(storage::Error),
+    /// It could not be had in the stored version, or has been stored and cannot be had in the version of the request.
+    Conversion(Box<Status>),
+}
+
+impl From<storage::Error> for Refused {
+    fn from(error: storage::Error) -> Refused {
+        Refused::Storage(error)
+    }
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Refused {
+        Refused::Conversion(Box::new(status))
+    }
+}
+
+async fn commit(call: &Call, mut candidate: Value, dry_run: bool) -> Result<Created, Refused> {
     let resource = &call.resource;
-    let Some(cache) = resource.stored.cache() else { return Err(storage::Error::NotFound) };
+    let Some(cache) = resource.stored.cache() else { return Err(storage::Error::NotFound.into()) };
     if dry_run {
         if cache.get(call.namespace(), meta::text(&candidate, "name")).is_some() {
-            return Err(storage::Error::AlreadyExists);
+            return Err(storage::Error::AlreadyExists.into());
         }
         embedded::forget(&resource.stored.embedded, &mut candidate);
         return Ok(Created::DryRun(convert::from_storage(resource, candidate)));
     }
+    let candidate = versions::write(&call.api, resource, candidate).await?;
     let stored = call.api.storage.create(cache, &candidate, write::ttl_seconds(resource)).await?;
-    Ok(Created::Stored(stored))
+    Ok(Created::Stored(versions::read(&call.api, resource, stored).await?))
 }

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Method, Response};
 
 use super::negotiate::{self, Encoding};
 use super::options::Query;
-use super::{Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch};
+use super::{Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, versions, watch};
 use crate::api::Api;
 use crate::catalog::{Resource, SubresourceKind};
 use crate::filters::Authorized;
@@ -184,10 +184,10 @@ impl Call {
         self.fresh(self.namespace(), self.name()).await
     }
 
-    /// An object as of now.
+    /// An object as of now, in the version of the request.
     pub async fn fresh(&self, namespace: &str, name: &str) -> Result<Option<Arc<Object>>, Status> {
         match self.api.storage.get(self.cache()?, namespace, name, Freshness::Latest).await {
-            Ok(object) => Ok(Some(object)),
+            Ok(object) => versions::read(&self.api, &self.resource, object).await.map(Some),
             Err(storage::Error::NotFound) => Ok(None),
             Err(error) => Err(self.storage_error(error, name)),
         }

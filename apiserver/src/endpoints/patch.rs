@@ -163,7 +163,7 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
         if let (None, false) = (&before, call.request.info.subresource.is_empty()) {
             return Err(call.not_found());
         }
-        let mut object = applied(call, before.as_ref(), &config, manager, options.force.unwrap_or(false))?;
+        let mut object = applied(call, before.as_ref(), &config, manager, options.force.unwrap_or(false)).await?;
         call.resource.read(&mut object).map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e)))?;
         embedded::rewrite(&call.resource.embedded, &mut object);
         call.complete(&mut object);
@@ -210,15 +210,22 @@ fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<
     Ok(config)
 }
 
-fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Status> {
+async fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Status> {
     let filter = match call.update_rules() {
         Some((_, filter)) => filter,
         None => return Err(Status::method_not_supported(call.resource.group(), &call.resource.plural, "apply")),
     };
-    let versions = Versions { call };
     let api_version = call.resource.api_version();
-    let scope = call.ownership_scope(&api_version, filter, &versions);
-    managed_fields::apply(&scope, before, config, manager, call.request.now, force).map_err(apply_refused)
+    let mut versions = Versions::of(call);
+    loop {
+        let applied = {
+            let scope = call.ownership_scope(&api_version, filter, &versions);
+            managed_fields::apply(&scope, before, config, manager, call.request.now, force)
+        };
+        if !versions.learn().await {
+            return applied.map_err(apply_refused);
+        }
+    }
 }
 
 /// The Status that a refused apply gets.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::create::{self, Created};
 use super::options::WriteOptions;
 use super::present::{Presenter, include_object};
-use super::{Answer, Call, body, convert, meta, negotiate, write};
+use super::{Answer, Call, body, convert, meta, negotiate, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
 use crate::storage::{self, Object};
@@ -153,7 +153,7 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
         let (_, filter) = call.update_rules().ok_or_else(|| Status::method_not_supported(resource.group(), &resource.plural, "update"))?;
         let shown = embedded::without_texts(&resource.stored.embedded, &old);
         let live = convert::view(&resource, shown.as_ref().unwrap_or(&old));
-        call.track_owners(Some(&live), &mut object, &change.manager, filter, change.reset);
+        call.track_owners(Some(&live), &mut object, &change.manager, filter, change.reset).await;
     }
     let mut new = convert::to_storage(&resource, object);
     let options = serde_json::json!({ "kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1" });
@@ -212,12 +212,15 @@ async fn commit(call: &mut Call, current: &Arc<Object>, mut new: Value, dry_run:
             Created::DryRun(convert::from_storage(&resource, new))
         })
     } else {
+        let new = versions::write(&call.api, &resource, new).await?;
         call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(&resource)).await.map(Created::Stored)
     };
-    result.map_err(|error| match error {
-        storage::Error::Conflict { .. } => Failure::Conflict,
-        other => call.storage_error(other, call.name()).into(),
-    })
+    match result {
+        Ok(Created::Stored(object)) => Ok(Created::Stored(versions::read(&call.api, &resource, object).await?)),
+        Ok(other) => Ok(other),
+        Err(storage::Error::Conflict { .. }) => Err(Failure::Conflict),
+        Err(other) => Err(call.storage_error(other, call.name()).into()),
+    }
 }
 
 /// Whether an object is being deleted, has no finalizers left and no grace period to wait for.

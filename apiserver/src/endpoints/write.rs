@@ -3,6 +3,7 @@
 //! The order is the contract: decode and default, track ownership, mutating admission, the strategy's preparation, metadata and
 //! kind validation, validating admission, canonical form, commit.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use apimachinery::field::{ErrorList, Path};
@@ -25,27 +26,72 @@ use crate::storage;
 pub const CONFLICT_ATTEMPTS: usize = 5;
 
 /// The conversions that ownership needs: owners speak in the version that they wrote.
+///
+/// Ownership does not wait. Where a webhook converts, a conversion that is not known yet fails and is noted; whoever asked has it
+/// made by [`Versions::learn`] and asks once more.
 pub struct Versions<'a> {
-    pub call: &'a Call,
+    call: &'a Call,
+    known: Vec<Known>,
+    wanted: RefCell<Option<(String, Value)>>,
+}
+
+/// A conversion that a webhook has been asked for.
+struct Known {
+    api_version: String,
+    object: Value,
+    outcome: Result<Value, String>,
+}
+
+/// Conversions by a webhook for the sake of one write's ownership.
+const MAX_OWNERSHIP_CONVERSIONS: usize = 64;
+
+impl<'a> Versions<'a> {
+    pub fn of(call: &'a Call) -> Versions<'a> {
+        Versions { call, known: Vec::new(), wanted: RefCell::new(None) }
+    }
+
+    /// Makes the conversion that was wanting. False if none was, and what was computed counts.
+    pub async fn learn(&mut self) -> bool {
+        let Some((api_version, object)) = self.wanted.take() else { return false };
+        let Some(converter) = &self.call.resource.webhook else { return false };
+        let outcome = if self.known.len() < MAX_OWNERSHIP_CONVERSIONS {
+            Box::pin(converter.convert_one(&self.call.api, object.clone(), &api_version)).await
+        } else {
+            Err(format!("more than {MAX_OWNERSHIP_CONVERSIONS} conversions are needed to tell who owns what"))
+        };
+        self.known.push(Known { api_version, object, outcome });
+        true
+    }
+
+    fn by_webhook(&self, object: &Value, api_version: &str) -> Result<Value, String> {
+        if let Some(known) = self.known.iter().find(|k| k.api_version == api_version && k.object == *object) {
+            return known.outcome.clone();
+        }
+        *self.wanted.borrow_mut() = Some((api_version.to_owned(), object.clone()));
+        Err("the conversion is still to be made".to_owned())
+    }
 }
 
 impl Converter for Versions<'_> {
     fn convert<'a>(&'a self, object: &Value, api_version: &str) -> Result<Option<Converted<'a>>, String> {
-        let resource = &self.call.resource;
-        if api_version == resource.api_version() {
-            return Ok(None);
-        }
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let Some(other) = self.call.other_version(group, version) else { return Ok(None) };
+        let find = |api_version: &str| {
+            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+            self.call.other_version(group, version)
+        };
+        let Some(other) = find(api_version) else { return Ok(None) };
         if let Some(form) = &other.custom {
-            let mut object = object.clone();
+            let mut object = match &other.webhook {
+                Some(_) => self.by_webhook(object, api_version)?,
+                None => object.clone(),
+            };
             if let Some(undeclared) = form.undeclared(&object) {
                 return Err(format!("failed to convert new object: .{undeclared}: field not declared in schema"));
             }
             set_type_meta(&mut object, &other.gvk);
             return Ok(Some(Converted { object, types: &other.types, root: other.root() }));
         }
-        let stored = convert::to_storage(resource, object.clone());
+        let is_now = object.get("apiVersion").and_then(Value::as_str).and_then(find).unwrap_or(&self.call.resource);
+        let stored = convert::to_storage(is_now, object.clone());
         let object = convert::from_storage(other, stored);
         Ok(Some(Converted { object, types: &other.types, root: other.root() }))
     }
@@ -104,8 +150,11 @@ impl Call {
     }
 
     /// Updates `new`'s managed fields after a write that is not an apply.
-    pub fn track_owners(&self, live: Option<&Value>, new: &mut Value, manager: &str, filter: &Filter, reset: bool) {
-        let versions = Versions { call: self };
+    pub async fn track_owners(&self, live: Option<&Value>, new: &mut Value, manager: &str, filter: &Filter, reset: bool) {
+        if self.resource.webhook.is_some() {
+            return Box::pin(self.track_owners_by_webhook(live, new, manager, filter, reset)).await;
+        }
+        let versions = Versions::of(self);
         let api_version = self.resource.api_version();
         let scope = self.ownership_scope(&api_version, filter, &versions);
         // Whose a field is does not depend on how its text is spaced.
@@ -117,6 +166,22 @@ impl Call {
                     Some(owners) => meta::metadata_mut(new).insert("managedFields".to_owned(), owners),
                     None => meta::metadata_mut(new).shift_remove("managedFields"),
                 };
+            }
+        }
+    }
+
+    async fn track_owners_by_webhook(&self, live: Option<&Value>, new: &mut Value, manager: &str, filter: &Filter, reset: bool) {
+        let mut versions = Versions::of(self);
+        let api_version = self.resource.api_version();
+        loop {
+            let mut tracked = new.clone();
+            {
+                let scope = self.ownership_scope(&api_version, filter, &versions);
+                managed_fields::on_update(&scope, live, &mut tracked, manager, self.request.now, reset);
+            }
+            if !versions.learn().await {
+                *new = tracked;
+                return;
             }
         }
     }
@@ -172,7 +237,7 @@ impl Call {
         let attributes = self.attributes(Operation::Create, &name, namespace, dry_run, options);
         self.api.admission.validate(&attributes, &self.api, Some(object), None, &mut warnings).await?;
         self.warnings.append(&mut warnings);
-        canonical(&self.resource.stored, object);
+        canonical(&self.resource, object);
         Ok(())
     }
 
@@ -193,7 +258,7 @@ impl Call {
         strategy.prepare_for_update(&cx, new, old);
         meta::keep_system_fields(new, old);
         if self.resource.custom.is_none() {
-            canonical(&self.resource.stored, new);
+            canonical(&self.resource, new);
         }
         let mut errors = validate_object_meta_update(metadata(new), metadata(old), finalizer_rule(&self.resource), &Path::new("metadata"));
         errors.extend(strategy.validate_update(&cx, new, old));
@@ -205,7 +270,7 @@ impl Call {
         self.warnings.append(&mut warnings);
         if self.resource.custom.is_some() {
             // The rules were those of the version that was asked for; what is stored is the other's.
-            canonical(&self.resource.stored, new);
+            canonical(&self.resource, new);
         }
         managed_fields::keep_timestamps(old, new);
         Ok(())
@@ -249,8 +314,15 @@ pub fn complete(resource: &Resource, object: &mut Value) {
     apimachinery::schema::canonical::canonicalize(&resource.types, resource.type_id, object, convert::empties(&resource.stored));
 }
 
-fn canonical(stored: &Stored, object: &mut Value) {
-    convert::canonical_stored(stored, object);
+/// Canonical form in the storage version; where a webhook converts, in the version of the request.
+pub fn canonical(resource: &Resource, object: &mut Value) {
+    match (&resource.webhook, &resource.custom) {
+        (Some(_), Some(form)) => {
+            form.fit(object);
+            form.complete(object);
+        }
+        _ => convert::canonical_stored(&resource.stored, object),
+    }
 }
 
 fn metadata(object: &Value) -> &Value {

@@ -23,6 +23,8 @@ pub struct Object {
     /// Where the digits of the revision are in `json`.
     digits_at: u32,
     digits: u8,
+    /// The stored bytes are of a version that is not written any more.
+    outdated: bool,
     index: Arc<Index>,
     /// See [`Prepared`]: without a revision.
     with_texts: Option<Box<Bytes>>,
@@ -66,9 +68,16 @@ pub struct EncodingId(pub u32);
 #[derive(Debug)]
 struct Encoding {
     id: EncodingId,
-    bytes: Bytes,
+    made: Made,
     /// Asked for since the last sweep.
     used: bool,
+}
+
+#[derive(Debug)]
+enum Made {
+    Bytes(Bytes),
+    /// The whole object in another version, which others had to be asked for.
+    Version(Arc<Object>),
 }
 
 impl Object {
@@ -76,7 +85,8 @@ impl Object {
     pub fn new(key: Arc<str>, prepared: &Prepared, revision: Revision) -> Object {
         let (json, digits_at, digits) = prepared.splice(revision);
         let with_texts = prepared.with_texts.clone();
-        Object { key, revision, json, digits_at, digits, index: prepared.index.clone(), with_texts, encodings: Mutex::default() }
+        let index = prepared.index.clone();
+        Object { key, revision, json, digits_at, digits, outdated: false, index, with_texts, encodings: Mutex::default() }
     }
 
     /// The same object under another revision: how a deletion, and a change that moves the object out of a watcher's
@@ -91,17 +101,25 @@ impl Object {
             json,
             digits_at,
             digits,
+            outdated: self.outdated,
             index: self.index.clone(),
             with_texts,
             encodings: Mutex::default(),
         }
     }
 
-    /// Whether this object's bytes, apart from the revision, are those of a write to be.
+    /// Marks an object whose stored bytes are of a version that is not written any more.
+    pub(super) fn outdated(mut self) -> Object {
+        self.outdated = true;
+        self
+    }
+
+    /// Whether this object's bytes, apart from the revision, are those of a write to be, in the store too.
     pub(super) fn is_same_as(&self, prepared: &Prepared) -> bool {
         let (start, end) = self.member();
         let (head, tail) = (&self.json[..start], &self.json[end..]);
-        prepared.json.len() == head.len() + tail.len()
+        !self.outdated
+            && prepared.json.len() == head.len() + tail.len()
             && prepared.json.starts_with(head)
             && prepared.json.ends_with(tail)
             && prepared.with_texts == self.with_texts
@@ -176,13 +194,39 @@ impl Object {
     /// encoding of the same object meanwhile wait, so that it is made once; `make` must not ask the same object itself.
     pub fn encoding<E>(&self, id: EncodingId, make: impl FnOnce(&Object) -> Result<Bytes, E>) -> Result<Bytes, E> {
         let mut encodings = self.encodings.lock();
-        if let Some(known) = encodings.iter_mut().find(|e| e.id == id) {
-            known.used = true;
-            return Ok(known.bytes.clone());
+        for known in encodings.iter_mut().filter(|e| e.id == id) {
+            if let Made::Bytes(bytes) = &known.made {
+                known.used = true;
+                return Ok(bytes.clone());
+            }
         }
         let bytes = make(self)?;
-        encodings.push(Encoding { id, bytes: bytes.clone(), used: true });
+        encodings.push(Encoding { id, made: Made::Bytes(bytes.clone()), used: true });
         Ok(bytes)
+    }
+
+    /// This object in another version, if somebody has left it here.
+    pub fn version(&self, id: EncodingId) -> Option<Arc<Object>> {
+        let mut encodings = self.encodings.lock();
+        encodings.iter_mut().filter(|e| e.id == id).find_map(|known| match &known.made {
+            Made::Version(object) => {
+                known.used = true;
+                Some(object.clone())
+            }
+            Made::Bytes(_) => None,
+        })
+    }
+
+    /// Leaves this object in another version for those who ask next.
+    pub fn keep_version(&self, id: EncodingId, object: Arc<Object>) {
+        let mut encodings = self.encodings.lock();
+        encodings.retain(|e| e.id != id || matches!(e.made, Made::Bytes(_)));
+        encodings.push(Encoding { id, made: Made::Version(object), used: true });
+    }
+
+    /// The same object in another version, prepared from it.
+    pub fn in_version(&self, prepared: &Prepared) -> Object {
+        Object::new(self.key.clone(), prepared, self.revision)
     }
 
     /// Drops the encodings that nobody has asked for since the last sweep.
@@ -192,7 +236,22 @@ impl Object {
             return;
         }
         encodings.retain_mut(|e| std::mem::take(&mut e.used));
+        for kept in encodings.iter() {
+            if let Made::Version(object) = &kept.made {
+                object.sweep_encodings();
+            }
+        }
         encodings.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+impl Object {
+    /// An object for tests of others, without a store.
+    pub fn sample(key: &str, value: &Value, revision: u64) -> Object {
+        let (order, interner) = (super::FieldOrder::Sorted, super::intern::Interner::default());
+        let encoder = super::encode::Encoder { order, fields: &[], embedded: &[], interner: &interner };
+        Object::new(key.into(), &encoder.prepare(value).expect("a sample is an object"), Revision(revision))
     }
 }
 
@@ -224,6 +283,26 @@ mod tests {
         );
         assert_eq!(moved.at_revision(Revision(9)).json(), object.json());
         assert_eq!((moved.namespace(), moved.name(), moved.revision()), ("ns", "a", Revision(1_000)));
+    }
+
+    #[test]
+    fn what_is_stored_in_an_old_version_is_never_the_same_as_a_write() {
+        let (current, prepared) = object(&json!({"metadata": {"name": "a"}}), 9);
+        assert!(current.is_same_as(&prepared));
+        assert!(!current.outdated().is_same_as(&prepared));
+    }
+
+    #[test]
+    fn a_version_is_kept_until_nobody_asks_for_it() {
+        let (stored, _) = object(&json!({"apiVersion": "g/v1", "metadata": {"name": "a"}, "n": 1}), 9);
+        let (_, other) = object(&json!({"apiVersion": "g/v2", "metadata": {"name": "a"}, "m": 1}), 9);
+        assert!(stored.version(EncodingId(4)).is_none());
+        stored.keep_version(EncodingId(4), Arc::new(stored.in_version(&other)));
+        let kept = stored.version(EncodingId(4)).unwrap();
+        assert_eq!((kept.revision(), kept.value()["m"].as_i64()), (Revision(9), Some(1)));
+        stored.sweep_encodings();
+        stored.sweep_encodings();
+        assert!(stored.version(EncodingId(4)).is_none());
     }
 
     #[test]

@@ -52,6 +52,11 @@ pub trait Codec: Send + Sync + 'static {
 
     /// The object in the storage version, whatever version the bytes hold. Its revision is ignored.
     fn decode(&self, stored: &Bytes) -> Result<Value, CodecError>;
+
+    /// Whether the bytes are of the version that is written now. An update that changes nothing else still writes what is not.
+    fn is_current(&self, _stored: &Bytes) -> bool {
+        true
+    }
 }
 
 /// JSON as it is. What the embedded store always uses, and etcd for custom resources.

@@ -3,6 +3,9 @@
 mod bootstrap;
 mod codecs;
 mod components;
+mod conversion;
+mod conversion_load;
+mod conversion_webhook;
 mod crash;
 mod etcd;
 mod node;

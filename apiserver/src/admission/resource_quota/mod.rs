@@ -180,6 +180,7 @@ mod tests {
         quota: Mutex<Value>,
         writes: Mutex<usize>,
         stale_every: usize,
+        webhooks: std::sync::Arc<crate::webhook_client::Connections>,
     }
 
     impl Lookup for Shared {
@@ -197,6 +198,9 @@ mod tests {
         }
         fn versions_of(&self, _: &crate::catalog::Resource) -> Vec<std::sync::Arc<crate::catalog::Resource>> {
             Vec::new()
+        }
+        fn webhook_connections(&self) -> &std::sync::Arc<crate::webhook_client::Connections> {
+            &self.webhooks
         }
     }
 
@@ -241,7 +245,7 @@ mod tests {
             "metadata": { "name": "q", "namespace": "ns", "resourceVersion": 1 },
             "status": { "hard": { "pods": hard }, "used": { "pods": "0" } },
         });
-        Shared { quota: Mutex::new(quota), writes: Mutex::new(0), stale_every }
+        Shared { quota: Mutex::new(quota), writes: Mutex::new(0), stale_every, webhooks: Default::default() }
     }
 
     #[tokio::test]

@@ -296,7 +296,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::open(directory.path()).unwrap();
         let serving = pki.serving(&[], &[[127, 0, 0, 1].into()]).unwrap();
-        let acceptor = tls::acceptor(&serving.certificate, &serving.key, &pki.ca().unwrap()).unwrap();
+        let acceptor = tls::acceptor(&serving.certificate, &serving.key, &tls::roots(&pki.ca().unwrap()).unwrap()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {

@@ -8,10 +8,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::admission::{Chain, Cluster, Lookup, WriteError};
+use crate::aggregation::Aggregation;
 use crate::allocation::Allocator;
 use crate::backend::Backends;
 use crate::catalog::{Catalog, Gvk, Resource};
-use crate::discovery::Index;
+use crate::discovery::Served;
 use crate::endpoints::meta;
 use crate::filters::authentication::{Authenticator, User};
 use crate::filters::authorization::{Authorizer, Decision};
@@ -33,8 +34,10 @@ pub struct Api {
     pub admission: Chain,
     pub allocator: Allocator,
     pub backends: Backends,
+    /// What extension API servers serve.
+    pub aggregation: Aggregation,
     pub flow_control: FlowControl,
-    pub discovery: ArcSwap<Index>,
+    pub discovery: Served,
     pub openapi: OpenApi,
     pub metrics: Metrics,
     /// Turns true when the server is to stop; watches end then.

@@ -190,7 +190,7 @@ fn certified_by(authority: &str) -> Result<Builder, tls::Error> {
     Ok(ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots))
 }
 
-fn unverified() -> Result<Builder, rustls::Error> {
+pub(crate) fn unverified() -> Result<Builder, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Unverified { provider: provider.clone() });
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;

@@ -1,6 +1,7 @@
 //! The Kubernetes API server: one engine for built-in and custom resources over a durable store.
 
 pub mod admission;
+pub mod aggregation;
 pub mod allocation;
 pub mod api;
 pub mod backend;

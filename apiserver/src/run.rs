@@ -10,11 +10,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admission::{self, SelectionError};
+use crate::aggregation::{self, Aggregation};
 use crate::allocation::{self, Allocator};
 use crate::api::Api;
 use crate::backend::{self, Backends};
 use crate::catalog::{self, Catalog};
-use crate::discovery::{self, Index};
+use crate::discovery::{self, Served};
 use crate::filters::authentication::{self, Authenticator, TokenVerifier};
 use crate::filters::authorization::{AlwaysAllow, AlwaysDeny, Authorizer, SystemMasters, Union};
 use crate::filters::client_certificate::ClientCertificates;
@@ -222,7 +223,7 @@ impl Server {
         let authorizer = authorizer(&config.authorization_mode, &rbac, &nodes);
         let api = Arc::new(Api {
             openapi: OpenApi::new(&registry::definitions(), apimachinery::schema::builtin(), discovery::documents::GIT_VERSION),
-            discovery: ArcSwap::from_pointee(Index::new(discovery::builtin::group_versions(&registry::definitions()))),
+            discovery: Served::new(discovery::builtin::group_versions(&registry::definitions())),
             catalog: ArcSwap::from_pointee(catalog),
             storage,
             authenticator: Authenticator::new(static_tokens, verifiers, config.anonymous_auth, issuer.audiences.clone())
@@ -233,6 +234,7 @@ impl Server {
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
             allocator: Allocator::default(),
             backends: backends(&config.kubelets, &pki)?,
+            aggregation: Aggregation::new(&proxy_client(config, &pki)?)?,
             flow_control: FlowControl::with_seats(seats),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
@@ -249,6 +251,7 @@ impl Server {
         let settings = settings(config, &pki, address)?;
         system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
         crd::follow::start(&api).await.map_err(Error::Bootstrap)?;
+        aggregation::follow::start(&api);
         system::spawn(&api, &settings);
         tokio::spawn(allocation::repair::run(api.clone()));
         write_kubeconfig(config, &pki, address)?;

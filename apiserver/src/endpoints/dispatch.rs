@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, Method, Response};
 use super::negotiate::{self, Encoding};
 use super::options::Query;
 use super::{Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch};
+use crate::aggregation;
 use crate::api::Api;
 use crate::catalog::{Resource, SubresourceKind};
 use crate::filters::Authorized;
@@ -17,6 +18,9 @@ use crate::storage::{self, Freshness, Object};
 
 /// Finds the endpoint and runs it.
 pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
+    if let Some(registration) = api.aggregation.claimed(&request.info.path, |document| api.openapi.publishes(document)) {
+        return aggregation::proxy::serve(&api, &registration, request).await;
+    }
     if !request.info.is_resource {
         return nonresource::serve(&api, &request).await;
     }

@@ -21,6 +21,7 @@ use crate::flow_control::FlowControl;
 use crate::loopback::{Loopback, is_overtaken};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
+use crate::resource_metrics::ResourceMetrics;
 use crate::storage::Storage;
 use crate::tokens::Issuer;
 
@@ -36,6 +37,8 @@ pub struct Api {
     pub backends: Backends,
     /// What extension API servers serve.
     pub aggregation: Aggregation,
+    /// What nodes and pods use, where this server tells.
+    pub resource_metrics: Option<ResourceMetrics>,
     pub flow_control: FlowControl,
     pub discovery: Served,
     pub openapi: OpenApi,

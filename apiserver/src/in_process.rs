@@ -96,6 +96,7 @@ mod tests {
             max_mutating_requests_inflight: 200,
             kubelets: crate::run::Kubelets::default(),
             front_proxies: crate::run::FrontProxies::default(),
+            resource_metrics: true,
         }
     }
 

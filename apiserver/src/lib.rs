@@ -21,6 +21,7 @@ pub mod openapi;
 pub mod pki;
 pub mod rbac;
 pub mod registry;
+pub mod resource_metrics;
 pub mod run;
 pub mod server;
 pub mod storage;

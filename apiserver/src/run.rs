@@ -21,12 +21,14 @@ use crate::filters::authorization::{AlwaysAllow, AlwaysDeny, Authorizer, SystemM
 use crate::filters::client_certificate::ClientCertificates;
 use crate::filters::front_proxy::{self, FrontProxy};
 use crate::flow_control::FlowControl;
+use crate::loopback::Loopback;
 use crate::metrics::Metrics;
 use crate::node_authorizer::NodeAuthorizer;
 use crate::openapi::OpenApi;
 use crate::pki::{self, Pki};
 use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
+use crate::resource_metrics::{self, ResourceMetrics};
 use crate::storage::embedded::Embedded;
 use crate::storage::etcd;
 use crate::storage::{self, Codec, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
@@ -75,6 +77,8 @@ pub struct Config {
     pub max_mutating_requests_inflight: u32,
     pub kubelets: Kubelets,
     pub front_proxies: FrontProxies,
+    /// Serve metrics.k8s.io from what kubelets tell, while nobody else does.
+    pub resource_metrics: bool,
 }
 
 /// Which front proxies are believed, and what this server shows when it is one itself. Field names follow upstream's flags.
@@ -217,13 +221,16 @@ impl Server {
         if config.enable_bootstrap_token_auth {
             verifiers.push(Box::new(Bootstrap::new(&catalog, issuer.audiences.clone())));
         }
-        let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog) };
+        let (last_used, used_tokens) = tokens::legacy::last_used();
+        let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog), last_used };
         verifiers.push(Box::new(verifier));
         let (rbac, nodes) = (Rbac::default(), NodeAuthorizer::default());
         let authorizer = authorizer(&config.authorization_mode, &rbac, &nodes);
+        let mut builtin = discovery::builtin::group_versions(&registry::definitions());
+        builtin.extend(config.resource_metrics.then(resource_metrics::group_version));
         let api = Arc::new(Api {
             openapi: OpenApi::new(&registry::definitions(), apimachinery::schema::builtin(), discovery::documents::GIT_VERSION),
-            discovery: Served::new(discovery::builtin::group_versions(&registry::definitions())),
+            discovery: Served::new(builtin),
             catalog: ArcSwap::from_pointee(catalog),
             storage,
             authenticator: Authenticator::new(static_tokens, verifiers, config.anonymous_auth, issuer.audiences.clone())
@@ -235,6 +242,7 @@ impl Server {
             allocator: Allocator::default(),
             backends: backends(&config.kubelets, &pki)?,
             aggregation: Aggregation::new(&proxy_client(config, &pki)?)?,
+            resource_metrics: config.resource_metrics.then(ResourceMetrics::default),
             flow_control: FlowControl::with_seats(seats),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
@@ -251,9 +259,13 @@ impl Server {
         let settings = settings(config, &pki, address)?;
         system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
         crd::follow::start(&api).await.map_err(Error::Bootstrap)?;
+        if config.resource_metrics {
+            resource_metrics::register::start(&Loopback::new(&api)).await.map_err(Error::Bootstrap)?;
+        }
         aggregation::follow::start(&api);
         system::spawn(&api, &settings);
         tokio::spawn(allocation::repair::run(api.clone()));
+        tokio::spawn(tokens::legacy::write(api.clone(), used_tokens));
         write_kubeconfig(config, &pki, address)?;
         Ok(Server { api, address, listener, tls, shutdown })
     }

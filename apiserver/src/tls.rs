@@ -6,6 +6,7 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use tokio_rustls::TlsAcceptor;
@@ -25,14 +26,17 @@ pub enum Error {
 
 /// An acceptor that offers HTTP/2 and HTTP/1.1.
 ///
-/// Clients are asked for a certificate and need not have one. That they hold its key is proved here; who certified it is for
+/// Clients are asked for a certificate and need not have one; without authorities nobody is asked. That they hold its key is proved here; who certified it is for
 /// [`crate::filters::client_certificate`] to find out, since a stranger's certificate is no reason to refuse a good token.
 /// `authorities` tells clients which certificates are of use.
 pub fn acceptor(certificate_pem: &str, key_pem: &str, authorities: &RootCertStore) -> Result<TlsAcceptor, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = CertificateDer::pem_slice_iter(certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())?;
-    let verifier = Arc::new(AnyCertificate { hints: authorities.subjects(), algorithms: provider.signature_verification_algorithms });
+    let verifier: Arc<dyn ClientCertVerifier> = match authorities.is_empty() {
+        true => WebPkiClientVerifier::no_client_auth(),
+        false => Arc::new(AnyCertificate { hints: authorities.subjects(), algorithms: provider.signature_verification_algorithms }),
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)

@@ -219,6 +219,8 @@ impl Flags {
                 client: self.kubelet_client_certificate.clone().zip(self.kubelet_client_key.clone()),
                 preferred_address_types: self.kubelet_preferred_address_types.clone(),
             },
+            // Nodes of one's own are for whoever starts them to say.
+            resource_metrics: false,
             front_proxies: FrontProxies {
                 client_ca_file: self.requestheader_client_ca_file.clone(),
                 allowed_names: self.requestheader_allowed_names.clone(),

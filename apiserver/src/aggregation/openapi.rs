@@ -25,7 +25,7 @@ pub struct Documents {
     pub v3: BTreeMap<String, String>,
     /// What of version 2 is about the group and version.
     pub v2: Option<Arc<Value>>,
-    v2_etag: String,
+    pub v2_etag: String,
 }
 
 impl Documents {

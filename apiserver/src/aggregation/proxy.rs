@@ -22,7 +22,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Answers a request to a claimed path.
-pub async fn serve(api: &Api, registration: &Registration, mut request: Authorized) -> Answer {
+pub async fn serve(api: &Api, registration: &Registration, request: Authorized) -> Answer {
     if !registration.available {
         return Ok(unavailable());
     }
@@ -36,17 +36,21 @@ pub async fn serve(api: &Api, registration: &Registration, mut request: Authoriz
             return Ok(unavailable());
         }
     };
+    Ok(pass(registration, &target, request).await)
+}
+
+async fn pass(registration: &Registration, target: &Target, mut request: Authorized) -> Response<Body> {
     let upgrade = request.upgrade.take().filter(|_| is_upgrade(&request.headers));
-    let outgoing = match outgoing(&mut request, &target, upgrade.is_some()) {
+    let outgoing = match outgoing(&mut request, target, upgrade.is_some()) {
         Ok(outgoing) => outgoing,
-        Err(why) => return Ok(failed(&why)),
+        Err(why) => return failed(&why),
     };
-    let sent = registration.send(&target, outgoing).await;
+    let sent = registration.send(target, outgoing).await;
     match (sent, upgrade) {
-        (Err(why), Some(_)) => Ok(failed(&format!("error dialing backend: {why}"))),
-        (Err(why), None) => Ok(failed(&format!("error trying to reach service: {why}"))),
-        (Ok(response), Some(client)) => Ok(upgraded(response, client)),
-        (Ok(response), None) => Ok(answered(response)),
+        (Err(why), Some(_)) => failed(&format!("error dialing backend: {why}")),
+        (Err(why), None) => failed(&format!("error trying to reach service: {why}")),
+        (Ok(response), Some(client)) => upgraded(response, client),
+        (Ok(response), None) => answered(response),
     }
 }
 
@@ -144,7 +148,127 @@ fn upgraded(mut response: Response<hyper::body::Incoming>, client: OnUpgrade) ->
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use futures::StreamExt;
+    use http::Method;
+    use http_body_util::{BodyExt, Either, Full};
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use serde_json::json;
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::aggregation::remote::Identity;
+    use crate::endpoints::subresources::location;
+    use crate::filters::authentication::User;
+    use crate::pki::Pki;
+    use crate::tls;
+
+    /// A server that tells what it was asked, and by whom; below `/slow` it tells one thing more after that.
+    async fn extension_server(pki: &Pki) -> SocketAddr {
+        let serving = pki.serving(&["s.n.svc".to_owned()], &[]).unwrap();
+        let acceptor = tls::acceptor(&serving.certificate, &serving.key, &tls::roots(&pki.front_proxy_ca().unwrap()).unwrap()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    // A client that does not like the certificate goes away.
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let shown = stream.get_ref().1.peer_certificates().is_some();
+                    let service = service_fn(move |request| tell(request, shown));
+                    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                    let _ = connection.with_upgrades().await;
+                });
+            }
+        });
+        address
+    }
+
+    async fn tell(request: Request<Incoming>, shown: bool) -> Result<Response<Body>, Infallible> {
+        let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
+        let groups: Vec<&str> = request.headers().get_all("x-remote-group").iter().map(|v| v.to_str().unwrap()).collect();
+        let told = json!({
+            "asked": format!("{} {}", request.method(), request.uri()), "user": header("x-remote-user"), "groups": groups,
+            "extra": header("x-remote-extra-a%2fb"), "token": header("authorization"), "certificate": shown, "audit": header("audit-id"),
+        });
+        if request.uri().path().ends_with("/elsewhere") {
+            return Ok(Response::builder().status(302).header(header::LOCATION, "https://elsewhere/").body(Body::empty()).unwrap());
+        }
+        if request.uri().path().contains("/slow") {
+            let more = futures::stream::once(async { Ok::<_, Infallible>("first\n") }).chain(futures::stream::pending());
+            return Ok(Response::new(Body::from_stream(more)));
+        }
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        Ok(Response::new(Body::from(format!("{told}\n{}", String::from_utf8_lossy(&body)))))
+    }
+
+    fn registration(pki: &Pki, ca: &str) -> Registration {
+        let api_service = json!({
+            "metadata": {"name": "v1.a.example.com"},
+            "spec": {"group": "a.example.com", "version": "v1", "caBundle": STANDARD.encode(ca), "service": {"namespace": "n", "name": "s"}},
+        });
+        Registration::read(&api_service, &Identity::new(&pki.front_proxy_client().unwrap()).unwrap(), None).unwrap()
+    }
+
+    fn request(method: Method, path: &str, body: &'static str) -> Authorized {
+        let mut request = Authorized::loopback(method, path, "test");
+        let extra = vec![("a/b".to_owned(), vec!["x".to_owned()])];
+        request.user = User { name: "ann".to_owned(), groups: vec!["dev".to_owned(), "ops".to_owned()], extra, ..User::default() };
+        request.headers.insert("audit-id", HeaderValue::from_static("id"));
+        request.headers.insert("x-remote-group", HeaderValue::from_static("system:masters"));
+        request.body = (!body.is_empty()).then(|| Either::Right(Full::from(body)));
+        request
+    }
+
+    #[tokio::test]
+    async fn the_other_server_is_told_who_asks_and_proves_who_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Pki::open(directory.path()).unwrap();
+        let address = extension_server(&pki).await;
+        let target = location::anybody("https", "127.0.0.1", address.port().to_string());
+        let ours = registration(&pki, &pki.ca().unwrap());
+        let mut asked = request(Method::POST, "/apis/a.example.com/v1/things", "a body");
+        asked.raw_query = "x=1".to_owned();
+        let answer = pass(&ours, &target, asked).await;
+        assert_eq!(answer.status(), 200);
+        let text = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        let (told, body) = text.split_once('\n').unwrap();
+        let expected = json!({
+            "asked": "POST /apis/a.example.com/v1/things?x=1", "user": "ann", "groups": ["dev", "ops"], "extra": "x", "token": "",
+            "certificate": true, "audit": "id",
+        });
+        assert_eq!((serde_json::from_str::<serde_json::Value>(told).unwrap(), body), (expected, "a body"));
+
+        let elsewhere = pass(&ours, &target, request(Method::GET, "/apis/a.example.com/v1/elsewhere", "")).await;
+        assert_eq!(elsewhere.status(), StatusCode::BAD_GATEWAY);
+
+        let stranger = registration(&pki, &pki.front_proxy_ca().unwrap());
+        let refused = pass(&stranger, &target, request(Method::GET, "/apis/a.example.com/v1/things", "")).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let why = refused.into_body().collect().await.unwrap().to_bytes();
+        let expected = "error trying to reach service: tls: failed to verify certificate: x509: certificate signed by unknown authority\n";
+        assert_eq!(String::from_utf8_lossy(&why), expected);
+    }
+
+    #[tokio::test]
+    async fn what_is_told_bit_by_bit_is_passed_back_bit_by_bit() {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Pki::open(directory.path()).unwrap();
+        let address = extension_server(&pki).await;
+        let target = location::anybody("https", "127.0.0.1", address.port().to_string());
+        let ours = registration(&pki, &pki.ca().unwrap());
+        let answer = pass(&ours, &target, request(Method::GET, "/apis/a.example.com/v1/slow", "")).await;
+        // The rest never comes.
+        let first = answer.into_body().into_data_stream().next().await.unwrap().unwrap();
+        assert_eq!(&first[..], b"first\n");
+    }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()

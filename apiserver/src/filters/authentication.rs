@@ -12,6 +12,7 @@ use rustls::pki_types::CertificateDer;
 use super::super::endpoints::negotiate::header;
 use super::client_certificate::ClientCertificates;
 use super::front_proxy::{self, FrontProxy};
+use super::web_socket_token;
 
 /// An authenticated (or anonymous) user, as authentication.k8s.io UserInfo shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,7 +110,15 @@ impl Authenticator {
                 }
             }
         }
-        match bearer_token(headers) {
+        let in_protocols = match web_socket_token::token(headers) {
+            Ok(token) => token,
+            Err(reason) => {
+                tracing::debug!(reason, "token refused");
+                refused = true;
+                None
+            }
+        };
+        match bearer_token(headers).or(in_protocols.as_deref()) {
             Some(token) => match self.token(token, None) {
                 Ok(verified) => Some(verified.user),
                 Err(reason) => {
@@ -138,6 +147,7 @@ impl Authenticator {
     /// Takes out of a request what has told who sends it, so that nothing behind reads it again.
     pub fn clear(&self, headers: &mut HeaderMap) {
         headers.remove(AUTHORIZATION);
+        web_socket_token::remove(headers);
         front_proxy::clear(headers, self.front_proxy.as_ref().map(|proxy| &proxy.config));
     }
 

@@ -134,11 +134,11 @@ mod tests {
     fn a_certificate_counts_if_its_authority_does() {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::open(directory.path()).unwrap();
-        let client = pki.client("client", "ann", &["dev", "ops"]).unwrap();
+        let client = pki.client("client", "ann", &["dev"]).unwrap();
         let chain = [CertificateDer::from_pem_slice(client.certificate.as_bytes()).unwrap()];
         let certified_by = |ca: String| ClientCertificates::certified_by(tls::roots(&ca).unwrap()).unwrap().unwrap();
         let user = certified_by(pki.ca().unwrap()).check(&chain).unwrap().user().unwrap().unwrap();
-        assert_eq!((user.name.as_str(), user.groups.as_slice()), ("ann", ["dev".to_owned(), "ops".to_owned()].as_slice()));
+        assert_eq!((user.name.as_str(), user.groups.as_slice()), ("ann", ["dev".to_owned()].as_slice()));
         assert!(user.extra[0].1[0].starts_with("X509SHA256="), "{:?}", user.extra);
         let other = certified_by(pki.front_proxy_ca().unwrap());
         assert_eq!(other.check(&chain).unwrap_err(), "x509: certificate signed by unknown authority");

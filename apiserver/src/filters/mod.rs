@@ -9,6 +9,7 @@ pub mod client_certificate;
 pub mod front_proxy;
 pub mod impersonation;
 pub mod request_info;
+pub mod web_socket_token;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

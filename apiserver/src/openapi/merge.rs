@@ -43,16 +43,7 @@ pub fn below(document: &Value, prefix: &str) -> Value {
 pub fn into(document: &mut Value, other: &Value) {
     let part = |field: &str| other.get(field).and_then(Value::as_object).cloned().unwrap_or_default();
     let (mut definitions, mut parameters, mut paths) = (part("definitions"), part("parameters"), part("paths"));
-    let mut renamed: BTreeMap<String, String> = BTreeMap::new();
-    for (field, prefix, theirs) in [("definitions", DEFINITIONS, &definitions), ("parameters", PARAMETERS, &parameters)] {
-        let ours = document.get(field).and_then(Value::as_object);
-        for (name, value) in theirs {
-            let free = free_name(name, value, ours, theirs);
-            if free != *name {
-                renamed.insert(format!("{prefix}{name}"), format!("{prefix}{free}"));
-            }
-        }
-    }
+    let renamed = new_names(document, &definitions, &parameters);
     for part in [&mut definitions, &mut parameters, &mut paths] {
         part.values_mut().for_each(|value| rename(value, &renamed));
     }
@@ -74,6 +65,34 @@ pub fn into(document: &mut Value, other: &Value) {
     }
 }
 
+/// References to what cannot stand under its own name, and what they become.
+///
+/// Whether two definitions say the same depends on what the names in them become, so this is repeated until nothing changes.
+fn new_names(document: &Value, definitions: &Map<String, Value>, parameters: &Map<String, Value>) -> BTreeMap<String, String> {
+    /// Definitions refer to each other about so deep at most; names that are still not settled then are good enough.
+    const ROUNDS: usize = 8;
+    let mut renamed: BTreeMap<String, String> = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        let mut next = BTreeMap::new();
+        for (field, prefix, theirs) in [("definitions", DEFINITIONS, definitions), ("parameters", PARAMETERS, parameters)] {
+            let ours = document.get(field).and_then(Value::as_object);
+            for (name, value) in theirs {
+                let mut value = value.clone();
+                rename(&mut value, &renamed);
+                let free = free_name(name, &value, ours, theirs);
+                if free != *name {
+                    next.insert(format!("{prefix}{name}"), format!("{prefix}{free}"));
+                }
+            }
+        }
+        if next == renamed {
+            break;
+        }
+        renamed = next;
+    }
+    renamed
+}
+
 /// The name under which a definition can stand beside ours: its own if ours says the same or there is none.
 fn free_name(name: &str, value: &Value, ours: Option<&Map<String, Value>>, theirs: &Map<String, Value>) -> String {
     let fits = |there: Option<&Value>| there.is_none_or(|there| is_same(there, value));
@@ -84,13 +103,16 @@ fn free_name(name: &str, value: &Value, ours: Option<&Map<String, Value>>, their
     names.into_iter().find(|n| fits(ours.and_then(|ours| ours.get(n))) && !theirs.contains_key(n)).unwrap_or_else(|| name.to_owned())
 }
 
-/// Whether two definitions say the same, but for the kinds that they stand for.
+/// Whether two definitions say the same, but for the kinds that they stand for and for what people read: two versions of one type often
+/// differ in a word only, and would stand side by side for it.
 fn is_same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
-            let others = |m: &Map<String, Value>| m.keys().filter(|k| *k != GVK).count();
-            others(a) == others(b) && a.iter().filter(|(k, _)| *k != GVK).all(|(k, v)| b.get(k) == Some(v))
+            let counts = |(key, value): &(&String, &Value)| *key != GVK && !(*key == "description" && value.is_string());
+            let others = |m: &Map<String, Value>| m.iter().filter(counts).count();
+            others(a) == others(b) && a.iter().filter(counts).all(|(key, value)| b.get(key).is_some_and(|other| is_same(value, other)))
         }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b)),
         (a, b) => a == b,
     }
 }
@@ -171,12 +193,13 @@ mod tests {
         let kind = |group: &str| json!([{"group": group, "kind": "DeleteOptions", "version": "v1"}]);
         let mut ours = json!({
             "paths": {"/apis/z/v1/": {"ours": true}},
-            "definitions": {"Meta": {"type": "object"}, "Options": {"type": "object", GVK: kind("")}},
+            "definitions": {"Meta": {"type": "object"}, "Time": {"type": "string"}, "Options": {"type": "object", GVK: kind("")}},
         });
         let other = json!({
             "paths": {"/apis/a/v1/": {"schema": {"$ref": "#/definitions/Meta"}}, "/apis/z/v1/": {"ours": false}},
             "definitions": {
                 "Meta": {"type": "string"},
+                "Time": {"type": "string", "description": "A time."},
                 "Options": {"type": "object", GVK: kind("a")},
                 "New": {"properties": {"m": {"$ref": "#/definitions/Meta"}}},
             },
@@ -189,6 +212,7 @@ mod tests {
                 "Meta_v2": {"type": "string"},
                 "New": {"properties": {"m": {"$ref": "#/definitions/Meta_v2"}}},
                 "Options": {"type": "object", GVK: [kind("")[0], kind("a")[0]]},
+                "Time": {"type": "string"},
             },
             "parameters": {},
         });

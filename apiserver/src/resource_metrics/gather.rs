@@ -21,7 +21,7 @@ use crate::system::watched::cache;
 /// What is so old is still told.
 const FRESH: Duration = Duration::from_secs(10);
 /// What is older says nothing of now: a rate over so long a time would be an average of the past.
-const TOO_OLD: Duration = Duration::from_secs(90);
+const TOO_OLD: Duration = Duration::from_secs(60);
 /// The shortest window.
 const WINDOW: Duration = Duration::from_millis(1500);
 const KUBELETS_AT_ONCE: usize = 32;
@@ -56,7 +56,13 @@ impl ResourceMetrics {
             state.samples = ask_all(api).await;
             tokio::time::sleep(WINDOW).await;
         }
-        let now = ask_all(api).await;
+        let mut now = ask_all(api).await;
+        if now.iter().any(|(node, now)| state.samples.get(node).is_none_or(|before| sample::has_newer(before, now))) {
+            // Who asks wants to see what has just begun, too.
+            tokio::time::sleep(WINDOW).await;
+            state.samples = now;
+            now = ask_all(api).await;
+        }
         let used = now.iter().filter_map(|(node, now)| Some((node.clone(), sample::between(state.samples.get(node)?, now))));
         state.snapshot = Arc::new(used.collect());
         state.samples = now;

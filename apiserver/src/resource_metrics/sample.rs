@@ -73,6 +73,12 @@ pub fn between(before: &OfNode<Point>, now: &OfNode<Point>) -> OfNode<Usage> {
     OfNode { node, pods: now.pods.iter().filter_map(pod).collect() }
 }
 
+/// Whether the later sample has pods or containers that the earlier one does not know.
+pub fn has_newer(before: &OfNode<Point>, now: &OfNode<Point>) -> bool {
+    let known = |pod: &(String, String), container: &String| before.pods.get(pod).is_some_and(|known| known.contains_key(container));
+    now.pods.iter().any(|(pod, containers)| containers.keys().any(|container| !known(pod, container)))
+}
+
 /// `None` if no time has passed, or if the counter began anew.
 fn usage(before: &Point, now: &Point) -> Option<Usage> {
     let window_ms = now.at_ms - before.at_ms;
@@ -160,6 +166,13 @@ mod tests {
         assert_eq!(between(&page(10.0, 1_000), &page(0.5, 3_000)), OfNode::default());
         assert_eq!(between(&page(10.0, 1_000), &page(10.0, 1_000)), OfNode::default());
         assert_eq!(between(&OfNode::default(), &page(10.0, 1_000)), OfNode::default());
+    }
+
+    #[test]
+    fn a_new_container_is_noticed() {
+        assert!(has_newer(&OfNode::default(), &page(1.0, 1)));
+        assert!(!has_newer(&page(1.0, 1), &page(2.0, 2)));
+        assert!(!has_newer(&page(1.0, 1), &OfNode::default()));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use axum::extract::State;
@@ -28,6 +28,8 @@ pub struct Seen {
     pub calls: AtomicUsize,
     pub objects: AtomicUsize,
     pub connections: AtomicUsize,
+    /// The versions of the objects, new and old, that admission was asked about.
+    pub admitted: Mutex<Vec<(Option<String>, Option<String>)>>,
 }
 
 /// The webhook, for as long as this lives.
@@ -101,6 +103,36 @@ async fn answer(State(seen): State<Arc<Seen>>, Json(review): Json<Value>) -> Res
     })))
 }
 
+/// A mutating admission webhook beside it, which asks for `v2`: every port below 10 becomes ten times as much.
+async fn admit(State(seen): State<Arc<Seen>>, Json(review): Json<Value>) -> Json<Value> {
+    let request = &review["request"];
+    let shown = |object: &Value| object["apiVersion"].as_str().map(str::to_owned);
+    seen.admitted.lock().expect("no test has failed").push((shown(&request["object"]), shown(&request["oldObject"])));
+    let mut response = json!({ "uid": request["uid"], "allowed": true });
+    if let Some(port) = request["object"]["port"].as_str().filter(|port| port.len() == 1) {
+        let patch = json!([{ "op": "replace", "path": "/port", "value": format!("{port}0") }]).to_string();
+        response["patchType"] = "JSONPatch".into();
+        response["patch"] = base64::engine::general_purpose::STANDARD.encode(patch).into();
+    }
+    Json(json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response }))
+}
+
+/// The configuration of [`admit`].
+pub fn admission(server: &Server) -> Value {
+    let rule = json!({ "apiGroups": [GROUP], "apiVersions": ["v2"], "operations": ["CREATE", "UPDATE", "DELETE"], "resources": [PLURAL] });
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration", "metadata": { "name": "ports" },
+        "webhooks": [{
+            "name": "ports.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None", "matchPolicy": "Equivalent",
+            "rules": [rule],
+            "clientConfig": {
+                "url": format!("https://127.0.0.1:{}/admit", server.port),
+                "caBundle": base64::engine::general_purpose::STANDARD.encode(&server.ca),
+            },
+        }],
+    })
+}
+
 /// Starts the webhook on a free port.
 pub async fn serve() -> Server {
     let mut parameters = rcgen::CertificateParams::new(Vec::<String>::new()).expect("parameters");
@@ -117,7 +149,7 @@ pub async fn serve() -> Server {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     let seen = Arc::new(Seen::default());
-    let app = Router::new().route("/convert", post(answer)).with_state(seen.clone());
+    let app = Router::new().route("/convert", post(answer)).route("/admit", post(admit)).with_state(seen.clone());
     let counter = seen.clone();
     let task = tokio::spawn(async move {
         loop {

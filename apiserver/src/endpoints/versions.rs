@@ -57,6 +57,16 @@ pub async fn between(lookup: &dyn Lookup, from: &Resource, to: &Resource, object
     }
 }
 
+/// A value from storage in the resource's version.
+pub async fn stored_as(lookup: &dyn Lookup, resource: &Resource, object: Value) -> Result<Value, String> {
+    let Some(converter) = &resource.webhook else { return Ok(convert::from_storage(resource, object)) };
+    let mut converted = Box::pin(converter.convert_one(lookup, object, &resource.api_version())).await?;
+    if let Some(form) = &resource.custom {
+        form.adopt(&mut converted)?;
+    }
+    Ok(converted)
+}
+
 /// What a watch tells in the resource's version: events in their order, and why it cannot go on after them, if it cannot.
 pub async fn read_events(
     api: &Arc<Api>,

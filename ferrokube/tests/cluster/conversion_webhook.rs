@@ -5,7 +5,8 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
@@ -25,6 +26,8 @@ pub const PLURAL: &str = "endpoints";
 pub struct Seen {
     /// Answers are refused while this is true.
     pub down: AtomicBool,
+    /// Milliseconds that an answer takes.
+    pub delay_ms: AtomicU64,
     pub calls: AtomicUsize,
     pub objects: AtomicUsize,
     pub connections: AtomicUsize,
@@ -83,6 +86,7 @@ async fn answer(State(seen): State<Arc<Seen>>, Json(review): Json<Value>) -> Res
     if seen.down.load(Ordering::SeqCst) {
         return Err(StatusCode::SERVICE_UNAVAILABLE);
     }
+    tokio::time::sleep(Duration::from_millis(seen.delay_ms.load(Ordering::SeqCst))).await;
     let request = &review["request"];
     let objects = request["objects"].as_array().expect("objects");
     seen.calls.fetch_add(1, Ordering::SeqCst);

@@ -140,6 +140,8 @@ pub trait Lookup: Send + Sync {
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision;
     /// The resources of a kind, and whether each is namespaced. None if the kind is not served.
     fn resources_of_kind(&self, group: &str, version: &str, kind: &str) -> Vec<(String, bool)>;
+    /// A served resource.
+    fn resource(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>>;
     /// The served versions of what the resource stores, itself among them.
     fn versions_of(&self, resource: &Resource) -> Vec<Arc<Resource>>;
     /// The connections to webhooks that are kept.

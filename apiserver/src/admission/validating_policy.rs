@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::matching::Matcher;
 use super::webhook::{converted, is_exempt, is_of_kind, variables};
 use super::{Attributes, Cluster, WaitingPlugin};
-use crate::endpoints::convert;
+use crate::endpoints::{convert, versions};
 use crate::expressions::{self, Expression, Variables};
 use crate::registry::read::{at, list_at, str_at};
 
@@ -126,7 +126,7 @@ fn ignores_failures(policy: &Value) -> bool {
 }
 
 /// The parameters of a binding, one `None` if its policy has none; an error if that is not as it should be.
-fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, namespace: &str) -> Result<Vec<Option<Value>>, String> {
+async fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, namespace: &str) -> Result<Vec<Option<Value>>, String> {
     let kind = at(policy, "/spec/paramKind");
     let reference = at(binding, "/spec/paramRef");
     if kind.is_null() || reference.is_null() {
@@ -155,9 +155,17 @@ fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, namespace:
     } else {
         cluster.get(group, &plural, within, name).into_iter().collect()
     };
+    let resource = cluster.resource(group, version, &plural);
+    let mut shown = Vec::with_capacity(found.len());
+    for parameter in found {
+        shown.push(match &resource {
+            Some(resource) => versions::stored_as(cluster, resource, parameter).await?,
+            None => parameter,
+        });
+    }
     match str_at(reference, "/parameterNotFoundAction") {
-        "Deny" if found.is_empty() => Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned()),
-        _ => Ok(found.into_iter().map(Some).collect()),
+        "Deny" if shown.is_empty() => Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned()),
+        _ => Ok(shown.into_iter().map(Some).collect()),
     }
 }
 
@@ -208,7 +216,7 @@ impl ValidatingPolicies {
                     continue;
                 }
                 let by = format!("ValidatingAdmissionPolicy '{name}' with binding '{}'", str_at(binding, "/metadata/name"));
-                let against = match parameters(cluster, &policy, binding, attributes.namespace) {
+                let against = match parameters(cluster, &policy, binding, attributes.namespace).await {
                     Err(why) => rules.on_failure(format!("failed to configure binding: {why}")).into_iter().map(|d| (d, true)).collect(),
                     Ok(all) => {
                         let variables = variables(attributes, &invocation, shown.as_ref(), shown_old.as_ref())

@@ -197,11 +197,11 @@ mod connection_tests {
 
     use axum::Router;
     use axum::routing::post;
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use hyper_util::server::conn::auto::Builder;
     use hyper_util::service::TowerToHyperService;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
     use serde_json::json;
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;

@@ -51,8 +51,8 @@ pub fn validate(schema: &Value, has_status: bool, must_be_structural: bool, rule
     let problem = if must_be_structural { structural::problem(schema) } else { None };
     if must_be_structural && problem.is_none() {
         let structure = structural::validate(schema, &path);
-        if structure.is_empty() && rules.pruned_defaults {
-            errors.extend(default_rules::validate(schema, &path));
+        if structure.is_empty() {
+            errors.extend(default_rules::validate(schema, rules.pruned_defaults, &path));
         }
         errors.extend(structure);
     }

@@ -233,8 +233,7 @@ fn resource(
         filter: Filter::except(if has_status { &["status"] } else { &[] }),
         number: next_number(),
         stored: stored.clone(),
-        conversion: (converter.is_none() && version.name != storage.name)
-            .then_some(Conversion { to_storage: same, from_storage: same }),
+        conversion: (converter.is_none() && version.name != storage.name).then_some(Conversion { to_storage: same, from_storage: same }),
         webhook: converter.cloned(),
         type_meta_prefix: Box::default(),
         custom: Some(version.form.clone()),

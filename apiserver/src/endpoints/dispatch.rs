@@ -9,7 +9,9 @@ use http::{HeaderName, HeaderValue, Method, Response};
 
 use super::negotiate::{self, Encoding};
 use super::options::Query;
-use super::{Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, versions, watch};
+use super::{
+    Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, versions, watch,
+};
 use crate::aggregation;
 use crate::api::Api;
 use crate::catalog::{Resource, SubresourceKind};

@@ -58,7 +58,12 @@ pub async fn between(lookup: &dyn Lookup, from: &Resource, to: &Resource, object
 }
 
 /// What a watch tells in the resource's version: events in their order, and why it cannot go on after them, if it cannot.
-pub async fn read_events(api: &Arc<Api>, resource: &Resource, filter: &Filter, events: Vec<Arc<Event>>) -> (Vec<Arc<Event>>, Option<Status>) {
+pub async fn read_events(
+    api: &Arc<Api>,
+    resource: &Resource,
+    filter: &Filter,
+    events: Vec<Arc<Event>>,
+) -> (Vec<Arc<Event>>, Option<Status>) {
     let Some(converter) = &resource.webhook else { return (events, None) };
     let events: Vec<Arc<Event>> = events.into_iter().filter(|event| filter.may_match(&event.object)).collect();
     Box::pin(convert_events(api, resource, converter, filter, events)).await
@@ -123,7 +128,12 @@ async fn to_stored(api: &Arc<Api>, resource: &Resource, converter: &Converter, o
     Ok(converted)
 }
 
-async fn convert_all(api: &Arc<Api>, resource: &Resource, converter: &Converter, objects: &[Arc<Object>]) -> Result<Vec<Arc<Object>>, String> {
+async fn convert_all(
+    api: &Arc<Api>,
+    resource: &Resource,
+    converter: &Converter,
+    objects: &[Arc<Object>],
+) -> Result<Vec<Arc<Object>>, String> {
     let mut out = Vec::with_capacity(objects.len());
     let mut rest = objects;
     while !rest.is_empty() {
@@ -145,7 +155,12 @@ fn page_length(objects: &[Arc<Object>]) -> usize {
 }
 
 /// Converts what nobody else is converting already, and waits for the rest.
-async fn convert_page(api: &Arc<Api>, resource: &Resource, converter: &Converter, objects: &[Arc<Object>]) -> Result<Vec<Arc<Object>>, String> {
+async fn convert_page(
+    api: &Arc<Api>,
+    resource: &Resource,
+    converter: &Converter,
+    objects: &[Arc<Object>],
+) -> Result<Vec<Arc<Object>>, String> {
     let mut out: Vec<Option<Arc<Object>>> = vec![None; objects.len()];
     let mut failed_once = false;
     loop {

@@ -4,7 +4,7 @@
 //! keeps the connections. Knows nothing of what is asked. Errors are in the words of Go's HTTP client, which people know from upstream.
 
 mod connections;
-mod trust;
+pub(crate) mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,11 +197,11 @@ mod connection_tests {
 
     use axum::Router;
     use axum::routing::post;
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use hyper_util::server::conn::auto::Builder;
     use hyper_util::service::TowerToHyperService;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
     use serde_json::json;
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;

@@ -16,8 +16,7 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub fn api(client: &Client, version: &str) -> Api<DynamicObject> {
     let api_version = format!("{GROUP}/{version}");
-    let resource =
-        ApiResource { group: GROUP.into(), version: version.into(), api_version, kind: KIND.into(), plural: PLURAL.into() };
+    let resource = ApiResource { group: GROUP.into(), version: version.into(), api_version, kind: KIND.into(), plural: PLURAL.into() };
     Api::namespaced_with(client.clone(), "default", &resource)
 }
 
@@ -97,7 +96,8 @@ async fn an_object_is_read_and_written_in_every_version() {
     assert_eq!(v1.list(&by("hostPort=g:2")).await.expect("a list").items[0].name_any(), "b");
     assert!(v1.list(&by("port=2")).await.is_err(), "v1 has no such field");
 
-    let table = raw(&client, &format!("/apis/{GROUP}/v2/namespaces/default/{PLURAL}"), "application/json;as=Table;v=v1;g=meta.k8s.io").await;
+    let table =
+        raw(&client, &format!("/apis/{GROUP}/v2/namespaces/default/{PLURAL}"), "application/json;as=Table;v=v1;g=meta.k8s.io").await;
     assert_eq!(table["rows"][0]["cells"], json!(["a", "h", "1"]), "{table}");
     let partial = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
     let metadata = raw(&client, &format!("/apis/{GROUP}/v3/namespaces/default/{PLURAL}/a"), partial).await;
@@ -109,7 +109,8 @@ async fn an_object_is_read_and_written_in_every_version() {
     assert_eq!((shown("v2", &changed), changed.metadata.generation), ("h:9".to_owned(), Some(2)));
     let merge = Patch::Merge(json!({ "endpoint": { "host": "i" } }));
     assert_eq!(shown("v3", &v3.patch("a", &PatchParams::default(), &merge).await.expect("patched")), "i:9");
-    let json_patch = Patch::<()>::Json(serde_json::from_value(json!([{ "op": "replace", "path": "/port", "value": "8" }])).expect("a patch"));
+    let json_patch =
+        Patch::<()>::Json(serde_json::from_value(json!([{ "op": "replace", "path": "/port", "value": "8" }])).expect("a patch"));
     assert_eq!(shown("v2", &v2.patch("a", &PatchParams::default(), &json_patch).await.expect("patched")), "i:8");
     let status = v3.patch_status("a", &PatchParams::default(), &Patch::Merge(json!({ "status": { "ready": 3 } }))).await.expect("patched");
     assert_eq!((status.data["status"]["ready"].as_i64(), shown("v3", &status)), (Some(3), "i:8".to_owned()));

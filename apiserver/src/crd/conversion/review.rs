@@ -234,14 +234,29 @@ mod tests {
             (with("/response/result", json!({"status": "Failure"})), "failed: response.result.status was 'Failure', not 'Success'"),
             (with("/response", Value::Null), "failed: no response provided"),
             (with("/response/convertedObjects", json!([])), "returned 0 objects, expected 1"),
-            (with("/kind", json!("")), "failed: expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got apiextensions.k8s.io/v1, Kind="),
-            (with("/apiVersion", json!("apiextensions.k8s.io/v1beta1")), "failed: converting (v1beta1.ConversionReview) to (v1.ConversionReview): unknown conversion"),
-            (converted("apiVersion", json!("g.x/v3")), "returned invalid object at index 0: invalid groupVersion (expected g.x/v2, received g.x/v3)"),
+            (
+                with("/kind", json!("")),
+                "failed: expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got apiextensions.k8s.io/v1, Kind=",
+            ),
+            (
+                with("/apiVersion", json!("apiextensions.k8s.io/v1beta1")),
+                "failed: converting (v1beta1.ConversionReview) to (v1.ConversionReview): unknown conversion",
+            ),
+            (
+                converted("apiVersion", json!("g.x/v3")),
+                "returned invalid object at index 0: invalid groupVersion (expected g.x/v2, received g.x/v3)",
+            ),
             (converted("kind", json!("L")), "returned invalid object at index 0: invalid kind (expected K, received L)"),
             (converted("metadata/name", json!("b")), "returned invalid object: must have the same name: a != b"),
             (converted("metadata/uid", json!("v")), "returned invalid object: must have the same UID: u != v"),
-            (converted("metadata/labels", json!(["x"])), "returned invalid metadata: invalid metadata.labels of type []interface {} in converted object"),
-            (converted("metadata/labels", json!({"a": 1})), "returned invalid metadata: metadata.labels[a] must be a string, but is int64 in converted object"),
+            (
+                converted("metadata/labels", json!(["x"])),
+                "returned invalid metadata: invalid metadata.labels of type []interface {} in converted object",
+            ),
+            (
+                converted("metadata/labels", json!({"a": 1})),
+                "returned invalid metadata: metadata.labels[a] must be a string, but is int64 in converted object",
+            ),
         ] {
             assert_eq!(found, format!("{about} {expected}"));
         }

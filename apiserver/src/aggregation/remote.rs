@@ -13,9 +13,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use rustls::pki_types::pem::PemObject;
+use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use super::registration::Registration;
@@ -23,6 +23,7 @@ use crate::backend;
 use crate::endpoints::subresources::location::Target;
 use crate::filters::authentication::User;
 use crate::filters::front_proxy;
+use crate::webhook_client::trust;
 use crate::{pki, tls};
 
 /// Bytes of a document; more is none.
@@ -57,36 +58,26 @@ impl Trust {
 
     /// What connections are made with.
     pub fn connector(&self, identity: &Identity) -> Result<TlsConnector, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = match self {
-            Trust::Anybody => backend::unverified().map_err(|error| error.to_string())?,
-            Trust::Bundle(bundle) => ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map_err(|error| error.to_string())?
-                .with_root_certificates(authorities(bundle)?),
+            Trust::Anybody => backend::unverified(),
+            Trust::Bundle(bundle) => {
+                let verifier = authorities(bundle)?;
+                let provider = Arc::new(rustls::crypto::ring::default_provider());
+                let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+                builder.map(|builder| builder.dangerous().with_custom_certificate_verifier(verifier))
+            }
         };
-        let config = builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(|error| error.to_string())?;
-        Ok(TlsConnector::from(Arc::new(config)))
+        let config = builder.and_then(|builder| builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()));
+        Ok(TlsConnector::from(Arc::new(config.map_err(|error| error.to_string())?)))
     }
 }
 
-fn authorities(bundle: &str) -> Result<RootCertStore, String> {
-    let unusable = |why: String| format!("unable to load root certificates: {why}");
-    let mut roots = RootCertStore::empty();
+fn authorities(bundle: &str) -> Result<Arc<dyn ServerCertVerifier>, String> {
     if bundle.is_empty() {
-        // Some of the machine's may be of a form that is not known here.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return Ok(roots);
+        return trust::verifier(None);
     }
-    let pem = STANDARD.decode(bundle).map_err(|error| unusable(error.to_string()))?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| unusable(format!("{error:?}")))?;
-        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(unusable("unable to parse bytes as PEM block".to_owned()));
-    }
-    Ok(roots)
+    let pem = STANDARD.decode(bundle).map_err(|error| format!("unable to load root certificates: {error}"))?;
+    trust::verifier(Some(&pem))
 }
 
 impl Registration {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::columns::Columns;
 use super::form::Form;
 use super::json_path::JsonPath;
+use super::rules::Rules;
 use super::scale::Paths;
 use super::schema::Schema;
 use super::strategy::{Custom, Status};
@@ -98,12 +99,13 @@ impl Codec for StoredForm {
 }
 
 fn read_version<'d>(definition: &'d Value, version: &'d Value) -> Version<'d> {
-    let schema = Schema::read(version.pointer("/schema/openAPIV3Schema").unwrap_or(&Value::Null));
+    let raw = version.pointer("/schema/openAPIV3Schema").unwrap_or(&Value::Null);
+    let (schema, rules) = (Schema::read(raw), Rules::read(raw));
     let (types, root) = types(&schema);
     let scale = version.pointer("/subresources/scale").filter(|s| !s.is_null()).map(Paths::read);
     let conditions = list_at(definition, "/status/conditions");
     let terminating = conditions.iter().any(|c| str_at(c, "/type") == "Terminating" && str_at(c, "/status") == "True");
-    let form = Form { schema, deprecation: deprecation(definition, version), terminating, scale };
+    let form = Form { schema, rules, deprecation: deprecation(definition, version), terminating, scale };
     Version { name: str_at(version, "/name"), definition: version, form: Arc::new(form), types: Arc::new(types), root }
 }
 

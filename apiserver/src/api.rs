@@ -8,10 +8,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::admission::{Chain, Cluster, Lookup, WriteError};
+use crate::aggregation::Aggregation;
 use crate::allocation::Allocator;
 use crate::backend::Backends;
 use crate::catalog::{Catalog, Gvk, Resource};
-use crate::discovery::Index;
+use crate::discovery::Served;
 use crate::endpoints::meta;
 use crate::filters::authentication::{Authenticator, User};
 use crate::filters::authorization::{Authorizer, Decision};
@@ -20,8 +21,10 @@ use crate::flow_control::FlowControl;
 use crate::loopback::{Loopback, is_overtaken};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
+use crate::resource_metrics::ResourceMetrics;
 use crate::storage::Storage;
 use crate::tokens::Issuer;
+use crate::webhook_client::Connections;
 
 /// Shared by all requests; cheap to reach through an `Arc`.
 pub struct Api {
@@ -33,8 +36,13 @@ pub struct Api {
     pub admission: Chain,
     pub allocator: Allocator,
     pub backends: Backends,
+    pub webhooks: Arc<Connections>,
+    /// What extension API servers serve.
+    pub aggregation: Aggregation,
+    /// What nodes and pods use, where this server tells.
+    pub resource_metrics: Option<ResourceMetrics>,
     pub flow_control: FlowControl,
-    pub discovery: ArcSwap<Index>,
+    pub discovery: Served,
     pub openapi: OpenApi,
     pub metrics: Metrics,
     /// Turns true when the server is to stop; watches end then.
@@ -64,8 +72,16 @@ impl Lookup for Arc<Api> {
         catalog.iter().filter(|r| r.gvk == gvk).map(|r| (r.plural.to_string(), r.namespaced)).collect()
     }
 
+    fn resource(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.catalog.load().find(group, version, plural).cloned()
+    }
+
     fn versions_of(&self, resource: &Resource) -> Vec<Arc<Resource>> {
         self.catalog.load().versions_of(resource)
+    }
+
+    fn webhook_connections(&self) -> &Arc<Connections> {
+        &self.webhooks
     }
 }
 

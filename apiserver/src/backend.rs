@@ -131,8 +131,17 @@ pub async fn send_verified(
     name: ServerName<'static>,
     request: Request<Body>,
 ) -> Result<Response<Incoming>, Error> {
+    exchange(connect_verified(target, connector, name).await?, request).await
+}
+
+/// A connection to a target that has proved to be `name`.
+pub async fn connect_verified(
+    target: &Target,
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
     let stream = dial(target).await?;
-    exchange(secure(target, connector, name, stream).await?, request).await
+    secure(target, connector, name, stream).await
 }
 
 async fn secure(
@@ -190,7 +199,7 @@ fn certified_by(authority: &str) -> Result<Builder, tls::Error> {
     Ok(ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots))
 }
 
-fn unverified() -> Result<Builder, rustls::Error> {
+pub(crate) fn unverified() -> Result<Builder, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Unverified { provider: provider.clone() });
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -296,7 +305,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::open(directory.path()).unwrap();
         let serving = pki.serving(&[], &[[127, 0, 0, 1].into()]).unwrap();
-        let acceptor = tls::acceptor(&serving.certificate, &serving.key, &pki.ca().unwrap()).unwrap();
+        let acceptor = tls::acceptor(&serving.certificate, &serving.key, &tls::roots(&pki.ca().unwrap()).unwrap()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {

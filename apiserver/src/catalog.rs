@@ -10,9 +10,10 @@ use std::sync::{Arc, OnceLock};
 
 use apimachinery::managed_fields;
 use apimachinery::schema::defaults::Hooks;
-use apimachinery::schema::{TypeId, Types};
+use apimachinery::schema::{TypeId, Types, embedded};
 use serde_json::Value;
 
+use crate::crd::conversion::Converter;
 use crate::crd::form::Form;
 use crate::registry::table::Rows;
 use crate::registry::{Behaviour, Definition, Scope, Strategy, UpdateStrategy};
@@ -96,6 +97,8 @@ pub struct Stored {
     pub type_id: TypeId,
     /// Empty lists and maps are lost on the way through protobuf; JSON-stored kinds keep them.
     pub keeps_empties: bool,
+    /// Where the stored version embeds objects whose text is kept.
+    pub embedded: Arc<[embedded::Place]>,
     /// The storage prefix.
     pub prefix: Box<str>,
     pub namespaced: bool,
@@ -124,6 +127,8 @@ pub struct Resource {
     pub verbs: Vec<Box<str>>,
     pub types: TypesHandle,
     pub type_id: TypeId,
+    /// Where objects of this version embed others.
+    pub embedded: Arc<[embedded::Place]>,
     pub hooks: Arc<Hooks>,
     pub check_name: fn(&str, bool) -> Vec<String>,
     pub strategy: Shared<dyn Strategy>,
@@ -135,8 +140,11 @@ pub struct Resource {
     /// Numbers the resource among all that were ever served, for the encodings kept with objects.
     pub number: u32,
     pub stored: Arc<Stored>,
-    /// `None` where this is the stored version.
+    /// `None` where this is the stored version, or a webhook converts.
     pub conversion: Option<Conversion>,
+    /// Set where a webhook converts: storage is read and written by way of [`crate::endpoints::versions`], and everything between
+    /// is in this version.
+    pub webhook: Option<Arc<Converter>>,
     /// The JSON text that every object of this version starts with: `{"kind":"Pod","apiVersion":"v1"`.
     pub type_meta_prefix: Box<[u8]>,
     /// The form of this version of a custom kind.
@@ -247,6 +255,7 @@ impl Catalog {
                         gvk: Gvk::new(store_group, store_version, definition.kind),
                         types: TypesHandle::Builtin(types),
                         type_id: store_type,
+                        embedded: embedded::places(types, store_type).into(),
                         keeps_empties: matches!(store_group, "apiextensions.k8s.io" | "apiregistration.k8s.io"),
                         prefix: crate::storage::key::prefix(store_group, definition.plural).as_ref().into(),
                         namespaced: definition.scope == Scope::Namespaced,
@@ -378,6 +387,7 @@ fn resolve(
         verbs: boxed(definition.verbs),
         types: TypesHandle::Builtin(types),
         type_id,
+        embedded: embedded::places(types, type_id).into(),
         hooks,
         check_name: definition.name,
         strategy: Shared::Static(definition.strategy),
@@ -388,6 +398,7 @@ fn resolve(
         number: next_number(),
         stored,
         conversion,
+        webhook: None,
         type_meta_prefix: type_meta_prefix.into(),
         custom: None,
         gvk,

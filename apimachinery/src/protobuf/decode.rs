@@ -8,7 +8,7 @@ use super::plan::{Layout, Target, target};
 use super::read::{self, Raw, bytes_field, content, raw, wire_type_of};
 use super::wire::{BYTES, Reader};
 use super::{DecodeError, MAX_DEPTH, Protobuf, special};
-use crate::schema::{Field, ListType, MapType, SchemaOr, Type, TypeId};
+use crate::schema::{Field, ListType, MapType, SchemaOr, Type, TypeId, embedded};
 
 /// `type_meta` is the `apiVersion` and `kind` to show, if any.
 pub(super) fn decode(codec: &Protobuf<'_>, id: TypeId, message: &[u8], type_meta: Option<(&str, &str)>) -> Result<Value, DecodeError> {
@@ -265,7 +265,12 @@ impl<'c, 'b> Decoder<'c, 'b> {
     fn embedded_object(&mut self, bytes: &'b [u8], field: &str) -> Result<Value, DecodeError> {
         let raw = bytes_field(bytes, "RawExtension", "Raw")?;
         if !raw.starts_with(super::envelope::PREFIX) {
-            return read::parse_json(raw, field);
+            let mut object = read::parse_json(raw, field)?;
+            // Text that is no UTF-8 has been refused as JSON.
+            if let Ok(text) = std::str::from_utf8(raw) {
+                embedded::keep(&mut object, text);
+            }
+            return Ok(object);
         }
         let unknown = super::envelope::unwrap(raw)?;
         let id = self.codec.kind(&unknown.api_version, &unknown.kind).ok_or_else(|| DecodeError::NotRegistered {

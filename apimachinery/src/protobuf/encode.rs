@@ -8,7 +8,8 @@ use super::plan::{Layout, Target};
 use super::wire::Writer;
 use super::{EncodeError, MAX_DEPTH, Protobuf, special};
 use crate::base64::GO_STANDARD;
-use crate::schema::{Field, ListType, MapType, SchemaOr, Type, TypeId};
+use crate::json;
+use crate::schema::{Field, ListType, MapType, SchemaOr, Type, TypeId, embedded};
 
 static NULL: Value = Value::Null;
 
@@ -157,7 +158,14 @@ impl<'v> Encoder<'_, 'v> {
                 };
                 self.out.varint_field(1, nanos as u64);
             }
-            Type::FieldsV1 | Type::RawExtension | Type::Json => {
+            Type::RawExtension => {
+                if let Some(text) = embedded::text(value) {
+                    self.out.bytes_field(1, text.as_bytes());
+                } else if !value.is_null() {
+                    self.out.bytes_field(1, &json::to_vec(value));
+                }
+            }
+            Type::FieldsV1 | Type::Json => {
                 if !value.is_null() {
                     self.out.bytes_field(1, value.to_string().as_bytes());
                 }

@@ -82,6 +82,8 @@ pub enum DecodeError {
     NotRegistered { api_version: String, kind: String },
     #[error("object *{0} does not implement the protobuf marshalling interface and cannot be encoded to a protobuf message")]
     NotMarshalable(String),
+    #[error("{0}")]
+    Quantity(String),
     #[error("field {field}: {problem}")]
     Content { field: String, problem: String },
     #[error("exceeded max depth")]

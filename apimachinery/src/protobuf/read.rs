@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::wire::{BYTES, FIXED64, Reader, VARINT};
 use super::{DecodeError, special};
+use crate::quantity::Quantity;
 use crate::schema::Type;
 
 /// A field's value on the wire.
@@ -93,7 +94,11 @@ pub(super) fn number_field(message: &[u8], name: &str) -> Result<u64, DecodeErro
 
 pub(super) fn quantity(message: &[u8]) -> Result<Value, DecodeError> {
     let text = bytes_field(message, "Quantity", "String")?;
-    Ok(if text.is_empty() { Value::from("0") } else { Value::String(String::from_utf8_lossy(text).into_owned()) })
+    if text.is_empty() {
+        return Ok(Value::from("0"));
+    }
+    let quantity = Quantity::parse(&String::from_utf8_lossy(text)).map_err(|e| DecodeError::Quantity(e.to_string()))?;
+    Ok(Value::String(quantity.canonical()))
 }
 
 pub(super) fn int_or_string(message: &[u8]) -> Result<Value, DecodeError> {

@@ -8,6 +8,7 @@ pub mod canonical;
 pub mod decode;
 pub mod defaults;
 mod descriptions;
+pub mod embedded;
 mod table;
 
 use std::collections::HashMap;

@@ -37,7 +37,7 @@ mod signers;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 mod validating_policy;
 mod webhook;
 
@@ -52,6 +52,7 @@ use crate::catalog::Resource;
 use crate::filters::authentication::User;
 use crate::filters::authorization::Decision;
 use crate::filters::request_info::RequestInfo;
+use crate::webhook_client::Connections;
 
 pub use selection::{Config, SelectionError};
 
@@ -139,8 +140,12 @@ pub trait Lookup: Send + Sync {
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision;
     /// The resources of a kind, and whether each is namespaced. None if the kind is not served.
     fn resources_of_kind(&self, group: &str, version: &str, kind: &str) -> Vec<(String, bool)>;
+    /// A served resource.
+    fn resource(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>>;
     /// The served versions of what the resource stores, itself among them.
     fn versions_of(&self, resource: &Resource) -> Vec<Arc<Resource>>;
+    /// The connections to webhooks that are kept.
+    fn webhook_connections(&self) -> &Arc<Connections>;
 }
 
 /// Why the status of an object was not written.

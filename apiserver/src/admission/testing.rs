@@ -15,11 +15,12 @@ pub struct Objects {
     pub objects: Vec<(&'static str, &'static str, Value)>,
     /// What users may do, as `verb group/resource[/subresource] name`.
     pub allowed: Vec<&'static str>,
+    pub connections: Arc<Connections>,
 }
 
 impl Objects {
     pub fn of(objects: Vec<(&'static str, &'static str, Value)>) -> Objects {
-        Objects { objects, allowed: Vec::new() }
+        Objects { objects, ..Objects::default() }
     }
 
     fn matching<'a>(&'a self, group: &'a str, resource: &'a str, namespace: &'a str) -> impl Iterator<Item = &'a Value> {
@@ -49,8 +50,16 @@ impl Lookup for Objects {
         matching.map(|d| (d.plural.to_owned(), d.scope == registry::Scope::Namespaced)).collect()
     }
 
+    fn resource(&self, _group: &str, _version: &str, _plural: &str) -> Option<Arc<Resource>> {
+        None
+    }
+
     fn versions_of(&self, _resource: &Resource) -> Vec<Arc<Resource>> {
         Vec::new()
+    }
+
+    fn webhook_connections(&self) -> &Arc<Connections> {
+        &self.connections
     }
 }
 

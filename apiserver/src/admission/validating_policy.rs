@@ -11,9 +11,9 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::matching::Matcher;
-use super::webhook::{is_exempt, is_of_kind, variables};
+use super::webhook::{converted, is_exempt, is_of_kind, variables};
 use super::{Attributes, Cluster, WaitingPlugin};
-use crate::endpoints::convert;
+use crate::endpoints::{convert, versions};
 use crate::expressions::{self, Expression, Variables};
 use crate::registry::read::{at, list_at, str_at};
 
@@ -126,7 +126,7 @@ fn ignores_failures(policy: &Value) -> bool {
 }
 
 /// The parameters of a binding, one `None` if its policy has none; an error if that is not as it should be.
-fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, namespace: &str) -> Result<Vec<Option<Value>>, String> {
+async fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, namespace: &str) -> Result<Vec<Option<Value>>, String> {
     let kind = at(policy, "/spec/paramKind");
     let reference = at(binding, "/spec/paramRef");
     if kind.is_null() || reference.is_null() {
@@ -155,9 +155,17 @@ fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, namespace:
     } else {
         cluster.get(group, &plural, within, name).into_iter().collect()
     };
+    let resource = cluster.resource(group, version, &plural);
+    let mut shown = Vec::with_capacity(found.len());
+    for parameter in found {
+        shown.push(match &resource {
+            Some(resource) => versions::stored_as(cluster, resource, parameter).await?,
+            None => parameter,
+        });
+    }
     match str_at(reference, "/parameterNotFoundAction") {
-        "Deny" if found.is_empty() => Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned()),
-        _ => Ok(found.into_iter().map(Some).collect()),
+        "Deny" if shown.is_empty() => Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned()),
+        _ => Ok(shown.into_iter().map(Some).collect()),
     }
 }
 
@@ -200,20 +208,18 @@ impl ValidatingPolicies {
             let matcher = Matcher::read(at(&policy, "/spec/matchConstraints"));
             let Some(invocation) = matcher.concerns(attributes, cluster, new, old)? else { continue };
             let rules = Arc::new(Rules::read(&policy));
-            let shown = |object: &Value| match &invocation.other {
-                Some(other) => convert::from_storage(other, convert::to_storage(attributes.resource, object.clone())),
-                None => object.clone(),
-            };
+            let shown = converted(cluster, attributes, &invocation, new).await?;
+            let shown_old = converted(cluster, attributes, &invocation, old).await?;
             for binding in bindings.iter().filter(|binding| str_at(binding, "/spec/policyName") == name) {
                 let within = at(binding, "/spec/matchResources");
                 if !within.is_null() && !Matcher::read(within).allows(attributes, cluster, new, old)? {
                     continue;
                 }
                 let by = format!("ValidatingAdmissionPolicy '{name}' with binding '{}'", str_at(binding, "/metadata/name"));
-                let against = match parameters(cluster, &policy, binding, attributes.namespace) {
+                let against = match parameters(cluster, &policy, binding, attributes.namespace).await {
                     Err(why) => rules.on_failure(format!("failed to configure binding: {why}")).into_iter().map(|d| (d, true)).collect(),
                     Ok(all) => {
-                        let variables = variables(attributes, &invocation, new.map(shown).as_ref(), old.map(shown).as_ref())
+                        let variables = variables(attributes, &invocation, shown.as_ref(), shown_old.as_ref())
                             .with("namespaceObject", &namespace_object(attributes, cluster));
                         let against = evaluate(rules.clone(), variables, all).await;
                         against.into_iter().map(|decision| (decision, false)).collect::<Vec<_>>()

@@ -56,6 +56,14 @@ impl Form {
         self.sort(object);
     }
 
+    /// Makes an object that a webhook has converted one of this version. An error says why it cannot be read.
+    pub fn adopt(&self, object: &mut Value) -> Result<(), String> {
+        self.read(object)?;
+        prune::drop_nulls(&self.schema, object);
+        self.sort(object);
+        Ok(())
+    }
+
     /// The first field that this version does not have.
     pub fn undeclared(&self, object: &Value) -> Option<String> {
         prune::prune(&self.schema, &mut object.clone()).into_iter().next()

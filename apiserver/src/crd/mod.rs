@@ -2,9 +2,10 @@
 //!
 //! A definition becomes [`resource`]s of the catalog; each version has a [`form::Form`], which reads, prunes, defaults and orders its
 //! objects, and a [`strategy`], which validates them. Nothing here handles requests: custom objects go through the same
-//! endpoints as built-in ones. Rules in CEL are a [`rule::Rule`] each, and [`rules`] runs them; conversion is by strategy `None` alone.
+//! endpoints as built-in ones. Rules in CEL are a [`rule::Rule`] each, and [`rules`] runs them.
 
 pub mod columns;
+pub mod conversion;
 pub mod follow;
 pub mod form;
 pub mod format;

@@ -10,9 +10,11 @@ use apimachinery::schema::defaults::Hooks;
 use apimachinery::schema::{TypeId, Types};
 use apimachinery::validation::name_is_dns_subdomain;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::columns::Columns;
+use super::conversion::Converter;
 use super::form::Form;
 use super::json_path::JsonPath;
 use super::rules::Rules;
@@ -52,6 +54,8 @@ pub fn resources(definition: &Value) -> Option<Resources> {
     let versions: Vec<Version<'_>> =
         list_at(definition, "/spec/versions").iter().map(|version| read_version(definition, version)).collect();
     let storage = versions.iter().find(|v| bool_at(v.definition, "/storage"))?;
+    let forms = versions.iter().map(|v| (Gvk::new(group, v.name, kind).api_version(), v.form.clone())).collect();
+    let converter = Converter::read(definition, forms).map(Arc::new);
     let selectable = selectable(&versions);
     let stored = Arc::new(Stored {
         group: group.into(),
@@ -60,6 +64,7 @@ pub fn resources(definition: &Value) -> Option<Resources> {
         types: TypesHandle::Custom(storage.types.clone()),
         type_id: storage.root,
         keeps_empties: true,
+        embedded: Arc::default(),
         prefix: key::prefix(group, plural).as_ref().into(),
         namespaced,
         selectable: selectable.iter().map(|(name, get)| (name.as_str().into(), get.clone())).collect(),
@@ -67,21 +72,24 @@ pub fn resources(definition: &Value) -> Option<Resources> {
         custom: Some(storage.form.clone()),
     });
     let served = versions.iter().filter(|v| bool_at(v.definition, "/served"));
-    let served = served.map(|version| resource(definition, version, storage, &stored)).collect();
+    let served = served.map(|version| resource(definition, version, storage, &stored, converter.as_ref())).collect();
     let spec = ResourceSpec {
         prefix: (&*stored.prefix).into(),
         namespaced,
         order: FieldOrder::Sorted,
         fields: selectable.into_iter().map(|(name, value)| SelectableField { name: name.as_str().into(), value }).collect(),
-        codec: Arc::new(StoredForm { gvk: stored.gvk.clone(), form: storage.form.clone() }),
+        embedded: Arc::default(),
+        codec: Arc::new(StoredForm { gvk: stored.gvk.clone(), form: storage.form.clone(), converter }),
     };
     Some(Resources { stored, served, spec })
 }
 
-/// Objects that were stored by an earlier form of the definition are read as objects of the present one.
+/// Objects that were stored by an earlier form of the definition are read as objects of the present one; where a webhook converts,
+/// in the version that they were stored in.
 struct StoredForm {
     gvk: Gvk,
     form: Arc<Form>,
+    converter: Option<Arc<Converter>>,
 }
 
 impl Codec for StoredForm {
@@ -91,11 +99,42 @@ impl Codec for StoredForm {
 
     fn decode(&self, stored: &Bytes) -> Result<Value, CodecError> {
         let mut value = JsonCodec.decode(stored)?;
-        set_type_meta(&mut value, &self.gvk);
-        self.form.fit(&mut value);
-        self.form.complete(&mut value);
+        let form = match &self.converter {
+            None => {
+                set_type_meta(&mut value, &self.gvk);
+                Some(&self.form)
+            }
+            Some(converter) => converter.form(str_at(&value, "/apiVersion")),
+        };
+        match form {
+            Some(form) => {
+                form.fit(&mut value);
+                form.complete(&mut value);
+            }
+            // Of a version that the definition has no more: whoever asks for it is told so.
+            None => value.sort_all_objects(),
+        }
         Ok(value)
     }
+
+    fn is_current(&self, stored: &Bytes) -> bool {
+        is_of_version(stored, &self.gvk.api_version())
+    }
+}
+
+/// Whether the text of a custom object has this `apiVersion`. Its members are sorted, so that it is near the start.
+pub fn is_of_version(text: &[u8], api_version: &str) -> bool {
+    const FIRST: &[u8] = b"{\"apiVersion\":\"";
+    #[derive(Deserialize)]
+    struct Typed<'t> {
+        #[serde(borrow, rename = "apiVersion")]
+        api_version: Cow<'t, str>,
+    }
+    if let Some(rest) = text.strip_prefix(FIRST) {
+        return rest.strip_prefix(api_version.as_bytes()).is_some_and(|rest| rest.starts_with(b"\""));
+    }
+    // A member of its own comes first.
+    serde_json::from_slice::<Typed<'_>>(text).is_ok_and(|typed| typed.api_version == api_version)
 }
 
 fn read_version<'d>(definition: &'d Value, version: &'d Value) -> Version<'d> {
@@ -164,7 +203,13 @@ fn text(value: Option<&Value>) -> Cow<'_, str> {
     }
 }
 
-fn resource(definition: &Value, version: &Version<'_>, storage: &Version<'_>, stored: &Arc<Stored>) -> Resource {
+fn resource(
+    definition: &Value,
+    version: &Version<'_>,
+    storage: &Version<'_>,
+    stored: &Arc<Stored>,
+    converter: Option<&Arc<Converter>>,
+) -> Resource {
     let gvk = Gvk::new(&stored.group, version.name, &stored.gvk.kind);
     let has_status = version.definition.pointer("/subresources/status").is_some_and(|s| !s.is_null());
     let own: Vec<&str> = list_at(version.definition, "/selectableFields").iter().map(|f| field_name(str_at(f, "/jsonPath"))).collect();
@@ -180,6 +225,7 @@ fn resource(definition: &Value, version: &Version<'_>, storage: &Version<'_>, st
         verbs: ALL_VERBS.iter().map(|v| (*v).into()).collect(),
         types: TypesHandle::Custom(version.types.clone()),
         type_id: version.root,
+        embedded: Arc::default(),
         hooks: Arc::new(Hooks::default()),
         check_name: name_is_dns_subdomain,
         strategy: Shared::Owned(Arc::new(Custom { form: version.form.clone(), has_status })),
@@ -189,7 +235,8 @@ fn resource(definition: &Value, version: &Version<'_>, storage: &Version<'_>, st
         filter: Filter::except(if has_status { &["status"] } else { &[] }),
         number: next_number(),
         stored: stored.clone(),
-        conversion: (version.name != storage.name).then_some(Conversion { to_storage: same, from_storage: same }),
+        conversion: (converter.is_none() && version.name != storage.name).then_some(Conversion { to_storage: same, from_storage: same }),
+        webhook: converter.cloned(),
         type_meta_prefix: Box::default(),
         custom: Some(version.form.clone()),
         gvk,
@@ -209,4 +256,22 @@ fn subresources(gvk: &Gvk, version: &Version<'_>, has_status: bool) -> HashMap<B
         out.insert("scale".into(), Subresource { gvk, verbs: verbs(), kind: SubresourceKind::Scale });
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_a_stored_object_is_found_whatever_members_it_has() {
+        for (text, expected) in [
+            (r#"{"apiVersion":"a.b/v1","kind":"K"}"#, true),
+            (r#"{"apiVersion":"a.b/v1beta1","kind":"K"}"#, false),
+            (r#"{"aaa":{"apiVersion":"a.b/v2"},"apiVersion":"a.b/v1"}"#, true),
+            (r#"{"aaa":{"apiVersion":"a.b/v1"},"apiVersion":"a.b/v2"}"#, false),
+            (r#"{"kind":"K"}"#, false),
+        ] {
+            assert_eq!(is_of_version(text.as_bytes(), "a.b/v1"), expected, "{text}");
+        }
+    }
 }

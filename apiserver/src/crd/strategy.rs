@@ -154,7 +154,7 @@ fn scale_status(object: &Value, paths: &Paths) -> ErrorList {
 }
 
 /// Embedded objects say what they are.
-fn embedded(schema: &Schema, value: &Value, at: &str, is_root: bool) -> ErrorList {
+pub fn embedded(schema: &Schema, value: &Value, at: &str, is_root: bool) -> ErrorList {
     let mut errors = ErrorList::new();
     match value {
         Value::Object(map) => {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use apimachinery::schema::{self, decode};
+use apimachinery::schema::{self, decode, embedded};
 use apimachinery::status::Status;
 use apimachinery::{field, json, protobuf, yaml};
 use bytes::{Bytes, BytesMut};
@@ -53,7 +53,14 @@ pub struct Expected<'a> {
 pub fn decode_as(resource: &Resource, body: &[u8], encoding: Encoding) -> Result<Decoded, Status> {
     match &resource.custom {
         Some(form) => decode_custom(&resource.gvk, form, body, encoding),
-        None => decode(body, encoding, &Expected { gvk: &resource.gvk, types: &resource.types, type_id: resource.type_id }),
+        None => {
+            let expected = Expected { gvk: &resource.gvk, types: &resource.types, type_id: resource.type_id };
+            let mut decoded = decode(body, encoding, &expected)?;
+            if encoding == Encoding::Json {
+                embedded::keep_all(&resource.embedded, &mut decoded.value, body);
+            }
+            Ok(decoded)
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! POST on a collection.
 
 use apimachinery::managed_fields;
+use apimachinery::schema::embedded;
 use apimachinery::status::Status;
 use http::StatusCode;
 use serde_json::Value;
 
 use super::options::WriteOptions;
 use super::present::{Presenter, include_object};
-use super::{Answer, Call, body, convert, meta, negotiate, write};
+use super::{Answer, Call, body, convert, meta, negotiate, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
 use crate::storage;
@@ -58,7 +59,7 @@ pub async fn store(call: &mut Call, mut object: Value, manager: &str, dry_run: b
     call.complete(&mut object);
     meta::dedup_owner_references(&mut object, &mut call.warnings);
     let resource = call.resource.clone();
-    call.track_owners(None, &mut object, manager, &resource.filter, reset);
+    call.track_owners(None, &mut object, manager, &resource.filter, reset).await;
     store_owned(call, object, dry_run).await
 }
 
@@ -86,7 +87,8 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let mut candidate = object.clone();
+        // Only a name that was made up may have to be made up again.
+        let mut candidate = if generated { object.clone() } else { std::mem::take(&mut object) };
         if generated {
             meta::set_text(&mut candidate, "name", &meta::generate_name(&base));
         }
@@ -100,25 +102,46 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
         taken.finish(&call.api, committed.is_ok()).await;
         match committed {
             Ok(created) => return Ok(created),
-            Err(storage::Error::AlreadyExists) if generated && attempt < NAME_ATTEMPTS => {}
-            Err(storage::Error::AlreadyExists) if generated => {
+            Err(Refused::Storage(storage::Error::AlreadyExists)) if generated && attempt < NAME_ATTEMPTS => {}
+            Err(Refused::Storage(storage::Error::AlreadyExists)) if generated => {
                 return Err(Status::generate_name_conflict(resource.group(), &resource.plural, &name, 1));
             }
-            Err(error) => return Err(call.storage_error(error, &name)),
+            Err(Refused::Storage(error)) => return Err(call.storage_error(error, &name)),
+            Err(Refused::Conversion(status)) => return Err(*status),
         }
     }
 }
 
-async fn commit(call: &Call, candidate: Value, dry_run: bool) -> Result<Created, storage::Error> {
+/// Why an object was not created.
+enum Refused {
+    Storage(storage::Error),
+    /// It could not be had in the stored version, or has been stored and cannot be had in the version of the request.
+    Conversion(Box<Status>),
+}
+
+impl From<storage::Error> for Refused {
+    fn from(error: storage::Error) -> Refused {
+        Refused::Storage(error)
+    }
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Refused {
+        Refused::Conversion(Box::new(status))
+    }
+}
+
+async fn commit(call: &Call, mut candidate: Value, dry_run: bool) -> Result<Created, Refused> {
     let resource = &call.resource;
-    let Some(cache) = resource.stored.cache() else { return Err(storage::Error::NotFound) };
-    let name = meta::text(&candidate, "name");
+    let Some(cache) = resource.stored.cache() else { return Err(storage::Error::NotFound.into()) };
     if dry_run {
-        if cache.get(call.namespace(), name).is_some() {
-            return Err(storage::Error::AlreadyExists);
+        if cache.get(call.namespace(), meta::text(&candidate, "name")).is_some() {
+            return Err(storage::Error::AlreadyExists.into());
         }
+        embedded::forget(&resource.stored.embedded, &mut candidate);
         return Ok(Created::DryRun(convert::from_storage(resource, candidate)));
     }
+    let candidate = versions::write(&call.api, resource, candidate).await?;
     let stored = call.api.storage.create(cache, &candidate, write::ttl_seconds(resource)).await?;
-    Ok(Created::Stored(stored))
+    Ok(Created::Stored(versions::read(&call.api, resource, stored).await?))
 }

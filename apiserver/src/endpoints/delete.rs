@@ -11,7 +11,7 @@ use super::deletion::{self, Plan, Rules};
 use super::negotiate::{self, Encoding};
 use super::options::DeleteOptions;
 use super::present::Presenter;
-use super::{Answer, Call, convert, respond, update, write};
+use super::{Answer, Call, convert, respond, update, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
 use crate::registry::RETURN_DELETED_OBJECT;
@@ -202,7 +202,7 @@ async fn attempt(
     options: &DeleteOptions,
     by: By,
 ) -> Result<Outcome, update::Failure> {
-    let old = current.value();
+    let old = current.value_with_texts();
     let plan = plan(call, &old, options);
     if by == By::Request && plan != Plan::Keep {
         admit(call, namespace, current.name(), &old, options).await?;
@@ -252,16 +252,18 @@ async fn admit(call: &mut Call, namespace: &str, name: &str, old: &Value, option
 }
 
 fn shown(call: &Call, mut new: Value) -> Value {
-    convert::canonical_stored(&call.resource.stored, &mut new);
+    write::canonical(&call.resource, &mut new);
     convert::from_storage(&call.resource, new)
 }
 
 async fn write_mark(call: &Call, current: &Object, mut new: Value) -> Result<Arc<Object>, update::Failure> {
     let resource = &call.resource;
-    convert::canonical_stored(&resource.stored, &mut new);
+    write::canonical(resource, &mut new);
+    let new = versions::write(&call.api, resource, new).await?;
     let cache = write::cache_of(&resource.stored)?;
     let written = call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(resource)).await;
-    written.map_err(|e| failure(call, e, current.name()))
+    let written = written.map_err(|e| failure(call, e, current.name()))?;
+    Ok(versions::read(&call.api, resource, written).await?)
 }
 
 /// Removes the object from storage, and gives back what was allocated for it.

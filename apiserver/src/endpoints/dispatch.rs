@@ -9,14 +9,24 @@ use http::{HeaderName, HeaderValue, Method, Response};
 
 use super::negotiate::{self, Encoding};
 use super::options::Query;
-use super::{Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, watch};
+use super::{
+    Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, versions, watch,
+};
+use crate::aggregation;
 use crate::api::Api;
 use crate::catalog::{Resource, SubresourceKind};
 use crate::filters::Authorized;
+use crate::resource_metrics;
 use crate::storage::{self, Freshness, Object};
 
 /// Finds the endpoint and runs it.
 pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
+    if let Some(registration) = api.aggregation.claimed(&request.info.path, |document| api.openapi.publishes(document)) {
+        return aggregation::proxy::serve(&api, &registration, request).await;
+    }
+    if let Some(metrics) = api.resource_metrics.as_ref().filter(|_| resource_metrics::serve::is_for(&request)) {
+        return resource_metrics::serve::serve(&api, metrics, &request).await;
+    }
     if !request.info.is_resource {
         return nonresource::serve(&api, &request).await;
     }
@@ -184,10 +194,10 @@ impl Call {
         self.fresh(self.namespace(), self.name()).await
     }
 
-    /// An object as of now.
+    /// An object as of now, in the version of the request.
     pub async fn fresh(&self, namespace: &str, name: &str) -> Result<Option<Arc<Object>>, Status> {
         match self.api.storage.get(self.cache()?, namespace, name, Freshness::Latest).await {
-            Ok(object) => Ok(Some(object)),
+            Ok(object) => versions::read(&self.api, &self.resource, object).await.map(Some),
             Err(storage::Error::NotFound) => Ok(None),
             Err(error) => Err(self.storage_error(error, name)),
         }

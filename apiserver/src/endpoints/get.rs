@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::present::{Presenter, include_object};
-use super::{Answer, Call, negotiate};
+use super::{Answer, Call, negotiate, versions};
 use crate::storage::{self, Freshness, Revision};
 
 /// Answers with the object, at least as fresh as `resourceVersion` asks for.
@@ -20,6 +20,7 @@ pub async fn get(call: &mut Call) -> Answer {
         Err(storage::Error::NotFound) => return Err(call.not_found()),
         Err(error) => return Err(call.storage_error(error, call.name())),
     };
+    let object = versions::read(&call.api, &call.resource, object).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
     presenter.object(StatusCode::OK, &object, &call.request.headers)
 }

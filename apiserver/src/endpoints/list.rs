@@ -1,5 +1,6 @@
 //! GET of a collection: one consistent revision, whole or in pages.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use apimachinery::field;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use super::options::{ListOptions, VersionMatch};
 use super::present::{ListMeta, Presenter, include_object};
 use super::select::Filter;
-use super::{Answer, Call, negotiate};
+use super::{Answer, Call, negotiate, versions};
 use crate::storage::{Freshness, Object, Revision, Snapshot};
 
 /// URL-safe base64 without padding, read as leniently as Go reads it.
@@ -71,52 +72,97 @@ pub async fn read_page(call: &Call, options: &ListOptions, filter: &Filter) -> R
         }
         Err(error) => return Err(call.storage_error(error, "")),
     };
-    Ok(cut(&snapshot, options, filter, call.namespace(), start.as_deref(), cache))
+    let part = Part { snapshot: &snapshot, options, filter, namespace: call.namespace(), after: start.as_deref(), cache };
+    if call.resource.webhook.is_some() {
+        return converted(call, &part).await;
+    }
+    Ok(part.cut(|object| filter.matches(object)))
 }
 
-/// Selects one page of a snapshot. A list that goes on pins the snapshot for its next pages.
-fn cut(
-    snapshot: &Snapshot,
-    options: &ListOptions,
-    filter: &Filter,
-    namespace: &str,
-    after: Option<&str>,
-    cache: &crate::storage::Resource,
-) -> Page {
-    let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
-    let after_key = after.map(|a| format!("{prefix}{a}"));
-    let range_namespace = filter.exact_namespace().unwrap_or("");
-    // Whatever the cache has (resourceVersion=0) is given whole.
-    let limit = usize::try_from(options.limit).ok().filter(|l| *l > 0 && options.resource_version != "0");
-    let mut objects = Vec::new();
-    let mut more = false;
-    let mut remaining = 0i64;
-    for object in snapshot.range(range_namespace, after_key.as_deref()) {
-        if more {
-            remaining += 1;
-            continue;
-        }
-        if limit.is_some_and(|l| objects.len() >= l) {
-            more = true;
-            remaining += 1;
-            if !filter.is_trivial() {
-                // With a selector nobody counts what is left, nor looks whether any of it matches.
-                break;
+/// What a page is cut from, and by what.
+struct Part<'a> {
+    snapshot: &'a Snapshot,
+    options: &'a ListOptions,
+    filter: &'a Filter,
+    namespace: &'a str,
+    /// The key of the last object of the page before, below the list's namespace.
+    after: Option<&'a str>,
+    cache: &'a crate::storage::Resource,
+}
+
+impl Part<'_> {
+    fn prefix(&self) -> String {
+        if self.namespace.is_empty() { String::new() } else { format!("{}/", self.namespace) }
+    }
+
+    /// Whatever the cache has (resourceVersion=0) is given whole.
+    fn limit(&self) -> Option<usize> {
+        usize::try_from(self.options.limit).ok().filter(|l| *l > 0 && self.options.resource_version != "0")
+    }
+
+    fn candidates(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let after = self.after.map(|after| format!("{}{after}", self.prefix()));
+        self.snapshot.range(self.filter.exact_namespace().unwrap_or(""), after.as_deref())
+    }
+
+    /// Selects one page of the snapshot. A list that goes on pins the snapshot for its next pages.
+    fn cut(&self, matches: impl Fn(&Object) -> bool) -> Page {
+        let limit = self.limit();
+        let mut objects = Vec::new();
+        let mut more = false;
+        let mut remaining = 0i64;
+        for object in self.candidates() {
+            if more {
+                remaining += 1;
+                continue;
             }
-            continue;
+            if limit.is_some_and(|l| objects.len() >= l) {
+                more = true;
+                remaining += 1;
+                if !self.filter.is_trivial() {
+                    // With a selector nobody counts what is left, nor looks whether any of it matches.
+                    break;
+                }
+                continue;
+            }
+            if matches(object) {
+                objects.push(object.clone());
+            }
         }
-        if filter.matches(object) {
-            objects.push(object.clone());
+        let mut meta = ListMeta { resource_version: self.snapshot.revision().to_string(), ..ListMeta::default() };
+        if let (true, Some(last)) = (more, objects.last()) {
+            self.cache.pin(self.snapshot);
+            let start = last.key().strip_prefix(&self.prefix()).unwrap_or(last.key()).to_owned();
+            meta.continue_token = Token { revision: Some(self.snapshot.revision().0), start }.encode();
+            meta.remaining = self.filter.is_trivial().then_some(remaining);
+        }
+        Page { objects, meta }
+    }
+}
+
+/// How many objects are converted at a time to find those that selectors choose.
+const SEARCH_WINDOW: usize = 500;
+
+/// A page of objects that a webhook converts. Selectors look at what it makes of them.
+async fn converted(call: &Call, part: &Part<'_>) -> Result<Page, Status> {
+    let (api, resource, filter) = (&call.api, &call.resource, part.filter);
+    if !filter.looks_inside() {
+        let mut page = part.cut(|object| filter.matches(object));
+        page.objects = versions::read_all(api, resource, page.objects).await?;
+        return Ok(page);
+    }
+    let candidates: Vec<Arc<Object>> = part.candidates().filter(|object| filter.may_match(object)).cloned().collect();
+    let mut shown: HashMap<Arc<str>, Arc<Object>> = HashMap::new();
+    for window in candidates.chunks(SEARCH_WINDOW) {
+        let converted = versions::read_all(api, resource, window.to_vec()).await?;
+        shown.extend(converted.into_iter().filter(|object| filter.matches(object)).map(|object| (object.key().clone(), object)));
+        if part.limit().is_some_and(|limit| shown.len() >= limit) {
+            break;
         }
     }
-    let mut meta = ListMeta { resource_version: snapshot.revision().to_string(), ..ListMeta::default() };
-    if let (true, Some(last)) = (more, objects.last()) {
-        cache.pin(snapshot);
-        let start = last.key().strip_prefix(&prefix).unwrap_or(last.key()).to_owned();
-        meta.continue_token = Token { revision: Some(snapshot.revision().0), start }.encode();
-        meta.remaining = filter.is_trivial().then_some(remaining);
-    }
-    Page { objects, meta }
+    let mut page = part.cut(|object| shown.contains_key(object.key()));
+    page.objects = page.objects.iter().filter_map(|object| shown.get(object.key()).cloned()).collect();
+    Ok(page)
 }
 
 /// What `resourceVersion` and `resourceVersionMatch` ask of a list without a continue token.

@@ -27,6 +27,7 @@ pub mod select;
 pub mod subresources;
 pub mod token_request;
 pub mod update;
+pub mod versions;
 pub mod watch;
 pub mod write;
 

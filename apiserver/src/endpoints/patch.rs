@@ -2,7 +2,7 @@
 
 use apimachinery::managed_fields::{self, ApplyError};
 use apimachinery::patch::{Answer as Refusal, restore};
-use apimachinery::schema::{TypeId, Types};
+use apimachinery::schema::{TypeId, Types, embedded};
 use apimachinery::status::Status;
 use apimachinery::{field, json, yaml};
 use serde_json::Value;
@@ -138,6 +138,9 @@ fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> R
             .map_err(|e| undecodable(&before, Some(shown), &e.to_string()))?;
     }
     let unknown = call.resource.read(&mut object).map_err(|e| undecodable(&before, shown.as_ref(), &e))?;
+    if shown.is_some() {
+        embedded::rewrite(&call.resource.embedded, &mut object);
+    }
     problems.extend(unknown.iter().map(|p| format!("unknown field {}", field::quote(p))));
     match options.field_validation {
         FieldValidation::Strict if !problems.is_empty() => {
@@ -160,8 +163,9 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
         if let (None, false) = (&before, call.request.info.subresource.is_empty()) {
             return Err(call.not_found());
         }
-        let mut object = applied(call, before.as_ref(), &config, manager, options.force.unwrap_or(false))?;
+        let mut object = applied(call, before.as_ref(), &config, manager, options.force.unwrap_or(false)).await?;
         call.resource.read(&mut object).map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e)))?;
+        embedded::rewrite(&call.resource.embedded, &mut object);
         call.complete(&mut object);
         if call.resource.namespaced {
             meta::ensure_namespace(&mut object, call.namespace())?;
@@ -206,15 +210,22 @@ fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<
     Ok(config)
 }
 
-fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Status> {
+async fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Status> {
     let filter = match call.update_rules() {
         Some((_, filter)) => filter,
         None => return Err(Status::method_not_supported(call.resource.group(), &call.resource.plural, "apply")),
     };
-    let versions = Versions { call };
     let api_version = call.resource.api_version();
-    let scope = call.ownership_scope(&api_version, filter, &versions);
-    managed_fields::apply(&scope, before, config, manager, call.request.now, force).map_err(apply_refused)
+    let mut versions = Versions::of(call);
+    loop {
+        let applied = {
+            let scope = call.ownership_scope(&api_version, filter, &versions);
+            managed_fields::apply(&scope, before, config, manager, call.request.now, force)
+        };
+        if !versions.learn().await {
+            return applied.map_err(apply_refused);
+        }
+    }
 }
 
 /// The Status that a refused apply gets.

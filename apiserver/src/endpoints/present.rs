@@ -168,7 +168,7 @@ impl Presenter<'_> {
     /// The protobuf message of the resource's version, without an envelope.
     fn message(&self, object: &Object) -> Result<Bytes, Status> {
         object.encoding(self.encoding_id(1), |o| {
-            let value = convert::from_storage(self.resource, o.value());
+            let value = convert::from_storage(self.resource, o.value_with_texts());
             let message = protobuf::builtin().encode(self.resource.type_id, &value).map_err(|e| Status::internal_error(&e.to_string()))?;
             Ok(message.into())
         })

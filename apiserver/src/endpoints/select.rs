@@ -71,6 +71,22 @@ impl Filter {
         fields && self.labels.matches(&LabelsOf(object))
     }
 
+    /// Whether an object can match in some version: its name and namespace are the same in all.
+    pub fn may_match(&self, object: &Object) -> bool {
+        let in_namespace = self.namespace.is_empty() || object.namespace() == self.namespace;
+        in_namespace
+            && self.fields.iter().all(|(field, equals, value)| match field {
+                Field::Name => (object.name() == value) == *equals,
+                Field::Namespace => (object.namespace() == value) == *equals,
+                Field::Other(_) => true,
+            })
+    }
+
+    /// Whether it asks for more than names and namespaces, which may differ between versions.
+    pub fn looks_inside(&self) -> bool {
+        !self.labels.is_empty() || self.fields.iter().any(|(field, _, _)| matches!(field, Field::Other(_)))
+    }
+
     /// The exact `metadata.name` that is asked for, if one is.
     pub fn exact_name(&self) -> Option<&str> {
         self.fields.iter().find(|(f, equals, _)| *f == Field::Name && *equals).map(|(_, _, v)| v.as_str())

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use apimachinery::managed_fields;
+use apimachinery::schema::embedded;
 use apimachinery::status::Status;
 use http::StatusCode;
 use serde_json::Value;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::create::{self, Created};
 use super::options::WriteOptions;
 use super::present::{Presenter, include_object};
-use super::{Answer, Call, body, convert, meta, negotiate, write};
+use super::{Answer, Call, body, convert, meta, negotiate, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
 use crate::storage::{self, Object};
@@ -143,15 +144,16 @@ async fn create_instead(call: &mut Call, change: Change) -> Result<Created, Fail
 
 /// Replaces `current` if it is still current.
 pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> Result<Written, Failure> {
-    let old = current.value();
+    let old = current.value_with_texts();
     let mut object = change.object;
     let mut warnings = std::mem::take(&mut call.warnings);
     meta::dedup_owner_references(&mut object, &mut warnings);
     let resource = call.resource.clone();
     if !change.apply {
         let (_, filter) = call.update_rules().ok_or_else(|| Status::method_not_supported(resource.group(), &resource.plural, "update"))?;
-        let live = convert::view(&resource, &old);
-        call.track_owners(Some(&live), &mut object, &change.manager, filter, change.reset);
+        let shown = embedded::without_texts(&resource.stored.embedded, &old);
+        let live = convert::view(&resource, shown.as_ref().unwrap_or(&old));
+        call.track_owners(Some(&live), &mut object, &change.manager, filter, change.reset).await;
     }
     let mut new = convert::to_storage(&resource, object);
     let options = serde_json::json!({ "kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1" });
@@ -195,25 +197,30 @@ fn check_version(call: &Call, current: &Object, new: &mut Value) -> Result<(), F
     Ok(())
 }
 
-async fn commit(call: &mut Call, current: &Arc<Object>, new: Value, dry_run: bool) -> Result<Created, Failure> {
+async fn commit(call: &mut Call, current: &Arc<Object>, mut new: Value, dry_run: bool) -> Result<Created, Failure> {
     let resource = call.resource.clone();
     let cache = write::cache_of(&resource.stored)?;
     if dry_run {
+        embedded::forget(&resource.stored.embedded, &mut new);
         return Ok(Created::DryRun(convert::from_storage(&resource, new)));
     }
     let result = if is_finished(&new) {
         // The last finalizer of an object on its way out: this update is its deletion.
         call.api.storage.delete(cache, call.namespace(), current.name(), Some(current.revision())).await.map(|_| {
+            embedded::forget(&resource.stored.embedded, &mut new);
             // Clients of an update expect the object that they sent, at the version that it replaced.
             Created::DryRun(convert::from_storage(&resource, new))
         })
     } else {
+        let new = versions::write(&call.api, &resource, new).await?;
         call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(&resource)).await.map(Created::Stored)
     };
-    result.map_err(|error| match error {
-        storage::Error::Conflict { .. } => Failure::Conflict,
-        other => call.storage_error(other, call.name()).into(),
-    })
+    match result {
+        Ok(Created::Stored(object)) => Ok(Created::Stored(versions::read(&call.api, &resource, object).await?)),
+        Ok(other) => Ok(other),
+        Err(storage::Error::Conflict { .. }) => Err(Failure::Conflict),
+        Err(other) => Err(call.storage_error(other, call.name()).into()),
+    }
 }
 
 /// Whether an object is being deleted, has no finalizers left and no grace period to wait for.

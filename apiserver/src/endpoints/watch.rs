@@ -20,7 +20,8 @@ use super::negotiate::{Encoding, Form, Transform};
 use super::options::{ListOptions, VersionMatch};
 use super::present::{Presenter, include_object};
 use super::select::Filter;
-use super::{Answer, Call, list, negotiate, respond};
+use super::{Answer, Call, list, negotiate, respond, versions};
+use crate::api::Api;
 use crate::registry::table::IncludeObject;
 use crate::storage::{Cursor, Event, EventKind, Freshness, Object, Revision, Scope};
 
@@ -79,7 +80,8 @@ impl Start {
             "" => 0,
             text => list::parse_revision(text)?,
         };
-        let scope = scope(filter);
+        let by_webhook = call.resource.webhook.is_some();
+        let scope = scope(filter, by_webhook);
         let explicit = options.send_initial_events;
         let wants_state = explicit == Some(true) || (explicit.is_none() && revision == 0);
         if !wants_state {
@@ -108,18 +110,26 @@ impl Start {
         call.api.storage.list(cache, freshness).await.map_err(|e| call.storage_error(e, ""))?;
         let (snapshot, cursor) = cache.list_and_watch(scope);
         let range = filter.exact_namespace().unwrap_or("");
-        let initial = snapshot.range(range, None).filter(|o| filter.matches(o)).cloned().collect();
+        let initial = if by_webhook {
+            let candidates = snapshot.range(range, None).filter(|o| filter.may_match(o)).cloned().collect();
+            let mut converted = versions::read_all(&call.api, &call.resource, candidates).await?;
+            converted.retain(|o| filter.matches(o));
+            converted
+        } else {
+            snapshot.range(range, None).filter(|o| filter.matches(o)).cloned().collect()
+        };
         let ends = explicit == Some(true) && options.allow_bookmarks;
         Ok(Start { initial, end_bookmark: ends.then(|| snapshot.revision()), error: None, cursor: Some(cursor) })
     }
 }
 
-/// The narrowest topic of the log that has every event which the filter can match.
-fn scope(filter: &Filter) -> Scope {
+/// The narrowest topic of the log that has every event which the filter can match. Where a webhook converts, the log knows the
+/// fields of other versions.
+fn scope(filter: &Filter, by_webhook: bool) -> Scope {
     if let Some(name) = filter.exact_name() {
         return Scope::Name(name.into());
     }
-    if let Some((n, value)) = filter.exact_field() {
+    if let (Some((n, value)), false) = (filter.exact_field(), by_webhook) {
         return Scope::Field(n, value.into());
     }
     match filter.exact_namespace() {
@@ -130,6 +140,7 @@ fn scope(filter: &Filter) -> Scope {
 
 /// A watch under way.
 struct Watch {
+    api: Arc<Api>,
     resource: Arc<crate::catalog::Resource>,
     form: Form,
     include: IncludeObject,
@@ -158,6 +169,7 @@ impl Watch {
     fn new(call: &Call, form: Form, include: IncludeObject, filter: Filter, start: Start, bookmarks: bool, timeout: Duration) -> Watch {
         let now = tokio::time::Instant::now();
         Watch {
+            api: call.api.clone(),
             resource: call.resource.clone(),
             form,
             include,
@@ -196,6 +208,7 @@ impl Watch {
         loop {
             match self.wake().await {
                 Wake::Events(events) => {
+                    let events = if self.resource.webhook.is_some() { self.converted(events).await? } else { events };
                     for event in events {
                         if let Some((kind, object)) = event.seen_by(|o| self.filter.matches(o)) {
                             let object = object.clone();
@@ -218,7 +231,26 @@ impl Watch {
             if !out.is_empty() {
                 return Some(out.freeze());
             }
+            if let Some(status) = self.error.take() {
+                self.cursor = None;
+                return Some(self.error_frame(&status));
+            }
         }
+    }
+
+    /// Events as a webhook converts them, in their order. `None` if the watch ends meanwhile. After an event that cannot be converted
+    /// the watch ends with an error: its client has seen all before, and goes on from there.
+    async fn converted(&mut self, events: Vec<Arc<Event>>) -> Option<Vec<Arc<Event>>> {
+        let (events, failure) = tokio::select! {
+            biased;
+            _ = self.shutdown.wait_for(|stop| *stop) => return None,
+            () = tokio::time::sleep_until(self.deadline) => return None,
+            converted = versions::read_events(&self.api, &self.resource, &self.filter, events) => converted,
+        };
+        if failure.is_some() {
+            self.error = failure;
+        }
+        Some(events)
     }
 
     async fn wake(&mut self) -> Wake {

@@ -3,11 +3,13 @@
 //! The order is the contract: decode and default, track ownership, mutating admission, the strategy's preparation, metadata and
 //! kind validation, validating admission, canonical form, commit.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use apimachinery::field::{ErrorList, Path};
 use apimachinery::managed_fields::{self, Converted, Converter, Filter};
 use apimachinery::schema::defaults::apply_defaults;
+use apimachinery::schema::embedded;
 use apimachinery::status::Status;
 use apimachinery::validation::{FinalizerRule, MetaRules, validate_object_meta, validate_object_meta_update};
 use jiff::Timestamp;
@@ -24,27 +26,72 @@ use crate::storage;
 pub const CONFLICT_ATTEMPTS: usize = 5;
 
 /// The conversions that ownership needs: owners speak in the version that they wrote.
+///
+/// Ownership does not wait. Where a webhook converts, a conversion that is not known yet fails and is noted; whoever asked has it
+/// made by [`Versions::learn`] and asks once more.
 pub struct Versions<'a> {
-    pub call: &'a Call,
+    call: &'a Call,
+    known: Vec<Known>,
+    wanted: RefCell<Option<(String, Value)>>,
+}
+
+/// A conversion that a webhook has been asked for.
+struct Known {
+    api_version: String,
+    object: Value,
+    outcome: Result<Value, String>,
+}
+
+/// Conversions by a webhook for the sake of one write's ownership.
+const MAX_OWNERSHIP_CONVERSIONS: usize = 64;
+
+impl<'a> Versions<'a> {
+    pub fn of(call: &'a Call) -> Versions<'a> {
+        Versions { call, known: Vec::new(), wanted: RefCell::new(None) }
+    }
+
+    /// Makes the conversion that was wanting. False if none was, and what was computed counts.
+    pub async fn learn(&mut self) -> bool {
+        let Some((api_version, object)) = self.wanted.take() else { return false };
+        let Some(converter) = &self.call.resource.webhook else { return false };
+        let outcome = if self.known.len() < MAX_OWNERSHIP_CONVERSIONS {
+            Box::pin(converter.convert_one(&self.call.api, object.clone(), &api_version)).await
+        } else {
+            Err(format!("more than {MAX_OWNERSHIP_CONVERSIONS} conversions are needed to tell who owns what"))
+        };
+        self.known.push(Known { api_version, object, outcome });
+        true
+    }
+
+    fn by_webhook(&self, object: &Value, api_version: &str) -> Result<Value, String> {
+        if let Some(known) = self.known.iter().find(|k| k.api_version == api_version && k.object == *object) {
+            return known.outcome.clone();
+        }
+        *self.wanted.borrow_mut() = Some((api_version.to_owned(), object.clone()));
+        Err("the conversion is still to be made".to_owned())
+    }
 }
 
 impl Converter for Versions<'_> {
     fn convert<'a>(&'a self, object: &Value, api_version: &str) -> Result<Option<Converted<'a>>, String> {
-        let resource = &self.call.resource;
-        if api_version == resource.api_version() {
-            return Ok(None);
-        }
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let Some(other) = self.call.other_version(group, version) else { return Ok(None) };
+        let find = |api_version: &str| {
+            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+            self.call.other_version(group, version)
+        };
+        let Some(other) = find(api_version) else { return Ok(None) };
         if let Some(form) = &other.custom {
-            let mut object = object.clone();
+            let mut object = match &other.webhook {
+                Some(_) => self.by_webhook(object, api_version)?,
+                None => object.clone(),
+            };
             if let Some(undeclared) = form.undeclared(&object) {
                 return Err(format!("failed to convert new object: .{undeclared}: field not declared in schema"));
             }
             set_type_meta(&mut object, &other.gvk);
             return Ok(Some(Converted { object, types: &other.types, root: other.root() }));
         }
-        let stored = convert::to_storage(resource, object.clone());
+        let is_now = object.get("apiVersion").and_then(Value::as_str).and_then(find).unwrap_or(&self.call.resource);
+        let stored = convert::to_storage(is_now, object.clone());
         let object = convert::from_storage(other, stored);
         Ok(Some(Converted { object, types: &other.types, root: other.root() }))
     }
@@ -72,7 +119,9 @@ impl Call {
             subresource: &self.request.info.subresource,
             namespace: self.namespace(),
             user: &self.request.user.name,
+            uid: &self.request.user.uid,
             groups: &self.request.user.groups,
+            extra: &self.request.user.extra,
         }
     }
 
@@ -103,11 +152,40 @@ impl Call {
     }
 
     /// Updates `new`'s managed fields after a write that is not an apply.
-    pub fn track_owners(&self, live: Option<&Value>, new: &mut Value, manager: &str, filter: &Filter, reset: bool) {
-        let versions = Versions { call: self };
+    pub async fn track_owners(&self, live: Option<&Value>, new: &mut Value, manager: &str, filter: &Filter, reset: bool) {
+        if self.resource.webhook.is_some() {
+            return Box::pin(self.track_owners_by_webhook(live, new, manager, filter, reset)).await;
+        }
+        let versions = Versions::of(self);
         let api_version = self.resource.api_version();
         let scope = self.ownership_scope(&api_version, filter, &versions);
-        managed_fields::on_update(&scope, live, new, manager, self.request.now, reset);
+        // Whose a field is does not depend on how its text is spaced.
+        match embedded::without_texts(&self.resource.embedded, new) {
+            None => managed_fields::on_update(&scope, live, new, manager, self.request.now, reset),
+            Some(mut shown) => {
+                managed_fields::on_update(&scope, live, &mut shown, manager, self.request.now, reset);
+                match shown.pointer_mut("/metadata/managedFields").map(Value::take) {
+                    Some(owners) => meta::metadata_mut(new).insert("managedFields".to_owned(), owners),
+                    None => meta::metadata_mut(new).shift_remove("managedFields"),
+                };
+            }
+        }
+    }
+
+    async fn track_owners_by_webhook(&self, live: Option<&Value>, new: &mut Value, manager: &str, filter: &Filter, reset: bool) {
+        let mut versions = Versions::of(self);
+        let api_version = self.resource.api_version();
+        loop {
+            let mut tracked = new.clone();
+            {
+                let scope = self.ownership_scope(&api_version, filter, &versions);
+                managed_fields::on_update(&scope, live, &mut tracked, manager, self.request.now, reset);
+            }
+            if !versions.learn().await {
+                *new = tracked;
+                return;
+            }
+        }
     }
 
     /// What ownership needs to know of the endpoint.
@@ -141,7 +219,8 @@ impl Call {
         }
         let mut said = HashSet::new();
         let distinct: ErrorList = errors.iter().filter(|error| said.insert(error.to_string())).cloned().collect();
-        Err(Status::invalid(self.resource.group(), &self.resource.gvk.kind, name, &distinct))
+        // Events of events.k8s.io are refused as the core's.
+        Err(Status::invalid(&self.resource.stored.gvk.group, &self.resource.gvk.kind, name, &distinct))
     }
 
     fn meta_rules(&self) -> MetaRules {
@@ -152,15 +231,15 @@ impl Call {
     pub async fn admit_new(&mut self, object: &mut Value, namespace: &str, dry_run: bool, options: &Value) -> Result<(), Status> {
         let cx = self.cx();
         self.resource.strategy.prepare_for_create(&cx, object);
-        let mut errors = validate_object_meta(metadata(object), &self.meta_rules(), &Path::new("metadata"));
-        errors.extend(self.resource.strategy.validate(&cx, object));
+        let of_metadata = validate_object_meta(metadata(object), &self.meta_rules(), &Path::new("metadata"));
+        let errors = self.resource.strategy.validate_whole(&cx, object, of_metadata);
         let name = meta::text(object, "name").to_owned();
         self.invalid(&name, &errors)?;
         let mut warnings = self.resource.strategy.warnings_on_create(&cx, object);
         let attributes = self.attributes(Operation::Create, &name, namespace, dry_run, options);
         self.api.admission.validate(&attributes, &self.api, Some(object), None, &mut warnings).await?;
         self.warnings.append(&mut warnings);
-        canonical(&self.resource.stored, object);
+        canonical(&self.resource, object);
         Ok(())
     }
 
@@ -181,7 +260,7 @@ impl Call {
         strategy.prepare_for_update(&cx, new, old);
         meta::keep_system_fields(new, old);
         if self.resource.custom.is_none() {
-            canonical(&self.resource.stored, new);
+            canonical(&self.resource, new);
         }
         let mut errors = validate_object_meta_update(metadata(new), metadata(old), finalizer_rule(&self.resource), &Path::new("metadata"));
         errors.extend(strategy.validate_update(&cx, new, old));
@@ -193,7 +272,7 @@ impl Call {
         self.warnings.append(&mut warnings);
         if self.resource.custom.is_some() {
             // The rules were those of the version that was asked for; what is stored is the other's.
-            canonical(&self.resource.stored, new);
+            canonical(&self.resource, new);
         }
         managed_fields::keep_timestamps(old, new);
         Ok(())
@@ -237,8 +316,15 @@ pub fn complete(resource: &Resource, object: &mut Value) {
     apimachinery::schema::canonical::canonicalize(&resource.types, resource.type_id, object, convert::empties(&resource.stored));
 }
 
-fn canonical(stored: &Stored, object: &mut Value) {
-    convert::canonical_stored(stored, object);
+/// Canonical form in the storage version; where a webhook converts, in the version of the request.
+pub fn canonical(resource: &Resource, object: &mut Value) {
+    match (&resource.webhook, &resource.custom) {
+        (Some(_), Some(form)) => {
+            form.fit(object);
+            form.complete(object);
+        }
+        _ => convert::canonical_stored(&resource.stored, object),
+    }
 }
 
 fn metadata(object: &Value) -> &Value {

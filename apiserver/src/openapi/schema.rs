@@ -53,6 +53,38 @@ const IN_EVERY_GROUP: [(&str, &str); 2] = [
     ("io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent", "WatchEvent"),
 ];
 
+/// The group-versions that the documents of custom resources list for those types, besides core/v1: all that clients of v1.37 have types
+/// for, served or not.
+const KNOWN_TO_CLIENTS: &[(&str, &[&str])] = &[
+    ("admissionregistration.k8s.io", &["v1", "v1alpha1", "v1beta1"]),
+    ("apps", &["v1", "v1beta1", "v1beta2"]),
+    ("authentication.k8s.io", &["v1", "v1alpha1", "v1beta1"]),
+    ("authorization.k8s.io", &["v1", "v1beta1"]),
+    ("autoscaling", &["v1", "v2"]),
+    ("batch", &["v1", "v1beta1"]),
+    ("certificates.k8s.io", &["v1", "v1alpha1", "v1beta1"]),
+    ("coordination.k8s.io", &["v1", "v1alpha2", "v1beta1"]),
+    ("discovery.k8s.io", &["v1", "v1beta1"]),
+    ("events.k8s.io", &["v1", "v1beta1"]),
+    ("extensions", &["v1beta1"]),
+    ("flowcontrol.apiserver.k8s.io", &["v1", "v1beta1", "v1beta2", "v1beta3"]),
+    ("internal.apiserver.k8s.io", &["v1alpha1"]),
+    ("lifecycle.k8s.io", &["v1alpha1"]),
+    ("networking.k8s.io", &["v1", "v1beta1"]),
+    ("node.k8s.io", &["v1", "v1alpha1", "v1beta1"]),
+    ("policy", &["v1", "v1beta1"]),
+    ("rbac.authorization.k8s.io", &["v1", "v1alpha1", "v1beta1"]),
+    ("resource.k8s.io", &["v1", "v1alpha3", "v1beta1", "v1beta2"]),
+    ("scheduling.k8s.io", &["v1", "v1alpha3", "v1beta1"]),
+    ("storage.k8s.io", &["v1", "v1alpha1", "v1beta1"]),
+    ("storagemigration.k8s.io", &["v1", "v1beta1"]),
+];
+
+/// See [`KNOWN_TO_CLIENTS`].
+pub fn known_to_clients() -> Vec<(&'static str, &'static str)> {
+    KNOWN_TO_CLIENTS.iter().flat_map(|(group, versions)| versions.iter().map(move |version| (*group, *version))).collect()
+}
+
 /// A definition by name; `None` if the built-in types have none. `groups` are the group-versions that the document is
 /// about, besides core/v1.
 pub fn definition(types: &Types, name: &str, flavour: Flavour, groups: &[(&str, &str)]) -> Option<Value> {

@@ -80,7 +80,13 @@ fn document_response(request: &Authorized, document: &super::Document, protobuf:
     let etag = format!("\"{}\"", document.hash);
     let wants_protobuf = match accepted(header(&request.headers, &ACCEPT), protobuf) {
         Some(wants) => wants,
-        None => return respond::bytes(StatusCode::NOT_ACCEPTABLE, "text/plain; charset=utf-8", Bytes::new()),
+        None if protobuf == V2_PROTOBUF => return respond::bytes(StatusCode::NOT_ACCEPTABLE, "text/plain; charset=utf-8", Bytes::new()),
+        None => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+            return response;
+        }
     };
     let unchanged = header(&request.headers, &IF_NONE_MATCH).split(',').any(|t| t.trim().trim_start_matches("W/") == etag);
     let mut response = if unchanged {
@@ -95,7 +101,11 @@ fn document_response(request: &Authorized, document: &super::Document, protobuf:
     if let Ok(value) = HeaderValue::from_str(&etag) {
         response.headers_mut().insert(ETAG, value);
     }
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response.headers_mut().remove(VARY);
+    let of_v2 = (protobuf == V2_PROTOBUF).then_some("Accept-Encoding");
+    for header in of_v2.into_iter().chain(["Accept"]) {
+        response.headers_mut().append(VARY, HeaderValue::from_static(header));
+    }
     response.headers_mut().insert(LAST_MODIFIED, SINCE.clone());
     response
 }

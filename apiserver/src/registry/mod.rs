@@ -55,7 +55,11 @@ pub struct Cx<'a> {
     pub namespace: &'a str,
     /// The user who asks.
     pub user: &'a str,
+    /// Empty where the user has none.
+    pub uid: &'a str,
     pub groups: &'a [String],
+    /// Extra attributes of the user, sorted by key.
+    pub extra: &'a [(String, Vec<String>)],
 }
 
 /// The rules of an update to a resource or to one of its subresources.
@@ -80,6 +84,13 @@ pub trait Strategy: UpdateStrategy {
 
     /// All field errors. The object's metadata has been checked already.
     fn validate(&self, cx: &Cx<'_>, new: &Value) -> ErrorList;
+
+    /// As [`Strategy::validate`], with what has been found in the metadata, which comes first for all kinds but one.
+    fn validate_whole(&self, cx: &Cx<'_>, new: &Value, metadata: ErrorList) -> ErrorList {
+        let mut errors = metadata;
+        errors.extend(self.validate(cx, new));
+        errors
+    }
 
     /// Texts for `Warning` headers, in order.
     fn warnings_on_create(&self, _cx: &Cx<'_>, _new: &Value) -> Vec<String> {

@@ -132,7 +132,10 @@ impl Inner {
         }
         let decoded = resource.spec.codec.decode(stored).map_err(Error::from);
         match decoded.and_then(|value| Ok(self.encoder(resource).prepare(&value)?)) {
-            Ok(prepared) => Some(Arc::new(Object::new(shared, &prepared, revision))),
+            Ok(prepared) => {
+                let object = Object::new(shared, &prepared, revision);
+                Some(Arc::new(if resource.spec.codec.is_current(stored) { object } else { object.outdated() }))
+            }
             Err(error) => {
                 tracing::error!(key = full, %revision, %error, "a stored object cannot be understood and is left out");
                 None

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 
+use apimachinery::schema::embedded::{self, Place};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
@@ -41,6 +42,8 @@ pub struct Prepared {
     pub json: Bytes,
     /// Where in `json` the member goes. A member of `metadata` always precedes it.
     at: u32,
+    /// As `json`, with the texts that embedded objects were sent with; `None` where there are none.
+    pub(super) with_texts: Option<Box<Bytes>>,
     pub index: Arc<Index>,
 }
 
@@ -48,12 +51,19 @@ pub struct Prepared {
 pub(super) struct Encoder<'a> {
     pub order: FieldOrder,
     pub fields: &'a [SelectableField],
+    pub embedded: &'a [Place],
     pub interner: &'a Interner,
 }
 
 impl Encoder<'_> {
     /// Encodes and indexes a value. Its `metadata.resourceVersion`, if any, is left out.
     pub fn prepare(&self, value: &Value) -> Result<Prepared, EncodeError> {
+        let Some(shown) = embedded::without_texts(self.embedded, value) else { return self.encode(value) };
+        let with_texts = self.encode(value)?.json;
+        Ok(Prepared { with_texts: Some(Box::new(with_texts)), ..self.encode(&shown)? })
+    }
+
+    fn encode(&self, value: &Value) -> Result<Prepared, EncodeError> {
         let object = value.as_object().ok_or(EncodeError::NoMetadata)?;
         let metadata = object.get("metadata").and_then(Value::as_object).ok_or(EncodeError::NoMetadata)?;
         let text = |key: &str| metadata.get(key).and_then(Value::as_str).unwrap_or("");
@@ -83,6 +93,7 @@ impl Encoder<'_> {
             name: text("name").into(),
             json: Bytes::from(out),
             at: u32::try_from(at).map_err(|_| EncodeError::TooLarge)?,
+            with_texts: None,
             index: Arc::new(self.index(value, metadata)),
         })
     }
@@ -125,6 +136,11 @@ impl Encoder<'_> {
 }
 
 impl Prepared {
+    /// What a codec is given: the JSON that nothing is missing from.
+    pub(super) fn whole(&self) -> &Bytes {
+        self.with_texts.as_deref().unwrap_or(&self.json)
+    }
+
     /// The place and length of the revision's digits, and the bytes with it.
     pub(super) fn splice(&self, revision: Revision) -> (Bytes, u32, u8) {
         splice(&self.json, self.at, revision)
@@ -184,7 +200,7 @@ mod tests {
 
     fn spliced(order: FieldOrder, value: &Value) -> String {
         let interner = Interner::default();
-        let prepared = Encoder { order, fields: &[], interner: &interner }.prepare(value).unwrap();
+        let prepared = Encoder { order, fields: &[], embedded: &[], interner: &interner }.prepare(value).unwrap();
         let (bytes, at, len) = prepared.splice(Revision(42));
         assert_eq!(&bytes[at as usize..at as usize + len as usize], b"42");
         String::from_utf8(bytes.to_vec()).unwrap()
@@ -220,7 +236,7 @@ mod tests {
     #[test]
     fn what_is_no_object_is_refused() {
         let interner = Interner::default();
-        let encoder = Encoder { order: FieldOrder::Declared, fields: &[], interner: &interner };
+        let encoder = Encoder { order: FieldOrder::Declared, fields: &[], embedded: &[], interner: &interner };
         assert_eq!(encoder.prepare(&json!([])).unwrap_err(), EncodeError::NoMetadata);
         assert_eq!(encoder.prepare(&json!({"metadata": []})).unwrap_err(), EncodeError::NoMetadata);
         assert_eq!(encoder.prepare(&json!({"metadata": {"name": ""}})).unwrap_err(), EncodeError::NoName);

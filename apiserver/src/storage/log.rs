@@ -39,6 +39,11 @@ impl Event {
         Event { revision, kind, object, previous, departed: OnceLock::new() }
     }
 
+    /// The same event about the same objects in another version.
+    pub fn about(&self, object: Arc<Object>, previous: Option<Arc<Object>>) -> Event {
+        Event::new(self.revision, self.kind, object, previous)
+    }
+
     /// The event as a watcher sees it who only sees objects that match: an object that starts to match is added,
     /// one that ceases to match is deleted. `None` if the watcher sees nothing.
     pub fn seen_by(&self, matches: impl Fn(&Object) -> bool) -> Option<(EventKind, &Arc<Object>)> {

@@ -244,7 +244,7 @@ impl Storage {
 
 impl Inner {
     fn encoder<'a>(&'a self, resource: &'a Resource) -> Encoder<'a> {
-        Encoder { order: resource.spec.order, fields: &resource.spec.fields, interner: &self.interner }
+        Encoder { order: resource.spec.order, fields: &resource.spec.fields, embedded: &resource.spec.embedded, interner: &self.interner }
     }
 
     /// The resource of a key, and the object's key in it.

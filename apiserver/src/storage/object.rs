@@ -23,7 +23,11 @@ pub struct Object {
     /// Where the digits of the revision are in `json`.
     digits_at: u32,
     digits: u8,
+    /// The stored bytes are of a version that is not written any more.
+    outdated: bool,
     index: Arc<Index>,
+    /// See [`Prepared`]: without a revision.
+    with_texts: Option<Box<Bytes>>,
     encodings: Mutex<Vec<Encoding>>,
 }
 
@@ -64,16 +68,25 @@ pub struct EncodingId(pub u32);
 #[derive(Debug)]
 struct Encoding {
     id: EncodingId,
-    bytes: Bytes,
+    made: Made,
     /// Asked for since the last sweep.
     used: bool,
+}
+
+#[derive(Debug)]
+enum Made {
+    Bytes(Bytes),
+    /// The whole object in another version, which others had to be asked for.
+    Version(Arc<Object>),
 }
 
 impl Object {
     /// The object that a write at this revision makes. `key` is `namespace/name` or `name`.
     pub fn new(key: Arc<str>, prepared: &Prepared, revision: Revision) -> Object {
         let (json, digits_at, digits) = prepared.splice(revision);
-        Object { key, revision, json, digits_at, digits, index: prepared.index.clone(), encodings: Mutex::default() }
+        let with_texts = prepared.with_texts.clone();
+        let index = prepared.index.clone();
+        Object { key, revision, json, digits_at, digits, outdated: false, index, with_texts, encodings: Mutex::default() }
     }
 
     /// The same object under another revision: how a deletion, and a change that moves the object out of a watcher's
@@ -81,14 +94,35 @@ impl Object {
     pub fn at_revision(&self, revision: Revision) -> Object {
         let (json, at) = self.without_revision();
         let (json, digits_at, digits) = splice(&json, at, revision);
-        Object { key: self.key.clone(), revision, json, digits_at, digits, index: self.index.clone(), encodings: Mutex::default() }
+        let with_texts = self.with_texts.clone();
+        Object {
+            key: self.key.clone(),
+            revision,
+            json,
+            digits_at,
+            digits,
+            outdated: self.outdated,
+            index: self.index.clone(),
+            with_texts,
+            encodings: Mutex::default(),
+        }
     }
 
-    /// Whether this object's bytes, apart from the revision, are those of a write to be.
+    /// Marks an object whose stored bytes are of a version that is not written any more.
+    pub(super) fn outdated(mut self) -> Object {
+        self.outdated = true;
+        self
+    }
+
+    /// Whether this object's bytes, apart from the revision, are those of a write to be, in the store too.
     pub(super) fn is_same_as(&self, prepared: &Prepared) -> bool {
         let (start, end) = self.member();
         let (head, tail) = (&self.json[..start], &self.json[end..]);
-        prepared.json.len() == head.len() + tail.len() && prepared.json.starts_with(head) && prepared.json.ends_with(tail)
+        !self.outdated
+            && prepared.json.len() == head.len() + tail.len()
+            && prepared.json.starts_with(head)
+            && prepared.json.ends_with(tail)
+            && prepared.with_texts == self.with_texts
     }
 
     /// `,"resourceVersion":"…"`, from its comma to its closing quote.
@@ -146,17 +180,53 @@ impl Object {
         serde_json::from_slice(&self.json).expect("the bytes were written from a value")
     }
 
+    /// As [`Object::value`], with the texts that embedded objects were sent with (see [`apimachinery::schema::embedded`]).
+    pub fn value_with_texts(&self) -> Value {
+        let Some(whole) = &self.with_texts else { return self.value() };
+        let mut value: Value = serde_json::from_slice(whole).expect("the bytes were written from a value");
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("resourceVersion".to_owned(), self.revision.to_string().into());
+        }
+        value
+    }
+
     /// Another encoding of this object, made by `make` unless it is still here. Those who ask for any
     /// encoding of the same object meanwhile wait, so that it is made once; `make` must not ask the same object itself.
     pub fn encoding<E>(&self, id: EncodingId, make: impl FnOnce(&Object) -> Result<Bytes, E>) -> Result<Bytes, E> {
         let mut encodings = self.encodings.lock();
-        if let Some(known) = encodings.iter_mut().find(|e| e.id == id) {
-            known.used = true;
-            return Ok(known.bytes.clone());
+        for known in encodings.iter_mut().filter(|e| e.id == id) {
+            if let Made::Bytes(bytes) = &known.made {
+                known.used = true;
+                return Ok(bytes.clone());
+            }
         }
         let bytes = make(self)?;
-        encodings.push(Encoding { id, bytes: bytes.clone(), used: true });
+        encodings.push(Encoding { id, made: Made::Bytes(bytes.clone()), used: true });
         Ok(bytes)
+    }
+
+    /// This object in another version, if somebody has left it here.
+    pub fn version(&self, id: EncodingId) -> Option<Arc<Object>> {
+        let mut encodings = self.encodings.lock();
+        encodings.iter_mut().filter(|e| e.id == id).find_map(|known| match &known.made {
+            Made::Version(object) => {
+                known.used = true;
+                Some(object.clone())
+            }
+            Made::Bytes(_) => None,
+        })
+    }
+
+    /// Leaves this object in another version for those who ask next.
+    pub fn keep_version(&self, id: EncodingId, object: Arc<Object>) {
+        let mut encodings = self.encodings.lock();
+        encodings.retain(|e| e.id != id || matches!(e.made, Made::Bytes(_)));
+        encodings.push(Encoding { id, made: Made::Version(object), used: true });
+    }
+
+    /// The same object in another version, prepared from it.
+    pub fn in_version(&self, prepared: &Prepared) -> Object {
+        Object::new(self.key.clone(), prepared, self.revision)
     }
 
     /// Drops the encodings that nobody has asked for since the last sweep.
@@ -166,7 +236,22 @@ impl Object {
             return;
         }
         encodings.retain_mut(|e| std::mem::take(&mut e.used));
+        for kept in encodings.iter() {
+            if let Made::Version(object) = &kept.made {
+                object.sweep_encodings();
+            }
+        }
         encodings.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+impl Object {
+    /// An object for tests of others, without a store.
+    pub fn sample(key: &str, value: &Value, revision: u64) -> Object {
+        let (order, interner) = (super::FieldOrder::Sorted, super::intern::Interner::default());
+        let encoder = super::encode::Encoder { order, fields: &[], embedded: &[], interner: &interner };
+        Object::new(key.into(), &encoder.prepare(value).expect("a sample is an object"), Revision(revision))
     }
 }
 
@@ -176,12 +261,14 @@ mod tests {
 
     use super::super::encode::Encoder;
     use super::super::intern::Interner;
-    use super::super::resource::FieldOrder;
+    use apimachinery::schema::embedded::{self, Step};
+
+    use super::super::resource::{Codec, FieldOrder, JsonCodec};
     use super::*;
 
     fn object(value: &Value, revision: u64) -> (Object, Prepared) {
         let interner = Interner::default();
-        let prepared = Encoder { order: FieldOrder::Declared, fields: &[], interner: &interner }.prepare(value).unwrap();
+        let prepared = Encoder { order: FieldOrder::Declared, fields: &[], embedded: &[], interner: &interner }.prepare(value).unwrap();
         (Object::new("ns/a".into(), &prepared, Revision(revision)), prepared)
     }
 
@@ -199,10 +286,50 @@ mod tests {
     }
 
     #[test]
+    fn what_is_stored_in_an_old_version_is_never_the_same_as_a_write() {
+        let (current, prepared) = object(&json!({"metadata": {"name": "a"}}), 9);
+        assert!(current.is_same_as(&prepared));
+        assert!(!current.outdated().is_same_as(&prepared));
+    }
+
+    #[test]
+    fn a_version_is_kept_until_nobody_asks_for_it() {
+        let (stored, _) = object(&json!({"apiVersion": "g/v1", "metadata": {"name": "a"}, "n": 1}), 9);
+        let (_, other) = object(&json!({"apiVersion": "g/v2", "metadata": {"name": "a"}, "m": 1}), 9);
+        assert!(stored.version(EncodingId(4)).is_none());
+        stored.keep_version(EncodingId(4), Arc::new(stored.in_version(&other)));
+        let kept = stored.version(EncodingId(4)).unwrap();
+        assert_eq!((kept.revision(), kept.value()["m"].as_i64()), (Revision(9), Some(1)));
+        stored.sweep_encodings();
+        stored.sweep_encodings();
+        assert!(stored.version(EncodingId(4)).is_none());
+    }
+
+    #[test]
     fn a_changed_object_is_not_the_same() {
         let (before, _) = object(&json!({"metadata": {"name": "a"}, "x": "aa"}), 9);
         for other in [json!({"metadata": {"name": "a"}, "x": "ab"}), json!({"metadata": {"name": "a"}, "x": "a"})] {
             assert!(!before.is_same_as(&object(&other, 9).1), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_text_of_an_embedded_object_is_at_rest_and_not_in_the_json() {
+        let interner = Interner::default();
+        let places = [vec![Step::Member("data".into())]];
+        let encoder = Encoder { order: FieldOrder::Declared, fields: &[], embedded: &places, interner: &interner };
+        let mut sent = json!({"metadata": {"name": "a"}, "data": {"x": 1}});
+        embedded::keep_all(&places, &mut sent, br#"{"metadata": {"name": "a"}, "data": {"x": 1}}"#);
+        let prepared = encoder.prepare(&sent).unwrap();
+        let read = encoder.prepare(&JsonCodec.decode(prepared.whole()).unwrap()).unwrap();
+        for prepared in [prepared, read] {
+            let object = Object::new("a".into(), &prepared, Revision(9)).at_revision(Revision(10));
+            assert_eq!(object.json(), &br#"{"metadata":{"name":"a","resourceVersion":"10"},"data":{"x":1}}"#[..]);
+            assert_eq!(embedded::text(&object.value_with_texts()["data"]), Some(r#"{"x": 1}"#));
+            assert_eq!(object.value_with_texts()["metadata"], object.value()["metadata"]);
+            assert!(object.is_same_as(&prepared));
+            let compact = encoder.prepare(&object.value()).unwrap();
+            assert!(!object.is_same_as(&compact), "another text is another object");
         }
     }
 

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use apimachinery::schema::embedded::Place;
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -46,11 +47,16 @@ pub struct CodecError(pub String);
 /// Between an object's JSON and what lies in the store: upstream stores protobuf for built-in types and JSON for custom ones,
 /// possibly encrypted.
 pub trait Codec: Send + Sync + 'static {
-    /// `value` and `json` are the same object in the storage version, without a revision.
+    /// `value` and `json` are the same object in the storage version, without a revision; with the texts of embedded objects.
     fn encode(&self, value: &Value, json: &Bytes) -> Result<Bytes, CodecError>;
 
     /// The object in the storage version, whatever version the bytes hold. Its revision is ignored.
     fn decode(&self, stored: &Bytes) -> Result<Value, CodecError>;
+
+    /// Whether the bytes are of the version that is written now. An update that changes nothing else still writes what is not.
+    fn is_current(&self, _stored: &Bytes) -> bool {
+        true
+    }
 }
 
 /// JSON as it is. What the embedded store always uses, and etcd for custom resources.
@@ -75,12 +81,14 @@ pub struct ResourceSpec {
     pub namespaced: bool,
     pub order: FieldOrder,
     pub fields: Vec<SelectableField>,
+    /// Where objects embed others.
+    pub embedded: Arc<[Place]>,
     pub codec: Arc<dyn Codec>,
 }
 
 impl ResourceSpec {
     /// A resource stored as JSON, without selectable fields.
     pub fn json(prefix: &str, namespaced: bool, order: FieldOrder) -> ResourceSpec {
-        ResourceSpec { prefix: prefix.into(), namespaced, order, fields: Vec::new(), codec: Arc::new(JsonCodec) }
+        ResourceSpec { prefix: prefix.into(), namespaced, order, fields: Vec::new(), embedded: Arc::default(), codec: Arc::new(JsonCodec) }
     }
 }

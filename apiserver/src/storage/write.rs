@@ -73,7 +73,7 @@ impl Storage {
         {
             return Ok(same);
         }
-        let stored = resource.spec.codec.encode(value, &prepared.json)?;
+        let stored = resource.spec.codec.encode(value, prepared.whole())?;
         let key = key::object(&resource.spec.prefix, &prepared.namespace, &prepared.name);
         let write = Arc::new(PendingWrite { stored: stored.clone(), prepared, object: OnceLock::new() });
         let guard = self.inner.pending.add(key.clone(), write.clone());

@@ -180,6 +180,7 @@ mod tests {
         quota: Mutex<Value>,
         writes: Mutex<usize>,
         stale_every: usize,
+        webhooks: std::sync::Arc<crate::webhook_client::Connections>,
     }
 
     impl Lookup for Shared {
@@ -195,8 +196,14 @@ mod tests {
         fn resources_of_kind(&self, _: &str, _: &str, _: &str) -> Vec<(String, bool)> {
             Vec::new()
         }
+        fn resource(&self, _: &str, _: &str, _: &str) -> Option<std::sync::Arc<crate::catalog::Resource>> {
+            None
+        }
         fn versions_of(&self, _: &crate::catalog::Resource) -> Vec<std::sync::Arc<crate::catalog::Resource>> {
             Vec::new()
+        }
+        fn webhook_connections(&self) -> &std::sync::Arc<crate::webhook_client::Connections> {
+            &self.webhooks
         }
     }
 
@@ -241,7 +248,7 @@ mod tests {
             "metadata": { "name": "q", "namespace": "ns", "resourceVersion": 1 },
             "status": { "hard": { "pods": hard }, "used": { "pods": "0" } },
         });
-        Shared { quota: Mutex::new(quota), writes: Mutex::new(0), stale_every }
+        Shared { quota: Mutex::new(quota), writes: Mutex::new(0), stale_every, webhooks: Default::default() }
     }
 
     #[tokio::test]

@@ -18,8 +18,7 @@ use serde_json::Value;
 
 use super::matching::Invocation;
 use super::{Attributes, Cluster, Operation, WaitingPlugin};
-use crate::catalog::Resource;
-use crate::endpoints::{convert, write};
+use crate::endpoints::{convert, versions, write};
 use crate::expressions::{self, Variables};
 pub use hook::is_exempt;
 use hook::{Hook, SideEffects};
@@ -108,11 +107,16 @@ fn judge(hook: &Hook, failure: Failure) -> Result<(), Status> {
     }
 }
 
-/// An object of the request's version in another one that is stored alike.
-fn converted(from: &Resource, invocation: &Invocation, object: &Value) -> Value {
-    match &invocation.other {
-        Some(other) => convert::from_storage(other, convert::to_storage(from, object.clone())),
-        None => object.clone(),
+/// An object of the request's version in the one that is asked for.
+pub async fn converted(
+    cluster: &dyn Cluster,
+    attributes: &Attributes<'_>,
+    invocation: &Invocation,
+    object: Option<&Value>,
+) -> Result<Option<Value>, Status> {
+    match (object, &invocation.other) {
+        (Some(object), Some(other)) => versions::between(cluster, attributes.resource, other, object).await.map(Some),
+        (object, _) => Ok(object.cloned()),
     }
 }
 
@@ -202,8 +206,11 @@ impl MutatingWebhooks {
                 continue;
             }
             let resource = attributes.resource;
-            let shown = converted(resource, &invocation, object);
-            let shown_old = old.map(|old| converted(resource, &invocation, old));
+            let shown = match &invocation.other {
+                Some(other) => versions::between(cluster, resource, other, object).await?,
+                None => object.clone(),
+            };
+            let shown_old = converted(cluster, attributes, &invocation, old).await?;
             let about = Versioned { attributes, new: Some(&shown), old: shown_old.as_ref() };
             if !is_asked(hook, &invocation, &about).await? {
                 continue;
@@ -216,7 +223,7 @@ impl MutatingWebhooks {
                 && patched != shown
             {
                 *object = match &invocation.other {
-                    Some(other) => convert::from_storage(resource, convert::to_storage(other, patched)),
+                    Some(other) => versions::between(cluster, other, resource, &patched).await?,
                     None => patched,
                 };
                 rounds.require_again();
@@ -287,7 +294,7 @@ impl WaitingPlugin for MutatingWebhooks {
             let old = old.map(|old| convert::from_storage(attributes.resource, old.clone()));
             for hook in hooks(cluster, MUTATING) {
                 let Some(invocation) = hook.matcher.concerns(attributes, cluster, None, old.as_ref())? else { continue };
-                let shown = old.as_ref().map(|old| converted(attributes.resource, &invocation, old));
+                let shown = converted(cluster, attributes, &invocation, old.as_ref()).await?;
                 let about = Versioned { attributes, new: None, old: shown.as_ref() };
                 if !is_asked(&hook, &invocation, &about).await? {
                     continue;
@@ -307,6 +314,24 @@ impl WaitingPlugin for MutatingWebhooks {
             Ok(())
         })
     }
+}
+
+/// Asks a validating webhook, if it is to be asked, and says what that means for the write.
+async fn validate_one(
+    cluster: &dyn Cluster,
+    hook: &Hook,
+    invocation: &Invocation,
+    attributes: &Attributes<'_>,
+    (new, old): (Option<&Value>, Option<&Value>),
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    let new = converted(cluster, attributes, invocation, new).await?;
+    let old = converted(cluster, attributes, invocation, old).await?;
+    let about = Versioned { attributes, new: new.as_ref(), old: old.as_ref() };
+    if !is_asked(hook, invocation, &about).await? {
+        return Ok(());
+    }
+    ask(cluster, hook, invocation, &about, warnings).await.map(drop).or_else(|failure| judge(hook, failure))
 }
 
 /// The webhooks that may refuse what is written. They are asked at the same time.
@@ -343,16 +368,7 @@ impl WaitingPlugin for ValidatingWebhooks {
             let (new, old) = (new.as_ref(), old.as_ref());
             let asked = concerned.iter().map(|(hook, invocation)| async move {
                 let mut warnings = Vec::new();
-                let shown = |object: &Value| converted(attributes.resource, invocation, object);
-                let (new, old) = (new.map(shown), old.map(shown));
-                let about = Versioned { attributes, new: new.as_ref(), old: old.as_ref() };
-                let outcome = match is_asked(hook, invocation, &about).await {
-                    Ok(true) => match ask(cluster, hook, invocation, &about, &mut warnings).await {
-                        Ok(_) => Ok(()),
-                        Err(failure) => judge(hook, failure),
-                    },
-                    otherwise => otherwise.map(drop),
-                };
+                let outcome = validate_one(cluster, hook, invocation, attributes, (new, old), &mut warnings).await;
                 (outcome, warnings)
             });
             let mut refused = Ok(());

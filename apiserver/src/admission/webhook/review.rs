@@ -1,5 +1,6 @@
 //! AdmissionReview: the question and the answer (`admission.k8s.io/v1` and `v1beta1`, which are alike).
 
+use apimachinery::schema::embedded;
 use apimachinery::status::{Cause, Details, Status};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -86,8 +87,9 @@ pub fn request(
     }
     put("operation", attributes.operation.as_str().into());
     put("userInfo", user(attributes));
-    put("object", new.cloned().unwrap_or(Value::Null));
-    put("oldObject", old.cloned().unwrap_or(Value::Null));
+    let shown_as_json = |object: &Value| embedded::without_texts(&shown.embedded, object).unwrap_or_else(|| object.clone());
+    put("object", new.map_or(Value::Null, shown_as_json));
+    put("oldObject", old.map_or(Value::Null, shown_as_json));
     put("dryRun", attributes.dry_run.into());
     put("options", attributes.options.clone());
     json!({ "kind": "AdmissionReview", "apiVersion": format!("{GROUP}/{version}"), "request": request })

@@ -100,7 +100,7 @@ impl<'a> Spec<'a> {
     /// The versions as an error message shows them.
     pub fn shown_versions(&self) -> Value {
         if self.versions.is_empty() {
-            return Value::Null;
+            return self.raw.get("versions").cloned().unwrap_or_default();
         }
         let own = |version: &Version<'a>| {
             let mut out: Map<String, Value> = version.raw.as_object().cloned().unwrap_or_default();

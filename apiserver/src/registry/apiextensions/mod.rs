@@ -12,6 +12,8 @@ pub mod expression_rules;
 pub mod field_path;
 pub mod format;
 pub mod internal;
+#[cfg(test)]
+mod invalid_tests;
 pub mod list_type_rules;
 pub mod pattern;
 pub mod schema_rules;

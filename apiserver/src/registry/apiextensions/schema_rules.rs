@@ -52,8 +52,8 @@ pub fn validate(schema: &Value, has_status: bool, must_be_structural: bool, rule
     let problem = if must_be_structural { structural::problem(schema) } else { None };
     if must_be_structural && problem.is_none() {
         let mut structure = structural::validate(schema, &path);
-        if structure.is_empty() && rules.pruned_defaults {
-            structure.extend(default_rules::validate(schema, &path));
+        if structure.is_empty() {
+            structure.extend(default_rules::validate(schema, rules.pruned_defaults, &path));
         }
         has_sound_form = structure.is_empty();
         errors.extend(structure);

@@ -58,8 +58,13 @@ impl UpdateStrategy for EventStrategy {
 impl Strategy for EventStrategy {
     fn prepare_for_create(&self, _cx: &Cx<'_>, _new: &mut Value) {}
 
-    fn validate(&self, _cx: &Cx<'_>, new: &Value) -> ErrorList {
+    fn validate(&self, cx: &Cx<'_>, new: &Value) -> ErrorList {
+        self.validate_whole(cx, new, ErrorList::new())
+    }
+
+    fn validate_whole(&self, _cx: &Cx<'_>, new: &Value, metadata: ErrorList) -> ErrorList {
         let mut errors = core_event::validate(new, "reportingController");
+        errors.extend(metadata);
         errors.extend(validate_series(new));
         if at(new, "/eventTime").is_null() {
             errors.push(Error::required(&Path::new("eventTime"), ""));

@@ -1,33 +1,29 @@
 //! Calls of webhooks (admission, conversion): where one is, who it must prove to be, and what it answers.
 //!
-//! A service is called at one of its ready endpoints, not at its cluster IP, so that a control plane needs no proxy. Knows nothing
-//! of what is asked. Errors are in the words of Go's HTTP client, which people know from upstream.
+//! A service is called at one of its ready endpoints, not at its cluster IP, so that a control plane needs no proxy; [`connections`]
+//! keeps the connections. Knows nothing of what is asked. Errors are in the words of Go's HTTP client, which people know from upstream.
 
-use std::sync::{Arc, OnceLock};
+mod connections;
+pub(crate) mod trust;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::field::quote;
-use axum::body::Body;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::{StatusCode, Uri};
 use rand::RngExt;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio_rustls::TlsConnector;
+
+pub use connections::Connections;
+use connections::{Peer, Post, Way};
 
 use crate::admission::Lookup;
-use crate::backend;
 use crate::endpoints::subresources::location::{self, Target};
 use crate::registry::read::{at, list_at, str_at};
 
-/// Bytes of an answer; more is no answer.
-const MAX_ANSWER_BYTES: usize = 3 * 1024 * 1024;
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const DEFAULT_PORT: i64 = 443;
 
@@ -36,7 +32,7 @@ const DEFAULT_PORT: i64 = 443;
 pub struct Webhook {
     address: Address,
     /// PEM; the system's authorities count without.
-    ca_bundle: Option<Vec<u8>>,
+    ca_bundle: Option<Arc<[u8]>>,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +70,8 @@ impl Webhook {
             "" => None,
             text => Some(STANDARD.decode(text).map_err(|error| format!("the CA bundle is not base64: {error}"))?),
         };
+        // Nothing but white space counts as nothing, as upstream.
+        let ca_bundle = ca_bundle.filter(|bundle| !bundle.trim_ascii().is_empty()).map(Arc::from);
         Ok(Webhook { address, ca_bundle })
     }
 
@@ -121,32 +119,11 @@ impl Webhook {
 
     async fn exchange(&self, lookup: &dyn Lookup, body: Bytes, timeout: Duration) -> Result<(StatusCode, Bytes), String> {
         let Destination { target, server_name, authority, path } = self.destination(lookup)?;
-        let request = Request::post(with_query(&path, &timeout_query(timeout)))
-            .header(header::HOST, authority)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json, */*")
-            .header(header::USER_AGENT, "kube-apiserver-admission")
-            .header(header::CONTENT_LENGTH, body.len())
-            .body(Body::from(body))
-            .map_err(|error| error.to_string())?;
-        let connector = TlsConnector::from(self.trust()?);
-        let name = ServerName::try_from(server_name.clone()).map_err(|_| format!("{server_name} is no server name"))?;
-        let response = backend::send_verified(&target, &connector, name, request).await.map_err(|error| error.to_string())?;
-        let status = response.status();
-        Ok((status, read_body(response.into_body()).await?))
-    }
-
-    fn trust(&self) -> Result<Arc<ClientConfig>, String> {
-        let Some(bundle) = &self.ca_bundle else { return system_trust() };
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(bundle) {
-            let certificate = certificate.map_err(|error| format!("unable to load root certificates: {error:?}"))?;
-            roots.add(certificate).map_err(|error| format!("unable to load root certificates: {error}"))?;
-        }
-        if roots.is_empty() {
-            return Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned());
-        }
-        client_config(roots)
+        let peer = Peer { address: target.authority(), server_name, authorities: self.ca_bundle.clone() };
+        let way = Way { target: &target, trust: &|| trust::client_config(self.ca_bundle.as_deref()) };
+        let path_and_query = with_query(&path, &timeout_query(timeout));
+        let post = Post { authority: &authority, path_and_query: &path_and_query, body };
+        lookup.webhook_connections().post(&peer, &way, &post).await
     }
 }
 
@@ -168,20 +145,6 @@ fn endpoint(lookup: &dyn Lookup, namespace: &str, name: &str, port: i64) -> Resu
         .map_err(|status| status.message)
 }
 
-async fn read_body(mut body: Incoming) -> Result<Bytes, String> {
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| error.to_string())?;
-        if let Ok(data) = frame.into_data() {
-            if whole.len() + data.len() > MAX_ANSWER_BYTES {
-                return Err(format!("the answer has more than {MAX_ANSWER_BYTES} bytes"));
-            }
-            whole.extend_from_slice(&data);
-        }
-    }
-    Ok(whole.freeze())
-}
-
 fn read_answer(status: StatusCode, body: &[u8]) -> Result<Value, String> {
     if status.is_success() {
         return serde_json::from_slice(body).map_err(|error| format!("couldn't get version/kind; json parse error: {error}"));
@@ -201,26 +164,6 @@ fn timeout_query(timeout: Duration) -> String {
 fn with_query(path: &str, query: &str) -> String {
     let separator = if path.contains('?') { '&' } else { '?' };
     format!("{path}{separator}{query}")
-}
-
-fn client_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-}
-
-/// Whom this machine trusts, read once.
-fn system_trust() -> Result<Arc<ClientConfig>, String> {
-    static SYSTEM: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
-    let read = || {
-        let mut roots = RootCertStore::empty();
-        let (_, ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if ignored > 0 {
-            tracing::debug!(ignored, "authorities of this machine that cannot be read");
-        }
-        client_config(roots)
-    };
-    SYSTEM.get_or_init(read).clone()
 }
 
 #[cfg(test)]
@@ -245,5 +188,120 @@ mod tests {
         assert!(read_answer(StatusCode::OK, b"<html>").unwrap_err().starts_with("couldn't get version/kind; json parse error"));
         let error = read_answer(StatusCode::INTERNAL_SERVER_ERROR, b"broken\n").unwrap_err();
         assert_eq!(error, "an error on the server (\"broken\") has prevented the request from succeeding");
+    }
+}
+
+#[cfg(test)]
+mod connection_tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::Router;
+    use axum::routing::post;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use hyper_util::server::conn::auto::Builder;
+    use hyper_util::service::TowerToHyperService;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    use serde_json::json;
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::admission::testing::Objects;
+    use crate::pki::Pki;
+
+    /// A webhook on this machine that counts its connections.
+    struct Peer {
+        port: u16,
+        authority: String,
+        accepted: Arc<AtomicUsize>,
+        serving: JoinSet<()>,
+    }
+
+    async fn peer(listener: TcpListener, protocols: &[&[u8]]) -> Peer {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Pki::open(directory.path()).unwrap();
+        let identity = pki.serving(&[], &["127.0.0.1".parse().unwrap()]).unwrap();
+        let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let port = listener.local_addr().unwrap().port();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counter = accepted.clone();
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                counter.fetch_add(1, Ordering::SeqCst);
+                connections.spawn(async move {
+                    let app = Router::new().route("/", post(|body: Bytes| async move { body }));
+                    let served = Builder::new(TokioExecutor::new());
+                    let _ = served.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).await;
+                });
+            }
+        });
+        Peer { port, authority: pki.ca().unwrap(), accepted, serving }
+    }
+
+    fn webhook(port: u16, authority: &str) -> Webhook {
+        Webhook::read(&json!({ "url": format!("https://127.0.0.1:{port}/"), "caBundle": STANDARD.encode(authority) })).unwrap()
+    }
+
+    async fn call(webhook: &Webhook, cluster: &Objects, n: u64) -> Result<Value, String> {
+        webhook.post(cluster, Bytes::from(json!({ "n": n }).to_string()), Duration::from_secs(10)).await
+    }
+
+    #[tokio::test]
+    async fn calls_one_after_another_use_one_connection() {
+        for protocols in [&[b"h2".as_slice(), b"http/1.1"][..], &[b"http/1.1"], &[]] {
+            let peer = peer(TcpListener::bind("127.0.0.1:0").await.unwrap(), protocols).await;
+            let (webhook, cluster) = (webhook(peer.port, &peer.authority), Objects::default());
+            for n in 0..20 {
+                assert_eq!(call(&webhook, &cluster, n).await, Ok(json!({ "n": n })));
+            }
+            assert_eq!(peer.accepted.load(Ordering::SeqCst), 1, "{protocols:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_at_the_same_time_share_an_http2_connection() {
+        let peer = peer(TcpListener::bind("127.0.0.1:0").await.unwrap(), &[b"h2"]).await;
+        let (webhook, cluster) = (webhook(peer.port, &peer.authority), Objects::default());
+        call(&webhook, &cluster, 0).await.unwrap();
+        let answers = futures::future::join_all((0..50).map(|n| call(&webhook, &cluster, n))).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(peer.accepted.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_not_used_for_another_ca_bundle() {
+        let peer = peer(TcpListener::bind("127.0.0.1:0").await.unwrap(), &[b"h2"]).await;
+        let cluster = Objects::default();
+        call(&webhook(peer.port, &peer.authority), &cluster, 0).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let other = Pki::open(directory.path()).unwrap().ca().unwrap();
+        let refused = call(&webhook(peer.port, &other), &cluster, 0).await.unwrap_err();
+        assert!(refused.contains("certificate signed by unknown authority"), "{refused}");
+        call(&webhook(peer.port, &format!("{}\n{other}", peer.authority)), &cluster, 0).await.unwrap();
+        assert_eq!(peer.accepted.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_ended_is_replaced() {
+        for protocols in [&[b"h2".as_slice()][..], &[b"http/1.1"]] {
+            let mut first = peer(TcpListener::bind("127.0.0.1:0").await.unwrap(), protocols).await;
+            let (webhook, cluster) = (webhook(first.port, &first.authority), Objects::default());
+            call(&webhook, &cluster, 0).await.unwrap();
+            first.serving.shutdown().await;
+            let down = call(&webhook, &cluster, 1).await.unwrap_err();
+            assert!(down.contains("connection refused"), "{down}");
+        }
     }
 }

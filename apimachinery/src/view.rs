@@ -1,7 +1,7 @@
 //! Typed views of values: k8s-openapi types for code that reads many fields.
 //!
 //! A view is read only by convention: it loses what the typed form cannot hold (unknown fields, the difference
-//! between absent and empty), so nothing that is stored or answered is ever made from one.
+//! between absent and empty) and the managed fields, so nothing that is stored or answered is ever made from one.
 
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
@@ -16,7 +16,7 @@ const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 /// A value whose shape the schema has accepted always deserializes; if table and types ever disagreed the view
 /// would be the type's default, which validation then refuses as empty, and debug builds stop here.
 pub fn view<T: DeserializeOwned + Default>(value: &Value) -> T {
-    match T::deserialize(ZeroTimes(value)) {
+    match T::deserialize(Viewed { value, place: Place::Root }) {
         Ok(typed) => typed,
         Err(error) => {
             debug_assert!(false, "schema and typed view disagree: {error}");
@@ -25,10 +25,28 @@ pub fn view<T: DeserializeOwned + Default>(value: &Value) -> T {
     }
 }
 
-/// A value in which null stands for the zero time where a type insists on a time: the canonical form writes null for it.
-struct ZeroTimes<'a>(&'a Value);
+/// A value in which null stands for the zero time where a type insists on a time (the canonical form writes null for it), and whose
+/// metadata have no managed fields: nobody who takes a view reads them, and they may be half of an object.
+struct Viewed<'a> {
+    value: &'a Value,
+    place: Place,
+}
 
-impl<'de> IntoDeserializer<'de, Error> for ZeroTimes<'_> {
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Root,
+    /// The object's own; there are others inside templates.
+    Metadata,
+    Elsewhere,
+}
+
+impl<'a> Viewed<'a> {
+    fn elsewhere(value: &'a Value) -> Viewed<'a> {
+        Viewed { value, place: Place::Elsewhere }
+    }
+}
+
+impl<'de> IntoDeserializer<'de, Error> for Viewed<'_> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -36,26 +54,33 @@ impl<'de> IntoDeserializer<'de, Error> for ZeroTimes<'_> {
     }
 }
 
-impl<'de> Deserializer<'de> for ZeroTimes<'_> {
+impl<'de> Deserializer<'de> for Viewed<'_> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.0 {
+        match self.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(b) => visitor.visit_bool(*b),
             Value::Number(n) => n.deserialize_any(visitor),
             Value::String(s) => visitor.visit_str(s),
-            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.iter().map(ZeroTimes))),
-            Value::Object(map) => visitor.visit_map(MapDeserializer::new(map.iter().map(|(key, value)| (key.as_str(), ZeroTimes(value))))),
+            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.iter().map(Viewed::elsewhere))),
+            Value::Object(map) => {
+                let place = self.place;
+                let members = map.iter().filter(|(key, _)| place != Place::Metadata || *key != "managedFields");
+                visitor.visit_map(MapDeserializer::new(members.map(|(key, value)| {
+                    let below = if place == Place::Root && key == "metadata" { Place::Metadata } else { Place::Elsewhere };
+                    (key.as_str(), Viewed { value, place: below })
+                })))
+            }
         }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
-        match (name, self.0) {
+        match (name, self.value) {
             ("Time" | "MicroTime", Value::Null) => visitor.visit_newtype_struct(ZERO_TIME.into_deserializer()),
             _ => visitor.visit_newtype_struct(self),
         }
@@ -90,9 +115,10 @@ mod tests {
     #[test]
     fn free_form_values_and_numbers_are_read() {
         let pod: Pod = view(&json!({
-            "metadata": {"managedFields": [{"fieldsV1": {"f:a": {}}}]},
+            "metadata": {"name": "a", "managedFields": [{"fieldsV1": {"f:a": {}}}]},
             "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}], "terminationGracePeriodSeconds": 30, "hostNetwork": true},
         }));
+        assert_eq!((pod.metadata.name.as_deref(), pod.metadata.managed_fields), (Some("a"), None), "owners are left out");
         let spec = pod.spec.unwrap();
         assert_eq!((spec.termination_grace_period_seconds, spec.host_network), (Some(30), Some(true)));
         assert_eq!(spec.containers[0].resources.as_ref().unwrap().limits.as_ref().unwrap()["cpu"].0, "1");

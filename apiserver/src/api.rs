@@ -8,10 +8,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::admission::{Chain, Cluster, Lookup, WriteError};
+use crate::aggregation::Aggregation;
 use crate::allocation::Allocator;
 use crate::backend::Backends;
 use crate::catalog::{Catalog, Gvk, Resource};
-use crate::discovery::Index;
+use crate::discovery::Served;
 use crate::endpoints::meta;
 use crate::filters::authentication::{Authenticator, User};
 use crate::filters::authorization::{Authorizer, Decision};
@@ -20,6 +21,7 @@ use crate::flow_control::FlowControl;
 use crate::loopback::{Loopback, is_overtaken};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
+use crate::resource_metrics::ResourceMetrics;
 use crate::storage::Storage;
 use crate::tokens::Issuer;
 use crate::webhook_client::Connections;
@@ -35,8 +37,12 @@ pub struct Api {
     pub allocator: Allocator,
     pub backends: Backends,
     pub webhooks: Arc<Connections>,
+    /// What extension API servers serve.
+    pub aggregation: Aggregation,
+    /// What nodes and pods use, where this server tells.
+    pub resource_metrics: Option<ResourceMetrics>,
     pub flow_control: FlowControl,
-    pub discovery: ArcSwap<Index>,
+    pub discovery: Served,
     pub openapi: OpenApi,
     pub metrics: Metrics,
     /// Turns true when the server is to stop; watches end then.

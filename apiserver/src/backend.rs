@@ -199,7 +199,7 @@ fn certified_by(authority: &str) -> Result<Builder, tls::Error> {
     Ok(ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots))
 }
 
-fn unverified() -> Result<Builder, rustls::Error> {
+pub(crate) fn unverified() -> Result<Builder, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Unverified { provider: provider.clone() });
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -305,7 +305,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::open(directory.path()).unwrap();
         let serving = pki.serving(&[], &[[127, 0, 0, 1].into()]).unwrap();
-        let acceptor = tls::acceptor(&serving.certificate, &serving.key, &pki.ca().unwrap()).unwrap();
+        let acceptor = tls::acceptor(&serving.certificate, &serving.key, &tls::roots(&pki.ca().unwrap()).unwrap()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {

@@ -1,6 +1,7 @@
 //! The Kubernetes API server: one engine for built-in and custom resources over a durable store.
 
 pub mod admission;
+pub mod aggregation;
 pub mod allocation;
 pub mod api;
 pub mod backend;
@@ -20,6 +21,7 @@ pub mod openapi;
 pub mod pki;
 pub mod rbac;
 pub mod registry;
+pub mod resource_metrics;
 pub mod run;
 pub mod server;
 pub mod storage;

@@ -1,4 +1,5 @@
-//! The certificates of a cluster that makes its own: one CA, a serving certificate, an administrator's client certificate.
+//! The certificates of a cluster that makes its own: a CA with a serving certificate and client certificates, and a CA of its own for the
+//! front proxy, since whoever that one certifies may speak for others.
 //!
 //! Everything is written once, at the first start, and read back afterwards. Nothing here decides who may do what.
 
@@ -28,10 +29,16 @@ pub struct Pki {
 }
 
 /// A certificate chain and its key, PEM.
+#[derive(Clone)]
 pub struct Identity {
     pub certificate: String,
     pub key: String,
 }
+
+const CA: &str = "ca";
+const FRONT_PROXY_CA: &str = "front-proxy-ca";
+/// The name of the API server's certificate as a front proxy, and of its files.
+pub const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 
 /// Years that the CA is valid; a leaf is valid as long, since `ferrokube certs` is what renews.
 const CA_YEARS: i64 = 10;
@@ -42,14 +49,20 @@ impl Pki {
     pub fn open(directory: &Path) -> Result<Pki, Error> {
         fs::create_dir_all(directory).map_err(|source| Error::File { path: directory.to_owned(), source })?;
         let pki = Pki { directory: directory.to_owned() };
-        if !pki.path("ca.crt").exists() {
-            let key = KeyPair::generate()?;
-            let params = ca_params("kubernetes");
-            let certificate = params.self_signed(&key)?;
-            pki.write("ca.key", &key.serialize_pem(), true)?;
-            pki.write("ca.crt", &certificate.pem(), false)?;
-        }
+        pki.ensure_authority(CA, "kubernetes")?;
+        pki.ensure_authority(FRONT_PROXY_CA, "front-proxy-ca")?;
         Ok(pki)
+    }
+
+    fn ensure_authority(&self, name: &str, common_name: &str) -> Result<(), Error> {
+        let certificate_file = format!("{name}.crt");
+        if self.path(&certificate_file).exists() {
+            return Ok(());
+        }
+        let key = KeyPair::generate()?;
+        let certificate = ca_params(common_name).self_signed(&key)?;
+        self.write(&format!("{name}.key"), &key.serialize_pem(), true)?;
+        self.write(&certificate_file, &certificate.pem(), false)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -59,6 +72,21 @@ impl Pki {
     /// The CA certificate, PEM.
     pub fn ca(&self) -> Result<String, Error> {
         self.read("ca.crt")
+    }
+
+    /// Who certifies front proxies, PEM.
+    pub fn front_proxy_ca(&self) -> Result<String, Error> {
+        self.read("front-proxy-ca.crt")
+    }
+
+    /// What the API server shows extension API servers, so that they believe whom it speaks for.
+    pub fn front_proxy_client(&self) -> Result<Identity, Error> {
+        if self.path(&format!("{FRONT_PROXY_CLIENT}.crt")).exists() {
+            return self.identity(FRONT_PROXY_CLIENT);
+        }
+        let mut params = leaf_params(FRONT_PROXY_CLIENT, &[]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(FRONT_PROXY_CA, FRONT_PROXY_CLIENT, params)
     }
 
     /// The serving certificate for these names and addresses; made anew when they have changed.
@@ -73,7 +101,7 @@ impl Pki {
         }
         let mut params = leaf_params(user, groups);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(name, params)
+        self.issue(CA, name, params)
     }
 
     /// The certificate that a node's kubelet serves with, kept under `name`; made anew when its names or addresses have changed.
@@ -94,14 +122,14 @@ impl Pki {
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }
         params.subject_alt_names.extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
-        let identity = self.issue(name, params)?;
+        let identity = self.issue(CA, name, params)?;
         self.write(&list, &wanted, false)?;
         Ok(identity)
     }
 
-    fn issue(&self, name: &str, params: CertificateParams) -> Result<Identity, Error> {
-        let ca_key = KeyPair::from_pem(&self.read("ca.key")?)?;
-        let issuer = Issuer::from_ca_cert_pem(&self.read("ca.crt")?, ca_key)?;
+    fn issue(&self, authority: &str, name: &str, params: CertificateParams) -> Result<Identity, Error> {
+        let ca_key = KeyPair::from_pem(&self.read(&format!("{authority}.key"))?)?;
+        let issuer = Issuer::from_ca_cert_pem(&self.read(&format!("{authority}.crt"))?, ca_key)?;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &issuer)?;
         self.write(&format!("{name}.key"), &key.serialize_pem(), true)?;

@@ -10,20 +10,25 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admission::{self, SelectionError};
+use crate::aggregation::{self, Aggregation};
 use crate::allocation::{self, Allocator};
 use crate::api::Api;
 use crate::backend::{self, Backends};
 use crate::catalog::{self, Catalog};
-use crate::discovery::{self, Index};
+use crate::discovery::{self, Served};
 use crate::filters::authentication::{self, Authenticator, TokenVerifier};
 use crate::filters::authorization::{AlwaysAllow, AlwaysDeny, Authorizer, SystemMasters, Union};
+use crate::filters::client_certificate::ClientCertificates;
+use crate::filters::front_proxy::{self, FrontProxy};
 use crate::flow_control::FlowControl;
+use crate::loopback::Loopback;
 use crate::metrics::Metrics;
 use crate::node_authorizer::NodeAuthorizer;
 use crate::openapi::OpenApi;
 use crate::pki::{self, Pki};
 use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
+use crate::resource_metrics::{self, ResourceMetrics};
 use crate::storage::embedded::Embedded;
 use crate::storage::etcd;
 use crate::storage::{self, Codec, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
@@ -71,6 +76,39 @@ pub struct Config {
     pub max_requests_inflight: u32,
     pub max_mutating_requests_inflight: u32,
     pub kubelets: Kubelets,
+    pub front_proxies: FrontProxies,
+    /// Serve metrics.k8s.io from what kubelets tell, while nobody else does.
+    pub resource_metrics: bool,
+}
+
+/// Which front proxies are believed, and what this server shows when it is one itself. Field names follow upstream's flags.
+#[derive(Clone, Debug)]
+pub struct FrontProxies {
+    /// `--requestheader-client-ca-file`; the CA of the data directory if absent.
+    pub client_ca_file: Option<PathBuf>,
+    /// Common names of proxies; any if empty, of the data directory's CA only this server's.
+    pub allowed_names: Vec<String>,
+    pub username_headers: Vec<String>,
+    pub uid_headers: Vec<String>,
+    pub group_headers: Vec<String>,
+    pub extra_headers_prefix: Vec<String>,
+    /// `--proxy-client-cert-file` and `--proxy-client-key-file`; made and kept in the data directory if absent.
+    pub proxy_client: Option<(PathBuf, PathBuf)>,
+}
+
+impl Default for FrontProxies {
+    fn default() -> FrontProxies {
+        let standard = front_proxy::Config::standard(String::new(), Vec::new());
+        FrontProxies {
+            client_ca_file: None,
+            allowed_names: standard.allowed_names,
+            username_headers: standard.username_headers,
+            uid_headers: standard.uid_headers,
+            group_headers: standard.group_headers,
+            extra_headers_prefix: standard.extra_headers_prefix,
+            proxy_client: None,
+        }
+    }
 }
 
 /// How kubelets are reached.
@@ -124,6 +162,8 @@ pub enum Error {
     Admission(#[from] SelectionError),
     #[error(transparent)]
     Tokens(#[from] authentication::TokenFileError),
+    #[error("client CA: {0}")]
+    ClientCa(#[from] rustls::server::VerifierBuilderError),
     #[error(transparent)]
     Keys(#[from] tokens::keys::Error),
     #[error("listening on {address}: {source}")]
@@ -181,22 +221,29 @@ impl Server {
         if config.enable_bootstrap_token_auth {
             verifiers.push(Box::new(Bootstrap::new(&catalog, issuer.audiences.clone())));
         }
-        let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog) };
+        let (last_used, used_tokens) = tokens::legacy::last_used();
+        let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog), last_used };
         verifiers.push(Box::new(verifier));
         let (rbac, nodes) = (Rbac::default(), NodeAuthorizer::default());
         let authorizer = authorizer(&config.authorization_mode, &rbac, &nodes);
+        let mut builtin = discovery::builtin::group_versions(&registry::definitions());
+        builtin.extend(config.resource_metrics.then(resource_metrics::group_version));
         let api = Arc::new(Api {
             openapi: OpenApi::new(&registry::definitions(), apimachinery::schema::builtin(), discovery::documents::GIT_VERSION),
-            discovery: ArcSwap::from_pointee(Index::new(discovery::builtin::group_versions(&registry::definitions()))),
+            discovery: Served::new(builtin),
             catalog: ArcSwap::from_pointee(catalog),
             storage,
-            authenticator: Authenticator::new(static_tokens, verifiers, config.anonymous_auth, issuer.audiences.clone()),
+            authenticator: Authenticator::new(static_tokens, verifiers, config.anonymous_auth, issuer.audiences.clone())
+                .with_front_proxy(front_proxy(config, &pki)?)
+                .with_client_certificates(ClientCertificates::certified_by(tls::roots(&client_ca(config, &pki)?)?)?),
             authorizer: authorizer.clone(),
             issuer,
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
             allocator: Allocator::default(),
             backends: backends(&config.kubelets, &pki)?,
             webhooks: Arc::default(),
+            aggregation: Aggregation::new(&proxy_client(config, &pki)?)?,
+            resource_metrics: config.resource_metrics.then(ResourceMetrics::default),
             flow_control: FlowControl::with_seats(seats),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
@@ -213,8 +260,13 @@ impl Server {
         let settings = settings(config, &pki, address)?;
         system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
         crd::follow::start(&api).await.map_err(Error::Bootstrap)?;
+        if config.resource_metrics {
+            resource_metrics::register::start(&Loopback::new(&api)).await.map_err(Error::Bootstrap)?;
+        }
+        aggregation::follow::start(&api);
         system::spawn(&api, &settings);
         tokio::spawn(allocation::repair::run(api.clone()));
+        tokio::spawn(tokens::legacy::write(api.clone(), used_tokens));
         write_kubeconfig(config, &pki, address)?;
         Ok(Server { api, address, listener, tls, shutdown })
     }
@@ -245,6 +297,7 @@ fn settings(config: &Config, pki: &Pki, address: SocketAddr) -> Result<system::S
         port: address.port(),
         service_ranges: config.service_cluster_ip_range.clone(),
         client_ca: client_ca(config, pki)?,
+        front_proxies: front_proxy_config(config, pki)?,
         hostname: hostname.trim().to_owned(),
     })
 }
@@ -322,14 +375,55 @@ fn client_ca(config: &Config, pki: &Pki) -> Result<String, Error> {
     }
 }
 
+/// Which front proxies are believed, and by which headers.
+fn front_proxy_config(config: &Config, pki: &Pki) -> Result<front_proxy::Config, Error> {
+    let told = &config.front_proxies;
+    let (client_ca, allowed_names) = match &told.client_ca_file {
+        // What this server shows as a proxy must be believed by those who read the bundle.
+        Some(path) if told.proxy_client.is_none() => {
+            (format!("{}\n{}", read_file(path)?.trim_end(), pki.front_proxy_ca()?), &told.allowed_names)
+        }
+        Some(path) => (read_file(path)?, &told.allowed_names),
+        None => (pki.front_proxy_ca()?, &told.allowed_names),
+    };
+    let mut allowed_names = allowed_names.clone();
+    let own = pki::FRONT_PROXY_CLIENT.to_owned();
+    let lists_names = told.client_ca_file.is_none() || !allowed_names.is_empty();
+    if told.proxy_client.is_none() && lists_names && !allowed_names.contains(&own) {
+        allowed_names.push(own);
+    }
+    Ok(front_proxy::Config {
+        client_ca,
+        allowed_names,
+        username_headers: told.username_headers.clone(),
+        uid_headers: told.uid_headers.clone(),
+        group_headers: told.group_headers.clone(),
+        extra_headers_prefix: told.extra_headers_prefix.clone(),
+    })
+}
+
+fn front_proxy(config: &Config, pki: &Pki) -> Result<Option<FrontProxy>, Error> {
+    let config = front_proxy_config(config, pki)?;
+    let certificates = ClientCertificates::certified_by(tls::roots(&config.client_ca)?)?;
+    Ok(certificates.map(|certificates| FrontProxy { certificates, config }))
+}
+
+/// What this server shows extension API servers.
+fn proxy_client(config: &Config, pki: &Pki) -> Result<pki::Identity, Error> {
+    match &config.front_proxies.proxy_client {
+        Some((certificate, key)) => Ok(pki::Identity { certificate: read_file(certificate)?, key: read_file(key)? }),
+        None => Ok(pki.front_proxy_client()?),
+    }
+}
+
 fn read_file(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })
 }
 
 fn acceptor(config: &Config, pki: &Pki) -> Result<tokio_rustls::TlsAcceptor, Error> {
-    let client_ca = client_ca(config, pki)?;
+    let authorities = tls::roots(&format!("{}\n{}", client_ca(config, pki)?, front_proxy_config(config, pki)?.client_ca))?;
     if let Some((certificate, key)) = &config.tls_files {
-        return Ok(tls::acceptor(&read_file(certificate)?, &read_file(key)?, &client_ca)?);
+        return Ok(tls::acceptor(&read_file(certificate)?, &read_file(key)?, &authorities)?);
     }
     let mut names: Vec<String> =
         ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
@@ -348,7 +442,7 @@ fn acceptor(config: &Config, pki: &Pki) -> Result<tokio_rustls::TlsAcceptor, Err
         }
     }
     let identity = pki.serving(&names, &addresses)?;
-    Ok(tls::acceptor(&identity.certificate, &identity.key, &client_ca)?)
+    Ok(tls::acceptor(&identity.certificate, &identity.key, &authorities)?)
 }
 
 /// The address that clients on this machine use.

@@ -34,7 +34,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Peer {
     pub address: SocketAddr,
     pub local: SocketAddr,
-    /// The client's certificate chain, already verified against the client CA; empty without one.
+    /// The client's certificate chain; empty without one. That the client holds the key is proved, who certified it is not.
     pub certificates: Arc<[CertificateDer<'static>]>,
 }
 

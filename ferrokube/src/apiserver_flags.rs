@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use apiserver::admission;
 use apiserver::backend::PREFERRED_ADDRESS_TYPES;
-use apiserver::run::{Config, Kubelets, Mode, Server};
+use apiserver::run::{Config, FrontProxies, Kubelets, Mode, Server};
 use apiserver::storage::etcd;
 use apiserver::system::service_cidr::ServiceRange;
 use apiserver::tokens;
@@ -105,6 +105,33 @@ pub struct Flags {
     /// Who may certify users, besides the CA in the data directory.
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
+    /// Who certifies front proxies, which may say for whom they ask; the front proxy CA in the data directory by default.
+    #[arg(long)]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names of front proxies; any that --requestheader-client-ca-file certifies by default.
+    #[arg(long, value_delimiter = ',')]
+    pub requestheader_allowed_names: Vec<String>,
+    /// Headers in which front proxies name the user.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-User")]
+    pub requestheader_username_headers: Vec<String>,
+    /// Headers in which front proxies give the user's uid.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Uid")]
+    pub requestheader_uid_headers: Vec<String>,
+    /// Headers in which front proxies name the user's groups.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Group")]
+    pub requestheader_group_headers: Vec<String>,
+    /// What headers begin with in which front proxies tell more of the user.
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Extra-")]
+    pub requestheader_extra_headers_prefix: Vec<String>,
+    /// What extension API servers are shown; made and kept in the data directory by default.
+    #[arg(long, requires = "proxy_client_key_file")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// The key of --proxy-client-cert-file.
+    #[arg(long, requires = "proxy_client_cert_file")]
+    pub proxy_client_key_file: Option<PathBuf>,
+    /// Extension API servers are reached at endpoints of their services, as with true; false is not supported.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = routed_to_endpoints)]
+    pub enable_aggregator_routing: bool,
     /// How many requests that only read are worked at; with the next flag, what priority levels share.
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
     pub max_requests_inflight: u32,
@@ -135,6 +162,14 @@ pub struct Flags {
 fn interval(text: &str) -> Result<Duration, String> {
     let nanoseconds = apimachinery::time::parse_duration(text)?;
     u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| "must not be negative".to_owned())
+}
+
+/// Services' own addresses are not for a control plane without a proxy.
+fn routed_to_endpoints(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        _ => Err("only true is supported".to_owned()),
+    }
 }
 
 impl Flags {
@@ -183,6 +218,17 @@ impl Flags {
                 certificate_authority: self.kubelet_certificate_authority.clone(),
                 client: self.kubelet_client_certificate.clone().zip(self.kubelet_client_key.clone()),
                 preferred_address_types: self.kubelet_preferred_address_types.clone(),
+            },
+            // Nodes of one's own are for whoever starts them to say.
+            resource_metrics: false,
+            front_proxies: FrontProxies {
+                client_ca_file: self.requestheader_client_ca_file.clone(),
+                allowed_names: self.requestheader_allowed_names.clone(),
+                username_headers: self.requestheader_username_headers.clone(),
+                uid_headers: self.requestheader_uid_headers.clone(),
+                group_headers: self.requestheader_group_headers.clone(),
+                extra_headers_prefix: self.requestheader_extra_headers_prefix.clone(),
+                proxy_client: self.proxy_client_cert_file.clone().zip(self.proxy_client_key_file.clone()),
             },
         }
     }

@@ -32,6 +32,8 @@ pub enum Part {
     Dns,
     /// The default storage class and what its provisioners may do.
     DefaultStorage,
+    /// metrics.k8s.io, which `kubectl top` and autoscalers read.
+    ResourceMetrics,
 }
 
 /// What the control plane is told.

@@ -52,6 +52,7 @@ impl Up {
             _ => Some(network::claim(&data_dir).await?),
         };
         let mut config = self.flags.config(data_dir.clone(), false);
+        config.resource_metrics = layout.is_some() && !self.disable.contains(&Part::ResourceMetrics);
         if let Some(layout) = &layout {
             network::prepare(layout).await?;
             config.advertise_address = config.advertise_address.or(Some(layout.gateway().into()));

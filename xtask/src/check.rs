@@ -9,9 +9,10 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each crate may use. Anything else is an arrow that the design does not have.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("apimachinery", &[]),
-    ("apiserver", &["apimachinery"]),
+    ("apiserver", &["apimachinery", "cel"]),
+    ("cel", &["apimachinery"]),
     ("client", &["apimachinery"]),
     ("conformance", &[]),
     ("controllers", &["apimachinery", "client"]),

@@ -128,7 +128,7 @@ fn run(
     let Managed { fields, mut times } = managed;
     let (object, mut fields) = updater::apply(scope, &live_at, &config_at, fields, &id, force)?;
     if let Some(owned) = fields.get_mut(&id) {
-        owned.set = without_server_owned(&owned.set);
+        owned.set = without_server_owned(std::mem::take(&mut owned.set));
     }
     fields.retain(|_, owned| !owned.set.is_empty());
     let object = match object {

@@ -36,7 +36,7 @@ impl Filter {
     pub(super) fn apply(&self, set: FieldSet) -> FieldSet {
         match self {
             Filter::All => set,
-            Filter::Except(fields) => set.recursive_difference(fields),
+            Filter::Except(fields) => set.without_all_below(fields),
             Filter::Only(patterns) => {
                 let patterns: Vec<&[Step]> = patterns.iter().map(Vec::as_slice).collect();
                 only(set, &patterns)

@@ -111,6 +111,9 @@ impl FieldSet {
 
     /// Members of either.
     pub fn union(&self, other: &FieldSet) -> FieldSet {
+        if other.is_empty() {
+            return self.clone();
+        }
         let mut out = Vec::with_capacity(self.entries.len().max(other.entries.len()));
         for pair in zip(&self.entries, &other.entries) {
             out.push(match pair {
@@ -122,6 +125,11 @@ impl FieldSet {
             });
         }
         FieldSet { entries: out }
+    }
+
+    /// As [`FieldSet::union`], of a set that is not needed any more.
+    pub fn and(self, other: &FieldSet) -> FieldSet {
+        if other.is_empty() { self } else { self.union(other) }
     }
 
     /// Members of both.
@@ -142,6 +150,33 @@ impl FieldSet {
     /// Members of this set that are not members of the other; what lies below a removed member stays.
     pub fn difference(&self, other: &FieldSet) -> FieldSet {
         self.subtract(other, false)
+    }
+
+    /// As [`FieldSet::difference`], of a set that is not needed any more.
+    pub fn without(mut self, other: &FieldSet) -> FieldSet {
+        for entry in &other.entries {
+            let Ok(at) = self.find(&entry.element) else { continue };
+            let own = &mut self.entries[at];
+            own.member &= !entry.member;
+            own.children = std::mem::take(&mut own.children).without(&entry.children);
+            if own.is_empty() {
+                self.entries.remove(at);
+            }
+        }
+        self
+    }
+
+    /// As [`FieldSet::recursive_difference`], of a set that is not needed any more.
+    pub fn without_all_below(mut self, other: &FieldSet) -> FieldSet {
+        for entry in &other.entries {
+            let Ok(at) = self.find(&entry.element) else { continue };
+            let own = &mut self.entries[at];
+            own.children = std::mem::take(&mut own.children).without_all_below(&entry.children);
+            if entry.member || own.is_empty() {
+                self.entries.remove(at);
+            }
+        }
+        self
     }
 
     /// As [`FieldSet::difference`], but with a member goes everything below it.
@@ -243,6 +278,11 @@ mod tests {
         assert_eq!(b.difference(&a), set(&["f"]));
         assert_eq!(a.recursive_difference(&b), set(&["e"]));
         assert_eq!(a.recursive_difference(&set(&["a.c"])), set(&["a", "a.b", "e"]));
+        for other in [&b, &a, &set(&["a.c"]), &set(&[]), &set(&["x.y"])] {
+            assert_eq!(a.clone().and(other), a.union(other));
+            assert_eq!(a.clone().without(other), a.difference(other));
+            assert_eq!(a.clone().without_all_below(other), a.recursive_difference(other));
+        }
         assert_eq!(a.leaves(), set(&["a.b", "a.c.d", "e"]));
         assert!(a.difference(&a).is_empty());
     }

@@ -1,6 +1,7 @@
 //! Ownership after a create, an update or a patch: the writer owns what it changed.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -102,11 +103,11 @@ pub(super) fn track(
     let Managed { fields, times } = managed;
     let (fields, set) = updater::update(scope, &live, &new, fields)?;
     let mut managed = Managed { fields, times };
-    let set = without_server_owned(&set);
+    let set = without_server_owned(set);
     if !set.is_empty() {
         let id = ManagerId::new(manager, Operation::Update, scope.api_version, scope.subresource);
         let set = match managed.fields.remove(&id) {
-            Some(previous) => previous.set.union(&set),
+            Some(previous) => previous.set.and(&set),
             None => set,
         };
         managed.times.insert(id.clone(), Time::at(now));
@@ -116,6 +117,7 @@ pub(super) fn track(
     Ok(managed)
 }
 
-pub(super) fn without_server_owned(set: &FieldSet) -> FieldSet {
-    set.difference(&FieldSet::of_fields(SERVER_OWNED))
+pub(super) fn without_server_owned(set: FieldSet) -> FieldSet {
+    static SET: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(SERVER_OWNED));
+    set.without(&SET)
 }

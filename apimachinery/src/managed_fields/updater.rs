@@ -99,8 +99,8 @@ pub(super) fn update<'a>(
 ) -> Result<(Owners, FieldSet), Error> {
     let owners = reconciled(scope, live, owners)?;
     let (owners, comparison) = transfer(scope, live, new, owners, None, true)?;
-    let set = comparison.modified.union(&comparison.added);
-    Ok((owners, scope.filter.apply(set)))
+    // Both have been through the filter.
+    Ok((owners, comparison.added.and(&comparison.modified)))
 }
 
 /// What an apply does: the merged object, or `None` if it is the live object, and the owners after it.
@@ -169,7 +169,7 @@ fn transfer<'a>(
         if !force {
             conflicts.extend(taken.paths().into_iter().map(|path| (id.clone(), path)));
         }
-        owned.set = owned.set.difference(&taken).difference(&other.removed);
+        owned.set = std::mem::take(&mut owned.set).without(&taken).without(&other.removed);
     }
     if !conflicts.is_empty() {
         return Err(Error::Conflicts(conflicts));

@@ -86,10 +86,8 @@ impl Rules {
             Err(why) => return self.on_failure(why).into_iter().collect(),
         }
         for (name, expression) in &self.variables {
-            // One that fails is missing; whoever uses it fails too.
-            if let Ok(value) = expression.as_ref().map_err(Clone::clone).and_then(|expression| expression.evaluate(&variables)) {
-                variables.compose(name, value);
-            }
+            // One that fails does so where it is used.
+            variables.compose(name, expression.clone());
         }
         let mut against: Vec<Decision> = self.validations.iter().filter_map(|rule| self.validate(rule, &variables)).collect();
         for annotation in &self.annotations {

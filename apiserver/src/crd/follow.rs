@@ -12,9 +12,8 @@ use serde_json::{Value, json};
 use super::publish;
 use super::resource::resources;
 use crate::api::Api;
-use crate::discovery::{self, Index};
+use crate::discovery;
 use crate::loopback::Loopback;
-use crate::registry;
 use crate::registry::read::{at, list_at, str_at};
 use crate::storage;
 use crate::system::keyed::{self, Next, Reconciler, Source};
@@ -117,11 +116,10 @@ impl Follower {
 
     /// Tells discovery, and OpenAPI of the group that has changed.
     fn publish(&mut self, group: &str) {
-        let builtin = discovery::builtin::group_versions(&registry::definitions());
         let custom = discovery::custom::group_versions(self.served.values().map(|s| &s.definition));
         let versions: BTreeSet<(String, String)> =
             custom.iter().filter(|e| e.group == group).map(|e| (e.group.clone(), e.version.clone())).collect();
-        self.api.discovery.store(Arc::new(Index::new(builtin.into_iter().chain(custom))));
+        self.api.discovery.set_custom(custom);
         let gone: Vec<(String, String)> = self.published.iter().filter(|gv| gv.0 == group && !versions.contains(*gv)).cloned().collect();
         for gv in gone {
             self.api.openapi.remove_group_version(&gv.0, &gv.1);

@@ -14,6 +14,10 @@ pub mod serve;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
 
 use priority::Priority;
 
@@ -135,9 +139,70 @@ impl Index {
     }
 }
 
+/// What is served now, by whom it is served.
+pub struct Served {
+    parts: Mutex<Parts>,
+    index: ArcSwap<Index>,
+}
+
+struct Parts {
+    builtin: Vec<GroupVersion>,
+    custom: Vec<GroupVersion>,
+    aggregated: Vec<GroupVersion>,
+}
+
+impl Parts {
+    /// A version that an extension API server has is its alone.
+    fn index(&self) -> Index {
+        let taken = |entry: &&GroupVersion| self.aggregated.iter().any(|a| a.group == entry.group && a.version == entry.version);
+        let own = self.builtin.iter().chain(&self.custom).filter(|entry| !taken(entry));
+        Index::new(own.chain(&self.aggregated).cloned())
+    }
+}
+
+impl Served {
+    pub fn new(builtin: Vec<GroupVersion>) -> Served {
+        let parts = Parts { builtin, custom: Vec::new(), aggregated: Vec::new() };
+        Served { index: ArcSwap::from_pointee(parts.index()), parts: Mutex::new(parts) }
+    }
+
+    pub fn load(&self) -> Guard<Arc<Index>> {
+        self.index.load()
+    }
+
+    /// Replaces what custom resources there are.
+    pub fn set_custom(&self, custom: Vec<GroupVersion>) {
+        self.set(|parts| parts.custom = custom);
+    }
+
+    /// Replaces what others serve.
+    pub fn set_aggregated(&self, aggregated: Vec<GroupVersion>) {
+        self.set(|parts| parts.aggregated = aggregated);
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Parts)) {
+        // The lock is held until the index is there, so that the last change wins.
+        let mut parts = self.parts.lock();
+        change(&mut parts);
+        self.index.store(Arc::new(parts.index()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_of_others_hides_ours_and_comes_back() {
+        let served = Served::new(vec![entry("", "v1"), entry("metrics.k8s.io", "v1beta1")]);
+        served.set_aggregated(vec![GroupVersion { stale: true, ..entry("metrics.k8s.io", "v1beta1") }]);
+        served.set_custom(vec![entry("example.com", "v1")]);
+        let stale = |served: &Served| served.load().entries().iter().map(|e| (e.name(), e.stale)).collect::<Vec<_>>();
+        let expected = [("v1".to_owned(), false), ("example.com/v1".to_owned(), false), ("metrics.k8s.io/v1beta1".to_owned(), true)];
+        assert_eq!(stale(&served), expected);
+        served.set_aggregated(Vec::new());
+        assert!(stale(&served).iter().all(|(_, stale)| !stale));
+    }
 
     fn entry(group: &str, version: &str) -> GroupVersion {
         GroupVersion {

@@ -87,7 +87,8 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let mut candidate = object.clone();
+        // Only a name that was made up may have to be made up again.
+        let mut candidate = if generated { object.clone() } else { std::mem::take(&mut object) };
         if generated {
             meta::set_text(&mut candidate, "name", &meta::generate_name(&base));
         }

@@ -12,13 +12,21 @@ use super::options::Query;
 use super::{
     Answer, Call, body, connect, create, delete, delete_collection, get, list, nonresource, patch, respond, scale, update, versions, watch,
 };
+use crate::aggregation;
 use crate::api::Api;
 use crate::catalog::{Resource, SubresourceKind};
 use crate::filters::Authorized;
+use crate::resource_metrics;
 use crate::storage::{self, Freshness, Object};
 
 /// Finds the endpoint and runs it.
 pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
+    if let Some(registration) = api.aggregation.claimed(&request.info.path, |document| api.openapi.publishes(document)) {
+        return aggregation::proxy::serve(&api, &registration, request).await;
+    }
+    if let Some(metrics) = api.resource_metrics.as_ref().filter(|_| resource_metrics::serve::is_for(&request)) {
+        return resource_metrics::serve::serve(&api, metrics, &request).await;
+    }
     if !request.info.is_resource {
         return nonresource::serve(&api, &request).await;
     }

@@ -119,7 +119,9 @@ impl Call {
             subresource: &self.request.info.subresource,
             namespace: self.namespace(),
             user: &self.request.user.name,
+            uid: &self.request.user.uid,
             groups: &self.request.user.groups,
+            extra: &self.request.user.extra,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Who asks: client certificates, bearer tokens, or nobody in particular.
+//! Who asks: whom a front proxy names, client certificates, bearer tokens, or nobody in particular.
 //!
 //! Maps credentials to a [`User`]; never decides what a user may do. Service account tokens are verified by [`crate::tokens`].
 
@@ -8,9 +8,11 @@ use std::path::Path;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::super::endpoints::negotiate::header;
+use super::client_certificate::ClientCertificates;
+use super::front_proxy::{self, FrontProxy};
+use super::web_socket_token;
 
 /// An authenticated (or anonymous) user, as authentication.k8s.io UserInfo shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub trait TokenVerifier: Send + Sync {
 
 /// The configured ways in.
 pub struct Authenticator {
+    front_proxy: Option<FrontProxy>,
+    client_certificates: Option<ClientCertificates>,
     static_tokens: HashMap<String, User>,
     verifiers: Vec<Box<dyn TokenVerifier>>,
     anonymous: bool,
@@ -80,15 +84,41 @@ impl Authenticator {
         anonymous: bool,
         audiences: Vec<String>,
     ) -> Authenticator {
-        Authenticator { static_tokens, verifiers, anonymous, audiences }
+        Authenticator { front_proxy: None, client_certificates: None, static_tokens, verifiers, anonymous, audiences }
+    }
+
+    /// Lets those in whom certificates of these authorities are of. Without, no certificate counts.
+    pub fn with_client_certificates(self, certificates: Option<ClientCertificates>) -> Authenticator {
+        Authenticator { client_certificates: certificates, ..self }
+    }
+
+    /// Lets those in whom a front proxy speaks for.
+    pub fn with_front_proxy(self, proxy: Option<FrontProxy>) -> Authenticator {
+        Authenticator { front_proxy: proxy, ..self }
     }
 
     /// The user of a request, or `None` if its credentials are refused (401).
     pub fn authenticate(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Option<User> {
-        if let Some(user) = certificates.first().and_then(certificate_user) {
-            return Some(user.authenticated());
+        let mut refused = false;
+        for known in [self.proxied(headers, certificates), self.certified(certificates)] {
+            match known {
+                Ok(Some(user)) => return Some(user.authenticated()),
+                Ok(None) => {}
+                Err(reason) => {
+                    tracing::debug!(reason, "certificate refused");
+                    refused = true;
+                }
+            }
         }
-        match bearer_token(headers) {
+        let in_protocols = match web_socket_token::token(headers) {
+            Ok(token) => token,
+            Err(reason) => {
+                tracing::debug!(reason, "token refused");
+                refused = true;
+                None
+            }
+        };
+        match bearer_token(headers).or(in_protocols.as_deref()) {
             Some(token) => match self.token(token, None) {
                 Ok(verified) => Some(verified.user),
                 Err(reason) => {
@@ -96,9 +126,29 @@ impl Authenticator {
                     None
                 }
             },
+            // Whoever shows what is not believed is not taken for somebody else.
+            None if refused => None,
             None if header(headers, &AUTHORIZATION).is_empty() || self.anonymous => self.anonymous.then(User::anonymous),
             None => None,
         }
+    }
+
+    fn proxied(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<Option<User>, String> {
+        self.front_proxy.as_ref().map_or(Ok(None), |proxy| proxy.user(headers, certificates))
+    }
+
+    fn certified(&self, certificates: &[CertificateDer<'static>]) -> Result<Option<User>, String> {
+        match &self.client_certificates {
+            Some(known) if !certificates.is_empty() => known.check(certificates).and_then(|subject| subject.user()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes out of a request what has told who sends it, so that nothing behind reads it again.
+    pub fn clear(&self, headers: &mut HeaderMap) {
+        headers.remove(AUTHORIZATION);
+        web_socket_token::remove(headers);
+        front_proxy::clear(headers, self.front_proxy.as_ref().map(|proxy| &proxy.config));
     }
 
     /// The user of a bearer token that is meant for one of `audiences` (for this server without any); also what TokenReview
@@ -134,15 +184,6 @@ fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = header(headers, &AUTHORIZATION).trim().split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
-}
-
-/// The common name is the user, organizations are groups.
-fn certificate_user(certificate: &CertificateDer<'static>) -> Option<User> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let subject = parsed.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect();
-    Some(User { name, groups, ..User::default() })
 }
 
 /// Reads a CSV file of `token,user,uid[,"group1,group2"]`.

@@ -5,8 +5,11 @@
 
 pub mod authentication;
 pub mod authorization;
+pub mod client_certificate;
+pub mod front_proxy;
 pub mod impersonation;
 pub mod request_info;
+pub mod web_socket_token;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -125,6 +128,7 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
     let query = request.uri().query().unwrap_or("").to_owned();
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
     let mut common = Common { audit_id: audit_id(request.headers()), flow: None };
+    request.headers_mut().insert("audit-id", common.audit_id.clone());
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     let form = negotiate::of_errors(&head.headers, &query);
@@ -204,6 +208,7 @@ async fn admit(
         Sender::Vouched(user) => Some(user.authenticated()),
     };
     let user = user.ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
+    api.authenticator.clear(headers);
     let user =
         impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(|status| Refused::Status { status, nosniff: true })?;
     let seat = take_seat(api, &user, info, common).await?;

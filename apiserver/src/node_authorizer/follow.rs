@@ -9,7 +9,7 @@ use super::NodeAuthorizer;
 use super::graph::{Graph, Kind};
 use crate::catalog::Catalog;
 use crate::registry::read::str_at;
-use crate::storage::{Cursor, EventKind, Object, Resource, Scope};
+use crate::storage::{Cursor, Event, EventKind, Object, Resource, Scope};
 
 /// How a followed kind enters the graph.
 #[derive(Clone, Copy)]
@@ -51,10 +51,12 @@ impl NodeAuthorizer {
                 match changes {
                     Ok(events) => {
                         // Objects are decoded before the lock is taken.
+                        let (entry, resource) = &followed[at];
+                        let exists = |event: &Event| event.kind != EventKind::Deleted;
                         let changes: Vec<Change> =
-                            events.iter().map(|event| Change::of(&event.object, event.kind != EventKind::Deleted)).collect();
+                            events.iter().map(|event| Change::of(&event.object, *entry, resource, exists(event))).collect();
                         let mut graph = authorizer.graph.write();
-                        changes.iter().for_each(|change| change.enter(&mut graph, followed[at].0));
+                        changes.iter().for_each(|change| change.enter(&mut graph, *entry));
                     }
                     Err(_) => {
                         let (graph, anew) = read_all(&followed);
@@ -74,8 +76,13 @@ struct Change<'a> {
 }
 
 impl Change<'_> {
-    fn of(object: &Object, exists: bool) -> Change<'_> {
-        Change { object, value: exists.then(|| object.value()) }
+    fn of<'a>(object: &'a Object, entry: Entry, resource: &Resource, exists: bool) -> Change<'a> {
+        // A pod that is on no node is as one that is not there, and its node is known without reading it.
+        let concerns_a_node = || match entry {
+            Entry::Pod => node_of_pod(resource, object).is_none_or(|node| !node.is_empty()),
+            Entry::Volume | Entry::Owned(..) => true,
+        };
+        Change { object, value: (exists && concerns_a_node()).then(|| object.value()) }
     }
 
     fn enter(&self, graph: &mut Graph, entry: Entry) {
@@ -88,13 +95,19 @@ impl Change<'_> {
     }
 }
 
+/// From the index of the pod's selectable fields, if they have it.
+fn node_of_pod<'a>(resource: &Resource, pod: &'a Object) -> Option<&'a str> {
+    let at = resource.spec.fields.iter().position(|field| &*field.name == "spec.nodeName")?;
+    Some(pod.field(at)?)
+}
+
 fn read_all(followed: &[(Entry, Arc<Resource>)]) -> (Graph, Vec<Cursor>) {
     let mut graph = Graph::default();
     let cursors = followed
         .iter()
         .map(|(entry, resource)| {
             let (snapshot, cursor) = resource.list_and_watch(Scope::All);
-            snapshot.range("", None).for_each(|object| Change::of(object, true).enter(&mut graph, *entry));
+            snapshot.range("", None).for_each(|object| Change::of(object, *entry, resource, true).enter(&mut graph, *entry));
             cursor
         })
         .collect();

@@ -5,6 +5,7 @@
 
 mod document;
 pub mod gnostic;
+pub mod merge;
 pub mod operation;
 mod paths;
 pub mod resource;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value, json};
 
+use crate::aggregation::openapi::Documents;
 use crate::registry::Definition;
 use operation::{Content, Operation};
 use resource::Resource;
@@ -88,7 +90,18 @@ pub struct OpenApi {
     types: &'static Types,
     version: String,
     parts: RwLock<BTreeMap<String, Arc<Part>>>,
+    /// What others publish.
+    aggregated: RwLock<Aggregated>,
     whole: Mutex<Whole>,
+}
+
+/// Where others' documents of version 3 are, by path, and what they say in version 2.
+#[derive(Default)]
+struct Aggregated {
+    v3: BTreeMap<String, String>,
+    /// The paths of these that are of the groups and versions that others serve.
+    own: BTreeSet<String>,
+    v2: Vec<Arc<Value>>,
 }
 
 /// What depends on all parts; dropped when one changes.
@@ -108,7 +121,8 @@ impl OpenApi {
 
     /// The documents of any resources that the built-in types describe.
     pub fn of(resources: Vec<Resource>, types: &'static Types, version: &str) -> OpenApi {
-        let out = OpenApi { types, version: version.into(), parts: RwLock::default(), whole: Mutex::default() };
+        let out =
+            OpenApi { types, version: version.into(), parts: RwLock::default(), aggregated: RwLock::default(), whole: Mutex::default() };
         let mut groups: BTreeMap<(String, String), Vec<Resource>> = BTreeMap::new();
         for r in resources {
             groups.entry((r.group.clone(), r.version.clone())).or_default().push(r);
@@ -137,6 +151,21 @@ impl OpenApi {
         self.changed();
     }
 
+    /// Replaces what others publish, by the path of their own document, the most important first.
+    pub fn set_aggregated(&self, documents: &[(String, Arc<Documents>)]) {
+        let mut aggregated = Aggregated::default();
+        for (own, documents) in documents {
+            // What stands there of ours is hidden.
+            aggregated.own.extend(documents.v3.contains_key(own).then(|| own.clone()));
+            for (path, url) in &documents.v3 {
+                aggregated.v3.entry(path.clone()).or_insert_with(|| url.clone());
+            }
+            aggregated.v2.extend(documents.v2.clone());
+        }
+        *self.aggregated.write() = aggregated;
+        self.changed();
+    }
+
     fn put(&self, path: String, part: Part) {
         self.parts.write().insert(path, Arc::new(part));
         self.changed();
@@ -156,13 +185,26 @@ impl OpenApi {
         };
         let parts: Vec<(String, Arc<Part>)> = self.parts.read().iter().map(|(path, part)| (path.clone(), part.clone())).collect();
         let entry = |path: &str, part: &Part| json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={}", self.document(part).hash)});
-        let paths: Map<String, Value> = parts.iter().map(|(path, part)| (path.clone(), entry(path, part))).collect();
+        let mut paths: Map<String, Value> = parts.iter().map(|(path, part)| (path.clone(), entry(path, part))).collect();
+        let aggregated = self.aggregated.read();
+        for (path, url) in &aggregated.v3 {
+            if aggregated.own.contains(path) || !paths.contains_key(path) {
+                paths.insert(path.clone(), json!({ "serverRelativeURL": url }));
+            }
+        }
+        drop(aggregated);
+        paths.sort_keys();
         let index = Bytes::from(json!({"paths": paths}).to_string());
         let mut whole = self.whole.lock();
         if whole.generation == generation {
             whole.index = Some(index.clone());
         }
         index
+    }
+
+    /// Whether a document of version 3 is this server's own.
+    pub fn publishes(&self, path: &str) -> bool {
+        self.parts.read().contains_key(path)
     }
 
     /// `/openapi/v3/<path>`, such as `apis/apps/v1`.
@@ -195,7 +237,11 @@ impl OpenApi {
         let groups: Vec<(&str, &str)> = parts.iter().filter_map(|p| p.group()).collect();
         let own = |name: &str, flavour| parts.iter().filter_map(|p| p.own.as_ref()).find_map(|own| own(name, flavour));
         let definitions = |name: &str, flavour| own(name, flavour).or_else(|| schema::definition(self.types, name, flavour, &groups));
-        let document = Arc::new(Document::new(&document::v2(&operations, &definitions, &self.version), Flavour::V2));
+        let mut document = document::v2(&operations, &definitions, &self.version);
+        for other in self.aggregated.read().v2.iter() {
+            merge::into(&mut document, other);
+        }
+        let document = Arc::new(Document::new(&document, Flavour::V2));
         let mut whole = self.whole.lock();
         if whole.generation == generation {
             whole.v2 = Some(document.clone());

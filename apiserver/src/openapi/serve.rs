@@ -80,6 +80,7 @@ fn document_response(request: &Authorized, document: &super::Document, protobuf:
     let etag = format!("\"{}\"", document.hash);
     let wants_protobuf = match accepted(header(&request.headers, &ACCEPT), protobuf) {
         Some(wants) => wants,
+        None if protobuf == V2_PROTOBUF => return respond::bytes(StatusCode::NOT_ACCEPTABLE, "text/plain; charset=utf-8", Bytes::new()),
         None => {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NOT_ACCEPTABLE;

@@ -55,7 +55,11 @@ pub struct Cx<'a> {
     pub namespace: &'a str,
     /// The user who asks.
     pub user: &'a str,
+    /// Empty where the user has none.
+    pub uid: &'a str,
     pub groups: &'a [String],
+    /// Extra attributes of the user, sorted by key.
+    pub extra: &'a [(String, Vec<String>)],
 }
 
 /// The rules of an update to a resource or to one of its subresources.

@@ -1,10 +1,9 @@
 //! The `Available` condition of APIServices: local ones always are; one behind a service is not while the service, its port or
-//! its endpoints are missing.
-//!
-//! That a service with ready endpoints answers is for whoever proxies to it to find out; nothing is written about that here.
+//! its endpoints are missing, or nobody there tells of the resources.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::status::Status;
 use jiff::Timestamp;
@@ -14,11 +13,16 @@ use serde_json::Value;
 use super::api_services::{COLLECTION, GROUP, PLURAL};
 use super::keyed::{self, Next, Reconciler, Source};
 use super::watched::cache;
+use crate::aggregation::{self, follow};
 use crate::loopback::Loopback;
 use crate::registry::conditions::Condition;
 use crate::registry::read::{int_at, list_at, str_at};
 
 const AVAILABLE: &str = "Available";
+const FAILED: &str = "FailedDiscoveryCheck";
+const WORKERS: u64 = 5;
+/// How often a server is looked at although nothing has changed.
+const RECHECK: Duration = Duration::from_secs(30);
 const SLICES: (&str, &str) = ("discovery.k8s.io", "endpointslices");
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
@@ -30,22 +34,25 @@ pub fn spawn(client: &Loopback) {
     if !client.serves(GROUP, PLURAL) {
         return;
     }
-    let references = References::default();
-    let referring = |key: String, references: &References| references.lock().get(&key).into_iter().flatten().cloned().collect();
-    let (by_service, by_slice) = (references.clone(), references.clone());
-    let sources = vec![
-        Source::own(GROUP, PLURAL),
-        Source { group: "", resource: "services", keys: Box::new(move |service| referring(service.key().to_string(), &by_service)) },
-        Source {
-            group: SLICES.0,
-            resource: SLICES.1,
-            keys: Box::new(move |slice| {
-                let service = slice.labels().get(SERVICE_LABEL).unwrap_or("");
-                referring(format!("{}/{service}", slice.namespace()), &by_slice)
-            }),
-        },
-    ];
-    keyed::spawn(client, "apiservice-availability", sources, Availability { client: client.clone(), references });
+    // One that does not answer holds up only some of the others.
+    for worker in 0..WORKERS {
+        let references = References::default();
+        let referring = |key: String, references: &References| references.lock().get(&key).into_iter().flatten().cloned().collect();
+        let (by_service, by_slice) = (references.clone(), references.clone());
+        let sources = vec![
+            follow::source_of(worker, WORKERS),
+            Source { group: "", resource: "services", keys: Box::new(move |service| referring(service.key().to_string(), &by_service)) },
+            Source {
+                group: SLICES.0,
+                resource: SLICES.1,
+                keys: Box::new(move |slice| {
+                    let service = slice.labels().get(SERVICE_LABEL).unwrap_or("");
+                    referring(format!("{}/{service}", slice.namespace()), &by_slice)
+                }),
+            },
+        ];
+        keyed::spawn(client, "apiservice-availability", sources, Availability { client: client.clone(), references });
+    }
 }
 
 struct Availability {
@@ -85,20 +92,33 @@ impl Reconciler for Availability {
         let condition = match object.pointer("/spec/service").filter(|s| s.is_object()) {
             None => {
                 self.refer(name, None);
-                Some(Condition::new(AVAILABLE, "True", "Local", "Local APIServices are always available"))
+                Condition::new(AVAILABLE, "True", "Local", "Local APIServices are always available")
             }
             Some(reference) => {
                 let (namespace, service) = (str_at(reference, "/namespace"), str_at(reference, "/name"));
                 // Before the look, so that a change after it is not missed.
                 self.refer(name, Some(format!("{namespace}/{service}")));
                 let found = self.client.get("", "services", namespace, service);
-                obstacle(reference, found.as_ref(), || self.slices_of(namespace, service))
+                match obstacle(reference, found.as_ref(), || self.slices_of(namespace, service)) {
+                    Some(obstacle) => obstacle,
+                    None => match aggregation::health::check(self.client.api(), &object).await {
+                        Ok(()) => Condition::new(AVAILABLE, "True", "Passed", "all checks passed"),
+                        Err(why) => Condition::new(AVAILABLE, "False", FAILED, why),
+                    },
+                }
             }
         };
-        let Some(condition) = condition.filter(|c| !c.holds(&object)) else { return Ok(Next::default()) };
-        condition.set(&mut object, Timestamp::now());
-        self.client.replace(&format!("{COLLECTION}/{name}/status"), object).await?;
-        Ok(Next::default())
+        let is_remote = object.pointer("/spec/service").is_some_and(Value::is_object);
+        let failure = (condition.reason == FAILED).then(|| condition.message.clone());
+        if !condition.holds(&object) {
+            condition.set(&mut object, Timestamp::now());
+            self.client.replace(&format!("{COLLECTION}/{name}/status"), object).await?;
+        }
+        match failure {
+            // Tried again sooner than the others.
+            Some(why) => Err(Status::service_unavailable(why)),
+            None => Ok(Next { after: is_remote.then_some(RECHECK), also: Vec::new() }),
+        }
     }
 }
 

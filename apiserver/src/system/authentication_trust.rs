@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use apimachinery::status::Status;
 use jiff::Timestamp;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use x509_parser::pem::Pem;
 
 use super::Settings;
 use super::watched::Watched;
 use crate::api::Api;
+use crate::filters::front_proxy;
 use crate::loopback::{Loopback, is_overtaken};
-use crate::registry::read::str_at;
 
 const NAME: &str = "extension-apiserver-authentication";
 const NAMESPACE: &str = "kube-system";
 const COLLECTION: &str = "/api/v1/namespaces/kube-system/configmaps";
 const CLIENT_CA: &str = "client-ca-file";
+const PROXY_CA: &str = "requestheader-client-ca-file";
 /// Changes are gathered for this long.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -39,17 +40,15 @@ pub async fn keep(client: &Loopback, settings: &Settings, mut watched: Watched) 
     }
 }
 
-/// Creates the object, or adds this server's CA to it.
+/// Creates the object, or adds what this server believes to it.
 pub async fn ensure(client: &Loopback, settings: &Settings) -> Result<(), Status> {
-    if settings.client_ca.is_empty() || !client.serves("", "configmaps") {
+    if !client.serves("", "configmaps") {
         return Ok(());
     }
     let current = client.get("", "configmaps", NAMESPACE, NAME);
-    let has = current.as_ref().map_or("", |c| str_at(c, "/data/client-ca-file"));
-    let bundle = combine(has, &settings.client_ca, Timestamp::now());
+    let has = current.as_ref().and_then(|c| c.get("data")).and_then(Value::as_object).cloned().unwrap_or_default();
+    let data = combined(&has, &settings.client_ca, &settings.front_proxies, Timestamp::now())?;
     let Some(mut object) = current else {
-        let mut data = Map::new();
-        data.insert(CLIENT_CA.to_owned(), bundle.into());
         let object = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -58,14 +57,63 @@ pub async fn ensure(client: &Loopback, settings: &Settings) -> Result<(), Status
         });
         return client.ensure(COLLECTION, object).await.map(|_| ());
     };
-    if bundle == str_at(&object, "/data/client-ca-file") {
+    if data == has {
         return Ok(());
     }
-    object["data"][CLIENT_CA] = bundle.into();
+    object["data"] = data.into();
     match client.replace(&format!("{COLLECTION}/{NAME}"), object).await {
         Err(status) if !is_overtaken(&status) => Err(status),
         _ => Ok(()),
     }
+}
+
+/// What the map is to hold, given what it has: certificates and names of both, and nothing else.
+fn combined(
+    has: &Map<String, Value>,
+    client_ca: &str,
+    proxies: &front_proxy::Config,
+    now: Timestamp,
+) -> Result<Map<String, Value>, Status> {
+    let text = |key: &str| has.get(key).and_then(Value::as_str).unwrap_or("");
+    let mut data = Map::new();
+    let bundle = combine(text(CLIENT_CA), client_ca, now);
+    if !bundle.is_empty() {
+        data.insert(CLIENT_CA.to_owned(), bundle.into());
+    }
+    let bundle = combine(text(PROXY_CA), &proxies.client_ca, now);
+    if bundle.is_empty() {
+        return Ok(data);
+    }
+    let mut lists = [
+        ("requestheader-allowed-names", &proxies.allowed_names),
+        ("requestheader-extra-headers-prefix", &proxies.extra_headers_prefix),
+        ("requestheader-group-headers", &proxies.group_headers),
+        ("requestheader-uid-headers", &proxies.uid_headers),
+        ("requestheader-username-headers", &proxies.username_headers),
+    ]
+    .into_iter()
+    .map(|(key, own)| Ok((key, union(key, text(key), own)?)))
+    .collect::<Result<Vec<_>, Status>>()?;
+    // A server that knows no header for uids says nothing of them.
+    lists.retain(|(key, names)| *key != "requestheader-uid-headers" || !names.is_empty());
+    data.insert(PROXY_CA.to_owned(), bundle.into());
+    data.extend(lists.into_iter().map(|(key, names)| (key.to_owned(), json!(names).to_string().into())));
+    data.sort_keys();
+    Ok(data)
+}
+
+/// The names of a JSON list and of our own, each once.
+fn union(key: &str, has: &str, own: &[String]) -> Result<Vec<String>, Status> {
+    let mut names: Vec<String> = match has {
+        "" => Vec::new(),
+        text => serde_json::from_str(text).map_err(|error| Status::internal_error(&format!("{NAME}: {key}: {error}")))?,
+    };
+    for name in own {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    Ok(names)
 }
 
 /// The certificates of both bundles, each once, without those that have expired.
@@ -108,6 +156,30 @@ mod tests {
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.not_after = rcgen::date_time_ymd(2030, 1, 1);
         params.self_signed(&key).unwrap().pem().replace("\r\n", "\n")
+    }
+
+    #[test]
+    fn the_map_holds_what_its_servers_believe() {
+        let (ca, proxies) = (certificate("ca"), certificate("proxies"));
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let config = front_proxy::Config::standard(proxies.clone(), vec!["mine".to_owned()]);
+        let first = combined(&Map::new(), &ca, &config, now).unwrap();
+        let expected = json!({
+            "client-ca-file": ca,
+            "requestheader-allowed-names": "[\"mine\"]",
+            "requestheader-client-ca-file": proxies,
+            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+            "requestheader-group-headers": "[\"X-Remote-Group\"]",
+            "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+            "requestheader-username-headers": "[\"X-Remote-User\"]",
+        });
+        assert_eq!(Value::Object(first.clone()), expected);
+        assert_eq!(combined(&first, &ca, &config, now).unwrap(), first);
+        let other = front_proxy::Config { allowed_names: vec!["theirs".to_owned()], uid_headers: Vec::new(), ..config.clone() };
+        let both = combined(&first, &ca, &other, now).unwrap();
+        assert_eq!(both["requestheader-allowed-names"], "[\"mine\",\"theirs\"]");
+        let broken = Map::from_iter([("requestheader-group-headers".to_owned(), Value::from("x"))]);
+        assert!(combined(&broken, &ca, &config, now).is_err());
     }
 
     #[test]

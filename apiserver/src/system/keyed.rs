@@ -115,15 +115,13 @@ fn note(event: &Event, keys: &Keys, dirty: &Dirty, known: &mut HashSet<String>) 
 }
 
 async fn work(name: &'static str, dirty: &Dirty, mut reconciler: impl Reconciler) {
-    let mut later: BTreeSet<(Instant, String)> = BTreeSet::new();
+    let mut later = Later::default();
     let mut failures: HashMap<String, u32> = HashMap::new();
     loop {
         let now = Instant::now();
-        while later.first().is_some_and(|(at, _)| *at <= now) {
-            dirty.add(later.pop_first().map(|(_, key)| key));
-        }
+        dirty.add(later.due(now));
         let Some(key) = dirty.pop() else {
-            let wait = later.first().map_or(Duration::MAX, |(at, _)| at.saturating_duration_since(now));
+            let wait = later.next().map_or(Duration::MAX, |at| at.saturating_duration_since(now));
             // Whichever comes first: a change, or time for a retry.
             let _ = tokio::time::timeout(wait, dirty.wake.notified()).await;
             continue;
@@ -132,7 +130,7 @@ async fn work(name: &'static str, dirty: &Dirty, mut reconciler: impl Reconciler
             Ok(next) => {
                 failures.remove(&key);
                 dirty.add(next.also);
-                later.extend(next.after.map(|after| (now + after, key)));
+                later.set(key, next.after.map(|after| now + after));
             }
             // The change that was in the way is on its way here.
             Err(status) if is_overtaken(&status) => {}
@@ -141,9 +139,45 @@ async fn work(name: &'static str, dirty: &Dirty, mut reconciler: impl Reconciler
                 *count += 1;
                 let delay = delay(*count);
                 tracing::warn!(controller = name, key, error = status.message, "will be tried again in {} ms", delay.as_millis());
-                later.insert((now + delay, key));
+                later.set(key, Some(now + delay));
             }
         }
+    }
+}
+
+/// When keys are to be looked at again: at most once a key, however often it was looked at meanwhile.
+#[derive(Default)]
+struct Later {
+    order: BTreeSet<(Instant, String)>,
+    of: HashMap<String, Instant>,
+}
+
+impl Later {
+    /// Replaces the time of a key.
+    fn set(&mut self, key: String, at: Option<Instant>) {
+        if let Some(before) = self.of.remove(&key) {
+            self.order.remove(&(before, key.clone()));
+        }
+        if let Some(at) = at {
+            self.of.insert(key.clone(), at);
+            self.order.insert((at, key));
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.order.first().map(|(at, _)| *at)
+    }
+
+    /// Takes out the keys whose time has come.
+    fn due(&mut self, now: Instant) -> Vec<String> {
+        let mut due = Vec::new();
+        while self.order.first().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, key)) = self.order.pop_first() {
+                self.of.remove(&key);
+                due.push(key);
+            }
+        }
+        due
     }
 }
 
@@ -159,6 +193,21 @@ mod tests {
     fn retries_come_ever_later_up_to_a_limit() {
         let delays: Vec<u128> = [1, 2, 3, 13, 14, 1000].map(|n| delay(n).as_millis()).to_vec();
         assert_eq!(delays, [5, 10, 20, 20_480, 30_000, 30_000]);
+    }
+
+    #[test]
+    fn a_key_has_one_time() {
+        let (mut later, now) = (Later::default(), Instant::now());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        for seconds in [30, 20, 10] {
+            later.set("a".to_owned(), Some(at(seconds)));
+        }
+        later.set("b".to_owned(), Some(at(5)));
+        later.set("b".to_owned(), None);
+        assert_eq!(later.next(), Some(at(10)));
+        assert_eq!(later.due(at(9)), Vec::<String>::new());
+        assert_eq!(later.due(at(30)), ["a"]);
+        assert_eq!(later.next(), None);
     }
 
     #[test]

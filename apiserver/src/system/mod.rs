@@ -26,6 +26,7 @@ use std::sync::Arc;
 use apimachinery::status::Status;
 
 use crate::api::Api;
+use crate::filters::front_proxy;
 use crate::flow_control;
 use crate::loopback::Loopback;
 use service_cidr::ServiceRange;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub service_ranges: Vec<ServiceRange>,
     /// The CA of client certificates, PEM.
     pub client_ca: String,
+    /// Which front proxies are believed.
+    pub front_proxies: front_proxy::Config,
     pub hostname: String,
 }
 

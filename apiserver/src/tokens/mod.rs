@@ -8,6 +8,7 @@ pub mod claims;
 pub mod discovery;
 pub mod jws;
 pub mod keys;
+pub mod legacy;
 pub mod verify;
 
 use std::path::{Path, PathBuf};

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use apimachinery::field::quote;
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::claims::{self, Claims, LEEWAY_SECONDS, Ref};
+use super::legacy::{self, LastUsed};
 use super::{Issuer, jws};
 use crate::catalog::{Catalog, Stored};
 use crate::filters::authentication::{TokenVerifier, User, Verified};
@@ -22,6 +24,9 @@ pub struct Found {
 pub trait Objects: Send + Sync {
     /// `resource` is `serviceaccounts`, `pods`, `secrets` or `nodes`; `namespace` is empty for nodes.
     fn find(&self, resource: &str, namespace: &str, name: &str) -> Option<Found>;
+
+    /// An object as a whole, for the few tokens that need it.
+    fn read(&self, resource: &str, namespace: &str, name: &str) -> Option<Value>;
 }
 
 /// The objects in memory.
@@ -48,6 +53,11 @@ impl Objects for Cached {
         });
         Some(Found { uid: object.uid().to_owned(), deleted_at })
     }
+
+    fn read(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+        let (_, stored) = self.stored.iter().find(|(known, _)| *known == resource)?;
+        Some(stored.cache()?.get(namespace, name)?.value())
+    }
 }
 
 const MARK: &[u8] = b"\"deletionTimestamp\"";
@@ -56,13 +66,16 @@ const MARK: &[u8] = b"\"deletionTimestamp\"";
 pub struct Verifier<O> {
     pub issuer: Arc<Issuer>,
     pub objects: O,
+    /// Where the use of tokens that secrets hold is told.
+    pub last_used: LastUsed,
 }
 
 impl<O: Objects> TokenVerifier for Verifier<O> {
     fn verify(&self, token: &str, audiences: Option<&[String]>) -> Result<Option<Verified>, String> {
         let Some(parsed) = jws::parse(token) else { return Ok(None) };
         let claims = Claims::from_payload(&parsed.payload);
-        if !self.issuer.issuers.contains(&claims.issuer) {
+        let is_legacy = claims.issuer == legacy::ISSUER;
+        if !is_legacy && !self.issuer.issuers.contains(&claims.issuer) {
             return Ok(None);
         }
         let keys = self.issuer.keys.now();
@@ -79,7 +92,16 @@ impl<O: Objects> TokenVerifier for Verifier<O> {
         if common.is_empty() {
             return Err(format!("token audiences {} is invalid for the target audiences {}", list(has), list(wanted)));
         }
-        let user = user_of(&claims, &self.objects, Timestamp::now().as_second())?;
+        let now = Timestamp::now();
+        let user = if is_legacy {
+            let (user, used) = legacy::user_of(&parsed.payload, token, &self.objects, now);
+            if let Some(used) = used {
+                self.last_used.note(used);
+            }
+            user?
+        } else {
+            user_of(&claims, &self.objects, now.as_second())?
+        };
         Ok(Some(Verified { user, audiences: common }))
     }
 }
@@ -165,6 +187,10 @@ mod tests {
         fn find(&self, resource: &str, _namespace: &str, name: &str) -> Option<Found> {
             let row = self.0.iter().find(|(r, n, ..)| *r == resource && *n == name)?;
             Some(Found { uid: row.2.to_owned(), deleted_at: row.3 })
+        }
+
+        fn read(&self, _resource: &str, _namespace: &str, _name: &str) -> Option<Value> {
+            None
         }
     }
 

@@ -4,7 +4,7 @@
 //! keeps the connections. Knows nothing of what is asked. Errors are in the words of Go's HTTP client, which people know from upstream.
 
 mod connections;
-mod trust;
+pub(crate) mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,13 +15,22 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Who trusts the authorities in a bundle (PEM), or those of this machine.
 pub fn client_config(bundle: Option<&[u8]>) -> Result<Arc<ClientConfig>, String> {
+    static MACHINE: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
+    match bundle {
+        Some(_) => config(verifier(bundle)?),
+        None => MACHINE.get_or_init(|| config(of_machine()?)).clone(),
+    }
+}
+
+/// The same trust, for those who show something themselves.
+pub fn verifier(bundle: Option<&[u8]>) -> Result<Arc<dyn ServerCertVerifier>, String> {
     match bundle {
         Some(bundle) => of_bundle(bundle),
         None => of_machine(),
     }
 }
 
-fn of_bundle(bundle: &[u8]) -> Result<Arc<ClientConfig>, String> {
+fn of_bundle(bundle: &[u8]) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let unable = |why: &dyn std::fmt::Display| format!("unable to load root certificates: {why}");
     let mut roots = RootCertStore::empty();
     let mut own = Vec::new();
@@ -33,12 +42,12 @@ fn of_bundle(bundle: &[u8]) -> Result<Arc<ClientConfig>, String> {
     if roots.is_empty() {
         return Err(unable(&"unable to parse bytes as PEM block"));
     }
-    config(roots, own)
+    trusting(roots, own)
 }
 
 /// Whom this machine trusts, read once.
-fn of_machine() -> Result<Arc<ClientConfig>, String> {
-    static MACHINE: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
+fn of_machine() -> Result<Arc<dyn ServerCertVerifier>, String> {
+    static MACHINE: OnceLock<Result<Arc<dyn ServerCertVerifier>, String>> = OnceLock::new();
     let read = || {
         let mut roots = RootCertStore::empty();
         let (_, ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -48,17 +57,20 @@ fn of_machine() -> Result<Arc<ClientConfig>, String> {
         if roots.is_empty() {
             return Err("tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned());
         }
-        config(roots, Vec::new())
+        trusting(roots, Vec::new())
     };
     MACHINE.get_or_init(read).clone()
 }
 
-fn config(roots: RootCertStore, own: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>, String> {
+fn trusting(roots: RootCertStore, own: Vec<CertificateDer<'static>>) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-    let authorities = authorities.map_err(|error| error.to_string())?;
+    let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    Ok(Arc::new(Verifier { authorities: authorities.map_err(|error| error.to_string())?, own }))
+}
+
+fn config(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-    let verifier = Arc::new(Verifier { authorities, own });
     let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))

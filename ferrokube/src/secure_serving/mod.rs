@@ -13,6 +13,7 @@ use apimachinery::status::Status;
 use apiserver::endpoints::negotiate::Form;
 use apiserver::endpoints::respond;
 use apiserver::filters::authorization::forbidden;
+use apiserver::filters::client_certificate::ClientCertificates;
 use apiserver::filters::request_info::RequestInfo;
 use apiserver::server::{self, Peer};
 use apiserver::tls;
@@ -100,7 +101,9 @@ impl SecureServing {
             return Ok(());
         }
         let (certificate, key) = self.identity(name)?;
-        let acceptor = tls::acceptor(&certificate, &key, &self.client_ca(client).await?).context("serving HTTPS")?;
+        let authorities = tls::roots(&self.client_ca(client).await?).context("client CA")?;
+        let acceptor = tls::acceptor(&certificate, &key, &authorities).context("serving HTTPS")?;
+        let certificates = ClientCertificates::certified_by(authorities).context("client CA")?;
         let address = SocketAddr::new(self.bind_address, port);
         let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
         tracing::info!(%address, "serving securely");
@@ -108,7 +111,8 @@ impl SecureServing {
             Some(path) => crate::client_flags::connect(path, name).await,
             None => Ok(client.clone()),
         };
-        let reviews = Reviews::new(delegate(&self.authentication_kubeconfig).await?, delegate(&self.authorization_kubeconfig).await?);
+        let authentication = delegate(&self.authentication_kubeconfig).await?;
+        let reviews = Reviews::new(authentication, delegate(&self.authorization_kubeconfig).await?, certificates);
         let state = Arc::new(State { shown, reviews, always_allowed: self.authorization_always_allow_paths.clone() });
         let handler = move |request: Request<hyper::body::Incoming>, peer: Peer| {
             let state = state.clone();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use apimachinery::status::Status;
 use apiserver::filters::authentication::{Authenticator, User};
+use apiserver::filters::client_certificate::ClientCertificates;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
@@ -25,8 +26,8 @@ pub struct Reviews {
 }
 
 impl Reviews {
-    pub fn new(authentication: Client, authorization: Client) -> Reviews {
-        let certificates = Authenticator::new(HashMap::new(), Vec::new(), true, Vec::new());
+    pub fn new(authentication: Client, authorization: Client, certificates: Option<ClientCertificates>) -> Reviews {
+        let certificates = Authenticator::new(HashMap::new(), Vec::new(), true, Vec::new()).with_client_certificates(certificates);
         Reviews { authentication, authorization, certificates, slots: Semaphore::new(MAX_AT_ONCE) }
     }
 

@@ -1,5 +1,6 @@
 //! The binary from outside: a real process, its kubeconfig, an unmodified client library.
 
+mod aggregation;
 mod bootstrap;
 mod codecs;
 mod components;

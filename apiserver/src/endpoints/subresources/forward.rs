@@ -24,11 +24,11 @@ pub enum Mode {
     Rewriting,
 }
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
 /// Headers that concern one connection and are not passed on.
-const HOP_BY_HOP: [HeaderName; 8] = [
+pub(crate) const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -40,7 +40,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// What a target may not say for the API server.
-const CROSS_ORIGIN: [HeaderName; 4] = [
+pub(crate) const CROSS_ORIGIN: [HeaderName; 4] = [
     header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
     header::ACCESS_CONTROL_ALLOW_HEADERS,
     header::ACCESS_CONTROL_ALLOW_METHODS,
@@ -94,7 +94,7 @@ pub async fn forward(call: &mut Call, mut target: Target, mode: Mode) -> Answer 
     Ok(Response::from_parts(head, Body::new(body)))
 }
 
-fn is_upgrade(headers: &HeaderMap) -> bool {
+pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONNECTION).iter().any(|value| value.to_str().is_ok_and(|text| text.to_ascii_lowercase().contains("upgrade")))
 }
 

@@ -2,7 +2,7 @@
 
 pub mod binding;
 pub mod eviction;
-mod forward;
+pub(crate) mod forward;
 mod html;
 mod links;
 pub mod location;

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     fn cx() -> Cx<'static> {
-        Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "u", groups: &[] }
+        Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "u", uid: "", groups: &[], extra: &[] }
     }
 
     fn definition(versions: Value) -> Value {

@@ -47,7 +47,7 @@ fn refusal(resource: &Resource, mut definition: Value) -> String {
         return format!("cannot be read: {why}");
     }
     write::complete(resource, &mut definition);
-    let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "", groups: &[] };
+    let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "", uid: "", groups: &[], extra: &[] };
     resource.strategy.prepare_for_create(&cx, &mut definition);
     let rules = MetaRules { namespaced: false, name: resource.check_name, finalizers: FinalizerRule::Qualified };
     let mut errors = validate_object_meta(&definition["metadata"], &rules, &Path::new("metadata"));

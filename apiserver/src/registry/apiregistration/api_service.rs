@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn what_is_served_here_is_available_at_once() {
         let mut object = local();
-        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "u", groups: &[] };
+        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "u", uid: "", groups: &[], extra: &[] };
         Main.prepare_for_create(&cx, &mut object);
         assert_eq!(row(&object, Timestamp::UNIX_EPOCH)[1..3], [json!("Local"), json!("True")]);
         object["spec"]["service"] = json!({"namespace": "n", "name": "s"});

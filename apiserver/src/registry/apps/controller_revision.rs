@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn data_is_an_object() {
-        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "n", user: "u", groups: &[] };
+        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "n", user: "u", uid: "", groups: &[], extra: &[] };
         let check = |object: Value| Main.validate(&cx, &object).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert!(check(json!({"data": {}})).is_empty());
         assert_eq!(

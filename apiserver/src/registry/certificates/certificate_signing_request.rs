@@ -3,7 +3,7 @@
 use apimachinery::field::ErrorList;
 use apimachinery::time::{format_time, human_duration};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::request_rules::{Endpoint, validate, validate_change};
 use crate::registry::printer::{self, text};
@@ -105,6 +105,13 @@ impl Strategy for Main {
         }
         spec.insert("username".to_owned(), cx.user.into());
         spec.insert("groups".to_owned(), json!(cx.groups));
+        if !cx.uid.is_empty() {
+            spec.insert("uid".to_owned(), cx.uid.into());
+        }
+        if !cx.extra.is_empty() {
+            let extra: Map<String, Value> = cx.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect();
+            spec.insert("extra".to_owned(), extra.into());
+        }
     }
 
     fn validate(&self, _cx: &Cx<'_>, new: &Value) -> ErrorList {
@@ -197,7 +204,7 @@ mod tests {
     use super::*;
 
     fn cx() -> Cx<'static> {
-        Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "alice", groups: &[] }
+        Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "alice", uid: "", groups: &[], extra: &[] }
     }
 
     #[test]
@@ -205,6 +212,10 @@ mod tests {
         let mut request = json!({"spec": {"username": "root", "uid": "x", "signerName": "a/b"}, "status": {"certificate": "YQ=="}});
         Main.prepare_for_create(&cx(), &mut request);
         assert_eq!(request, json!({"spec": {"username": "alice", "signerName": "a/b", "groups": []}}));
+        let extra = [("scopes".to_owned(), vec!["all".to_owned()])];
+        Main.prepare_for_create(&Cx { uid: "7", extra: &extra, ..cx() }, &mut request);
+        assert_eq!(request["spec"]["uid"], "7");
+        assert_eq!(request["spec"]["extra"], json!({"scopes": ["all"]}));
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) mod tests {
 
     /// The context of a request to a main resource at the beginning of time.
     pub(crate) fn cx() -> Cx<'static> {
-        Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "ns", user: "tester", groups: &[] }
+        Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "ns", user: "tester", uid: "", groups: &[], extra: &[] }
     }
 
     /// Each error as it is printed.

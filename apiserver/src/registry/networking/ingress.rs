@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_class_annotation_agrees_with_the_field() {
-        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "n", user: "u", groups: &[] };
+        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "n", user: "u", uid: "", groups: &[], extra: &[] };
         let object = json!({"metadata": {"annotations": {CLASS_ANNOTATION: "a"}}, "spec": {"ingressClassName": "b", "rules": [{}]}});
         let texts: Vec<String> = Main.validate(&cx, &object).iter().map(ToString::to_string).collect();
         assert_eq!(

@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    const CX: Cx<'_> = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "u", groups: &[] };
+    const CX: Cx<'_> = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "u", uid: "", groups: &[], extra: &[] };
 
     fn texts(errors: ErrorList) -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()

@@ -167,7 +167,7 @@ mod tests {
     fn a_new_effect_has_a_new_time() {
         let rule =
             |effect: &str, added: &str| json!({"metadata": {"generation": 1}, "spec": {"taint": {"effect": effect, "timeAdded": added}}});
-        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "", groups: &[] };
+        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "", uid: "", groups: &[], extra: &[] };
         let old = rule("None", "2026-01-01T00:00:00Z");
         let mut new = rule("NoExecute", "2026-01-01T00:00:00Z");
         Main.prepare_for_update(&cx, &mut new, &old);

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_spec_stays() {
-        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "", groups: &[] };
+        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "", uid: "", groups: &[], extra: &[] };
         let claim = |name: &str| json!({"spec": {"devices": {"requests": [{"name": name}]}}});
         let errors = Main.validate_update(&cx, &claim("a"), &claim("b"));
         assert_eq!(errors[0].to_string(), "spec: Invalid value: null: field is immutable");

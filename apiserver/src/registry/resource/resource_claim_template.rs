@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_spec_stays() {
-        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "", groups: &[] };
+        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "", uid: "", groups: &[], extra: &[] };
         let old = json!({"spec": {"spec": {"devices": {"constraints": []}}}});
         let new = json!({"spec": {"metadata": {"labels": {"a": "b"}}, "spec": {"devices": {}}}});
         let errors = Main.validate_update(&cx, &new, &old);

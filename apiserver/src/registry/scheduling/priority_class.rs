@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn system_classes_are_exactly_those_known() {
-        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "u", groups: &[] };
+        let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: "", namespace: "", user: "u", uid: "", groups: &[], extra: &[] };
         let check = |name: &str, value: i64| {
             let object = json!({"metadata": {"name": name}, "value": value, "preemptionPolicy": "Never"});
             Main.validate(&cx, &object).iter().map(ToString::to_string).collect::<Vec<_>>()

@@ -1,0 +1,92 @@
+//! What expressions about writes may name, and the types of it.
+
+use cel::{Env, Type};
+
+/// Parts of a request, by the type that has them.
+const REQUEST: [(&str, &[(&str, &str)]); 4] = [
+    ("kubernetes.GroupVersionKind", &[("group", "string"), ("version", "string"), ("kind", "string")]),
+    ("kubernetes.GroupVersionResource", &[("group", "string"), ("version", "string"), ("resource", "string")]),
+    ("kubernetes.UserInfo", &[("username", "string"), ("uid", "string"), ("groups", "texts"), ("extra", "text lists")]),
+    (
+        "kubernetes.AdmissionRequest",
+        &[
+            ("kind", "kubernetes.GroupVersionKind"),
+            ("resource", "kubernetes.GroupVersionResource"),
+            ("subResource", "string"),
+            ("requestKind", "kubernetes.GroupVersionKind"),
+            ("requestResource", "kubernetes.GroupVersionResource"),
+            ("requestSubResource", "string"),
+            ("name", "string"),
+            ("namespace", "string"),
+            ("operation", "string"),
+            ("userInfo", "kubernetes.UserInfo"),
+            ("dryRun", "bool"),
+            ("options", "dyn"),
+        ],
+    ),
+];
+
+/// Parts of a namespace, by the type that has them.
+const NAMESPACE: [(&str, &[(&str, &str)]); 5] = [
+    ("kubernetes.NamespaceSpec", &[("finalizers", "texts")]),
+    (
+        "kubernetes.NamespaceCondition",
+        &[("status", "string"), ("type", "string"), ("lastTransitionTime", "timestamp"), ("message", "string"), ("reason", "string")],
+    ),
+    ("kubernetes.NamespaceStatus", &[("conditions", "conditions"), ("phase", "string")]),
+    (
+        "kubernetes.NamespaceMetadata",
+        &[
+            ("name", "string"),
+            ("generateName", "string"),
+            ("namespace", "string"),
+            ("labels", "text map"),
+            ("annotations", "text map"),
+            ("UID", "string"),
+            ("creationTimestamp", "timestamp"),
+            ("deletionGracePeriodSeconds", "int"),
+            ("deletionTimestamp", "timestamp"),
+            ("generation", "int"),
+            ("resourceVersion", "string"),
+            ("finalizers", "texts"),
+        ],
+    ),
+    (
+        "kubernetes.Namespace",
+        &[("metadata", "kubernetes.NamespaceMetadata"), ("spec", "kubernetes.NamespaceSpec"), ("status", "kubernetes.NamespaceStatus")],
+    ),
+];
+
+fn type_of(notation: &str) -> Type {
+    match notation {
+        "string" => Type::String,
+        "bool" => Type::Bool,
+        "int" => Type::Int,
+        "dyn" => Type::Dyn,
+        "timestamp" => Type::Timestamp,
+        "texts" => Type::list(Type::String),
+        "text map" => Type::map(Type::String, Type::String),
+        "text lists" => Type::map(Type::String, Type::list(Type::String)),
+        "conditions" => Type::list(Type::object("kubernetes.NamespaceCondition")),
+        name => Type::object(name),
+    }
+}
+
+/// Declares these variables, which have the types that upstream gives them.
+pub(super) fn declare(mut env: Env, variables: &[&str]) -> Env {
+    for (name, fields) in REQUEST.into_iter().chain(NAMESPACE) {
+        let fields: Vec<(&str, Type)> = fields.iter().map(|(field, notation)| (*field, type_of(notation))).collect();
+        env = env.with_object(name, &fields);
+    }
+    for variable in variables {
+        env = match *variable {
+            "request" => env.with_variable("request", Type::object("kubernetes.AdmissionRequest")),
+            "namespaceObject" => env.with_variable("namespaceObject", Type::object("kubernetes.Namespace")),
+            "authorizer" => env
+                .with_variable("authorizer", Type::object("kubernetes.authorization.Authorizer"))
+                .with_variable("authorizer.requestResource", Type::object("kubernetes.authorization.ResourceCheck")),
+            other => env.with_variable(other, Type::Dyn),
+        };
+    }
+    env
+}

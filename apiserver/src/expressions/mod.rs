@@ -1,0 +1,293 @@
+//! Expressions in the Common Expression Language, as webhooks and policies have them.
+//!
+//! A thin layer over the `cel` crate: it names the variables that an expression may use ([`environment`]), keeps what is in force
+//! compiled, and bounds what the evaluations for one write cost together. There is no `authorizer` yet.
+
+mod environment;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use cel::{Activation, Budget, Env, EvalError, Lazy, Map, Program};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+/// What is evaluated for one write has to be through by then. An evaluation that takes longer is left to itself.
+const EVALUATION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Evaluations at once, those left to themselves among them.
+const MAX_EVALUATIONS: usize = 64;
+/// Cost of the expressions of one policy for one write.
+const BUDGET: i64 = 10_000_000;
+/// Cost of the match conditions of one webhook or policy for one write.
+const MATCH_CONDITIONS_BUDGET: i64 = 2_500_000;
+/// What an expression that is in force may name; when it was written it was checked what it may name where it stands.
+const ALL_VARIABLES: [&str; 7] = ["object", "oldObject", "request", "params", "namespaceObject", "variables", "authorizer"];
+
+static EVALUATIONS: Semaphore = Semaphore::const_new(MAX_EVALUATIONS);
+
+/// Compiled expressions of the objects that are in force; when there are more, compiling starts anew.
+const MAX_COMPILED: usize = 4096;
+
+static COMPILED: LazyLock<Mutex<HashMap<String, Arc<Expression>>>> = LazyLock::new(Mutex::default);
+
+/// The environment of what is in force, made once.
+static IN_FORCE: LazyLock<Env> = LazyLock::new(|| environment::declare(Env::for_stored(), &ALL_VARIABLES));
+
+/// A compiled expression.
+pub struct Expression {
+    text: String,
+    program: Program,
+}
+
+/// What an expression gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Bool(bool),
+    Text(String),
+    /// Something else, which nobody has asked for.
+    Other,
+}
+
+impl Expression {
+    /// Compiles an expression that may use these variables and gives one of these types; anything if there are none. The error is
+    /// in upstream's words.
+    pub fn compile(text: &str, variables: &[&str], types: &[&str]) -> Result<Expression, String> {
+        let expression = Expression::compiled(text, &environment::declare(Env::for_new(), variables))?;
+        let found = expression.program.result_type().declared();
+        if types.is_empty() || types.contains(&found.as_str()) {
+            return Ok(expression);
+        }
+        let wanted = if let [one] = types { (*one).to_owned() } else { format!("one of [{}]", types.join(" ")) };
+        Err(format!("must evaluate to {wanted} but got {found}"))
+    }
+
+    fn compiled(text: &str, env: &Env) -> Result<Expression, String> {
+        let program = Program::compile(env, text).map_err(|error| {
+            let what = if error.is_instantiation() { "program instantiation" } else { "compilation" };
+            format!("{what} failed: {error}")
+        })?;
+        Ok(Expression { text: text.to_owned(), program })
+    }
+
+    /// An expression of an object that is in force: it was checked when the object was written.
+    pub fn in_force(text: &str) -> Result<Arc<Expression>, String> {
+        if let Some(known) = COMPILED.lock().get(text) {
+            return Ok(known.clone());
+        }
+        let compiled = Arc::new(Expression::compiled(text, &IN_FORCE)?);
+        let mut all = COMPILED.lock();
+        if all.len() >= MAX_COMPILED {
+            all.clear();
+        }
+        all.insert(text.to_owned(), compiled.clone());
+        Ok(compiled)
+    }
+
+    /// What the expression gives; an error names it, as upstream does.
+    pub fn evaluate(&self, variables: &Variables) -> Result<Outcome, String> {
+        let activation = variables.activation();
+        let mut spent = Budget::new(0);
+        let value = self.program.evaluate(&activation, &mut spent);
+        if !variables.spend(spent) {
+            return Err("validation failed due to running out of cost budget, no further validation rules will be run".to_owned());
+        }
+        match value {
+            Ok(cel::Value::Bool(value)) => Ok(Outcome::Bool(value)),
+            Ok(cel::Value::String(text)) => Ok(Outcome::Text(text.to_string())),
+            Ok(_) => Ok(Outcome::Other),
+            Err(error) => Err(format!("expression '{}' resulted in error: {error}", self.text)),
+        }
+    }
+}
+
+/// What expressions are told. A clone has the whole budget again.
+#[derive(Default)]
+pub struct Variables {
+    values: Vec<(&'static str, Arc<Value>)>,
+    /// Those that a policy composes of the others, as `variables.<name>`; found out when they are first asked for.
+    composed: Vec<(String, Result<Arc<Expression>, String>)>,
+    budget: i64,
+    /// What evaluations have cost so far.
+    spent: AtomicI64,
+}
+
+impl Clone for Variables {
+    fn clone(&self) -> Variables {
+        Variables { values: self.values.clone(), composed: self.composed.clone(), budget: self.budget, spent: AtomicI64::new(0) }
+    }
+}
+
+impl Variables {
+    pub fn with(mut self, name: &'static str, value: &Value) -> Variables {
+        self.values.retain(|(known, _)| *known != name);
+        self.values.push((name, Arc::new(value.clone())));
+        self
+    }
+
+    /// Lets all evaluations together cost no more than this.
+    fn within(mut self, budget: i64) -> Variables {
+        self.budget = budget;
+        self
+    }
+
+    /// Adds a variable that an expression composes of those before it.
+    pub fn compose(&mut self, name: &str, expression: Result<Arc<Expression>, String>) {
+        self.composed.push((name.to_owned(), expression));
+    }
+
+    fn activation(&self) -> Activation<'_> {
+        let mut activation = self.plain();
+        if !self.composed.is_empty() {
+            let composition = Arc::new(Composition { of: self, known: Mutex::default() });
+            activation.set("variables", Ok(cel::Value::Map(Map::Lazy(Arc::new(View(composition))))));
+        }
+        activation
+    }
+
+    fn plain(&self) -> Activation<'_> {
+        self.values.iter().fold(Activation::default(), |activation, (name, value)| activation.with(name, cel::Value::json(value)))
+    }
+
+    /// Counts what an evaluation has cost; false once that is too much.
+    fn spend(&self, cost: Budget) -> bool {
+        let budget = if self.budget > 0 { self.budget } else { BUDGET };
+        let cost = -cost.remaining();
+        self.spent.fetch_add(cost, Ordering::Relaxed).saturating_add(cost) <= budget
+    }
+}
+
+/// Composed variables while one expression is evaluated. None is evaluated twice.
+struct Composition<'a> {
+    of: &'a Variables,
+    /// None while it is being found out.
+    known: Mutex<HashMap<String, Option<Result<cel::Value<'a>, EvalError>>>>,
+}
+
+struct View<'a>(Arc<Composition<'a>>);
+
+impl<'a> Lazy<'a> for View<'a> {
+    fn names(&self) -> Vec<String> {
+        self.0.of.composed.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn get(&self, name: &str) -> Option<Result<cel::Value<'a>, EvalError>> {
+        let (_, expression) = self.0.of.composed.iter().find(|(known, _)| known == name)?;
+        let known = self.0.known.lock().get(name).cloned();
+        if let Some(known) = known {
+            let circular = || Err(EvalError::new(format!("composited variable {name:?} refers to itself")));
+            return Some(known.unwrap_or_else(circular));
+        }
+        self.0.known.lock().insert(name.to_owned(), None);
+        let value = match expression {
+            Err(why) => Err(EvalError::new(format!("composited variable {name:?} fails to compile: {why}"))),
+            Ok(expression) => {
+                let mut activation = self.0.of.plain();
+                activation.set("variables", Ok(cel::Value::Map(Map::Lazy(Arc::new(View(self.0.clone()))))));
+                let mut spent = Budget::new(0);
+                let value = expression.program.evaluate(&activation, &mut spent);
+                self.0.of.spend(spent);
+                value.map_err(|error| EvalError {
+                    message: format!("composited variable {name:?} fails to evaluate: {error}"),
+                    over_budget: error.over_budget,
+                })
+            }
+        };
+        self.0.known.lock().insert(name.to_owned(), Some(value.clone()));
+        Some(value)
+    }
+}
+
+/// Match conditions: one that is false settles it, whatever is wrong with the others.
+pub fn all_hold(conditions: &[Result<Arc<Expression>, String>], variables: &Variables) -> Result<bool, String> {
+    let variables = variables.clone().within(MATCH_CONDITIONS_BUDGET);
+    let mut failures = Vec::new();
+    for condition in conditions {
+        match condition.as_ref().map_err(Clone::clone).and_then(|condition| condition.evaluate(&variables)) {
+            Ok(value) if is_true(&value) => {}
+            Ok(_) => return Ok(false),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    match failures.as_slice() {
+        [] => Ok(true),
+        [one] => Err(one.clone()),
+        many => Err(format!("[{}]", many.join(", "))),
+    }
+}
+
+/// Whether it is true, of whatever type it is.
+pub fn is_true(value: &Outcome) -> bool {
+    matches!(value, Outcome::Bool(true))
+}
+
+/// The text that it is, if it is one.
+pub fn text(value: &Outcome) -> Option<&str> {
+    match value {
+        Outcome::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Evaluates away from the tasks that serve requests, within bounds.
+pub async fn bounded<T: Send + 'static>(evaluate: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let too_long = |_| "the evaluation took too long".to_owned();
+    let permit = tokio::time::timeout(EVALUATION_TIMEOUT, EVALUATIONS.acquire()).await.map_err(too_long)?;
+    let permit = permit.map_err(|error| error.to_string())?;
+    let evaluated = tokio::task::spawn_blocking(move || {
+        let outcome = evaluate();
+        drop(permit);
+        outcome
+    });
+    tokio::time::timeout(EVALUATION_TIMEOUT, evaluated).await.map_err(too_long)?.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn evaluate(text: &str, object: &Value) -> Result<Outcome, String> {
+        let variables = Variables::default().with("object", object);
+        Expression::compile(text, &["object"], &["bool", "string"])?.evaluate(&variables)
+    }
+
+    #[test]
+    fn expressions_are_evaluated_over_objects() {
+        let object = json!({ "spec": { "replicas": 3, "names": ["a", "b"] }, "metadata": { "labels": { "x/y": "z" } } });
+        for (text, expected) in [
+            ("object.spec.replicas > 1", true),
+            ("object.spec.replicas % 2 == 0", false),
+            ("object.spec.names.all(n, n.size() == 1)", true),
+            ("has(object.spec.absent) || object.metadata.labels['x/y'] == 'z'", true),
+            ("object.spec.names.exists(n, n == 'c')", false),
+        ] {
+            assert_eq!(evaluate(text, &object).as_ref().map(is_true), Ok(expected), "{text}");
+        }
+        let message = evaluate("'wants ' + string(object.spec.replicas)", &object).unwrap();
+        assert_eq!(super::text(&message), Some("wants 3"));
+    }
+
+    #[test]
+    fn what_cannot_be_compiled_is_shown() {
+        let error = |text: &str| evaluate(text, &json!({})).unwrap_err();
+        assert_eq!(
+            error("objekt.spec"),
+            "compilation failed: ERROR: <input>:1:1: undeclared reference to 'objekt' (in container '')\n | objekt.spec\n | ^"
+        );
+        assert!(error("... [] bad expression").starts_with("compilation failed: ERROR: <input>:1:2: Syntax error: "));
+        assert_eq!(error("object.spec"), "must evaluate to one of [bool string] but got dyn");
+        assert_eq!(error("1"), "must evaluate to one of [bool string] but got int");
+        assert_eq!(error("object.absent == 1"), "expression 'object.absent == 1' resulted in error: no such key: absent");
+    }
+
+    #[tokio::test]
+    async fn an_evaluation_that_takes_too_long_is_an_error() {
+        assert_eq!(bounded(|| 1).await, Ok(1));
+        let slow = bounded(|| std::thread::sleep(EVALUATION_TIMEOUT + Duration::from_millis(300))).await;
+        assert_eq!(slow, Err("the evaluation took too long".to_owned()));
+    }
+}

@@ -1,0 +1,94 @@
+//! The Common Expression Language as Kubernetes v1.37 has it: parsing, types, costs, evaluation.
+//!
+//! Pure: no I/O, no clock, no tasks. An [`Env`] says what expressions may name; [`Program::compile`] refuses what has the wrong
+//! types, in cel-go's words; [`Program::estimate`] says what it may cost; [`Program::evaluate`] runs it over data where that lies,
+//! within a limit, so that it ends.
+//!
+//! ```
+//! use cel::{Activation, Budget, Env, Program, Type, Value};
+//!
+//! let env = Env::for_new().with_variable("object", Type::Dyn);
+//! let program = Program::compile(&env, "object.replicas < 5")?;
+//! let object = serde_json::json!({ "replicas": 3 });
+//! let variables = Activation::default().with("object", Value::json(&object));
+//! let value = program.evaluate(&variables, &mut Budget::new(10_000_000))?;
+//! assert_eq!(value.as_bool(), Some(true));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod ast;
+mod authorizer;
+mod check;
+mod cost;
+mod env;
+mod escape;
+mod eval;
+mod functions;
+mod lexer;
+mod macros;
+mod parser;
+mod plan;
+mod schema;
+mod source;
+mod types;
+mod unify;
+mod validate;
+mod value;
+
+pub use authorizer::{AccessDecision, AccessRequest, Authorizer, AuthorizerValue};
+pub use cost::{CostEstimate, Sizes};
+pub use env::Env;
+pub use escape::{escape, unescape};
+pub use eval::{Activation, Budget, PER_CALL_LIMIT};
+pub use schema::{ObjectTypes, Schema};
+pub use source::{CompileError, Issue, Location};
+pub use types::Type;
+pub use value::{Entries, EvalError, Lazy, List, Map, Object, Text, Value};
+
+use check::{Checked, Reference};
+use plan::Node;
+
+/// A compiled expression. It can be shared and evaluated any number of times.
+pub struct Program {
+    checked: Checked,
+    root: Node,
+}
+
+impl Program {
+    /// Parses, checks and plans an expression.
+    ///
+    /// # Errors
+    /// All that is wrong with it, at most a hundred mistakes.
+    pub fn compile(env: &Env, text: &str) -> Result<Program, CompileError> {
+        let (source, parsed) = parser::parse(text)?;
+        let checked = check::check(parsed, env).map_err(|issues| CompileError::new(&source, issues))?;
+        let root = plan::plan(&checked).map_err(CompileError::plain)?;
+        Ok(Program { checked, root })
+    }
+
+    /// The type of what it gives.
+    pub fn result_type(&self) -> &Type {
+        self.checked.ty(&self.checked.root)
+    }
+
+    /// Whether it names a variable of the environment.
+    pub fn uses(&self, variable: &str) -> bool {
+        self.checked.references.values().any(|reference| matches!(reference, Reference::Ident(name) if name == variable))
+    }
+
+    /// What it may cost if variables are of these sizes.
+    pub fn estimate(&self, sizes: Sizes<'_>) -> CostEstimate {
+        cost::estimate(&self.checked, sizes)
+    }
+
+    /// What it gives with these variables. What that has cost is taken from the budget; the caller decides what it means that
+    /// the budget is exceeded. One evaluation never costs more than [`PER_CALL_LIMIT`].
+    ///
+    /// # Errors
+    /// What went wrong, in upstream's words.
+    pub fn evaluate<'a>(&self, activation: &Activation<'a>, budget: &mut Budget) -> Result<Value<'a>, EvalError> {
+        let (value, cost) = eval::evaluate(&self.root, activation, PER_CALL_LIMIT);
+        budget.spend(cost);
+        value
+    }
+}

@@ -33,6 +33,9 @@ pub async fn read(api: &Arc<Api>, resource: &Resource, object: Arc<Object>) -> R
 /// Stored objects in the resource's version, in their order: all of them, or none.
 pub async fn read_all(api: &Arc<Api>, resource: &Resource, objects: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, Status> {
     let Some(converter) = &resource.webhook else { return Ok(objects) };
+    if objects.iter().all(|object| is_of(resource, object)) {
+        return Ok(objects);
+    }
     Box::pin(convert_all(api, resource, converter, &objects)).await.map_err(Status::unknown)
 }
 

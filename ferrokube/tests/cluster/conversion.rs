@@ -243,3 +243,28 @@ async fn a_watch_selects_by_the_fields_of_its_version() {
     }
     assert_eq!(told, ["added b h:2", "bookmark", "added a h:2", "deleted b h:2", "modified a i:2", "deleted a i:2"]);
 }
+
+#[tokio::test]
+async fn an_applier_may_come_back_in_another_version() {
+    let data = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::api_server(data.path());
+    let client = cluster.client().await;
+    let scalers = |version: &str| {
+        let (group, api_version) = ("autoscaling".to_owned(), format!("autoscaling/{version}"));
+        let (kind, plural) = ("HorizontalPodAutoscaler".to_owned(), "horizontalpodautoscalers".to_owned());
+        Api::<DynamicObject>::namespaced_with(client.clone(), "default", &ApiResource { group, version: version.into(), api_version, kind, plural })
+    };
+    let config = |version: &str, spec: Value, labels: Value| {
+        let mut spec = spec;
+        spec["scaleTargetRef"] = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "d" });
+        let metadata = json!({ "name": "a", "labels": labels });
+        json!({ "apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler", "metadata": metadata, "spec": spec })
+    };
+    let apply = PatchParams::apply("one");
+    let first = config("v1", json!({ "minReplicas": 2, "maxReplicas": 3 }), json!({ "x": "y" }));
+    scalers("v1").patch("a", &apply, &Patch::Apply(&first)).await.expect("applied");
+    let second = config("v2", json!({ "maxReplicas": 4 }), json!({}));
+    let applied = scalers("v2").patch("a", &apply, &Patch::Apply(&second)).await.expect("applied");
+    assert_eq!((&applied.data["spec"]["minReplicas"], &applied.data["spec"]["maxReplicas"]), (&json!(1), &json!(4)));
+    assert!(applied.labels().is_empty(), "what the applier does not mention any more is gone");
+}

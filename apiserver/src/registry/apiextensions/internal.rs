@@ -135,6 +135,11 @@ pub fn shown_schema(schema: &Value) -> Value {
     show(schema, &SCHEMA)
 }
 
+/// A rule of `x-kubernetes-validations` as an error message shows it.
+pub fn shown_rule(rule: &Value) -> Value {
+    show(rule, &VALIDATION_RULE)
+}
+
 /// The `items` of a schema as an error message shows them: one schema, or a list.
 pub fn shown_items(items: &Value) -> Value {
     let (schema, list) = match items {

@@ -285,7 +285,11 @@ async fn an_applier_may_come_back_in_another_version() {
     let scalers = |version: &str| {
         let (group, api_version) = ("autoscaling".to_owned(), format!("autoscaling/{version}"));
         let (kind, plural) = ("HorizontalPodAutoscaler".to_owned(), "horizontalpodautoscalers".to_owned());
-        Api::<DynamicObject>::namespaced_with(client.clone(), "default", &ApiResource { group, version: version.into(), api_version, kind, plural })
+        Api::<DynamicObject>::namespaced_with(
+            client.clone(),
+            "default",
+            &ApiResource { group, version: version.into(), api_version, kind, plural },
+        )
     };
     let config = |version: &str, spec: Value, labels: Value| {
         let mut spec = spec;

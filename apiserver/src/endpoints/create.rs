@@ -139,6 +139,7 @@ async fn commit(call: &Call, mut candidate: Value, dry_run: bool) -> Result<Crea
             return Err(storage::Error::AlreadyExists.into());
         }
         embedded::forget(&resource.stored.embedded, &mut candidate);
+        let candidate = versions::dry_run(&call.api, resource, candidate).await?;
         return Ok(Created::DryRun(convert::from_storage(resource, candidate)));
     }
     let candidate = versions::write(&call.api, resource, candidate).await?;

@@ -202,6 +202,7 @@ async fn commit(call: &mut Call, current: &Arc<Object>, mut new: Value, dry_run:
     let cache = write::cache_of(&resource.stored)?;
     if dry_run {
         embedded::forget(&resource.stored.embedded, &mut new);
+        let new = versions::dry_run(&call.api, &resource, new).await?;
         return Ok(Created::DryRun(convert::from_storage(&resource, new)));
     }
     let result = if is_finished(&new) {

@@ -49,6 +49,15 @@ pub async fn write(api: &Arc<Api>, resource: &Resource, object: Value) -> Result
     }
 }
 
+/// What writing an object would give back: it goes to the stored version, and comes back from there.
+pub async fn dry_run(api: &Arc<Api>, resource: &Resource, object: Value) -> Result<Value, Status> {
+    if resource.webhook.is_none() {
+        return Ok(object);
+    }
+    let stored = write(api, resource, object).await?;
+    stored_as(api, resource, stored).await.map_err(Status::unknown)
+}
+
 /// An object of one version as another one of the same resource.
 pub async fn between(lookup: &dyn Lookup, from: &Resource, to: &Resource, object: &Value) -> Result<Value, Status> {
     match &from.webhook {

@@ -44,10 +44,13 @@ pub fn shown(version: &str, object: &DynamicObject) -> String {
 }
 
 pub async fn install(client: &Client, server: &Server, stored: &str) {
+    define(client, &conversion_webhook::definition(server, stored)).await;
+}
+
+async fn define(client: &Client, definition: &Value) {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let definition = conversion_webhook::definition(server, stored);
     let apply = PatchParams::apply("test").force();
-    definitions.patch(&format!("{PLURAL}.{GROUP}"), &apply, &Patch::Apply(&definition)).await.expect("the definition is taken");
+    definitions.patch(&format!("{PLURAL}.{GROUP}"), &apply, &Patch::Apply(definition)).await.expect("the definition is taken");
     let started = Instant::now();
     while api(client, "v2").list(&ListParams::default()).await.is_err() {
         assert!(started.elapsed() < DEADLINE, "the definition is not served");
@@ -242,6 +245,36 @@ async fn a_watch_selects_by_the_fields_of_its_version() {
         }
     }
     assert_eq!(told, ["added b h:2", "bookmark", "added a h:2", "deleted b h:2", "modified a i:2", "deleted a i:2"]);
+}
+
+#[tokio::test]
+async fn an_update_without_changes_moves_an_object_to_the_stored_version_once() {
+    let (_data, _cluster, client, server) = setup("v1").await;
+    let without_webhook = |stored: &str| {
+        let mut definition = conversion_webhook::definition(&server, stored);
+        definition["spec"]["conversion"] = json!({ "strategy": "None" });
+        definition
+    };
+    define(&client, &without_webhook("v1")).await;
+    let (v1, post) = (api(&client, "v1"), PostParams::default());
+    // Nothing in it is another version's to drop.
+    let mut plain = object("v1", "a", "h", "1");
+    plain.data = json!({ "spec": { "replicas": 1 } });
+    let mut same = v1.create(&post, &plain).await.expect("created");
+    define(&client, &without_webhook("v2")).await;
+    // The catalog follows the definition a moment later; until then nothing is to be written.
+    let started = Instant::now();
+    loop {
+        let before = same.resource_version();
+        same = v1.replace("a", &post, &same).await.expect("replaced");
+        if same.resource_version() != before {
+            break;
+        }
+        assert!(started.elapsed() < DEADLINE, "the object is not moved");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let again = v1.replace("a", &post, &same).await.expect("replaced");
+    assert_eq!(again.resource_version(), same.resource_version(), "there is nothing left to write");
 }
 
 #[tokio::test]

@@ -130,6 +130,9 @@ async fn a_webhook_that_is_down_fails_only_what_needs_it() {
     v1.create(&post, &object("v1", "b", "h", "2")).await.expect("needs no conversion");
     let refused = v2.create(&post, &object("v2", "c", "h", "3")).await.expect_err("needs conversion");
     assert!(message(&refused).starts_with("conversion webhook for conversion.example.com/v2, Kind=Endpoint failed: "), "{refused}");
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    v1.create(&dry, &object("v1", "d", "h", "4")).await.expect("needs no conversion");
+    assert!(v2.create(&dry, &object("v2", "d", "h", "4")).await.is_err(), "what would be refused is refused");
     assert!(v2.get("b").await.is_err() && v2.list(&ListParams::default()).await.is_err());
     assert!(v1.get_opt("c").await.expect("an answer").is_none(), "what was refused is not there");
     match events.try_next().await.expect("an event") {
@@ -139,6 +142,8 @@ async fn a_webhook_that_is_down_fails_only_what_needs_it() {
     assert!(events.try_next().await.expect("the end").is_none());
     server.seen.down.store(false, Ordering::SeqCst);
     assert_eq!(shown("v2", &v2.get("b").await.expect("got")), "h:2");
+    let tried = v2.create(&dry, &object("v2", "d", "h", "4")).await.expect("tried");
+    assert_eq!((shown("v2", &tried), &tried.data["trail"]), ("h:4".to_owned(), &"v2>v1>".into()));
     assert_eq!(v2.list(&ListParams::default()).await.expect("a list").items.len(), 2);
 }
 

@@ -55,9 +55,17 @@ impl Cluster {
 
     /// A client with the administrator's certificate.
     pub async fn client(&self) -> Client {
+        Client::try_from(self.config().await).expect("a client")
+    }
+
+    /// The same, but it takes the first answer for the answer, even if it is that the server is busy.
+    pub async fn impatient_client(&self) -> Client {
+        Client::try_from(Config { default_retry: false, ..self.config().await }).expect("a client")
+    }
+
+    async fn config(&self) -> Config {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
-        Client::try_from(config).expect("a client")
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig")
     }
 
     /// The way to the API server, with nobody's credentials.

@@ -51,7 +51,12 @@ struct Known {
 impl Aggregation {
     /// `identity` is what the other servers are shown.
     pub fn new(identity: &pki::Identity) -> Result<Aggregation, tls::Error> {
-        Ok(Aggregation { identity: Identity::new(identity)?, registered: ArcSwap::default(), known: Mutex::default(), availability: metrics::Availability::default() })
+        Ok(Aggregation {
+            identity: Identity::new(identity)?,
+            registered: ArcSwap::default(),
+            known: Mutex::default(),
+            availability: metrics::Availability::default(),
+        })
     }
 
     /// Whose a path is, if it is not ours. `ours` says whether this server publishes a document of OpenAPI itself.

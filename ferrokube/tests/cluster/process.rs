@@ -60,7 +60,9 @@ impl Cluster {
 
     /// The same, but it takes the first answer for the answer, even if it is that the server is busy.
     pub async fn impatient_client(&self) -> Client {
-        Client::try_from(Config { default_retry: false, ..self.config().await }).expect("a client")
+        let mut config = self.config().await;
+        config.default_retry = false;
+        Client::try_from(config).expect("a client")
     }
 
     async fn config(&self) -> Config {

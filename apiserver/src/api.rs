@@ -72,6 +72,10 @@ impl Lookup for Arc<Api> {
         catalog.iter().filter(|r| r.gvk == gvk).map(|r| (r.plural.to_string(), r.namespaced)).collect()
     }
 
+    fn resource(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.catalog.load().find(group, version, plural).cloned()
+    }
+
     fn versions_of(&self, resource: &Resource) -> Vec<Arc<Resource>> {
         self.catalog.load().versions_of(resource)
     }

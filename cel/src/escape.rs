@@ -27,6 +27,11 @@ const RESERVED: [&str; 21] = [
 
 const SPELLED: [(&str, &str); 4] = [("__", "underscores"), (".", "dot"), ("-", "dash"), ("/", "slash")];
 
+/// Whether a word of the language can only follow a dot.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name)
+}
+
 /// The identifier that stands for a property; none if there is none for it.
 pub fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base64::Engine;
 use serde_json::Value as Json;
 
-use crate::escape::escape;
+use crate::escape::{escape, is_reserved};
 use crate::types::Type;
 use crate::value::{EvalError, Evaluated, List, Map, Text, Value};
 
@@ -111,7 +111,15 @@ impl Schema {
     pub fn object_types(&self, types: &mut ObjectTypes) {
         match &self.kind {
             Kind::Object(properties) => {
-                let fields = properties.iter().filter_map(|(name, schema)| Some((escape(name)?, schema.ty()?.clone()))).collect();
+                let mut fields = BTreeMap::new();
+                for (name, schema) in properties {
+                    let (Some(escaped), Some(ty)) = (escape(name), schema.ty()) else { continue };
+                    // After a dot a word of the language can stand as it is.
+                    if is_reserved(name) {
+                        fields.insert(name.clone(), ty.clone());
+                    }
+                    fields.insert(escaped, ty.clone());
+                }
                 if let Some(Type::Object(name)) = self.ty() {
                     types.insert(name.clone(), fields);
                 }
@@ -135,9 +143,9 @@ impl Schema {
         match (&self.kind, step.as_str()) {
             (Kind::Array(Some(inner), _) | Kind::Map(inner), "@items" | "@values") => inner.max_at(rest),
             (Kind::Map(_), "@keys") => rest.is_empty().then_some(0),
-            (Kind::Object(properties), name) => {
-                let name = crate::escape::unescape(name)?;
-                properties.get(&name).filter(|_| escape(&name).is_some())?.max_at(rest)
+            (Kind::Object(properties), step) => {
+                let name = crate::escape::unescape(step)?;
+                properties.get(&name).filter(|_| escape(&name).as_deref() == Some(step))?.max_at(rest)
             }
             _ => None,
         }

@@ -229,6 +229,46 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The value as JSON, for mutations. The error names what JSON does not have.
+    pub fn to_json(&self) -> Result<Json, EvalError> {
+        Ok(match self {
+            Value::Null => Json::Null,
+            Value::Bool(value) => Json::from(*value),
+            Value::Int(value) => Json::from(*value),
+            Value::Uint(value) => Json::from(*value),
+            Value::Double(value) => Json::from(*value),
+            Value::String(text) => Json::from(&**text),
+            Value::Bytes(bytes) => {
+                use base64::Engine;
+                Json::from(base64::engine::general_purpose::STANDARD.encode(bytes))
+            }
+            Value::Timestamp(_) | Value::Duration(_) | Value::Type(_) | Value::Quantity(_) | Value::Ip(_) | Value::Cidr(_) => {
+                Json::from(self.to_string())
+            }
+            Value::List(List::Json(items, _)) => Json::Array(items.to_vec()),
+            Value::List(list) => Json::Array(list.iter().map(|item| item?.to_json()).collect::<Result<_, _>>()?),
+            Value::Map(Map::Json(members, _)) => Json::Object((*members).clone()),
+            Value::Map(map) => {
+                let mut members = serde_json::Map::new();
+                for key in map.keys() {
+                    let name =
+                        key.as_str().ok_or_else(|| EvalError::new(format!("map key {key} is of type {}, not string", key.type_name())))?;
+                    let value = map.find(&key)?.unwrap_or(Value::Null).to_json()?;
+                    members.insert(name.to_owned(), value);
+                }
+                Json::Object(members)
+            }
+            Value::Object(object) => {
+                let members: Result<_, EvalError> =
+                    object.fields.iter().map(|(name, value)| Ok((name.to_string(), value.to_json()?))).collect();
+                Json::Object(members?)
+            }
+            Value::Optional(Some(value)) => value.to_json()?,
+            Value::Unknown(data) => (*data).clone(),
+            other => return Err(EvalError::new(format!("type conversion error from '{}' to JSON", other.type_name()))),
+        })
+    }
+
     /// The name of its type, as `type(x)` and messages have it.
     pub fn type_name(&self) -> &str {
         match self {
@@ -641,6 +681,7 @@ impl fmt::Display for Value<'_> {
             }
             Value::Quantity(quantity) => write!(f, "{quantity}"),
             Value::Ip(ip) => write!(f, "{ip}"),
+            Value::Cidr(cidr) => write!(f, "{cidr}"),
             Value::Url(url) => f.write_str(&url.text),
             other => f.write_str(other.type_name()),
         }

@@ -12,6 +12,7 @@ mod error;
 mod filter;
 mod json;
 mod merge;
+mod overlay;
 mod path;
 mod reconcile;
 mod remove;
@@ -38,6 +39,7 @@ pub use self::{
     error::{ApplyConflicts, ApplyError, Cause},
     filter::{Filter, Step},
     json::FieldsError,
+    overlay::overlay,
     path::PathElement,
     scale::{ReplicasPaths, from_scale, to_scale},
     set::FieldSet,

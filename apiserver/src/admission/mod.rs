@@ -18,6 +18,7 @@ mod extended_resource_toleration;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
 mod matching;
+mod mutating_policy;
 pub mod namespace_lifecycle;
 mod node_declared_feature_validator;
 mod node_restriction;
@@ -28,8 +29,10 @@ mod pod_references;
 mod pod_resize_validator;
 pub mod pod_security;
 mod pod_topology_labels;
+mod policy;
 mod priority;
 mod resource_quota;
+mod rounds;
 mod runtime_class;
 mod selection;
 mod service_account;
@@ -54,6 +57,7 @@ use crate::filters::authorization::Decision;
 use crate::filters::request_info::RequestInfo;
 use crate::webhook_client::Connections;
 
+use rounds::Rounds;
 pub use selection::{Config, SelectionError};
 
 /// What is being done to an object.
@@ -140,6 +144,8 @@ pub trait Lookup: Send + Sync {
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision;
     /// The resources of a kind, and whether each is namespaced. None if the kind is not served.
     fn resources_of_kind(&self, group: &str, version: &str, kind: &str) -> Vec<(String, bool)>;
+    /// A served resource.
+    fn resource(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>>;
     /// The served versions of what the resource stores, itself among them.
     fn versions_of(&self, resource: &Resource) -> Vec<Arc<Resource>>;
     /// The connections to webhooks that are kept.
@@ -218,12 +224,40 @@ pub trait WaitingPlugin: Send + Sync {
     }
 }
 
+/// A plugin that lets others change what is written, after which everybody may have to look again.
+pub trait MutatingPlugin: Send + Sync {
+    fn name(&self) -> &'static str;
+
+    /// As [`Plugin::admit`].
+    fn admit<'a>(
+        &'a self,
+        attributes: &'a Attributes<'a>,
+        cluster: &'a dyn Cluster,
+        new: &'a mut Value,
+        old: Option<&'a Value>,
+        warnings: &'a mut Vec<String>,
+        rounds: &'a mut Rounds,
+    ) -> BoxFuture<'a, Result<(), Status>>;
+
+    /// As [`Plugin::validate`].
+    fn validate<'a>(
+        &'a self,
+        _attributes: &'a Attributes<'a>,
+        _cluster: &'a dyn Cluster,
+        _new: Option<&'a Value>,
+        _old: Option<&'a Value>,
+        _warnings: &'a mut Vec<String>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
 /// A plugin of any sort.
 pub enum Step {
     Pure(Box<dyn Plugin>),
     Waiting(Box<dyn WaitingPlugin>),
     /// After whose changes the chain is gone through again.
-    Mutating(webhook::MutatingWebhooks),
+    Mutating(Box<dyn MutatingPlugin>),
 }
 
 impl Step {
@@ -235,11 +269,15 @@ impl Step {
         Step::Waiting(Box::new(plugin))
     }
 
+    fn mutating(plugin: impl MutatingPlugin + 'static) -> Step {
+        Step::Mutating(Box::new(plugin))
+    }
+
     pub fn name(&self) -> &'static str {
         match self {
             Step::Pure(plugin) => plugin.name(),
             Step::Waiting(plugin) => plugin.name(),
-            Step::Mutating(_) => webhook::MutatingWebhooks::NAME,
+            Step::Mutating(plugin) => plugin.name(),
         }
     }
 }
@@ -274,7 +312,8 @@ fn plugins(config: &Config) -> Vec<(Step, bool)> {
         (Step::pure(pod_topology_labels::PodTopologyLabels), ON),
         (Step::pure(node_declared_feature_validator::NodeDeclaredFeatureValidator), ON),
         (Step::pure(pod_resize_validator::PodResizeValidator), ON),
-        (Step::Mutating(webhook::MutatingWebhooks), ON),
+        (Step::mutating(mutating_policy::MutatingPolicies), ON),
+        (Step::mutating(webhook::MutatingWebhooks), ON),
         (Step::waiting(validating_policy::ValidatingPolicies), ON),
         (Step::waiting(webhook::ValidatingWebhooks), ON),
         // Quotas count last, when nothing else can refuse.
@@ -317,13 +356,13 @@ impl Chain {
         old: Option<&Value>,
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        let mut rounds = webhook::Rounds::default();
+        let mut rounds = Rounds::default();
         loop {
             for step in &self.steps {
                 match step {
                     Step::Pure(plugin) => plugin.admit(attributes, cluster, new, old, warnings)?,
                     Step::Waiting(plugin) => plugin.admit(attributes, cluster, new, old, warnings).await?,
-                    Step::Mutating(webhooks) => webhooks.admit(attributes, cluster, new, old, warnings, &mut rounds).await?,
+                    Step::Mutating(plugin) => plugin.admit(attributes, cluster, new, old, warnings, &mut rounds).await?,
                 }
             }
             if !rounds.start_again() {
@@ -344,7 +383,7 @@ impl Chain {
             match step {
                 Step::Pure(plugin) => plugin.validate(attributes, cluster, new, old, warnings)?,
                 Step::Waiting(plugin) => plugin.validate(attributes, cluster, new, old, warnings).await?,
-                Step::Mutating(webhooks) => webhooks.validate(attributes, cluster, new, old, warnings).await?,
+                Step::Mutating(plugin) => plugin.validate(attributes, cluster, new, old, warnings).await?,
             }
         }
         Ok(())

@@ -23,12 +23,11 @@ impl Default for Config {
 }
 
 /// Plugins that upstream has and this server does not: turning them off asks for nothing, turning them on is refused.
-const ABSENT: [&str; 10] = [
+const ABSENT: [&str; 9] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "EventRateLimit",
     "ImagePolicyWebhook",
-    "MutatingAdmissionPolicy",
     "NamespaceAutoProvision",
     "NamespaceExists",
     "PodGroupProtection",

@@ -50,6 +50,10 @@ impl Lookup for Objects {
         matching.map(|d| (d.plural.to_owned(), d.scope == registry::Scope::Namespaced)).collect()
     }
 
+    fn resource(&self, _group: &str, _version: &str, _plural: &str) -> Option<Arc<Resource>> {
+        None
+    }
+
     fn versions_of(&self, _resource: &Resource) -> Vec<Arc<Resource>> {
         Vec::new()
     }

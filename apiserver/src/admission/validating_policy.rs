@@ -5,19 +5,18 @@
 
 use std::sync::Arc;
 
-use apimachinery::selector::label::Selector;
 use apimachinery::status::{Cause, Status};
 use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::matching::Matcher;
+use super::policy::{self, Compiled, GROUP, compiled};
 use super::webhook::{converted, is_exempt, is_of_kind, variables};
 use super::{Attributes, Cluster, WaitingPlugin};
 use crate::endpoints::convert;
-use crate::expressions::{self, Expression, Variables};
+use crate::expressions::{self, Variables};
 use crate::registry::read::{at, list_at, str_at};
 
-const GROUP: &str = "admissionregistration.k8s.io";
 /// Bytes of a message that an expression makes; longer ones are not used.
 const MAX_MESSAGE_BYTES: usize = 5 * 1024;
 
@@ -35,22 +34,18 @@ struct Decision {
 /// The expressions of a policy, ready to be evaluated.
 struct Rules {
     ignores_failures: bool,
-    conditions: Vec<Result<Arc<Expression>, String>>,
-    variables: Vec<(String, Result<Arc<Expression>, String>)>,
+    conditions: Vec<Compiled>,
+    variables: Vec<(String, Compiled)>,
     validations: Vec<Validation>,
-    annotations: Vec<Result<Arc<Expression>, String>>,
+    annotations: Vec<Compiled>,
 }
 
 struct Validation {
     text: String,
-    expression: Result<Arc<Expression>, String>,
+    expression: Compiled,
     message: String,
-    message_expression: Option<Result<Arc<Expression>, String>>,
+    message_expression: Option<Compiled>,
     reason: String,
-}
-
-fn compiled(value: &Value, pointer: &str) -> Result<Arc<Expression>, String> {
-    Expression::in_force(str_at(value, pointer).trim())
 }
 
 impl Rules {
@@ -64,11 +59,9 @@ impl Rules {
         };
         let all = |pointer| list_at(policy, pointer).iter();
         Rules {
-            ignores_failures: ignores_failures(policy),
-            conditions: all("/spec/matchConditions").map(|condition| compiled(condition, "/expression")).collect(),
-            variables: all("/spec/variables")
-                .map(|variable| (str_at(variable, "/name").to_owned(), compiled(variable, "/expression")))
-                .collect(),
+            ignores_failures: policy::ignores_failures(policy),
+            conditions: policy::conditions(policy),
+            variables: policy::variables(policy),
             validations: all("/spec/validations").map(validation).collect(),
             annotations: all("/spec/auditAnnotations").map(|annotation| compiled(annotation, "/valueExpression")).collect(),
         }
@@ -121,46 +114,6 @@ impl Validation {
     }
 }
 
-fn ignores_failures(policy: &Value) -> bool {
-    str_at(policy, "/spec/failurePolicy") == "Ignore"
-}
-
-/// The parameters of a binding, one `None` if its policy has none; an error if that is not as it should be.
-fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, namespace: &str) -> Result<Vec<Option<Value>>, String> {
-    let kind = at(policy, "/spec/paramKind");
-    let reference = at(binding, "/spec/paramRef");
-    if kind.is_null() || reference.is_null() {
-        return Ok(vec![None]);
-    }
-    let (api_version, kind) = (str_at(kind, "/apiVersion"), str_at(kind, "/kind"));
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let served = cluster.resources_of_kind(group, version, kind);
-    let Some((plural, namespaced)) = served.into_iter().next() else {
-        return Err(format!("failed to find resource referenced by paramKind: '{api_version}, Kind={kind}'"));
-    };
-    let within = match (namespaced, str_at(reference, "/namespace")) {
-        (false, "") => "",
-        (false, _) => return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".to_owned()),
-        (true, "") if namespace.is_empty() => {
-            return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".to_owned());
-        }
-        (true, "") => namespace,
-        (true, named) => named,
-    };
-    let name = str_at(reference, "/name");
-    let found: Vec<Value> = if name.is_empty() {
-        let selector = Selector::from_value(Some(at(reference, "/selector"))).map_err(|error| error.to_string())?;
-        let labels = |object: &Value| object.pointer("/metadata/labels").and_then(Value::as_object).cloned();
-        cluster.list(group, &plural, within).into_iter().filter(|object| selector.matches(&labels(object))).collect()
-    } else {
-        cluster.get(group, &plural, within, name).into_iter().collect()
-    };
-    match str_at(reference, "/parameterNotFoundAction") {
-        "Deny" if found.is_empty() => Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned()),
-        _ => Ok(found.into_iter().map(Some).collect()),
-    }
-}
-
 /// The refusal of a policy.
 fn denial(attributes: &Attributes<'_>, object: Option<&Value>, by: &str, decision: &Decision) -> Status {
     let message = format!("{by} denied request: {}", decision.message);
@@ -208,11 +161,11 @@ impl ValidatingPolicies {
                     continue;
                 }
                 let by = format!("ValidatingAdmissionPolicy '{name}' with binding '{}'", str_at(binding, "/metadata/name"));
-                let against = match parameters(cluster, &policy, binding, attributes.namespace) {
+                let against = match policy::parameters(cluster, &policy, binding, attributes.namespace).await {
                     Err(why) => rules.on_failure(format!("failed to configure binding: {why}")).into_iter().map(|d| (d, true)).collect(),
                     Ok(all) => {
                         let variables = variables(attributes, &invocation, shown.as_ref(), shown_old.as_ref())
-                            .with("namespaceObject", &namespace_object(attributes, cluster));
+                            .with("namespaceObject", &policy::namespace_object(attributes, cluster));
                         let against = evaluate(rules.clone(), variables, all).await;
                         against.into_iter().map(|decision| (decision, false)).collect::<Vec<_>>()
                     }
@@ -243,14 +196,6 @@ async fn evaluate(rules: Arc<Rules>, variables: Variables, parameters: Vec<Optio
         each.collect::<Vec<_>>()
     });
     evaluated.await.unwrap_or_else(|why| failing.on_failure(why).into_iter().collect())
-}
-
-/// The namespace of what is written; null for what has none.
-fn namespace_object(attributes: &Attributes<'_>, cluster: &dyn Cluster) -> Value {
-    if attributes.namespace.is_empty() || attributes.is("", "namespaces") {
-        return Value::Null;
-    }
-    cluster.get("", "namespaces", "", attributes.namespace).unwrap_or(Value::Null)
 }
 
 impl WaitingPlugin for ValidatingPolicies {

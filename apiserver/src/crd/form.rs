@@ -3,11 +3,13 @@
 //! What decoding, defaulting and canonical form are for built-in types, this is for custom ones. Members are sorted by name, as
 //! upstream writes what it holds as a map.
 
+use apimachinery::field::ErrorList;
 use apimachinery::schema::canonical::{Empties, canonicalize};
 use apimachinery::schema::{TypeId, builtin, decode};
 use serde_json::{Map, Number, Value};
 
 use super::prune;
+use super::rules::{self, Rules};
 use super::schema::Schema;
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
@@ -18,6 +20,8 @@ const MAX_PLAIN_FLOAT: f64 = 9e15;
 /// One version of a custom kind.
 pub struct Form {
     pub schema: Schema,
+    /// The rules in CEL, if there are any.
+    pub rules: Option<Rules>,
     /// What a request to this version is warned of.
     pub deprecation: Option<String>,
     /// The definition is being deleted: nothing is created any more.
@@ -63,6 +67,20 @@ impl Form {
     /// The first field that this version does not have.
     pub fn undeclared(&self, object: &Value) -> Option<String> {
         prune::prune(&self.schema, &mut object.clone()).into_iter().next()
+    }
+
+    /// Adds what the rules in CEL refuse, if the object is sound enough for them to be asked.
+    pub fn check_rules(&self, new: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+        let Some(rules) = &self.rules else { return };
+        match rules::blocked(errors) {
+            Some(error) => errors.push(error),
+            None => errors.extend(rules.run(new, old).errors),
+        }
+    }
+
+    /// What the rules in CEL would refuse had it not been so before.
+    pub fn rule_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        self.rules.as_ref().map(|rules| rules.run(new, Some(old)).warnings).unwrap_or_default()
     }
 
     fn sort(&self, object: &mut Value) {

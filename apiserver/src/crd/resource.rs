@@ -17,6 +17,7 @@ use super::columns::Columns;
 use super::conversion::Converter;
 use super::form::Form;
 use super::json_path::JsonPath;
+use super::rules::Rules;
 use super::scale::Paths;
 use super::schema::Schema;
 use super::strategy::{Custom, Status};
@@ -137,12 +138,13 @@ pub fn is_of_version(text: &[u8], api_version: &str) -> bool {
 }
 
 fn read_version<'d>(definition: &'d Value, version: &'d Value) -> Version<'d> {
-    let schema = Schema::read(version.pointer("/schema/openAPIV3Schema").unwrap_or(&Value::Null));
+    let raw = version.pointer("/schema/openAPIV3Schema").unwrap_or(&Value::Null);
+    let (schema, rules) = (Schema::read(raw), Rules::read(raw));
     let (types, root) = types(&schema);
     let scale = version.pointer("/subresources/scale").filter(|s| !s.is_null()).map(Paths::read);
     let conditions = list_at(definition, "/status/conditions");
     let terminating = conditions.iter().any(|c| str_at(c, "/type") == "Terminating" && str_at(c, "/status") == "True");
-    let form = Form { schema, deprecation: deprecation(definition, version), terminating, scale };
+    let form = Form { schema, rules, deprecation: deprecation(definition, version), terminating, scale };
     Version { name: str_at(version, "/name"), definition: version, form: Arc::new(form), types: Arc::new(types), root }
 }
 

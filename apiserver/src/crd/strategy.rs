@@ -33,6 +33,7 @@ impl Custom {
         if old.is_none_or(|old| lists(&self.form.schema, old, "").is_empty()) {
             errors.extend(lists(&self.form.schema, new, ""));
         }
+        self.form.check_rules(new, old, &mut errors);
         errors
     }
 }
@@ -60,7 +61,9 @@ impl UpdateStrategy for Custom {
     }
 
     fn warnings_on_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> Vec<String> {
-        finalizer_warnings(new, Some(old))
+        let mut warnings = self.form.rule_warnings(new, old);
+        warnings.extend(finalizer_warnings(new, Some(old)));
+        warnings
     }
 }
 
@@ -120,7 +123,12 @@ impl UpdateStrategy for Status {
         if lists(&self.form.schema, old, "").is_empty() {
             errors.extend(lists(&self.form.schema, new, ""));
         }
+        self.form.check_rules(new, Some(old), &mut errors);
         errors
+    }
+
+    fn warnings_on_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> Vec<String> {
+        self.form.rule_warnings(new, old)
     }
 }
 
@@ -146,7 +154,7 @@ fn scale_status(object: &Value, paths: &Paths) -> ErrorList {
 }
 
 /// Embedded objects say what they are.
-fn embedded(schema: &Schema, value: &Value, at: &str, is_root: bool) -> ErrorList {
+pub fn embedded(schema: &Schema, value: &Value, at: &str, is_root: bool) -> ErrorList {
     let mut errors = ErrorList::new();
     match value {
         Value::Object(map) => {

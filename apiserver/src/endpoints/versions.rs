@@ -33,6 +33,9 @@ pub async fn read(api: &Arc<Api>, resource: &Resource, object: Arc<Object>) -> R
 /// Stored objects in the resource's version, in their order: all of them, or none.
 pub async fn read_all(api: &Arc<Api>, resource: &Resource, objects: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, Status> {
     let Some(converter) = &resource.webhook else { return Ok(objects) };
+    if objects.iter().all(|object| is_of(resource, object)) {
+        return Ok(objects);
+    }
     Box::pin(convert_all(api, resource, converter, &objects)).await.map_err(Status::unknown)
 }
 
@@ -55,6 +58,16 @@ pub async fn between(lookup: &dyn Lookup, from: &Resource, to: &Resource, object
         }
         None => Ok(convert::from_storage(to, convert::to_storage(from, object.clone()))),
     }
+}
+
+/// A value from storage in the resource's version.
+pub async fn stored_as(lookup: &dyn Lookup, resource: &Resource, object: Value) -> Result<Value, String> {
+    let Some(converter) = &resource.webhook else { return Ok(convert::from_storage(resource, object)) };
+    let mut converted = Box::pin(converter.convert_one(lookup, object, &resource.api_version())).await?;
+    if let Some(form) = &resource.custom {
+        form.adopt(&mut converted)?;
+    }
+    Ok(converted)
 }
 
 /// What a watch tells in the resource's version: events in their order, and why it cannot go on after them, if it cannot.

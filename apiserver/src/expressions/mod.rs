@@ -4,6 +4,7 @@
 //! compiled, and bounds what the evaluations for one write cost together. There is no `authorizer` yet.
 
 mod environment;
+mod mutation;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,6 +16,8 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+pub use mutation::{Change, Mutation};
+
 /// What is evaluated for one write has to be through by then. An evaluation that takes longer is left to itself.
 const EVALUATION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Evaluations at once, those left to themselves among them.
@@ -23,6 +26,7 @@ const MAX_EVALUATIONS: usize = 64;
 const BUDGET: i64 = 10_000_000;
 /// Cost of the match conditions of one webhook or policy for one write.
 const MATCH_CONDITIONS_BUDGET: i64 = 2_500_000;
+const OUT_OF_BUDGET: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
 /// What an expression that is in force may name; when it was written it was checked what it may name where it stands.
 const ALL_VARIABLES: [&str; 7] = ["object", "oldObject", "request", "params", "namespaceObject", "variables", "authorizer"];
 
@@ -92,7 +96,7 @@ impl Expression {
         let mut spent = Budget::new(0);
         let value = self.program.evaluate(&activation, &mut spent);
         if !variables.spend(spent) {
-            return Err("validation failed due to running out of cost budget, no further validation rules will be run".to_owned());
+            return Err(OUT_OF_BUDGET.to_owned());
         }
         match value {
             Ok(cel::Value::Bool(value)) => Ok(Outcome::Bool(value)),

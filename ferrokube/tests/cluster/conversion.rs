@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -185,4 +187,84 @@ async fn objects_stored_in_an_older_version_are_read_through_conversion() {
     let refused = api(&client, "v2").get("old").await.expect_err("needs conversion");
     let expected = "conversion webhook for conversion.example.com/v3, Kind=Endpoint failed: an error on the server (\"\") has prevented the request from succeeding";
     assert!(message(&refused).starts_with(expected), "{refused}");
+}
+
+#[tokio::test]
+async fn admission_webhooks_see_the_version_that_they_ask_for() {
+    let (_data, _cluster, client, server) = setup("v1").await;
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    let configuration = serde_json::from_value(conversion_webhook::admission(&server)).expect("a configuration");
+    let post = PostParams::default();
+    configurations.create(&post, &configuration).await.expect("created");
+    let (v1, v3) = (api(&client, "v1"), api(&client, "v3"));
+    assert_eq!(shown("v1", &v1.create(&post, &object("v1", "a", "h", "1")).await.expect("created")), "h:10");
+    let changed = v3.patch("a", &PatchParams::default(), &Patch::Merge(json!({ "endpoint": { "port": "2" } }))).await.expect("patched");
+    assert_eq!(shown("v3", &changed), "h:20");
+    v1.delete("a", &DeleteParams::default()).await.expect("deleted");
+    let v2 = Some(format!("{GROUP}/v2"));
+    let admitted = server.seen.admitted.lock().expect("no test has failed").clone();
+    assert_eq!(admitted, [(v2.clone(), None), (v2.clone(), v2.clone()), (None, v2)]);
+}
+
+#[tokio::test]
+async fn a_watch_selects_by_the_fields_of_its_version() {
+    let (_data, _cluster, client, _server) = setup("v1").await;
+    let (v1, v3) = (api(&client, "v1"), api(&client, "v3"));
+    let post = PostParams::default();
+    for (name, port) in [("a", "1"), ("b", "2")] {
+        v1.create(&post, &object("v1", name, "h", port)).await.expect("created");
+    }
+    let query = "watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&fieldSelector=port%3D2";
+    let path = format!("/apis/{GROUP}/v2/namespaces/default/{PLURAL}?{query}");
+    let request = http::Request::get(path).body(Vec::new()).expect("a request");
+    let mut events = client.request_events::<DynamicObject>(request).await.expect("a watch").boxed();
+    let mut told = Vec::new();
+    let set = |port: &str| Patch::Merge(json!({ "hostPort": format!("h:{port}") }));
+    while told.len() < 6 {
+        let event = events.try_next().await.expect("an event").expect("the watch goes on");
+        let text = match &event {
+            WatchEvent::Added(object) => format!("added {} {}", object.name_any(), shown("v2", object)),
+            WatchEvent::Modified(object) => format!("modified {} {}", object.name_any(), shown("v2", object)),
+            WatchEvent::Deleted(object) => format!("deleted {} {}", object.name_any(), shown("v2", object)),
+            WatchEvent::Bookmark(bookmark) => {
+                assert_eq!(bookmark.types.api_version, format!("{GROUP}/v2"));
+                "bookmark".to_owned()
+            }
+            WatchEvent::Error(status) => panic!("{status:?}"),
+        };
+        told.push(text);
+        if told.len() == 2 {
+            // The initial events are over: `a` comes, `b` goes; then `a` changes in another field and is deleted.
+            v1.patch("a", &PatchParams::default(), &set("2")).await.expect("patched");
+            v1.patch("b", &PatchParams::default(), &set("3")).await.expect("patched");
+            v3.patch("a", &PatchParams::default(), &Patch::Merge(json!({ "endpoint": { "host": "i" } }))).await.expect("patched");
+            v3.delete("a", &DeleteParams::default()).await.expect("deleted");
+        }
+    }
+    assert_eq!(told, ["added b h:2", "bookmark", "added a h:2", "deleted b h:2", "modified a i:2", "deleted a i:2"]);
+}
+
+#[tokio::test]
+async fn an_applier_may_come_back_in_another_version() {
+    let data = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::api_server(data.path());
+    let client = cluster.client().await;
+    let scalers = |version: &str| {
+        let (group, api_version) = ("autoscaling".to_owned(), format!("autoscaling/{version}"));
+        let (kind, plural) = ("HorizontalPodAutoscaler".to_owned(), "horizontalpodautoscalers".to_owned());
+        Api::<DynamicObject>::namespaced_with(client.clone(), "default", &ApiResource { group, version: version.into(), api_version, kind, plural })
+    };
+    let config = |version: &str, spec: Value, labels: Value| {
+        let mut spec = spec;
+        spec["scaleTargetRef"] = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "d" });
+        let metadata = json!({ "name": "a", "labels": labels });
+        json!({ "apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler", "metadata": metadata, "spec": spec })
+    };
+    let apply = PatchParams::apply("one");
+    let first = config("v1", json!({ "minReplicas": 2, "maxReplicas": 3 }), json!({ "x": "y" }));
+    scalers("v1").patch("a", &apply, &Patch::Apply(&first)).await.expect("applied");
+    let second = config("v2", json!({ "maxReplicas": 4 }), json!({}));
+    let applied = scalers("v2").patch("a", &apply, &Patch::Apply(&second)).await.expect("applied");
+    assert_eq!((&applied.data["spec"]["minReplicas"], &applied.data["spec"]["maxReplicas"]), (&json!(1), &json!(4)));
+    assert!(applied.labels().is_empty(), "what the applier does not mention any more is gone");
 }

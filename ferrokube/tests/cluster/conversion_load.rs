@@ -162,3 +162,41 @@ async fn an_object_that_cannot_be_converted_ends_a_watch_after_those_before_it()
         .collect();
     assert_eq!(told, ["a", "b", "conversion webhook for conversion.example.com/v1, Kind=Endpoint failed: poison is poisoned"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_of_a_slow_webhook_share_its_answers_and_keep_their_order() {
+    const WATCHERS: usize = 8;
+    const CREATED: usize = 30;
+    let (_data, _cluster, client, server) = setup("v1").await;
+    let v1 = api(&client, "v1");
+    let start = v1.list(&ListParams::default()).await.expect("a list").metadata.resource_version.unwrap_or_default();
+    server.seen.delay_ms.store(200, Ordering::SeqCst);
+    let watch = |version: &'static str| {
+        let (client, start) = (client.clone(), start.clone());
+        tokio::spawn(async move {
+            let events = api(&client, version).watch(&WatchParams::default(), &start).await.expect("a watch");
+            let names = events.map(|event| match event.expect("an event") {
+                WatchEvent::Added(object) => object.name_any(),
+                other => panic!("{other:?}"),
+            });
+            names.take(CREATED).collect::<Vec<_>>().await
+        })
+    };
+    let watchers: Vec<_> = (0..WATCHERS).map(|n| watch(if n % 2 == 0 { "v2" } else { "v3" })).collect();
+    let stored = watch("v1");
+    let began = Instant::now();
+    let mut expected = Vec::new();
+    for n in 0..CREATED {
+        let name = format!("o{n}");
+        v1.create(&PostParams::default(), &object("v1", &name, "h", "1")).await.expect("created");
+        expected.push(name);
+    }
+    assert_eq!(stored.await.expect("a watcher ends well"), expected);
+    let undisturbed = began.elapsed();
+    for watcher in watchers {
+        assert_eq!(watcher.await.expect("a watcher ends well"), expected);
+    }
+    assert_eq!(server.seen.objects.load(Ordering::SeqCst), 2 * CREATED, "each object was asked about once for each version");
+    assert!(server.seen.calls.load(Ordering::SeqCst) < CREATED, "many at a time");
+    assert!(undisturbed < Duration::from_secs(6), "who needs no conversion waits for none: {undisturbed:?}");
+}

@@ -5,8 +5,9 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -25,9 +26,13 @@ pub const PLURAL: &str = "endpoints";
 pub struct Seen {
     /// Answers are refused while this is true.
     pub down: AtomicBool,
+    /// Milliseconds that an answer takes.
+    pub delay_ms: AtomicU64,
     pub calls: AtomicUsize,
     pub objects: AtomicUsize,
     pub connections: AtomicUsize,
+    /// The versions of the objects, new and old, that admission was asked about.
+    pub admitted: Mutex<Vec<(Option<String>, Option<String>)>>,
 }
 
 /// The webhook, for as long as this lives.
@@ -81,6 +86,7 @@ async fn answer(State(seen): State<Arc<Seen>>, Json(review): Json<Value>) -> Res
     if seen.down.load(Ordering::SeqCst) {
         return Err(StatusCode::SERVICE_UNAVAILABLE);
     }
+    tokio::time::sleep(Duration::from_millis(seen.delay_ms.load(Ordering::SeqCst))).await;
     let request = &review["request"];
     let objects = request["objects"].as_array().expect("objects");
     seen.calls.fetch_add(1, Ordering::SeqCst);
@@ -101,6 +107,36 @@ async fn answer(State(seen): State<Arc<Seen>>, Json(review): Json<Value>) -> Res
     })))
 }
 
+/// A mutating admission webhook beside it, which asks for `v2`: every port below 10 becomes ten times as much.
+async fn admit(State(seen): State<Arc<Seen>>, Json(review): Json<Value>) -> Json<Value> {
+    let request = &review["request"];
+    let shown = |object: &Value| object["apiVersion"].as_str().map(str::to_owned);
+    seen.admitted.lock().expect("no test has failed").push((shown(&request["object"]), shown(&request["oldObject"])));
+    let mut response = json!({ "uid": request["uid"], "allowed": true });
+    if let Some(port) = request["object"]["port"].as_str().filter(|port| port.len() == 1) {
+        let patch = json!([{ "op": "replace", "path": "/port", "value": format!("{port}0") }]).to_string();
+        response["patchType"] = "JSONPatch".into();
+        response["patch"] = base64::engine::general_purpose::STANDARD.encode(patch).into();
+    }
+    Json(json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response }))
+}
+
+/// The configuration of [`admit`].
+pub fn admission(server: &Server) -> Value {
+    let rule = json!({ "apiGroups": [GROUP], "apiVersions": ["v2"], "operations": ["CREATE", "UPDATE", "DELETE"], "resources": [PLURAL] });
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration", "metadata": { "name": "ports" },
+        "webhooks": [{
+            "name": "ports.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None", "matchPolicy": "Equivalent",
+            "rules": [rule],
+            "clientConfig": {
+                "url": format!("https://127.0.0.1:{}/admit", server.port),
+                "caBundle": base64::engine::general_purpose::STANDARD.encode(&server.ca),
+            },
+        }],
+    })
+}
+
 /// Starts the webhook on a free port.
 pub async fn serve() -> Server {
     let mut parameters = rcgen::CertificateParams::new(Vec::<String>::new()).expect("parameters");
@@ -117,7 +153,7 @@ pub async fn serve() -> Server {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     let seen = Arc::new(Seen::default());
-    let app = Router::new().route("/convert", post(answer)).with_state(seen.clone());
+    let app = Router::new().route("/convert", post(answer)).route("/admit", post(admit)).with_state(seen.clone());
     let counter = seen.clone();
     let task = tokio::spawn(async move {
         loop {

@@ -196,6 +196,9 @@ mod tests {
         fn resources_of_kind(&self, _: &str, _: &str, _: &str) -> Vec<(String, bool)> {
             Vec::new()
         }
+        fn resource(&self, _: &str, _: &str, _: &str) -> Option<std::sync::Arc<crate::catalog::Resource>> {
+            None
+        }
         fn versions_of(&self, _: &crate::catalog::Resource) -> Vec<std::sync::Arc<crate::catalog::Resource>> {
             Vec::new()
         }

@@ -6,18 +6,17 @@
 mod hook;
 mod review;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use apimachinery::patch::json::Patch;
-use apimachinery::schema::decode;
 use apimachinery::status::Status;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use serde_json::Value;
 
 use super::matching::Invocation;
-use super::{Attributes, Cluster, Operation, WaitingPlugin};
+use super::rounds::Rounds;
+use super::{Attributes, Cluster, MutatingPlugin, Operation, WaitingPlugin};
 use crate::endpoints::{convert, versions, write};
 use crate::expressions::{self, Variables};
 pub use hook::is_exempt;
@@ -129,40 +128,11 @@ fn hooks(cluster: &dyn Cluster, plural: &str) -> Vec<Hook> {
 const MUTATING: &str = "mutatingwebhookconfigurations";
 const VALIDATING: &str = "validatingwebhookconfigurations";
 
-/// What is known of a write's round through the mutating webhooks, so that a second one asks only whom it must.
-#[derive(Default)]
-pub struct Rounds {
-    /// The object as the last webhook left it.
-    last: Option<Value>,
-    /// Those asked, and willing to be asked again.
-    asked: BTreeSet<String>,
-    /// Those that are to be asked again.
-    again: BTreeSet<String>,
-    second: bool,
-    changed: bool,
-}
-
-impl Rounds {
-    /// Whether everybody is to have another look; starts the second and last round.
-    pub fn start_again(&mut self) -> bool {
-        let needed = self.changed && !self.second;
-        self.second |= needed;
-        needed
-    }
-
-    fn require_again(&mut self) {
-        self.again.append(&mut self.asked);
-    }
-}
-
 /// The webhooks that may change what is written.
 pub struct MutatingWebhooks;
 
 impl MutatingWebhooks {
-    pub const NAME: &'static str = "MutatingAdmissionWebhook";
-
-    /// Lets them change the object, which is in its storage version.
-    pub async fn admit(
+    async fn admit(
         &self,
         attributes: &Attributes<'_>,
         cluster: &dyn Cluster,
@@ -175,8 +145,8 @@ impl MutatingWebhooks {
         if hooks.is_empty() {
             return Ok(());
         }
-        if rounds.second && rounds.last.as_ref().is_some_and(|last| last != new) {
-            rounds.require_again();
+        if rounds.is_second() && rounds.webhooks.is_changed(new) {
+            rounds.webhooks.require_again();
         }
         let resource = attributes.resource;
         let is_resource = is_of_kind(attributes, new);
@@ -185,7 +155,7 @@ impl MutatingWebhooks {
         let old = old.map(|old| if is_of_kind(attributes, old) { convert::from_storage(resource, old.clone()) } else { old.clone() });
         let result = self.ask_all(attributes, cluster, &hooks, &mut object, old.as_ref(), warnings, rounds).await;
         *new = if is_resource { convert::to_storage(resource, object) } else { object };
-        rounds.last = Some(new.clone());
+        rounds.webhooks.leave(new);
         result
     }
 
@@ -202,7 +172,7 @@ impl MutatingWebhooks {
     ) -> Result<(), Status> {
         for hook in hooks {
             let Some(invocation) = hook.matcher.concerns(attributes, cluster, Some(object), old)? else { continue };
-            if rounds.second && !rounds.again.contains(&hook.id) {
+            if rounds.is_second() && !rounds.webhooks.is_to_be_asked_again(&hook.id) {
                 continue;
             }
             let resource = attributes.resource;
@@ -226,11 +196,11 @@ impl MutatingWebhooks {
                     Some(other) => versions::between(cluster, other, resource, &patched).await?,
                     None => patched,
                 };
-                rounds.require_again();
-                rounds.changed = true;
+                rounds.webhooks.require_again();
+                rounds.note_change();
             }
             if hook.reinvoked {
-                rounds.asked.insert(hook.id.clone());
+                rounds.webhooks.may_ask_again(&hook.id);
             }
         }
         Ok(())
@@ -260,23 +230,36 @@ fn apply(
     if document.as_array().is_none_or(Vec::is_empty) {
         return Ok(None);
     }
-    let mut patched = patch.apply(object).map_err(|error| Status::internal_error(&error.to_string()))?;
-    if is_of_kind(attributes, object) {
+    let patched = patch.apply(object).map_err(|error| Status::internal_error(&error.to_string()))?;
+    settled(attributes, invocation, patched).map(Some).map_err(|why| Status::internal_error(&why))
+}
+
+/// A changed object, read again as the API reads it: checked against its type, defaulted, in canonical form.
+pub fn settled(attributes: &Attributes<'_>, invocation: &Invocation, mut changed: Value) -> Result<Value, String> {
+    if is_of_kind(attributes, &changed) {
         let resource = invocation.other.as_deref().unwrap_or(attributes.resource);
-        let read = match &resource.custom {
-            Some(form) => form.read(&mut patched).map(drop),
-            None => decode::decode(&resource.types, resource.type_id, &mut patched).map(drop).map_err(|error| error.to_string()),
-        };
-        read.map_err(|error| Status::internal_error(&error))?;
-        write::complete(resource, &mut patched);
+        resource.read(&mut changed)?;
+        write::complete(resource, &mut changed);
     }
-    Ok(Some(patched))
+    Ok(changed)
 }
 
 /// Deletions have nothing to change, but those that change may still refuse them.
-impl WaitingPlugin for MutatingWebhooks {
+impl MutatingPlugin for MutatingWebhooks {
     fn name(&self) -> &'static str {
-        MutatingWebhooks::NAME
+        "MutatingAdmissionWebhook"
+    }
+
+    fn admit<'a>(
+        &'a self,
+        attributes: &'a Attributes<'a>,
+        cluster: &'a dyn Cluster,
+        new: &'a mut Value,
+        old: Option<&'a Value>,
+        warnings: &'a mut Vec<String>,
+        rounds: &'a mut Rounds,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(MutatingWebhooks::admit(self, attributes, cluster, new, old, warnings, rounds))
     }
 
     fn validate<'a>(

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::match_condition::validate_match_conditions;
 use super::match_resources::validate_mutating_operations;
 use super::{policy, reserved_name};
+use crate::expressions::{self, Change};
 use crate::registry::printer::{self, integer, text};
 use crate::registry::read::list_at;
 use crate::registry::strategy::{bump_generation_if_changed, set_generation};
@@ -115,7 +116,7 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
         errors.push(Error::required(&mutations_path, "mutations must contain at least one item"));
     }
     for (i, mutation) in mutations.iter().enumerate() {
-        errors.extend(validate_mutation(mutation, &mutations_path.index(i)));
+        errors.extend(validate_mutation(mutation, spec.param_kind.is_some(), &mutations_path.index(i)));
     }
     let reinvocation_path = path.child("reinvocationPolicy");
     match spec.reinvocation_policy.as_deref().unwrap_or("") {
@@ -127,7 +128,7 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
 }
 
 /// A mutation has the expression of its patch type and no other.
-fn validate_mutation(mutation: &Mutation, path: &Path<'_>) -> ErrorList {
+fn validate_mutation(mutation: &Mutation, has_params: bool, path: &Path<'_>) -> ErrorList {
     let apply = ("applyConfiguration", mutation.apply_configuration.as_ref().map(|apply| apply.expression.as_deref().unwrap_or("")));
     let patch = ("jsonPatch", mutation.json_patch.as_ref().map(|patch| patch.expression.as_deref().unwrap_or("")));
     let (kind, (wanted, expression), (other, superfluous)) = match mutation.patch_type.as_str() {
@@ -141,7 +142,11 @@ fn validate_mutation(mutation: &Mutation, path: &Path<'_>) -> ErrorList {
     match expression {
         None => errors.push(Error::required(&wanted_path, format!("must be specified when patchType is {kind}"))),
         Some(expression) if expression.trim().is_empty() => errors.push(Error::required(&wanted_path.child("expression"), "")),
-        Some(_) => {}
+        Some(expression) => {
+            let change = if kind == "JSONPatch" { Change::JsonPatch } else { Change::ApplyConfiguration };
+            let compiled = expressions::Mutation::compile(change, expression.trim(), &policy::expression_variables(has_params));
+            errors.extend(compiled.err().map(|why| Error::invalid(&wanted_path.child("expression"), expression, why)));
+        }
     }
     if superfluous.is_some() {
         let detail = format!("must not be specified when patchType is {kind}");
@@ -159,15 +164,19 @@ mod tests {
     #[test]
     fn a_mutation_has_the_expression_of_its_type() {
         let check = |mutation: Value| -> Vec<String> {
-            validate_mutation(&view(&mutation), &Path::new("m")).iter().map(ToString::to_string).collect()
+            validate_mutation(&view(&mutation), false, &Path::new("m")).iter().map(ToString::to_string).collect()
         };
-        assert!(check(json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}})).is_empty());
+        assert!(check(json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'remove', path: '/a'}]"}})).is_empty());
         assert_eq!(
             check(json!({"patchType": "JSONPatch", "applyConfiguration": {"expression": "x"}})),
             [
                 "m.jsonPatch: Required value: must be specified when patchType is JSONPatch",
                 r#"m.applyConfiguration: Invalid value: "{applyConfiguration}": must not be specified when patchType is JSONPatch"#,
             ]
+        );
+        assert_eq!(
+            check(json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "object.a"}})),
+            [r#"m.applyConfiguration.expression: Invalid value: "object.a": must evaluate to Object but got dyn"#]
         );
         assert_eq!(
             check(json!({"patchType": "x"})),

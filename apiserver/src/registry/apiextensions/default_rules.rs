@@ -1,44 +1,79 @@
-//! The values of defaults: they have no fields that the schema would prune.
+//! The values of defaults: they are valid, and have no fields that the schema would prune.
 
 use apimachinery::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use super::internal::present;
 use super::traverse::{MAX_DEPTH, sorted_entries};
+use crate::crd::schema::Schema;
+use crate::crd::{self, strategy};
 use crate::registry::read::bool_at;
 
 const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
-/// All defaults of a structural schema.
-pub fn validate(schema: &Value, path: &Path<'_>) -> ErrorList {
+/// All defaults of a structural schema; `pruned` says that they may have no unknown fields.
+pub fn validate(schema: &Value, pruned: bool, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
-    validate_to(schema, true, false, path, &mut errors);
+    each(schema, true, false, path, &mut |default, path| {
+        let path = path.child("default");
+        if pruned && default.has_unknown_fields() {
+            errors.push(Error::invalid(&path, default.value.clone(), "must not have unknown fields"));
+        }
+        errors.extend(default.errors(&path));
+    });
     errors
-}
-
-/// Inside of what is every object's, other rules hold than those of the schema.
-fn validate_to(schema: &Value, is_root: bool, inside_meta: bool, path: &Path<'_>, errors: &mut ErrorList) {
-    let embedded = is_root || bool_at(schema, "/x-kubernetes-embedded-resource");
-    let inside_meta = inside_meta && !embedded;
-    if let Some(default) = present(schema, "default")
-        && !inside_meta
-        && has_unknown(default, Some(schema), embedded)
-    {
-        errors.push(Error::invalid(&path.child("default"), default.clone(), "must not have unknown fields"));
-    }
-    if let Some(items) = present(schema, "items") {
-        validate_to(items, false, inside_meta, &path.child("items"), errors);
-    }
-    let properties = path.child("properties");
-    for (name, property) in sorted_entries(schema, "properties") {
-        let inside_meta = inside_meta || embedded && META_FIELDS.contains(&name);
-        validate_to(property, false, inside_meta, &properties.key(name), errors);
-    }
 }
 
 /// Whether a schema has a default that would be pruned.
 pub fn any_unpruned(schema: &Value) -> bool {
-    !validate(schema, &Path::ROOT).is_empty()
+    let mut found = false;
+    each(schema, true, false, &Path::ROOT, &mut |default, _| found |= default.has_unknown_fields());
+    found
+}
+
+struct Default<'s> {
+    value: &'s Value,
+    schema: &'s Value,
+    /// The schema is of a whole object.
+    embedded: bool,
+    /// It is inside of what is every object's, where other rules hold than those of the schema.
+    inside_meta: bool,
+}
+
+impl Default<'_> {
+    fn has_unknown_fields(&self) -> bool {
+        !self.inside_meta && has_unknown(self.value, Some(self.schema), self.embedded)
+    }
+
+    fn errors(&self, path: &Path<'_>) -> ErrorList {
+        let base = path.to_string();
+        let mut schema = Schema::read(self.schema);
+        schema.embedded |= self.embedded;
+        if !self.inside_meta {
+            let errors = strategy::embedded(&schema, self.value, &base, false);
+            if !errors.is_empty() {
+                return errors;
+            }
+        }
+        crd::validate::validate(&schema, self.value, None, Some(&base))
+    }
+}
+
+/// Calls with every default and the path of its schema.
+fn each<'s>(schema: &'s Value, is_root: bool, inside_meta: bool, path: &Path<'_>, visit: &mut dyn FnMut(&Default<'s>, &Path<'_>)) {
+    let embedded = is_root || bool_at(schema, "/x-kubernetes-embedded-resource");
+    let inside_meta = inside_meta && !embedded;
+    if let Some(value) = present(schema, "default") {
+        visit(&Default { value, schema, embedded, inside_meta }, path);
+    }
+    if let Some(items) = present(schema, "items") {
+        each(items, false, inside_meta, &path.child("items"), visit);
+    }
+    let properties = path.child("properties");
+    for (name, property) in sorted_entries(schema, "properties") {
+        let inside_meta = inside_meta || embedded && META_FIELDS.contains(&name);
+        each(property, false, inside_meta, &properties.key(name), visit);
+    }
 }
 
 /// Whether a value has a field that its schema does not know. Without a schema nothing is known.
@@ -87,12 +122,28 @@ mod tests {
     fn defaults_have_known_fields_only() {
         let check = |property: Value| -> Vec<String> {
             let schema = json!({"type": "object", "properties": {"a": property}});
-            validate(&schema, &Path::new("s")).iter().map(ToString::to_string).collect()
+            validate(&schema, true, &Path::new("s")).iter().map(ToString::to_string).collect()
         };
         let object = |default: Value| json!({"type": "object", "properties": {"x": {"type": "string"}}, "default": default});
         assert!(check(object(json!({"x": "1"}))).is_empty());
         assert_eq!(check(object(json!({"y": 1}))), [r#"s.properties[a].default: Invalid value: {"y":1}: must not have unknown fields"#]);
         assert!(check(json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "default": {"y": [{"z": 1}]}})).is_empty());
         assert!(check(json!({"type": "object", "additionalProperties": {"type": "string"}, "default": {"y": "1"}})).is_empty());
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let check = |pruned: bool, schema: Value| -> Vec<String> {
+            validate(&schema, pruned, &Path::new("s")).iter().map(ToString::to_string).collect()
+        };
+        let of = |property: Value| json!({"type": "object", "properties": {"a": property}});
+        let small = of(json!({"type": "integer", "minimum": 3, "default": 1}));
+        assert_eq!(check(true, small), ["s.properties[a].default: Invalid value: 1:  in body should be greater than or equal to 3"]);
+        let whole = json!({"type": "object", "properties": {"x": {"type": "string"}}, "default": {"y": 1}});
+        assert_eq!(check(true, of(whole.clone())).len(), 1);
+        assert!(check(false, of(whole)).is_empty(), "what was tolerated before stays so");
+        let embedded = json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true,
+            "default": {"kind": "K"}});
+        assert_eq!(check(true, of(embedded)), ["s.properties[a].default.apiVersion: Required value"]);
     }
 }

@@ -100,7 +100,7 @@ impl<'a> Spec<'a> {
     /// The versions as an error message shows them.
     pub fn shown_versions(&self) -> Value {
         if self.versions.is_empty() {
-            return Value::Null;
+            return self.raw.get("versions").cloned().unwrap_or_default();
         }
         let own = |version: &Version<'a>| {
             let mut out: Map<String, Value> = version.raw.as_object().cloned().unwrap_or_default();
@@ -133,6 +133,11 @@ fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
 /// A schema as an error message shows it.
 pub fn shown_schema(schema: &Value) -> Value {
     show(schema, &SCHEMA)
+}
+
+/// A rule of `x-kubernetes-validations` as an error message shows it.
+pub fn shown_rule(rule: &Value) -> Value {
+    show(rule, &VALIDATION_RULE)
 }
 
 /// The `items` of a schema as an error message shows them: one schema, or a list.

@@ -1,13 +1,14 @@
 //! apiextensions.k8s.io/v1: kinds that users define.
 //!
-//! The rules here are about definitions; what a definition means for its objects is not decided here. Expressions are checked
-//! for their form, not compiled, and the values of defaults only for unknown fields.
+//! The rules here are about definitions; what a definition means for its objects is not decided here. The values of defaults are
+//! checked only for unknown fields.
 
 pub mod approval;
 pub mod conversion_rules;
 pub mod custom_resource_definition;
 pub mod default_rules;
 pub mod defaults;
+pub mod expression_rules;
 pub mod field_path;
 pub mod format;
 pub mod internal;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::internal::{SCHEMA, present, shown_schema};
 use super::tolerance::{Rules, TYPES};
 use super::traverse::{MAX_DEPTH, sorted_entries};
-use super::{default_rules, field_path, list_type_rules, structural};
+use super::{default_rules, expression_rules, field_path, list_type_rules, structural};
 use crate::registry::read::{bool_at, list_at, str_at};
 
 /// The fields that may stand at the root if the status has an endpoint of its own, in upstream's order.
@@ -48,16 +48,23 @@ pub fn validate(schema: &Value, has_status: bool, must_be_structural: bool, rule
     if bool_at(schema, "/nullable") {
         errors.push(Error::forbidden(&path.child("nullable"), "nullable cannot be true at the root"));
     }
+    let mut has_sound_form = false;
     let problem = if must_be_structural { structural::problem(schema) } else { None };
     if must_be_structural && problem.is_none() {
-        let structure = structural::validate(schema, &path);
-        if structure.is_empty() && rules.pruned_defaults {
-            errors.extend(default_rules::validate(schema, &path));
+        let mut structure = structural::validate(schema, &path);
+        if structure.is_empty() {
+            structure.extend(default_rules::validate(schema, rules.pruned_defaults, &path));
         }
+        has_sound_form = structure.is_empty();
         errors.extend(structure);
     }
     let context = Context { defaults: Defaults::Allowed, inside_meta: false, depth: MAX_DEPTH };
+    let before = errors.len();
     validate_schema(schema, true, &context, rules, &path, &mut errors);
+    // Of a schema that is not sound, rules in CEL would make no sense.
+    if has_sound_form && errors.len() == before {
+        errors.extend(expression_rules::validate(schema, &path));
+    }
     // Why a schema cannot be read says no more than the rules that forbid it do, if one does.
     if errors.is_empty()
         && let Some(problem) = problem
@@ -220,7 +227,7 @@ fn validate_fields(schema: &Value, is_root: bool, context: &Context, rules: &Rul
     }
 }
 
-/// The form of expressions; whether they compile is not looked at.
+/// The form of expressions; whether they compile is looked at later.
 fn validate_expressions(schema: &Value, path: &Path<'_>) -> ErrorList {
     let rules_path = path.child("x-kubernetes-validations");
     let breaks = |text: &str| text.contains(['\n', '\r']);

@@ -1,0 +1,203 @@
+//! Expressions that make a change: an apply configuration, or a JSON patch.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use cel::{Budget, Env, Program};
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+
+use super::{ALL_VARIABLES, Expression, MAX_COMPILED, OUT_OF_BUDGET, Variables, environment};
+
+/// What the expression makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    ApplyConfiguration,
+    JsonPatch,
+}
+
+impl Change {
+    /// The type that the expression must have.
+    fn wanted(self) -> &'static str {
+        match self {
+            Change::ApplyConfiguration => "Object",
+            Change::JsonPatch => "list(JSONPatch)",
+        }
+    }
+}
+
+static COMPILED: LazyLock<Mutex<HashMap<(Change, String), Arc<Mutation>>>> = LazyLock::new(Mutex::default);
+static IN_FORCE: LazyLock<Env> = LazyLock::new(|| environment::declare(Env::for_stored(), &ALL_VARIABLES).with_mutation());
+
+/// A compiled expression of a mutation.
+pub struct Mutation {
+    change: Change,
+    expression: Expression,
+}
+
+impl Mutation {
+    /// Compiles an expression that may use these variables. The error is in upstream's words.
+    pub fn compile(change: Change, text: &str, variables: &[&str]) -> Result<Mutation, String> {
+        Mutation::compiled(change, text, &environment::declare(Env::for_new(), variables).with_mutation())
+    }
+
+    fn compiled(change: Change, text: &str, env: &Env) -> Result<Mutation, String> {
+        let expression = Expression::compiled(text, env)?;
+        let found = Program::result_type(&expression.program).declared();
+        if found != change.wanted() {
+            return Err(format!("must evaluate to {} but got {found}", change.wanted()));
+        }
+        Ok(Mutation { change, expression })
+    }
+
+    /// An expression of an object that is in force.
+    pub fn in_force(change: Change, text: &str) -> Result<Arc<Mutation>, String> {
+        let key = (change, text.to_owned());
+        if let Some(known) = COMPILED.lock().get(&key) {
+            return Ok(known.clone());
+        }
+        let compiled = Arc::new(Mutation::compiled(change, text, &IN_FORCE)?);
+        let mut all = COMPILED.lock();
+        if all.len() >= MAX_COMPILED {
+            all.clear();
+        }
+        all.insert(key, compiled.clone());
+        Ok(compiled)
+    }
+
+    pub fn change(&self) -> Change {
+        self.change
+    }
+
+    /// The configuration, or the patch as the document that a client would send.
+    pub fn evaluate(&self, variables: &Variables) -> Result<Value, String> {
+        let activation = variables.activation();
+        let mut spent = Budget::new(0);
+        let value = self.expression.program.evaluate(&activation, &mut spent);
+        if !variables.spend(spent) {
+            return Err(OUT_OF_BUDGET.to_owned());
+        }
+        let value = value.map_err(|error| format!("expression '{}' resulted in error: {error}", self.expression.text))?;
+        let mut misnamed = Vec::new();
+        match (self.change, &value) {
+            (Change::ApplyConfiguration, _) => check_names(&value, "Object", &mut misnamed),
+            (Change::JsonPatch, cel::Value::List(operations)) => {
+                for operation in operations.iter() {
+                    if let Ok(cel::Value::Object(operation)) = operation
+                        && let Some(object @ cel::Value::Object(_)) = operation.get("value")
+                    {
+                        check_names(object, "Object", &mut misnamed);
+                    }
+                }
+            }
+            (Change::JsonPatch, _) => return Err("type mismatch: JSONPatchType.expression should evaluate to array".to_owned()),
+        }
+        if !misnamed.is_empty() {
+            return Err(format!("type mismatch: {}", misnamed.join("\n")));
+        }
+        to_json(&value)
+    }
+}
+
+/// The types in an object must be named as the way to them.
+fn check_names(value: &cel::Value<'_>, way: &str, misnamed: &mut Vec<String>) {
+    match value {
+        cel::Value::Object(object) => {
+            if &*object.type_name != way {
+                let found = &object.type_name;
+                misnamed
+                    .push(format!("unexpected type name {found:?}, expected {way:?}, which matches field name path from root Object type"));
+            }
+            for (name, field) in &object.fields {
+                check_names(field, &format!("{way}.{name}"), misnamed);
+            }
+        }
+        cel::Value::List(cel::List::Owned(items)) => items.iter().for_each(|item| check_names(item, way, misnamed)),
+        cel::Value::Map(cel::Map::Owned(entries)) => entries.iter().for_each(|(_, value)| check_names(value, way, misnamed)),
+        _ => {}
+    }
+}
+
+/// The JSON of a value, as messages of protobuf's well-known types have it.
+fn to_json(value: &cel::Value<'_>) -> Result<Value, String> {
+    Ok(match value {
+        cel::Value::Null | cel::Value::Optional(None) => Value::Null,
+        cel::Value::Bool(value) => Value::Bool(*value),
+        cel::Value::Int(value) => (*value).into(),
+        cel::Value::Uint(value) => (*value).into(),
+        cel::Value::Double(value) => (*value).into(),
+        cel::Value::String(text) => Value::String(text.to_string()),
+        cel::Value::Bytes(bytes) => STANDARD.encode(bytes).into(),
+        cel::Value::Optional(Some(value)) => to_json(value)?,
+        cel::Value::Unknown(value) => (*value).clone(),
+        cel::Value::List(cel::List::Json(items, None)) => Value::Array(items.to_vec()),
+        cel::Value::List(list) => {
+            let items = list.iter().map(|item| to_json(&item.map_err(|error| error.to_string())?));
+            Value::Array(items.collect::<Result<_, String>>()?)
+        }
+        cel::Value::Map(cel::Map::Json(members, None)) => Value::Object((*members).clone()),
+        cel::Value::Map(map) => {
+            let mut members = Map::new();
+            for key in map.keys() {
+                let Some(name) = key.as_str() else { return Err(format!("map key is of type {}, not string", key.type_name())) };
+                if let Some(value) = map.find(&key).map_err(|error| error.to_string())? {
+                    members.insert(name.to_owned(), to_json(&value)?);
+                }
+            }
+            Value::Object(members)
+        }
+        cel::Value::Object(object) => {
+            let fields = object.fields.iter().map(|(name, value)| Ok((name.to_string(), to_json(value)?)));
+            Value::Object(fields.collect::<Result<_, String>>()?)
+        }
+        other => return Err(format!("type mismatch: a {} is no JSON value", other.type_name())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn made(change: Change, text: &str) -> Result<Value, String> {
+        let object = json!({ "spec": { "replicas": 3 }, "metadata": { "name": "a", "labels": { "x": "y" } } });
+        let variables = Variables::default().with("object", &object);
+        Mutation::compile(change, text, &["object"])?.evaluate(&variables)
+    }
+
+    #[test]
+    fn a_configuration_is_what_the_expression_makes() {
+        assert_eq!(
+            made(Change::ApplyConfiguration, "Object{spec: Object.spec{replicas: object.spec.replicas + 1}}"),
+            Ok(json!({ "spec": { "replicas": 4 } }))
+        );
+        assert_eq!(
+            made(
+                Change::ApplyConfiguration,
+                "Object{metadata: Object.metadata{annotations: {'a': object.metadata.name}}, spec: Object.spec{containers: [Object.spec.containers{name: 'c'}]}}"
+            ),
+            Ok(json!({ "metadata": { "annotations": { "a": "a" } }, "spec": { "containers": [{ "name": "c" }] } }))
+        );
+        assert_eq!(
+            made(Change::ApplyConfiguration, "Object{spec: Object.wrong{replicas: 1}}"),
+            Err(r#"type mismatch: unexpected type name "Object.wrong", expected "Object.spec", which matches field name path from root Object type"#
+                .to_owned())
+        );
+        assert_eq!(made(Change::ApplyConfiguration, "{'a': 1}"), Err("must evaluate to Object but got map(string, int)".to_owned()));
+    }
+
+    #[test]
+    fn a_patch_is_a_list_of_operations() {
+        assert_eq!(
+            made(
+                Change::JsonPatch,
+                "[JSONPatch{op: 'add', path: '/metadata/labels/' + jsonpatch.escapeKey('a/b'), value: 'c'}, JSONPatch{op: 'remove', path: '/spec'}]"
+            ),
+            Ok(json!([{ "op": "add", "path": "/metadata/labels/a~1b", "value": "c" }, { "op": "remove", "path": "/spec" }]))
+        );
+        assert_eq!(made(Change::JsonPatch, "true"), Err("must evaluate to list(JSONPatch) but got bool".to_owned()));
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use cel::{Budget, Env, Program};
+use cel::{Budget, Env};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
@@ -38,27 +38,25 @@ pub struct Mutation {
 }
 
 impl Mutation {
-    /// Compiles an expression that may use these variables. The error is in upstream's words.
-    pub fn compile(change: Change, text: &str, variables: &[&str]) -> Result<Mutation, String> {
-        Mutation::compiled(change, text, &environment::declare(Env::for_new(), variables).with_mutation())
-    }
-
-    fn compiled(change: Change, text: &str, env: &Env) -> Result<Mutation, String> {
-        let expression = Expression::compiled(text, env)?;
-        let found = Program::result_type(&expression.program).declared();
+    /// Compiles an expression that may use these variables, and `variables.<name>` which other expressions compose. The error is in
+    /// upstream's words.
+    pub fn compile(change: Change, text: &str, variables: &[&str], composed: &[(String, cel::Type)]) -> Result<Mutation, String> {
+        let env = environment::compose(environment::declare(Env::for_new(), variables), composed).with_mutation();
+        let expression = Expression::compiled(text, &env)?;
+        let found = expression.result_type().declared();
         if found != change.wanted() {
             return Err(format!("must evaluate to {} but got {found}", change.wanted()));
         }
         Ok(Mutation { change, expression })
     }
 
-    /// An expression of an object that is in force.
+    /// An expression of an object that is in force: it was checked when the object was written.
     pub fn in_force(change: Change, text: &str) -> Result<Arc<Mutation>, String> {
         let key = (change, text.to_owned());
         if let Some(known) = COMPILED.lock().get(&key) {
             return Ok(known.clone());
         }
-        let compiled = Arc::new(Mutation::compiled(change, text, &IN_FORCE)?);
+        let compiled = Arc::new(Mutation { change, expression: Expression::compiled(text, &IN_FORCE)? });
         let mut all = COMPILED.lock();
         if all.len() >= MAX_COMPILED {
             all.clear();
@@ -82,7 +80,10 @@ impl Mutation {
         let value = value.map_err(|error| format!("expression '{}' resulted in error: {error}", self.expression.text))?;
         let mut misnamed = Vec::new();
         match (self.change, &value) {
-            (Change::ApplyConfiguration, _) => check_names(&value, "Object", &mut misnamed),
+            (Change::ApplyConfiguration, cel::Value::Object(_)) => check_names(&value, "Object", &mut misnamed),
+            (Change::ApplyConfiguration, other) => {
+                return Err(format!("unsupported return type from ApplyConfiguration expression: {}", other.type_name()));
+            }
             (Change::JsonPatch, cel::Value::List(operations)) => {
                 for operation in operations.iter() {
                     if let Ok(cel::Value::Object(operation)) = operation
@@ -165,7 +166,7 @@ mod tests {
     fn made(change: Change, text: &str) -> Result<Value, String> {
         let object = json!({ "spec": { "replicas": 3 }, "metadata": { "name": "a", "labels": { "x": "y" } } });
         let variables = Variables::default().with("object", &object);
-        Mutation::compile(change, text, &["object"])?.evaluate(&variables)
+        Mutation::compile(change, text, &["object"], &[])?.evaluate(&variables)
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::match_condition::validate_match_conditions;
 use super::match_resources::validate_mutating_operations;
 use super::{policy, reserved_name};
-use crate::expressions::{self, Change};
+use crate::expressions::Change;
 use crate::registry::printer::{self, integer, text};
 use crate::registry::read::list_at;
 use crate::registry::strategy::{bump_generation_if_changed, set_generation};
@@ -105,7 +105,8 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
         ));
     }
     let variables = spec.variables.as_deref().unwrap_or_default();
-    errors.extend(policy::validate_variables(variables, spec.param_kind.is_some(), &path.child("variables")).0);
+    let (mistakes, known) = policy::validate_variables(variables, spec.param_kind.is_some(), &path.child("variables"));
+    errors.extend(mistakes);
 
     let mutations = spec.mutations.as_deref().unwrap_or_default();
     let mutations_path = path.child("mutations");
@@ -113,7 +114,7 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
         errors.push(Error::required(&mutations_path, "mutations must contain at least one item"));
     }
     for (i, mutation) in mutations.iter().enumerate() {
-        errors.extend(validate_mutation(mutation, spec.param_kind.is_some(), &mutations_path.index(i)));
+        errors.extend(validate_mutation(mutation, &known, &mutations_path.index(i)));
     }
     let reinvocation_path = path.child("reinvocationPolicy");
     match spec.reinvocation_policy.as_deref().unwrap_or("") {
@@ -125,7 +126,7 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
 }
 
 /// A mutation has the expression of its patch type and no other.
-fn validate_mutation(mutation: &Mutation, has_params: bool, path: &Path<'_>) -> ErrorList {
+fn validate_mutation(mutation: &Mutation, known: &policy::Known, path: &Path<'_>) -> ErrorList {
     let apply = ("applyConfiguration", mutation.apply_configuration.as_ref().map(|apply| apply.expression.as_deref().unwrap_or("")));
     let patch = ("jsonPatch", mutation.json_patch.as_ref().map(|patch| patch.expression.as_deref().unwrap_or("")));
     let (kind, (wanted, expression), (other, superfluous)) = match mutation.patch_type.as_str() {
@@ -141,8 +142,7 @@ fn validate_mutation(mutation: &Mutation, has_params: bool, path: &Path<'_>) -> 
         Some(expression) if expression.trim().is_empty() => errors.push(Error::required(&wanted_path.child("expression"), "")),
         Some(expression) => {
             let change = if kind == "JSONPatch" { Change::JsonPatch } else { Change::ApplyConfiguration };
-            let compiled = expressions::Mutation::compile(change, expression.trim(), &policy::expression_variables(has_params));
-            errors.extend(compiled.err().map(|why| Error::invalid(&wanted_path.child("expression"), expression, why)));
+            errors.extend(policy::validate_mutation_expression(change, expression, known, &wanted_path.child("expression")));
         }
     }
     if superfluous.is_some() {
@@ -160,8 +160,9 @@ mod tests {
 
     #[test]
     fn a_mutation_has_the_expression_of_its_type() {
+        let (_, known) = policy::validate_variables(&[], false, &Path::new("v"));
         let check = |mutation: Value| -> Vec<String> {
-            validate_mutation(&view(&mutation), false, &Path::new("m")).iter().map(ToString::to_string).collect()
+            validate_mutation(&view(&mutation), &known, &Path::new("m")).iter().map(ToString::to_string).collect()
         };
         assert!(check(json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'remove', path: '/a'}]"}})).is_empty());
         assert_eq!(

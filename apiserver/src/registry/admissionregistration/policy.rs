@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::match_condition::VARIABLES;
 use super::match_resources::validate_match_resources;
-use crate::expressions::Expression;
+use crate::expressions::{Change, Expression, Mutation};
 use crate::registry::declared::changed;
 use crate::registry::read::{at, str_at};
 
@@ -151,6 +151,11 @@ fn expression_variables(has_params: bool) -> Vec<&'static str> {
 /// An expression must compile and give one of these types; anything if there are none.
 pub fn validate_expression(text: &str, known: &Known, types: &[&str], path: &Path<'_>) -> Option<Error> {
     Expression::compile_with(text.trim(), &known.variables, &known.composed, types).err().map(|why| Error::invalid(path, text, why))
+}
+
+/// The expression of a mutation must compile and make what its patch type says.
+pub fn validate_mutation_expression(change: Change, text: &str, known: &Known, path: &Path<'_>) -> Option<Error> {
+    Mutation::compile(change, text.trim(), &known.variables, &known.composed).err().map(|why| Error::invalid(path, text, why))
 }
 
 fn is_cel_identifier(name: &str) -> bool {

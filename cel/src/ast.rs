@@ -108,6 +108,20 @@ impl Expr {
         }
     }
 
+    /// Levels of the tree; a comprehension counts as several, for what it is made of.
+    pub fn depth(&self) -> usize {
+        let deepest = |parts: &mut dyn Iterator<Item = &Expr>| parts.map(Expr::depth).max().unwrap_or(0);
+        1 + match &self.kind {
+            Kind::Unspecified | Kind::Literal(_) | Kind::Ident(_) => 0,
+            Kind::Select { operand, .. } => operand.depth(),
+            Kind::Call { target, args, .. } => deepest(&mut target.iter().map(AsRef::as_ref).chain(args)),
+            Kind::List(elements) => deepest(&mut elements.iter().map(|(element, _)| element)),
+            Kind::Map(entries) => deepest(&mut entries.iter().flat_map(|entry| [&entry.key, &entry.value])),
+            Kind::Struct { fields, .. } => deepest(&mut fields.iter().map(|field| &field.value)),
+            Kind::Comprehension(over) => 3 + deepest(&mut [&over.range, &over.init, &over.condition, &over.step, &over.result].into_iter()),
+        }
+    }
+
     /// Calls it with every node of the tree, parents first.
     pub fn walk<'e>(&'e self, visit: &mut dyn FnMut(&'e Expr)) {
         visit(self);

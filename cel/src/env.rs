@@ -104,9 +104,6 @@ impl Env {
         if self.is_apply(object) {
             return Some(Some(Type::Dyn));
         }
-        match self.objects.get(object) {
-            Some(fields) => Some(fields.get(field).cloned()),
-            None => None,
-        }
+        self.objects.get(object).map(|fields| fields.get(field).cloned())
     }
 }

@@ -93,7 +93,7 @@ impl<'e, 'a> Evaluation<'e, 'a> {
     fn charge(&self, cost: u64) -> Result<(), EvalError> {
         let total = self.cost.get().saturating_add(cost);
         self.cost.set(total);
-        if total > self.limit { Err(over_budget()) } else { Ok(()) }
+        if total > self.limit { Err(EvalError::over_budget()) } else { Ok(()) }
     }
 
     fn node(&self, node: &Node, scope: Option<&Scope<'_, 'a>>) -> Evaluated<'a> {
@@ -300,7 +300,7 @@ impl<'e, 'a> Evaluation<'e, 'a> {
         match args {
             [Value::Int(size)] if *size <= MAX_RANGE && u64::try_from(*size).is_ok_and(|size| size > left) => {
                 self.charge(left.saturating_add(1))?;
-                Err(over_budget())
+                Err(EvalError::over_budget())
             }
             _ => Ok(()),
         }
@@ -576,10 +576,6 @@ fn go_type(value: &Value<'_>) -> String {
         other => return other.type_name().to_owned(),
     };
     format!("types.{name}")
-}
-
-fn over_budget() -> EvalError {
-    EvalError { message: "operation cancelled: actual cost limit exceeded".to_owned(), over_budget: true }
 }
 
 /// A constant for data of any lifetime.

@@ -30,6 +30,7 @@ mod parser;
 mod plan;
 mod schema;
 mod source;
+mod stack;
 mod types;
 mod unify;
 mod validate;
@@ -48,10 +49,15 @@ pub use value::{Entries, EvalError, Lazy, List, Map, Object, Text, Value};
 use check::{Checked, Reference};
 use plan::Node;
 
+/// What is said when a deeply nested expression cannot be looked at.
+const NO_ROOM: &str = "no memory for a deeply nested expression";
+
 /// A compiled expression. It can be shared and evaluated any number of times.
 pub struct Program {
     checked: Checked,
     root: Node,
+    /// How deeply it is nested.
+    depth: usize,
 }
 
 impl Program {
@@ -60,10 +66,17 @@ impl Program {
     /// # Errors
     /// All that is wrong with it, at most a hundred mistakes.
     pub fn compile(env: &Env, text: &str) -> Result<Program, CompileError> {
+        // Each level takes at least one of these.
+        let levels = text.bytes().filter(|byte| b"([{?:.+-*/%<>=!&|".contains(byte)).count();
+        stack::with_room(levels, || Program::compile_here(env, text)).unwrap_or_else(|| Err(CompileError::plain(NO_ROOM.to_owned())))
+    }
+
+    fn compile_here(env: &Env, text: &str) -> Result<Program, CompileError> {
         let (source, parsed) = parser::parse(text)?;
         let checked = check::check(parsed, env).map_err(|issues| CompileError::new(&source, issues))?;
         let root = plan::plan(&checked).map_err(CompileError::plain)?;
-        Ok(Program { checked, root })
+        let depth = checked.root.depth();
+        Ok(Program { checked, root, depth })
     }
 
     /// The type of what it gives.
@@ -78,7 +91,8 @@ impl Program {
 
     /// What it may cost if variables are of these sizes.
     pub fn estimate(&self, sizes: Sizes<'_>) -> CostEstimate {
-        cost::estimate(&self.checked, sizes)
+        let unknown = CostEstimate { min: 0, max: u64::MAX };
+        stack::with_room(self.depth, || cost::estimate(&self.checked, sizes)).unwrap_or(unknown)
     }
 
     /// What it gives with these variables. What that has cost is taken from the budget; the caller decides what it means that
@@ -87,7 +101,8 @@ impl Program {
     /// # Errors
     /// What went wrong, in upstream's words.
     pub fn evaluate<'a>(&self, activation: &Activation<'a>, budget: &mut Budget) -> Result<Value<'a>, EvalError> {
-        let (value, cost) = eval::evaluate(&self.root, activation, PER_CALL_LIMIT);
+        let evaluated = stack::with_room(self.depth, || eval::evaluate(&self.root, activation, PER_CALL_LIMIT));
+        let (value, cost) = evaluated.unwrap_or_else(|| (Err(EvalError::new(NO_ROOM)), PER_CALL_LIMIT));
         budget.spend(cost);
         value
     }

@@ -27,6 +27,11 @@ impl EvalError {
         EvalError { message: message.into(), over_budget: false }
     }
 
+    /// The evaluation costs more than it may.
+    pub(crate) fn over_budget() -> EvalError {
+        EvalError { message: "operation cancelled: actual cost limit exceeded".to_owned(), over_budget: true }
+    }
+
     pub(crate) fn no_such_overload() -> EvalError {
         EvalError::new("no such overload")
     }
@@ -448,12 +453,12 @@ impl<'a> List<'a> {
         if self.len() != other.len() {
             return Ok(false);
         }
-        if let List::Json(items, Some(schema)) = self {
+        if let List::Json(_, Some(schema)) = self {
             if schema.is_set() {
                 return self.contains_all(other);
             }
             if let Some(keys) = schema.map_keys() {
-                return Ok(equal_by_keys(items, self, other, keys)?);
+                return equal_by_keys(self, other, keys);
             }
         }
         for (a, b) in self.iter().zip(other.iter()) {
@@ -534,7 +539,7 @@ fn same_key(a: &[Option<Value<'_>>], b: &[Option<Value<'_>>]) -> bool {
     })
 }
 
-fn equal_by_keys(_: &[Json], list: &List<'_>, other: &List<'_>, keys: &[String]) -> Result<bool, EvalError> {
+fn equal_by_keys(list: &List<'_>, other: &List<'_>, keys: &[String]) -> Result<bool, EvalError> {
     for item in list.iter() {
         let item = item?;
         let key = key_of(&item, keys);

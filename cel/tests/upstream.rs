@@ -5,8 +5,8 @@ use serde_json::Value as Json;
 
 const PLENTY: i64 = 1 << 40;
 
-fn lines(text: &str) -> impl Iterator<Item = Json> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap())
+fn lines(text: &str) -> Result<Vec<Json>, serde_json::Error> {
+    text.lines().map(serde_json::from_str).collect()
 }
 
 fn type_of(notation: &str) -> Type {
@@ -42,7 +42,7 @@ fn expressions_mean_and_cost_what_they_do_upstream() {
     let values = variables["vars"].as_object().unwrap();
     let activation = values.iter().fold(Activation::default(), |all, (name, value)| all.with(name, Value::json(value)));
     let (mut count, mut differences) = (0, Vec::new());
-    for case in lines(include_str!("upstream/expressions.jsonl")) {
+    for case in lines(include_str!("upstream/expressions.jsonl")).unwrap() {
         count += 1;
         let text = case["expr"].as_str().unwrap();
         let program = match Program::compile(&env, text) {
@@ -87,7 +87,7 @@ fn rules_cost_what_they_do_upstream() {
     activation.set("self", schema.value(&given["obj"]));
     activation.set("oldSelf", schema.value(&given["old"]));
     let (mut count, mut differences) = (0, Vec::new());
-    for case in lines(include_str!("upstream/rules.jsonl")) {
+    for case in lines(include_str!("upstream/rules.jsonl")).unwrap() {
         count += 1;
         let text = case["expr"].as_str().unwrap();
         let program = match Program::compile(&env, text) {
@@ -110,4 +110,45 @@ fn rules_cost_what_they_do_upstream() {
     }
     assert!(count > 100, "only {count} rules");
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn expressions_that_are_nested_too_deeply_are_refused_and_all_others_fit_a_thread() {
+    let nested = |open: &str, inner: &str, close: &str, depth: usize| format!("{}{inner}{}", open.repeat(depth), close.repeat(depth));
+    let env = Env::for_new().with_variable("a", Type::Dyn);
+    let shapes: [&dyn Fn(usize) -> String; 8] = [
+        &|depth| nested("(", "1", ")", depth),
+        &|depth| nested("[", "1", "]", depth),
+        &|depth| nested("{'a': ", "1", "}", depth),
+        &|depth| nested("true ? 1 : ", "2", "", depth),
+        &|depth| nested("size([", "1", "])", depth),
+        &|depth| format!("a{}", ".a".repeat(depth)),
+        &|depth| format!("1{}", " + 1".repeat(depth)),
+        &|depth| nested("[1].all(x, ", "true", ")", depth / 2),
+    ];
+    for shape in shapes {
+        for depth in [50, 124, 240] {
+            if let Ok(program) = Program::compile(&env, &shape(depth)) {
+                let _ = program.evaluate(&Activation::default().with("a", Value::Null), &mut Budget::new(PLENTY));
+                program.estimate(Sizes::Unknown);
+            }
+        }
+        let error = Program::compile(&env, &shape(20_000 / shape(1).len())).err().map(|error| error.to_string());
+        assert!(error.is_some_and(|error| error.contains("recursion")), "{}", shape(1));
+    }
+    let long = format!("'{}'", "x".repeat(100_000));
+    let error = Program::compile(&env, &long).err().map(|error| error.to_string());
+    assert_eq!(error.as_deref(), Some("ERROR: <input>:-1:0: expression code point size exceeds limit: size: 100002, limit 100000"));
+}
+
+#[test]
+fn texts_do_not_grow_without_bound() {
+    let env = Env::for_new().with_variable("s", Type::String);
+    let text = serde_json::json!("a".repeat(1_000_000));
+    for expression in ["s.replace('', s).size() > 0", "s.split('').join(s).size() > 0"] {
+        let program = Program::compile(&env, expression).unwrap();
+        let activation = Activation::default().with("s", Value::json(&text));
+        let error = program.evaluate(&activation, &mut Budget::new(PLENTY)).unwrap_err();
+        assert!(error.over_budget, "{expression}: {error}");
+    }
 }

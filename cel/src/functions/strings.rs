@@ -95,8 +95,17 @@ fn upper<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
     text(args, 0).map(|text| Value::string(text.to_ascii_uppercase()))
 }
 
+/// Bytes of the longest text that a function makes; upstream would make longer ones, and could not pay for them.
+const MAX_BYTES: usize = 64 << 20;
+
+fn bounded(bytes: usize) -> Result<(), EvalError> {
+    if bytes > MAX_BYTES { Err(EvalError::over_budget()) } else { Ok(()) }
+}
+
 fn replace<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
     let (text, old, new) = (text(args, 0)?, text(args, 1)?, text(args, 2)?);
+    let limit = int(args, 3).and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    bounded(text.matches(old).count().min(limit).saturating_mul(new.len()))?;
     match int(args, 3) {
         Some(limit) if limit >= 0 => Ok(Value::string(text.replacen(old, new, usize::try_from(limit).unwrap_or(usize::MAX)))),
         _ => Ok(Value::string(text.replace(old, new))),
@@ -162,6 +171,7 @@ fn join<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
     let mut joined = String::new();
     for (index, item) in super::lists::list(&args[0])?.iter().enumerate() {
         if index > 0 {
+            bounded(joined.len() + separator.len())?;
             joined.push_str(separator);
         }
         let item = item?;

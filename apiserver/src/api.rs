@@ -21,6 +21,7 @@ use crate::flow_control::FlowControl;
 use crate::loopback::{Loopback, is_overtaken};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
+use crate::parsed::Parsed;
 use crate::resource_metrics::ResourceMetrics;
 use crate::storage::Storage;
 use crate::tokens::Issuer;
@@ -41,6 +42,8 @@ pub struct Api {
     pub aggregation: Aggregation,
     /// What nodes and pods use, where this server tells.
     pub resource_metrics: Option<ResourceMetrics>,
+    /// What plugins look at with every write.
+    pub parsed: Parsed,
     pub flow_control: FlowControl,
     pub discovery: Served,
     pub openapi: OpenApi,
@@ -50,16 +53,16 @@ pub struct Api {
 }
 
 impl Lookup for Arc<Api> {
-    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let catalog = self.catalog.load();
         let stored = catalog.stored_resource(group, resource)?;
-        Some(stored.cache()?.get(namespace, name)?.value())
+        Some(self.parsed.value(&stored.cache()?.get(namespace, name)?))
     }
 
-    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value> {
+    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
         let catalog = self.catalog.load();
         let Some(cache) = catalog.stored_resource(group, resource).and_then(|s| s.cache()) else { return Vec::new() };
-        cache.snapshot().range(namespace, None).map(|o| o.value()).collect()
+        cache.snapshot().range(namespace, None).map(|object| self.parsed.value(object)).collect()
     }
 
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision {

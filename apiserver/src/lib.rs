@@ -18,6 +18,7 @@ pub mod loopback;
 pub mod metrics;
 pub mod node_authorizer;
 pub mod openapi;
+mod parsed;
 pub mod pki;
 pub mod rbac;
 pub mod registry;

@@ -47,12 +47,12 @@ impl Loopback {
 
     /// An object as of now, in its storage version.
     pub fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
-        Lookup::get(&self.api, group, resource, namespace, name)
+        Lookup::get(&self.api, group, resource, namespace, name).map(Arc::unwrap_or_clone)
     }
 
     /// All objects of a resource as of now, in their storage version.
     pub fn list(&self, group: &str, resource: &str) -> Vec<Value> {
-        Lookup::list(&self.api, group, resource, "")
+        Lookup::list(&self.api, group, resource, "").into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
     fn call(&self, method: Method, path: &str, query: &str) -> Result<Call, Status> {

@@ -25,6 +25,7 @@ use crate::loopback::Loopback;
 use crate::metrics::Metrics;
 use crate::node_authorizer::NodeAuthorizer;
 use crate::openapi::OpenApi;
+use crate::parsed::Parsed;
 use crate::pki::{self, Pki};
 use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
@@ -244,6 +245,7 @@ impl Server {
             webhooks: Arc::default(),
             aggregation: Aggregation::new(&proxy_client(config, &pki)?)?,
             resource_metrics: config.resource_metrics.then(ResourceMetrics::default),
+            parsed: Parsed::default(),
             flow_control: FlowControl::with_seats(seats),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),

@@ -30,10 +30,10 @@ const OPERATORS: [&str; 24] =
     ["==", "!=", "<=", ">=", "&&", "||", "<", ">", "[", "]", "{", "}", "(", ")", ".", ",", "-", "!", "?", ":", "+", "*", "/", "%"];
 const WORDS: [&str; 4] = ["in", "true", "false", "null"];
 
-/// The tokens of a text, an `End` last, and what is not a token.
-pub(crate) fn lex(source: &Source) -> (Vec<Lexed>, Vec<Issue>) {
+/// The tokens of a text, an `End` last, what is not a token, and the places of the characters of that, in order.
+pub(crate) fn lex(source: &Source) -> (Vec<Lexed>, Vec<Issue>, Vec<usize>) {
     let chars = &source.chars;
-    let (mut tokens, mut issues, mut at) = (Vec::new(), Vec::new(), 0);
+    let (mut tokens, mut issues, mut refused, mut at) = (Vec::new(), Vec::new(), Vec::new(), 0);
     while at < chars.len() {
         if matches!(chars[at], '\t' | ' ' | '\r' | '\n' | '\u{c}') {
             at += 1;
@@ -47,7 +47,7 @@ pub(crate) fn lex(source: &Source) -> (Vec<Lexed>, Vec<Issue>) {
                 }
                 Err(failed) => {
                     let text: String = chars[at..(failed + 1).min(chars.len())].iter().collect();
-                    let text = text.replace('\n', "\\n").replace('\t', "\\t").replace('\r', "\\r");
+                    refused.extend(at..=failed);
                     let message = format!("Syntax error: token recognition error at: '{text}'");
                     issues.push(Issue { location: source.location(at), message });
                     at = failed + 1;
@@ -56,7 +56,7 @@ pub(crate) fn lex(source: &Source) -> (Vec<Lexed>, Vec<Issue>) {
         }
     }
     tokens.push(Lexed { token: Token::End, start: chars.len(), end: chars.len() });
-    (tokens, issues)
+    (tokens, issues, refused)
 }
 
 /// The longest token from here and its length, or where it became clear that there is none.
@@ -240,7 +240,7 @@ mod tests {
 
     fn texts(text: &str) -> Vec<String> {
         let source = Source::new(text);
-        let (tokens, issues) = lex(&source);
+        let (tokens, issues, _) = lex(&source);
         let mut found: Vec<String> = tokens.iter().map(|t| source.chars[t.start..t.end].iter().collect()).collect();
         found.pop();
         found.extend(issues.into_iter().map(|issue| issue.message));

@@ -174,6 +174,7 @@ impl Planner<'_> {
             ("_[_]" | "_[?_]" | "_?._", [operand, index]) => {
                 let mut attribute = self.attribute(operand)?;
                 let key = match self.node(index)? {
+                    Node::Const(Value::Null) => return Err("invalid qualifier type: types.Null".to_owned()),
                     Node::Const(value) => StepKey::Const(value),
                     node => StepKey::Node(node),
                 };

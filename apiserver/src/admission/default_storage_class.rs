@@ -1,5 +1,7 @@
 //! DefaultStorageClass: a claim that names no class gets the default one.
 
+use std::sync::Arc;
+
 use apimachinery::status::Status;
 use serde_json::Value;
 
@@ -21,7 +23,7 @@ pub fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
 }
 
 /// The newest of several objects; of equally old ones the first by name. The list is in order of names.
-pub fn newest(objects: Vec<Value>) -> Option<Value> {
+pub fn newest(objects: Vec<Arc<Value>>) -> Option<Arc<Value>> {
     // Times are written alike, so that later ones compare greater; a maximum would take the last of equals.
     objects.into_iter().rev().max_by(|a, b| str_at(a, "/metadata/creationTimestamp").cmp(str_at(b, "/metadata/creationTimestamp")))
 }

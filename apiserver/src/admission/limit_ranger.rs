@@ -1,5 +1,7 @@
 //! LimitRanger: what a namespace's limit ranges fill in for containers, and what they refuse.
 
+use std::sync::Arc;
+
 use apimachinery::quantity::Quantity;
 use apimachinery::status::Status;
 use serde_json::Value;
@@ -20,7 +22,7 @@ pub struct LimitRanger;
 
 impl LimitRanger {
     /// The limit ranges that apply to a write; none to objects on their way out.
-    fn ranges(attributes: &Attributes<'_>, lookup: &dyn Lookup, old: Option<&Value>) -> Vec<Value> {
+    fn ranges(attributes: &Attributes<'_>, lookup: &dyn Lookup, old: Option<&Value>) -> Vec<Arc<Value>> {
         let applies = match (attributes.operation, attributes.subresource) {
             (Operation::Update, "resize") => attributes.is("", "pods"),
             (Operation::Create, "") => attributes.is("", "pods") || attributes.is("", "persistentvolumeclaims"),

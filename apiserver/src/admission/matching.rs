@@ -167,7 +167,7 @@ fn is_namespace_selected(selector: &Selector, attributes: &Attributes<'_>, looku
     }
     let name = if is_namespace { attributes.name } else { attributes.namespace };
     let namespace = lookup.get("", "namespaces", "", name);
-    selector.matches(&namespace.as_ref().and_then(labels))
+    selector.matches(&namespace.as_deref().and_then(labels))
 }
 
 #[cfg(test)]

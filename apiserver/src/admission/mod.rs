@@ -137,9 +137,9 @@ impl Attributes<'_> {
 /// Looks at other objects, as fresh as the last acknowledged write, and at what users may do.
 pub trait Lookup: Send + Sync {
     /// An object in its storage version.
-    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value>;
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
     /// All objects of a resource in a namespace (empty: in all), in key order, in their storage version.
-    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value>;
+    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>>;
     /// Whether a user may do something.
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision;
     /// The resources of a kind, and whether each is namespaced. None if the kind is not served.

@@ -120,7 +120,7 @@ impl MutatingPolicies {
         &self,
         attributes: &Attributes<'_>,
         cluster: &dyn Cluster,
-        bindings: &[Value],
+        bindings: &[Arc<Value>],
         object: &Value,
         old: Option<&Value>,
         failures: &mut Failures,

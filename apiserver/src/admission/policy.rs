@@ -58,7 +58,7 @@ pub async fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, 
         (true, named) => named,
     };
     let name = str_at(reference, "/name");
-    let found: Vec<Value> = if name.is_empty() {
+    let found: Vec<Arc<Value>> = if name.is_empty() {
         let selector = Selector::from_value(Some(at(reference, "/selector"))).map_err(|error| error.to_string())?;
         let labels = |object: &Value| object.pointer("/metadata/labels").and_then(Value::as_object).cloned();
         cluster.list(group, &plural, within).into_iter().filter(|object| selector.matches(&labels(object))).collect()
@@ -69,8 +69,8 @@ pub async fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, 
     let mut shown = Vec::with_capacity(found.len());
     for parameter in found {
         shown.push(match &resource {
-            Some(resource) => versions::stored_as(cluster, resource, parameter).await?,
-            None => parameter,
+            Some(resource) => versions::stored_as(cluster, resource, Value::clone(&parameter)).await?,
+            None => Value::clone(&parameter),
         });
     }
     match str_at(reference, "/parameterNotFoundAction") {
@@ -84,5 +84,5 @@ pub fn namespace_object(attributes: &Attributes<'_>, cluster: &dyn Cluster) -> V
     if attributes.namespace.is_empty() || attributes.is("", "namespaces") {
         return Value::Null;
     }
-    cluster.get("", "namespaces", "", attributes.namespace).unwrap_or(Value::Null)
+    cluster.get("", "namespaces", "", attributes.namespace).map_or(Value::Null, |namespace| Value::clone(&namespace))
 }

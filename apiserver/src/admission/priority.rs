@@ -1,5 +1,7 @@
 //! Priority: a pod's class becomes its priority, and there is one default class at most.
 
+use std::sync::Arc;
+
 use apimachinery::status::Status;
 use serde_json::Value;
 
@@ -30,7 +32,7 @@ impl Resolved {
 }
 
 /// The class that is the default; the lowest if a race has let several in.
-fn default_class(lookup: &dyn Lookup) -> Option<Value> {
+fn default_class(lookup: &dyn Lookup) -> Option<Arc<Value>> {
     let classes = lookup.list(GROUP, "priorityclasses", "");
     classes.into_iter().filter(|class| bool_at(class, "/globalDefault")).min_by_key(|class| int_at(class, "/value"))
 }

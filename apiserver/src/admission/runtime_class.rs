@@ -1,5 +1,7 @@
 //! RuntimeClass: a pod of a class carries the class's overhead and goes where the class's nodes are.
 
+use std::sync::Arc;
+
 use apimachinery::field::quote;
 use apimachinery::status::Status;
 use serde_json::Value;
@@ -13,7 +15,7 @@ use crate::registry::read::{at, int_at, list_at, str_at};
 pub struct RuntimeClass;
 
 /// The pod's class, if it names one.
-fn class_of(attributes: &Attributes<'_>, lookup: &dyn Lookup, pod: &Value) -> Result<Option<Value>, Status> {
+fn class_of(attributes: &Attributes<'_>, lookup: &dyn Lookup, pod: &Value) -> Result<Option<Arc<Value>>, Status> {
     let Some(name) = at(pod, "/spec/runtimeClassName").as_str() else { return Ok(None) };
     match lookup.get("node.k8s.io", "runtimeclasses", "", name) {
         Some(class) => Ok(Some(class)),

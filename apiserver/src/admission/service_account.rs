@@ -1,5 +1,7 @@
 //! ServiceAccount: every pod runs as an account of its namespace, and gets that account's token and pull secrets.
 
+use std::sync::Arc;
+
 use std::time::Duration;
 
 use apimachinery::field::quote;
@@ -112,7 +114,7 @@ fn default_name(pod: &mut Value) {
 }
 
 /// The pod's account, waited for a little if it is the default one.
-async fn account_of(attributes: &Attributes<'_>, cluster: &dyn Cluster, pod: &Value) -> Result<Value, Status> {
+async fn account_of(attributes: &Attributes<'_>, cluster: &dyn Cluster, pod: &Value) -> Result<Arc<Value>, Status> {
     let namespace = attributes.namespace;
     let name = str_at(pod, "/spec/serviceAccountName");
     if name.is_empty() {

@@ -30,12 +30,12 @@ impl Objects {
 }
 
 impl Lookup for Objects {
-    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
-        self.matching(group, resource, namespace).find(|o| o["metadata"]["name"] == name).cloned()
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        self.matching(group, resource, namespace).find(|o| o["metadata"]["name"] == name).cloned().map(Arc::new)
     }
 
-    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value> {
-        self.matching(group, resource, namespace).cloned().collect()
+    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
+        self.matching(group, resource, namespace).cloned().map(Arc::new).collect()
     }
 
     fn authorize(&self, _user: &User, request: &RequestInfo) -> Decision {

@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod endpoint;
 pub mod follow;
 pub mod health;
+pub mod metrics;
 pub mod openapi;
 pub mod proxy;
 pub mod registration;
@@ -36,6 +37,8 @@ pub struct Aggregation {
     identity: Identity,
     registered: ArcSwap<Registered>,
     known: Mutex<BTreeMap<(String, String), Known>>,
+    /// What checks have found.
+    pub availability: metrics::Availability,
 }
 
 /// What is known of the documents of a group and version.
@@ -48,7 +51,12 @@ struct Known {
 impl Aggregation {
     /// `identity` is what the other servers are shown.
     pub fn new(identity: &pki::Identity) -> Result<Aggregation, tls::Error> {
-        Ok(Aggregation { identity: Identity::new(identity)?, registered: ArcSwap::default(), known: Mutex::default() })
+        Ok(Aggregation {
+            identity: Identity::new(identity)?,
+            registered: ArcSwap::default(),
+            known: Mutex::default(),
+            availability: metrics::Availability::default(),
+        })
     }
 
     /// Whose a path is, if it is not ours. `ours` says whether this server publishes a document of OpenAPI itself.

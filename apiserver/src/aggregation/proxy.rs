@@ -150,6 +150,7 @@ fn upgraded(mut response: Response<hyper::body::Incoming>, client: OnUpgrade) ->
 mod tests {
     use std::convert::Infallible;
     use std::net::SocketAddr;
+    use std::sync::Arc;
 
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
@@ -159,6 +160,7 @@ mod tests {
     use hyper::body::Incoming;
     use hyper::service::service_fn;
     use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -200,6 +202,16 @@ mod tests {
         });
         if request.uri().path().ends_with("/elsewhere") {
             return Ok(Response::builder().status(302).header(header::LOCATION, "https://elsewhere/").body(Body::empty()).unwrap());
+        }
+        if request.uri().path().ends_with("/echo") {
+            tokio::spawn(async move {
+                let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+                let mut word = [0; 4];
+                stream.read_exact(&mut word).await.unwrap();
+                stream.write_all(&word).await.unwrap();
+            });
+            let agreed = Response::builder().status(101).header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "echo");
+            return Ok(agreed.header("x-told", told.to_string()).body(Body::empty()).unwrap());
         }
         if request.uri().path().contains("/slow") {
             let more = futures::stream::once(async { Ok::<_, Infallible>("first\n") }).chain(futures::stream::pending());
@@ -255,6 +267,37 @@ mod tests {
         let why = refused.into_body().collect().await.unwrap().to_bytes();
         let expected = "error trying to reach service: tls: failed to verify certificate: x509: certificate signed by unknown authority\n";
         assert_eq!(String::from_utf8_lossy(&why), expected);
+    }
+
+    #[tokio::test]
+    async fn an_upgraded_connection_is_joined_with_the_other_servers() {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Pki::open(directory.path()).unwrap();
+        let address = extension_server(&pki).await;
+        let ours = Arc::new(registration(&pki, &pki.ca().unwrap()));
+        let target = Arc::new(location::anybody("https", "127.0.0.1", address.port().to_string()));
+        let (mut client, server) = tokio::io::duplex(4096);
+        let service = service_fn(move |mut incoming: Request<Incoming>| {
+            let (ours, target) = (ours.clone(), target.clone());
+            async move {
+                let mut asked = request(Method::GET, "/apis/a.example.com/v1/echo", "");
+                asked.upgrade = Some(hyper::upgrade::on(&mut incoming));
+                asked.headers.extend(incoming.headers().clone());
+                Ok::<_, Infallible>(pass(&ours, &target, asked).await)
+            }
+        });
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service).with_upgrades());
+        client.write_all(b"GET /echo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n").await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101") && head.contains("\nupgrade: echo\r\n") && head.contains(r#""user":"ann""#), "{head}");
+        client.write_all(b"ping").await.unwrap();
+        let mut word = [0; 4];
+        client.read_exact(&mut word).await.unwrap();
+        assert_eq!(&word, b"ping");
     }
 
     #[tokio::test]

@@ -128,6 +128,7 @@ fn debug_text(text: String) -> Response<Body> {
 fn metrics(api: &Api) -> Response<Body> {
     let mut text = api.metrics.render();
     api.flow_control.render(&mut text);
+    api.aggregation.availability.render(&mut text);
     let mut response = respond::text(StatusCode::OK, text);
     let headers = response.headers_mut();
     headers.remove("x-content-type-options");

@@ -90,3 +90,10 @@ pub(super) fn declare(mut env: Env, variables: &[&str]) -> Env {
     }
     env
 }
+
+/// Declares `variables` with the fields that a policy composes, of the types that their expressions have.
+pub(super) fn compose(env: Env, composed: &[(String, Type)]) -> Env {
+    const NAME: &str = "kubernetes.variables";
+    let fields: Vec<(&str, Type)> = composed.iter().map(|(name, ty)| (name.as_str(), ty.clone())).collect();
+    env.with_object(NAME, &fields).with_variable("variables", Type::object(NAME))
+}

@@ -59,13 +59,27 @@ impl Expression {
     /// Compiles an expression that may use these variables and gives one of these types; anything if there are none. The error is
     /// in upstream's words.
     pub fn compile(text: &str, variables: &[&str], types: &[&str]) -> Result<Expression, String> {
-        let expression = Expression::compiled(text, &environment::declare(Env::for_new(), variables))?;
+        Expression::compile_with(text, variables, &[], types)
+    }
+
+    /// Compiles an expression that may also use `variables.<name>`, which other expressions compose.
+    pub fn compile_with(text: &str, variables: &[&str], composed: &[(String, cel::Type)], types: &[&str]) -> Result<Expression, String> {
+        let mut env = environment::declare(Env::for_new(), variables);
+        if variables.contains(&"variables") {
+            env = environment::compose(env, composed);
+        }
+        let expression = Expression::compiled(text, &env)?;
         let found = expression.program.result_type().declared();
         if types.is_empty() || types.contains(&found.as_str()) {
             return Ok(expression);
         }
         let wanted = if let [one] = types { (*one).to_owned() } else { format!("one of [{}]", types.join(" ")) };
         Err(format!("must evaluate to {wanted} but got {found}"))
+    }
+
+    /// The type of what it gives.
+    pub fn result_type(&self) -> &cel::Type {
+        self.program.result_type()
     }
 
     fn compiled(text: &str, env: &Env) -> Result<Expression, String> {

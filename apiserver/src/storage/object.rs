@@ -89,6 +89,15 @@ impl Object {
         Object { key, revision, json, digits_at, digits, outdated: false, index, with_texts, encodings: Mutex::default() }
     }
 
+    /// An object for tests.
+    #[cfg(test)]
+    pub fn of_value(value: &Value, revision: u64) -> Object {
+        let interner = super::intern::Interner::default();
+        let encoder = super::encode::Encoder { order: super::FieldOrder::Declared, fields: &[], embedded: &[], interner: &interner };
+        let prepared = encoder.prepare(value).expect("a value that can be an object");
+        Object::new(prepared.name.as_ref().into(), &prepared, Revision(revision))
+    }
+
     /// The same object under another revision: how a deletion, and a change that moves the object out of a watcher's
     /// sight, are told.
     pub fn at_revision(&self, revision: Revision) -> Object {

@@ -15,7 +15,7 @@ use super::keyed::{self, Next, Reconciler, Source};
 use super::watched::cache;
 use crate::aggregation::{self, follow};
 use crate::loopback::Loopback;
-use crate::registry::conditions::Condition;
+use crate::registry::conditions::{self, Condition};
 use crate::registry::read::{int_at, list_at, str_at};
 
 const AVAILABLE: &str = "Available";
@@ -87,6 +87,7 @@ impl Reconciler for Availability {
     async fn reconcile(&mut self, name: &str) -> Result<Next, Status> {
         let Some(mut object) = self.client.get(GROUP, PLURAL, "", name) else {
             self.refer(name, None);
+            self.client.api().aggregation.availability.forget(name);
             return Ok(Next::default());
         };
         let condition = match object.pointer("/spec/service").filter(|s| s.is_object()) {
@@ -110,6 +111,8 @@ impl Reconciler for Availability {
         };
         let is_remote = object.pointer("/spec/service").is_some_and(Value::is_object);
         let failure = (condition.reason == FAILED).then(|| condition.message.clone());
+        let was_available = conditions::is_true(&object, AVAILABLE);
+        self.client.api().aggregation.availability.note(name, was_available, condition.status == "True", condition.reason);
         if !condition.holds(&object) {
             condition.set(&mut object, Timestamp::now());
             self.client.replace(&format!("{COLLECTION}/{name}/status"), object).await?;

@@ -134,7 +134,7 @@ fn endpoint(lookup: &dyn Lookup, namespace: &str, name: &str, port: i64) -> Resu
     let mut slices = lookup.list("discovery.k8s.io", "endpointslices", namespace);
     slices.retain(|slice| at(slice, "/metadata/labels").get(SERVICE_NAME_LABEL).and_then(Value::as_str) == Some(name));
     // An unnamed port has no name in the slices either.
-    for port in slices.iter_mut().filter_map(|slice| slice.get_mut("ports").and_then(Value::as_array_mut)).flatten() {
+    for port in slices.iter_mut().map(Arc::make_mut).filter_map(|slice| slice.get_mut("ports").and_then(Value::as_array_mut)).flatten() {
         if let Some(port) = port.as_object_mut() {
             port.entry("name").or_insert_with(|| Value::String(String::new()));
         }

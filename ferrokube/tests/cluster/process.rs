@@ -55,9 +55,19 @@ impl Cluster {
 
     /// A client with the administrator's certificate.
     pub async fn client(&self) -> Client {
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
+        Client::try_from(self.config().await).expect("a client")
+    }
+
+    /// The same, but it takes the first answer for the answer, even if it is that the server is busy.
+    pub async fn impatient_client(&self) -> Client {
+        let mut config = self.config().await;
+        config.default_retry = false;
         Client::try_from(config).expect("a client")
+    }
+
+    async fn config(&self) -> Config {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig")
     }
 
     /// The way to the API server, with nobody's credentials.

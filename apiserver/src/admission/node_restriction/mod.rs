@@ -7,6 +7,8 @@ mod nodes;
 mod pods;
 mod tokens;
 
+use std::sync::Arc;
+
 use apimachinery::field::quote;
 use apimachinery::status::Status;
 use serde_json::Value;
@@ -56,7 +58,7 @@ impl<'a> Write<'a> {
     }
 
     /// Another object, or 404.
-    fn find(&self, plural: &str, namespace: &str, name: &str) -> Result<Value, Status> {
+    fn find(&self, plural: &str, namespace: &str, name: &str) -> Result<Arc<Value>, Status> {
         self.lookup.get("", plural, namespace, name).ok_or_else(|| Status::not_found("", plural.trim_end_matches('s'), name))
     }
 

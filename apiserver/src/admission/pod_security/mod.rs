@@ -7,6 +7,8 @@ mod checks;
 mod policy;
 mod restricted;
 
+use std::sync::Arc;
+
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -97,7 +99,7 @@ fn check_namespace(
 }
 
 /// What to tell of a namespace's pods that violate a new level.
-fn existing_pods(namespace: &str, policy: LevelVersion, pods: Vec<Value>, is_late: impl Fn() -> bool) -> Vec<String> {
+fn existing_pods(namespace: &str, policy: LevelVersion, pods: Vec<Arc<Value>>, is_late: impl Fn() -> bool) -> Vec<String> {
     let total = pods.len();
     let mut checked = 0;
     // By what they violate: the first name, and how many.
@@ -136,9 +138,9 @@ fn existing_pods(namespace: &str, policy: LevelVersion, pods: Vec<Value>, is_lat
 }
 
 /// One pod of each controller before the others of that controller, which will be much like it.
-fn one_of_each_first(pods: Vec<Value>) -> Vec<Value> {
+fn one_of_each_first(pods: Vec<Arc<Value>>) -> Vec<Arc<Value>> {
     let mut seen: HashSet<String> = HashSet::new();
-    let (mut first, others): (Vec<Value>, Vec<Value>) = pods.into_iter().partition(|pod| {
+    let (mut first, others): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| {
         let controller = list_at(pod, "/metadata/ownerReferences").iter().find(|owner| bool_at(owner, "/controller"));
         controller.is_none_or(|owner| seen.insert(str_at(owner, "/uid").to_owned()))
     });

@@ -115,7 +115,7 @@ impl ResourceQuota {
 
 fn read_quotas(cluster: &dyn Cluster, namespace: &str) -> Vec<Quota> {
     let objects = cluster.list("", "resourcequotas", namespace);
-    objects.into_iter().filter(is_counted).map(Quota::read).collect()
+    objects.iter().filter(|quota| is_counted(quota)).map(|quota| Quota::read(Value::clone(quota))).collect()
 }
 
 /// Settles claims in their order; each gets its answer when all that it changes is written.
@@ -184,11 +184,12 @@ mod tests {
     }
 
     impl Lookup for Shared {
-        fn get(&self, _: &str, _: &str, _: &str, _: &str) -> Option<Value> {
+        fn get(&self, _: &str, _: &str, _: &str, _: &str) -> Option<Arc<Value>> {
             None
         }
-        fn list(&self, _: &str, resource: &str, _: &str) -> Vec<Value> {
-            if resource == "resourcequotas" { vec![self.quota.lock().clone()] } else { Vec::new() }
+        fn list(&self, _: &str, resource: &str, _: &str) -> Vec<Arc<Value>> {
+            let found: Vec<Value> = if resource == "resourcequotas" { vec![self.quota.lock().clone()] } else { Vec::new() };
+            found.into_iter().map(Arc::new).collect()
         }
         fn authorize(&self, user: &User, request: &RequestInfo) -> Decision {
             Objects::default().authorize(user, request)

@@ -2,6 +2,7 @@
 //!
 //! Pure: nothing here connects to anything. The words of refusals are upstream's.
 
+use std::borrow::Borrow;
 use std::net::IpAddr;
 
 use apimachinery::field::quote;
@@ -131,13 +132,13 @@ pub fn service_port_name(service: &Value, name: &str, port: i64) -> Result<Strin
 /// An endpoint of a service's named port: `valid` has the last word, `random(n)` gives a number below `n`.
 pub fn endpoint(
     service: &str,
-    slices: &[Value],
+    slices: &[impl Borrow<Value>],
     port_name: &str,
     preferred: &str,
     valid: impl Fn(&Value) -> bool,
     mut random: impl FnMut(usize) -> usize,
 ) -> Result<(String, String), Status> {
-    let mut ordered: Vec<&Value> = slices.iter().collect();
+    let mut ordered: Vec<&Value> = slices.iter().map(Borrow::borrow).collect();
     if ordered.len() > 1 {
         let turn = random(ordered.len());
         ordered.rotate_left(turn);

@@ -104,11 +104,8 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
             &path.child("matchConditions"),
         ));
     }
-    errors.extend(policy::validate_variables(
-        spec.variables.as_deref().unwrap_or_default(),
-        spec.param_kind.is_some(),
-        &path.child("variables"),
-    ));
+    let variables = spec.variables.as_deref().unwrap_or_default();
+    errors.extend(policy::validate_variables(variables, spec.param_kind.is_some(), &path.child("variables")).0);
 
     let mutations = spec.mutations.as_deref().unwrap_or_default();
     let mutations_path = path.child("mutations");

@@ -107,9 +107,17 @@ fn validate_api_version(api_version: &str, path: &Path<'_>) -> ErrorList {
     errors
 }
 
-/// The variables that expressions can use.
-pub fn validate_variables(variables: &[Variable], has_params: bool, path: &Path<'_>) -> ErrorList {
+/// What expressions of a policy may use.
+pub struct Known {
+    variables: Vec<&'static str>,
+    /// What the policy composes, with the types of that.
+    composed: Vec<(String, cel::Type)>,
+}
+
+/// The variables that expressions can use. Each may use those before it.
+pub fn validate_variables(variables: &[Variable], has_params: bool, path: &Path<'_>) -> (ErrorList, Known) {
     let mut errors = ErrorList::new();
+    let mut known = Known { variables: expression_variables(has_params), composed: Vec::new() };
     for (i, variable) in variables.iter().enumerate() {
         let path = path.index(i);
         let (name, name_path) = (variable.name.as_str(), path.child("name"));
@@ -121,11 +129,13 @@ pub fn validate_variables(variables: &[Variable], has_params: bool, path: &Path<
         if variable.expression.trim().is_empty() {
             errors.push(Error::required(&path.child("expression"), "expression is not specified"));
         } else {
-            let known = expression_variables(has_params);
-            errors.extend(validate_expression(&variable.expression, &known, &[], &path.child("expression")));
+            let compiled = Expression::compile_with(variable.expression.trim(), &known.variables, &known.composed, &[]);
+            let ty = compiled.as_ref().map_or(cel::Type::Dyn, |expression| expression.result_type().clone());
+            known.composed.push((name.to_owned(), ty));
+            errors.extend(compiled.err().map(|why| Error::invalid(&path.child("expression"), variable.expression.as_str(), why)));
         }
     }
-    errors
+    (errors, known)
 }
 
 /// What match conditions of policies may use.
@@ -134,13 +144,13 @@ pub fn condition_variables(has_params: bool) -> Vec<&'static str> {
 }
 
 /// What the other expressions of policies may use.
-pub fn expression_variables(has_params: bool) -> Vec<&'static str> {
+fn expression_variables(has_params: bool) -> Vec<&'static str> {
     condition_variables(has_params).into_iter().chain(["namespaceObject", "variables"]).collect()
 }
 
 /// An expression must compile and give one of these types; anything if there are none.
-pub fn validate_expression(text: &str, variables: &[&str], types: &[&str], path: &Path<'_>) -> Option<Error> {
-    Expression::compile(text.trim(), variables, types).err().map(|why| Error::invalid(path, text, why))
+pub fn validate_expression(text: &str, known: &Known, types: &[&str], path: &Path<'_>) -> Option<Error> {
+    Expression::compile_with(text.trim(), &known.variables, &known.composed, types).err().map(|why| Error::invalid(path, text, why))
 }
 
 fn is_cel_identifier(name: &str) -> bool {
@@ -183,7 +193,7 @@ mod tests {
     fn variables_are_identifiers() {
         let variables: Vec<Variable> = view(&json!([
             {"name": "a_1", "expression": "1"}, {"name": "in", "expression": "1"}, {"name": "1a", "expression": "1"}, {"name": " ", "expression": ""}]));
-        let errors: Vec<String> = validate_variables(&variables, false, &Path::new("v")).iter().map(ToString::to_string).collect();
+        let errors: Vec<String> = validate_variables(&variables, false, &Path::new("v")).0.iter().map(ToString::to_string).collect();
         assert_eq!(
             errors,
             [

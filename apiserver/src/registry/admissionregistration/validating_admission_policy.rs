@@ -139,17 +139,15 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
             &path.child("matchConditions"),
         ));
     }
-    errors.extend(policy::validate_variables(
-        spec.variables.as_deref().unwrap_or_default(),
-        spec.param_kind.is_some(),
-        &path.child("variables"),
-    ));
-    errors.extend(validate_outcomes(str_at(new, "/metadata/name"), &spec, &path));
+    let variables = spec.variables.as_deref().unwrap_or_default();
+    let (wrong, known) = policy::validate_variables(variables, spec.param_kind.is_some(), &path.child("variables"));
+    errors.extend(wrong);
+    errors.extend(validate_outcomes(str_at(new, "/metadata/name"), &spec, &known, &path));
     errors
 }
 
 /// A policy validates something or annotates something.
-fn validate_outcomes(name: &str, spec: &ValidatingAdmissionPolicySpec, path: &Path<'_>) -> ErrorList {
+fn validate_outcomes(name: &str, spec: &ValidatingAdmissionPolicySpec, known: &policy::Known, path: &Path<'_>) -> ErrorList {
     let validations = spec.validations.as_deref().unwrap_or_default();
     let annotations = spec.audit_annotations.as_deref().unwrap_or_default();
     let (validations_path, annotations_path) = (path.child("validations"), path.child("auditAnnotations"));
@@ -159,7 +157,7 @@ fn validate_outcomes(name: &str, spec: &ValidatingAdmissionPolicySpec, path: &Pa
         return vec![Error::required(&validations_path, detail), Error::required(&annotations_path, detail)];
     }
     for (i, validation) in validations.iter().enumerate() {
-        errors.extend(validate_validation(validation, spec.param_kind.is_some(), &validations_path.index(i)));
+        errors.extend(validate_validation(validation, known, &validations_path.index(i)));
     }
     if annotations.len() > MAX_AUDIT_ANNOTATIONS {
         let shown: Value =
@@ -168,7 +166,7 @@ fn validate_outcomes(name: &str, spec: &ValidatingAdmissionPolicySpec, path: &Pa
     }
     for (i, annotation) in annotations.iter().enumerate() {
         let path = annotations_path.index(i);
-        errors.extend(validate_audit_annotation(name, annotation, spec.param_kind.is_some(), &path));
+        errors.extend(validate_audit_annotation(name, annotation, known, &path));
         if annotations[..i].iter().any(|earlier| earlier.key == annotation.key) {
             errors.push(Error::duplicate(&path.child("key"), annotation.key.as_str()));
         }
@@ -176,19 +174,18 @@ fn validate_outcomes(name: &str, spec: &ValidatingAdmissionPolicySpec, path: &Pa
     errors
 }
 
-fn validate_validation(validation: &Validation, has_params: bool, path: &Path<'_>) -> ErrorList {
+fn validate_validation(validation: &Validation, known: &policy::Known, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
-    let variables = policy::expression_variables(has_params);
     if validation.expression.trim().is_empty() {
         errors.push(Error::required(&path.child("expression"), "expression is not specified"));
     } else {
-        errors.extend(policy::validate_expression(&validation.expression, &variables, &["bool"], &path.child("expression")));
+        errors.extend(policy::validate_expression(&validation.expression, known, &["bool"], &path.child("expression")));
     }
     let message_expression = validation.message_expression.as_deref().unwrap_or("");
     if !message_expression.is_empty() && message_expression.trim().is_empty() {
         errors.push(Error::invalid(&path.child("messageExpression"), message_expression, "must be non-empty if specified"));
     } else if !message_expression.is_empty() {
-        errors.extend(policy::validate_expression(message_expression, &variables, &["string"], &path.child("messageExpression")));
+        errors.extend(policy::validate_expression(message_expression, known, &["string"], &path.child("messageExpression")));
     }
     let (message, message_path) = (validation.message.as_deref().unwrap_or(""), path.child("message"));
     if !message.is_empty() && message.trim().is_empty() {
@@ -202,7 +199,7 @@ fn validate_validation(validation: &Validation, has_params: bool, path: &Path<'_
     errors
 }
 
-fn validate_audit_annotation(policy_name: &str, annotation: &AuditAnnotation, has_params: bool, path: &Path<'_>) -> ErrorList {
+fn validate_audit_annotation(policy_name: &str, annotation: &AuditAnnotation, known: &policy::Known, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let key_path = path.child("key");
     if policy_name.is_empty() {
@@ -220,8 +217,7 @@ fn validate_audit_annotation(policy_name: &str, annotation: &AuditAnnotation, ha
         }
         _ => {
             let types = ["string", "null_type"];
-            let variables = policy::expression_variables(has_params);
-            errors.extend(policy::validate_expression(&annotation.value_expression, &variables, &types, &value_path));
+            errors.extend(policy::validate_expression(&annotation.value_expression, known, &types, &value_path));
         }
     }
     errors

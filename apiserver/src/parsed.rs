@@ -15,9 +15,12 @@ const MAX_OBJECTS: usize = 256;
 /// Bytes of the JSON of what is kept.
 const MAX_BYTES: usize = 8 * 1024;
 
+/// By the objects' addresses.
+type Kept = HashMap<usize, (Arc<Object>, Arc<Value>)>;
+
 /// See the module.
 #[derive(Default)]
-pub struct Parsed(RwLock<HashMap<usize, (Arc<Object>, Arc<Value>)>>);
+pub struct Parsed(RwLock<Kept>);
 
 impl Parsed {
     /// The object as a tree.

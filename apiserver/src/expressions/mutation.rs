@@ -28,7 +28,9 @@ impl Change {
     }
 }
 
-static COMPILED: LazyLock<Mutex<HashMap<(Change, String), Arc<Mutation>>>> = LazyLock::new(Mutex::default);
+type Compiled = HashMap<(Change, String), Arc<Mutation>>;
+
+static COMPILED: LazyLock<Mutex<Compiled>> = LazyLock::new(Mutex::default);
 static IN_FORCE: LazyLock<Env> = LazyLock::new(|| environment::declare(Env::for_stored(), &ALL_VARIABLES).with_mutation());
 
 /// A compiled expression of a mutation.

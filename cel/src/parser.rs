@@ -62,6 +62,13 @@ enum Rule {
     Entries,
 }
 
+/// Rules that are within themselves, whose levels are counted as ANTLR's are.
+#[derive(Clone, Copy)]
+enum Recursive {
+    Relation,
+    Calc,
+}
+
 /// What may follow where an expression stands.
 #[derive(Clone, Copy)]
 struct Follow {
@@ -92,6 +99,7 @@ pub(crate) fn parse(text: &str) -> Result<(Source, Parsed), CompileError> {
         places: Vec::new(),
         expr_depth: 0,
         nested: 0,
+        depths: [0; 2],
         follow: Vec::new(),
         is_recovering: false,
         last_mistake: None,
@@ -116,6 +124,8 @@ pub(crate) struct Parser<'s> {
     expr_depth: usize,
     /// Open binary operators and member accesses around the current place; bounds this parser's own recursion.
     nested: usize,
+    /// Levels of the rules that are within themselves.
+    depths: [usize; 2],
     /// What may follow the constructs around the current place, the innermost last.
     follow: Vec<Follow>,
     /// Since a mistake nothing has fitted; until then mistakes are not told.
@@ -407,21 +417,38 @@ impl Parser<'_> {
     fn relation(&mut self, expected: &'static str) -> Step<Expr> {
         const OPERATORS: [(&str, &str); 7] =
             [("<", "_<_"), ("<=", "_<=_"), (">=", "_>=_"), (">", "_>_"), ("==", "_==_"), ("!=", "_!=_"), ("in", "@in")];
-        self.chain(&OPERATORS, expected, |parser, expected| parser.sum(expected))
+        self.deeper(Recursive::Relation, |parser| {
+            parser.chain(&OPERATORS, Recursive::Relation, expected, |parser, expected| {
+                parser.deeper(Recursive::Calc, |parser| parser.sum(expected))
+            })
+        })
     }
 
     fn sum(&mut self, expected: &'static str) -> Step<Expr> {
-        self.chain(&[("+", "_+_"), ("-", "_-_")], expected, |parser, expected| parser.product(expected))
+        self.chain(&[("+", "_+_"), ("-", "_-_")], Recursive::Calc, expected, |parser, expected| parser.product(expected))
     }
 
     fn product(&mut self, expected: &'static str) -> Step<Expr> {
-        self.chain(&[("*", "_*_"), ("/", "_/_"), ("%", "_%_")], expected, |parser, expected| parser.unary(expected))
+        const OPERATORS: [(&str, &str); 3] = [("*", "_*_"), ("/", "_/_"), ("%", "_%_")];
+        self.chain(&OPERATORS, Recursive::Calc, expected, |parser, expected| parser.unary(expected))
     }
 
-    /// Operators of one strength, from left to right.
+    /// One level more of a rule that is within itself.
+    fn deeper(&mut self, rule: Recursive, parse: impl FnOnce(&mut Self) -> Step<Expr>) -> Step<Expr> {
+        self.depths[rule as usize] += 1;
+        if self.depths[rule as usize] > MAX_DEPTH {
+            return self.internal(format!("expression recursion limit exceeded: {MAX_DEPTH}"));
+        }
+        let parsed = parse(self);
+        self.depths[rule as usize] -= 1;
+        parsed
+    }
+
+    /// Operators of one strength, from left to right. What is right of one is one level deeper.
     fn chain(
         &mut self,
         operators: &[(&'static str, &str)],
+        rule: Recursive,
         expected: &'static str,
         operand: fn(&mut Self, &'static str) -> Step<Expr>,
     ) -> Step<Expr> {
@@ -429,10 +456,10 @@ impl Parser<'_> {
         let mut length = 0;
         while let Some((_, function)) = operators.iter().find(|(text, _)| self.is(text)) {
             length += 1;
-            self.enter(length)?;
+            self.enter()?;
             let place = self.place();
             self.advance();
-            let right = operand(self, OPERAND)?;
+            let right = self.deeper(rule, |parser| operand(parser, OPERAND))?;
             left = self.call(place, function, vec![left, right]);
         }
         self.nested -= length;
@@ -440,11 +467,8 @@ impl Parser<'_> {
     }
 
     /// One more operator within the rules around it.
-    fn enter(&mut self, length: usize) -> Step<()> {
+    fn enter(&mut self) -> Step<()> {
         self.nested += 1;
-        if length >= MAX_DEPTH {
-            return self.internal(format!("expression recursion limit exceeded: {MAX_DEPTH}"));
-        }
         if self.nested > MAX_DEPTH {
             return self.internal("max recursion depth exceeded".to_owned());
         }
@@ -493,7 +517,7 @@ impl Parser<'_> {
             let place = self.place();
             if self.is(".") {
                 length += 1;
-                self.enter(length)?;
+                self.enter()?;
                 match self.select(place, start, operand)? {
                     (selected, true) => operand = selected,
                     (failed, false) => {
@@ -503,7 +527,7 @@ impl Parser<'_> {
                 }
             } else if self.is("[") {
                 length += 1;
-                self.enter(length)?;
+                self.enter()?;
                 self.advance();
                 let optional = self.take("?");
                 let can_begin = optional || self.can_begin(OPERAND_OR_OPTIONAL, Rule::Member)?;

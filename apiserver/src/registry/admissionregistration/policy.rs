@@ -144,7 +144,7 @@ pub fn condition_variables(has_params: bool) -> Vec<&'static str> {
 }
 
 /// What the other expressions of policies may use.
-fn expression_variables(has_params: bool) -> Vec<&'static str> {
+pub(super) fn expression_variables(has_params: bool) -> Vec<&'static str> {
     condition_variables(has_params).into_iter().chain(["namespaceObject", "variables"]).collect()
 }
 

@@ -65,6 +65,10 @@ impl Lookup for Arc<Api> {
         cache.snapshot().range(namespace, None).map(|object| self.parsed.value(object)).collect()
     }
 
+    fn authorizer(&self) -> Arc<dyn Authorizer> {
+        self.authorizer.clone()
+    }
+
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision {
         self.authorizer.authorize(user, request)
     }

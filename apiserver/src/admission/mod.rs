@@ -53,7 +53,7 @@ use serde_json::Value;
 
 use crate::catalog::Resource;
 use crate::filters::authentication::User;
-use crate::filters::authorization::Decision;
+use crate::filters::authorization::{Authorizer, Decision};
 use crate::filters::request_info::RequestInfo;
 use crate::webhook_client::Connections;
 
@@ -140,6 +140,8 @@ pub trait Lookup: Send + Sync {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
     /// All objects of a resource in a namespace (empty: in all), in key order, in their storage version.
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>>;
+    /// What says what users may do.
+    fn authorizer(&self) -> Arc<dyn Authorizer>;
     /// Whether a user may do something.
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision;
     /// The resources of a kind, and whether each is namespaced. None if the kind is not served.

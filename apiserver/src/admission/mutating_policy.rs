@@ -67,7 +67,7 @@ impl Bound {
     }
 
     fn told(&self, attributes: &Attributes<'_>, cluster: &dyn Cluster, new: &Value, old: Option<&Value>) -> Variables {
-        variables(attributes, &self.invocation, Some(new), old)
+        variables(cluster, attributes, &self.invocation, Some(new), old)
             .with("namespaceObject", &policy::namespace_object(attributes, cluster))
             .with("params", self.parameter.as_ref().unwrap_or(&Value::Null))
     }

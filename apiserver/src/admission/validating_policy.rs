@@ -1,7 +1,6 @@
 //! ValidatingAdmissionPolicy: expressions that must hold for what is written, bound to writes and parameters by bindings.
 //!
-//! Expressions may not use the `authorizer` here: one that does cannot be evaluated, and its policy's failure policy counts. Audit
-//! annotations are evaluated for their errors alone, since there is no audit log.
+//! Audit annotations are evaluated for their errors alone, since there is no audit log.
 
 use std::sync::Arc;
 
@@ -164,7 +163,7 @@ impl ValidatingPolicies {
                 let against = match policy::parameters(cluster, &policy, binding, attributes.namespace).await {
                     Err(why) => rules.on_failure(format!("failed to configure binding: {why}")).into_iter().map(|d| (d, true)).collect(),
                     Ok(all) => {
-                        let variables = variables(attributes, &invocation, shown.as_ref(), shown_old.as_ref())
+                        let variables = variables(cluster, attributes, &invocation, shown.as_ref(), shown_old.as_ref())
                             .with("namespaceObject", &policy::namespace_object(attributes, cluster));
                         let against = evaluate(rules.clone(), variables, all).await;
                         against.into_iter().map(|decision| (decision, false)).collect::<Vec<_>>()

@@ -1,22 +1,24 @@
 //! Expressions in the Common Expression Language, as webhooks and policies have them.
 //!
 //! A thin layer over the `cel` crate: it names the variables that an expression may use ([`environment`]), keeps what is in force
-//! compiled, and bounds what the evaluations for one write cost together. There is no `authorizer` yet.
+//! compiled, answers what it asks about permissions ([`Permissions`]), and bounds what the evaluations for one write cost together.
 
 mod environment;
 mod mutation;
+mod permissions;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use cel::{Activation, Budget, Env, EvalError, Lazy, Map, Program};
+use cel::{Activation, AuthorizerValue, Budget, Env, EvalError, Lazy, Map, Program};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
 pub use mutation::{Change, Mutation};
+pub use permissions::Permissions;
 
 /// What is evaluated for one write has to be through by then. An evaluation that takes longer is left to itself.
 const EVALUATION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -125,6 +127,7 @@ impl Expression {
 #[derive(Default)]
 pub struct Variables {
     values: Vec<(&'static str, Arc<Value>)>,
+    permissions: Option<Arc<Permissions>>,
     /// Those that a policy composes of the others, as `variables.<name>`; found out when they are first asked for.
     composed: Vec<(String, Result<Arc<Expression>, String>)>,
     budget: i64,
@@ -134,7 +137,13 @@ pub struct Variables {
 
 impl Clone for Variables {
     fn clone(&self) -> Variables {
-        Variables { values: self.values.clone(), composed: self.composed.clone(), budget: self.budget, spent: AtomicI64::new(0) }
+        Variables {
+            values: self.values.clone(),
+            permissions: self.permissions.clone(),
+            composed: self.composed.clone(),
+            budget: self.budget,
+            spent: AtomicI64::new(0),
+        }
     }
 }
 
@@ -142,6 +151,12 @@ impl Variables {
     pub fn with(mut self, name: &'static str, value: &Value) -> Variables {
         self.values.retain(|(known, _)| *known != name);
         self.values.push((name, Arc::new(value.clone())));
+        self
+    }
+
+    /// Lets expressions ask what may be done.
+    pub fn permit(mut self, permissions: Permissions) -> Variables {
+        self.permissions = Some(Arc::new(permissions));
         self
     }
 
@@ -166,7 +181,15 @@ impl Variables {
     }
 
     fn plain(&self) -> Activation<'_> {
-        self.values.iter().fold(Activation::default(), |activation, (name, value)| activation.with(name, cel::Value::json(value)))
+        let told = self.values.iter();
+        let mut activation = told.fold(Activation::default(), |activation, (name, value)| activation.with(name, cel::Value::json(value)));
+        if let Some(permissions) = &self.permissions {
+            let authorizer = &**permissions;
+            let mut ask = |name, value| activation.set(name, Ok(cel::Value::Authorizer(Arc::new(value))));
+            ask("authorizer", AuthorizerValue::root(authorizer));
+            ask("authorizer.requestResource", AuthorizerValue::request_resource(authorizer, permissions.resource.clone()));
+        }
+        activation
     }
 
     /// Counts what an evaluation has cost; false once that is too much.

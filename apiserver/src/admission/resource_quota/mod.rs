@@ -191,6 +191,9 @@ mod tests {
             let found: Vec<Value> = if resource == "resourcequotas" { vec![self.quota.lock().clone()] } else { Vec::new() };
             found.into_iter().map(Arc::new).collect()
         }
+        fn authorizer(&self) -> Arc<dyn crate::filters::authorization::Authorizer> {
+            Objects::default().authorizer()
+        }
         fn authorize(&self, user: &User, request: &RequestInfo) -> Decision {
             Objects::default().authorize(user, request)
         }

@@ -11,14 +11,15 @@ use std::time::Duration;
 use apimachinery::patch::json::Patch;
 use apimachinery::status::Status;
 use bytes::Bytes;
+use cel::AccessRequest;
 use futures::future::{BoxFuture, join_all};
 use serde_json::Value;
 
 use super::matching::Invocation;
 use super::rounds::Rounds;
-use super::{Attributes, Cluster, MutatingPlugin, Operation, WaitingPlugin};
+use super::{Attributes, Cluster, Lookup, MutatingPlugin, Operation, WaitingPlugin};
 use crate::endpoints::{convert, versions, write};
-use crate::expressions::{self, Variables};
+use crate::expressions::{self, Permissions, Variables};
 pub use hook::is_exempt;
 use hook::{Hook, SideEffects};
 use review::Answer;
@@ -39,11 +40,11 @@ struct Versioned<'a> {
 }
 
 /// Whether the webhook's match conditions hold. Where that cannot be told, its failure policy says whether the write fails.
-async fn is_asked(hook: &Hook, invocation: &Invocation, about: &Versioned<'_>) -> Result<bool, Status> {
+async fn is_asked(lookup: &dyn Lookup, hook: &Hook, invocation: &Invocation, about: &Versioned<'_>) -> Result<bool, Status> {
     if hook.match_conditions.is_empty() {
         return Ok(true);
     }
-    let variables = variables(about.attributes, invocation, about.new, about.old);
+    let variables = variables(lookup, about.attributes, invocation, about.new, about.old);
     let conditions = hook.match_conditions.clone();
     let held = expressions::bounded(move || expressions::all_hold(&conditions, &variables)).await;
     match held.and_then(|held| held) {
@@ -54,7 +55,13 @@ async fn is_asked(hook: &Hook, invocation: &Invocation, about: &Versioned<'_>) -
 }
 
 /// What expressions about a write may use.
-pub fn variables(attributes: &Attributes<'_>, invocation: &Invocation, new: Option<&Value>, old: Option<&Value>) -> Variables {
+pub fn variables(
+    lookup: &dyn Lookup,
+    attributes: &Attributes<'_>,
+    invocation: &Invocation,
+    new: Option<&Value>,
+    old: Option<&Value>,
+) -> Variables {
     let mut review = review::request("", "v1", attributes, invocation, None, None);
     let mut request = review.get_mut("request").map(Value::take).unwrap_or_default();
     if let Some(members) = request.as_object_mut() {
@@ -63,7 +70,17 @@ pub fn variables(attributes: &Attributes<'_>, invocation: &Invocation, new: Opti
         }
     }
     let object = |object: Option<&Value>| object.cloned().unwrap_or(Value::Null);
-    Variables::default().with("object", &object(new)).with("oldObject", &object(old)).with("request", &request)
+    let resource = AccessRequest {
+        group: attributes.group().to_owned(),
+        resource: attributes.plural().to_owned(),
+        subresource: attributes.subresource.to_owned(),
+        namespace: attributes.namespace.to_owned(),
+        name: attributes.name.to_owned(),
+        ..AccessRequest::default()
+    };
+    let permissions = Permissions { authorizer: lookup.authorizer(), user: attributes.user.clone(), resource };
+    let told = Variables::default().with("object", &object(new)).with("oldObject", &object(old)).with("request", &request);
+    told.permit(permissions)
 }
 
 /// Asks one webhook.
@@ -182,7 +199,7 @@ impl MutatingWebhooks {
             };
             let shown_old = converted(cluster, attributes, &invocation, old).await?;
             let about = Versioned { attributes, new: Some(&shown), old: shown_old.as_ref() };
-            if !is_asked(hook, &invocation, &about).await? {
+            if !is_asked(cluster, hook, &invocation, &about).await? {
                 continue;
             }
             let outcome = match ask(cluster, hook, &invocation, &about, warnings).await {
@@ -279,7 +296,7 @@ impl MutatingPlugin for MutatingWebhooks {
                 let Some(invocation) = hook.matcher.concerns(attributes, cluster, None, old.as_ref())? else { continue };
                 let shown = converted(cluster, attributes, &invocation, old.as_ref()).await?;
                 let about = Versioned { attributes, new: None, old: shown.as_ref() };
-                if !is_asked(&hook, &invocation, &about).await? {
+                if !is_asked(cluster, &hook, &invocation, &about).await? {
                     continue;
                 }
                 match ask(cluster, &hook, &invocation, &about, warnings).await {
@@ -311,7 +328,7 @@ async fn validate_one(
     let new = converted(cluster, attributes, invocation, new).await?;
     let old = converted(cluster, attributes, invocation, old).await?;
     let about = Versioned { attributes, new: new.as_ref(), old: old.as_ref() };
-    if !is_asked(hook, invocation, &about).await? {
+    if !is_asked(cluster, hook, invocation, &about).await? {
         return Ok(());
     }
     ask(cluster, hook, invocation, &about, warnings).await.map(drop).or_else(|failure| judge(hook, failure))

@@ -32,6 +32,12 @@ pub(crate) fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name)
 }
 
+/// Whether it can name a variable.
+pub fn is_identifier(name: &str) -> bool {
+    let starts = name.bytes().next().is_some_and(|b| b == b'_' || b.is_ascii_alphabetic());
+    starts && name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()) && !is_reserved(name)
+}
+
 /// The identifier that stands for a property; none if there is none for it.
 pub fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {

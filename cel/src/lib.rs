@@ -39,7 +39,7 @@ mod value;
 pub use authorizer::{AccessDecision, AccessRequest, Authorizer, AuthorizerValue};
 pub use cost::{CostEstimate, Sizes};
 pub use env::Env;
-pub use escape::{escape, unescape};
+pub use escape::{escape, is_identifier, unescape};
 pub use eval::{Activation, Budget, PER_CALL_LIMIT};
 pub use schema::{ObjectTypes, Schema};
 pub use source::{CompileError, Issue, Location};

@@ -2,6 +2,7 @@
 //! many of them, it goes on after a mistake as ANTLR does: the rule that met it skips what cannot follow the rule, and ends.
 
 use crate::ast::{Entry, Expr, Field, Id, Kind, Literal, Parsed};
+use crate::escape::is_reserved;
 use crate::lexer::{Lexed, Token, lex, unquote};
 use crate::macros;
 use crate::source::{CompileError, Issue, Location, Source};
@@ -10,30 +11,6 @@ use crate::source::{CompileError, Issue, Location, Source};
 const MAX_DEPTH: usize = 250;
 /// Characters of an expression.
 const MAX_CODE_POINTS: usize = 100_000;
-
-const RESERVED: [&str; 21] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "false",
-    "for",
-    "function",
-    "if",
-    "import",
-    "in",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "null",
-    "return",
-    "true",
-    "var",
-    "void",
-    "while",
-];
 
 /// What an operand may begin with, as messages list it.
 const OPERAND: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
@@ -668,17 +645,17 @@ impl Parser<'_> {
         }
         let (name, name_place) = (self.text_at(self.at), self.place());
         self.advance();
-        let is_reserved = RESERVED.contains(&name.as_str());
+        let reserved = is_reserved(&name);
         if self.is("(") {
             let paren = self.place();
             self.advance();
             let (args, _) = self.arguments(Rule::Primary)?;
-            if is_reserved {
+            if reserved {
                 return Ok(self.report(place, format!("reserved identifier: {name}")));
             }
             return Ok(macros::expand(self, paren, None, format!("{dot}{name}"), args));
         }
-        if is_reserved {
+        if reserved {
             return Ok(self.report(place, format!("reserved identifier: {name}")));
         }
         Ok(self.node(name_place, Kind::Ident(format!("{dot}{name}"))))

@@ -13,31 +13,6 @@ use crate::registry::read::{at, str_at};
 
 const FAILURE_POLICIES: [&str; 2] = ["Fail", "Ignore"];
 
-/// Words of the expression language that name no variable.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 /// A policy's failure policy.
 pub fn validate_failure_policy(policy: Option<&str>, path: &Path<'_>) -> Option<Error> {
     match policy {
@@ -123,7 +98,7 @@ pub fn validate_variables(variables: &[Variable], has_params: bool, path: &Path<
         let (name, name_path) = (variable.name.as_str(), path.child("name"));
         if name.trim().is_empty() {
             errors.push(Error::required(&name_path, "name is not specified"));
-        } else if !is_cel_identifier(name) {
+        } else if !cel::is_identifier(name) {
             errors.push(Error::invalid(&name_path, name, "must be a valid CEL identifier"));
         }
         if variable.expression.trim().is_empty() {
@@ -156,11 +131,6 @@ pub fn validate_expression(text: &str, known: &Known, types: &[&str], path: &Pat
 /// The expression of a mutation must compile and make what its patch type says.
 pub fn validate_mutation_expression(change: Change, text: &str, known: &Known, path: &Path<'_>) -> Option<Error> {
     Mutation::compile(change, text.trim(), &known.variables, &known.composed).err().map(|why| Error::invalid(path, text, why))
-}
-
-fn is_cel_identifier(name: &str) -> bool {
-    let starts = name.bytes().next().is_some_and(|b| b == b'_' || b.is_ascii_alphabetic());
-    starts && name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()) && !RESERVED.contains(&name)
 }
 
 /// The cell that names the kind of the parameters.

@@ -62,7 +62,7 @@ impl Lookup for Arc<Api> {
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
         let catalog = self.catalog.load();
         let Some(cache) = catalog.stored_resource(group, resource).and_then(|s| s.cache()) else { return Vec::new() };
-        cache.snapshot().range(namespace, None).map(|object| self.parsed.value(object)).collect()
+        self.parsed.values(cache.snapshot().range(namespace, None))
     }
 
     fn authorizer(&self) -> Arc<dyn Authorizer> {

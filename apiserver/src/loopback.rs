@@ -8,13 +8,13 @@ use apimachinery::status::Status;
 use http::Method;
 use serde_json::Value;
 
-use crate::admission::Lookup;
 use crate::api::Api;
 use crate::endpoints::create::Created;
 use crate::endpoints::options::{DeleteOptions, Query, WriteOptions};
 use crate::endpoints::update::{self, Change, Failure};
 use crate::endpoints::{Call, create, delete, meta, patch};
 use crate::filters::Authorized;
+use crate::storage;
 
 /// The manager of fields that the API server writes, where nothing more particular is said.
 pub const MANAGER: &str = "kube-apiserver";
@@ -47,12 +47,17 @@ impl Loopback {
 
     /// An object as of now, in its storage version.
     pub fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
-        Lookup::get(&self.api, group, resource, namespace, name).map(Arc::unwrap_or_clone)
+        Some(self.cache(group, resource)?.get(namespace, name)?.value())
     }
 
     /// All objects of a resource as of now, in their storage version.
     pub fn list(&self, group: &str, resource: &str) -> Vec<Value> {
-        Lookup::list(&self.api, group, resource, "").into_iter().map(Arc::unwrap_or_clone).collect()
+        let Some(cache) = self.cache(group, resource) else { return Vec::new() };
+        cache.snapshot().range("", None).map(|object| object.value()).collect()
+    }
+
+    fn cache(&self, group: &str, resource: &str) -> Option<Arc<storage::Resource>> {
+        self.api.catalog.load().stored_resource(group, resource)?.cache().cloned()
     }
 
     fn call(&self, method: Method, path: &str, query: &str) -> Result<Call, Status> {

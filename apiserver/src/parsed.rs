@@ -15,6 +15,9 @@ const MAX_OBJECTS: usize = 256;
 /// Bytes of the JSON of what is kept.
 const MAX_BYTES: usize = 8 * 1024;
 
+/// Lists that are longer are no lists of policies or quotas, and would push out what is.
+const MAX_LISTED: usize = 32;
+
 /// By the objects' addresses.
 type Kept = HashMap<usize, (Arc<Object>, Arc<Value>)>;
 
@@ -23,6 +26,13 @@ type Kept = HashMap<usize, (Arc<Object>, Arc<Value>)>;
 pub struct Parsed(RwLock<Kept>);
 
 impl Parsed {
+    /// The objects of a list as trees.
+    pub fn values<'a>(&self, objects: impl Iterator<Item = &'a Arc<Object>>) -> Vec<Arc<Value>> {
+        let objects: Vec<_> = objects.collect();
+        let is_long = objects.len() > MAX_LISTED;
+        objects.into_iter().map(|object| if is_long { Arc::new(object.value()) } else { self.value(object) }).collect()
+    }
+
     /// The object as a tree.
     pub fn value(&self, object: &Arc<Object>) -> Arc<Value> {
         if object.json().len() > MAX_BYTES {
@@ -64,5 +74,9 @@ mod tests {
             parsed.value(&object(revision, 1));
         }
         assert!(parsed.0.read().len() <= MAX_OBJECTS);
+        let long: Vec<_> = (0..=MAX_LISTED as u64).map(|revision| object(revision, 1)).collect();
+        let parsed = Parsed::default();
+        assert_eq!(parsed.values(long.iter()).len(), long.len());
+        assert_eq!(parsed.0.read().len(), 0, "a long list is not kept");
     }
 }

@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::matching::{Invocation, Matcher};
 use super::policy::{self, Compiled, GROUP};
 use super::rounds::Rounds;
-use super::webhook::{converted, is_exempt, is_of_kind, settled, variables};
+use super::webhook::{converted, in_request_version, is_exempt, is_of_kind, settled, shown_as, taken_back, variables};
 use super::{Attributes, Cluster, MutatingPlugin, Operation};
-use crate::endpoints::{convert, versions};
+use crate::endpoints::convert;
 use crate::expressions::{self, Change, Mutation, Variables};
 use crate::registry::read::{at, list_at, str_at};
 
@@ -55,7 +55,7 @@ impl Rules {
 struct Bound {
     rules: Arc<Rules>,
     binding: String,
-    parameter: Option<Value>,
+    parameter: Option<Arc<Value>>,
     invocation: Arc<Invocation>,
 }
 
@@ -68,8 +68,8 @@ impl Bound {
 
     fn told(&self, attributes: &Attributes<'_>, cluster: &dyn Cluster, new: &Value, old: Option<&Value>) -> Variables {
         variables(cluster, attributes, &self.invocation, Some(new), old)
-            .with("namespaceObject", &policy::namespace_object(attributes, cluster))
-            .with("params", self.parameter.as_ref().unwrap_or(&Value::Null))
+            .with("namespaceObject", policy::namespace_object(attributes, cluster))
+            .with("params", self.parameter.clone().unwrap_or_default())
     }
 
     fn failed(&self, why: &str) -> (Arc<Rules>, String) {
@@ -99,8 +99,8 @@ impl MutatingPolicies {
         let resource = attributes.resource;
         let is_resource = is_of_kind(attributes, new);
         // Policies see the version of the request.
-        let mut object = if is_resource { convert::from_storage(resource, std::mem::take(new)) } else { std::mem::take(new) };
-        let old = old.map(|old| if is_of_kind(attributes, old) { convert::from_storage(resource, old.clone()) } else { old.clone() });
+        let mut object = in_request_version(attributes, std::mem::take(new));
+        let old = old.map(|old| in_request_version(attributes, old.clone()));
         let mut failures = Failures::new();
         let bound = self.bound(attributes, cluster, &bindings, &object, old.as_ref(), &mut failures).await;
         let outcome = match bound {
@@ -163,13 +163,9 @@ impl MutatingPolicies {
     ) -> Result<(), Status> {
         for one in bound {
             let id = one.id();
-            let resource = attributes.resource;
-            let mut shown = match &one.invocation.other {
-                Some(other) => versions::between(cluster, resource, other, object).await?,
-                None => object.clone(),
-            };
+            let mut shown = shown_as(cluster, attributes, &one.invocation, object).await?;
             let shown_old = converted(cluster, attributes, &one.invocation, old).await?;
-            match holds(one, one.told(attributes, cluster, &shown, shown_old.as_ref())).await {
+            match holds(one, || one.told(attributes, cluster, &shown, shown_old.as_ref())).await {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(why) => {
@@ -190,10 +186,7 @@ impl MutatingPolicies {
                 }
             }
             if shown != before {
-                *object = match &one.invocation.other {
-                    Some(other) => versions::between(cluster, other, resource, &shown).await?,
-                    None => shown,
-                };
+                *object = taken_back(cluster, attributes, &one.invocation, shown).await?;
                 rounds.policies.require_again();
                 rounds.note_change();
             }
@@ -205,11 +198,11 @@ impl MutatingPolicies {
     }
 }
 
-async fn holds(one: &Bound, told: Variables) -> Result<bool, String> {
+async fn holds(one: &Bound, told: impl FnOnce() -> Variables) -> Result<bool, String> {
     if one.rules.conditions.is_empty() {
         return Ok(true);
     }
-    let rules = one.rules.clone();
+    let (rules, told) = (one.rules.clone(), told());
     expressions::bounded(move || expressions::all_hold(&rules.conditions, &told)).await?
 }
 

@@ -36,7 +36,12 @@ pub fn ignores_failures(policy: &Value) -> bool {
 }
 
 /// The parameters of a binding, one `None` if its policy has none; an error if that is not as it should be.
-pub async fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, namespace: &str) -> Result<Vec<Option<Value>>, String> {
+pub async fn parameters(
+    cluster: &dyn Cluster,
+    policy: &Value,
+    binding: &Value,
+    namespace: &str,
+) -> Result<Vec<Option<Arc<Value>>>, String> {
     let kind = at(policy, "/spec/paramKind");
     let reference = at(binding, "/spec/paramRef");
     if kind.is_null() || reference.is_null() {
@@ -69,8 +74,8 @@ pub async fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, 
     let mut shown = Vec::with_capacity(found.len());
     for parameter in found {
         shown.push(match &resource {
-            Some(resource) => versions::stored_as(cluster, resource, Value::clone(&parameter)).await?,
-            None => Value::clone(&parameter),
+            Some(resource) => versions::stored_as(cluster, resource, Value::clone(&parameter)).await?.into(),
+            None => parameter,
         });
     }
     match str_at(reference, "/parameterNotFoundAction") {
@@ -80,9 +85,7 @@ pub async fn parameters(cluster: &dyn Cluster, policy: &Value, binding: &Value, 
 }
 
 /// The namespace of what is written; null for what has none.
-pub fn namespace_object(attributes: &Attributes<'_>, cluster: &dyn Cluster) -> Value {
-    if attributes.namespace.is_empty() || attributes.is("", "namespaces") {
-        return Value::Null;
-    }
-    cluster.get("", "namespaces", "", attributes.namespace).map_or(Value::Null, |namespace| Value::clone(&namespace))
+pub fn namespace_object(attributes: &Attributes<'_>, cluster: &dyn Cluster) -> Arc<Value> {
+    let named = !attributes.namespace.is_empty() && !attributes.is("", "namespaces");
+    named.then(|| cluster.get("", "namespaces", "", attributes.namespace)).flatten().unwrap_or_default()
 }

@@ -10,9 +10,8 @@ use serde_json::Value;
 
 use super::matching::Matcher;
 use super::policy::{self, Compiled, GROUP, compiled};
-use super::webhook::{converted, is_exempt, is_of_kind, variables};
+use super::webhook::{converted, in_request_version, is_exempt, variables};
 use super::{Attributes, Cluster, WaitingPlugin};
-use crate::endpoints::convert;
 use crate::expressions::{self, Variables};
 use crate::registry::read::{at, list_at, str_at};
 
@@ -141,10 +140,8 @@ impl ValidatingPolicies {
         if bindings.is_empty() || is_exempt(attributes) {
             return Ok(());
         }
-        let in_request_version = |object: &Value| {
-            if is_of_kind(attributes, object) { convert::from_storage(attributes.resource, object.clone()) } else { object.clone() }
-        };
-        let (new, old) = (new.map(in_request_version), old.map(in_request_version));
+        let shown = |object: &Value| in_request_version(attributes, object.clone());
+        let (new, old) = (new.map(shown), old.map(shown));
         let (new, old) = (new.as_ref(), old.as_ref());
         let mut denied: Option<Status> = None;
         for policy in cluster.list(GROUP, "validatingadmissionpolicies", "") {
@@ -164,7 +161,7 @@ impl ValidatingPolicies {
                     Err(why) => rules.on_failure(format!("failed to configure binding: {why}")).into_iter().map(|d| (d, true)).collect(),
                     Ok(all) => {
                         let variables = variables(cluster, attributes, &invocation, shown.as_ref(), shown_old.as_ref())
-                            .with("namespaceObject", &policy::namespace_object(attributes, cluster));
+                            .with("namespaceObject", policy::namespace_object(attributes, cluster));
                         let against = evaluate(rules.clone(), variables, all).await;
                         against.into_iter().map(|decision| (decision, false)).collect::<Vec<_>>()
                     }
@@ -185,13 +182,11 @@ impl ValidatingPolicies {
 }
 
 /// The policy's say with each of the parameters.
-async fn evaluate(rules: Arc<Rules>, variables: Variables, parameters: Vec<Option<Value>>) -> Vec<Decision> {
+async fn evaluate(rules: Arc<Rules>, variables: Variables, parameters: Vec<Option<Arc<Value>>>) -> Vec<Decision> {
     let failing = rules.clone();
     let evaluated = expressions::bounded(move || {
-        let each = parameters.into_iter().flat_map(|parameter| {
-            let parameter = parameter.unwrap_or(Value::Null);
-            rules.evaluate(variables.clone().with("params", &parameter))
-        });
+        let each =
+            parameters.into_iter().flat_map(|parameter| rules.evaluate(variables.clone().with("params", parameter.unwrap_or_default())));
         each.collect::<Vec<_>>()
     });
     evaluated.await.unwrap_or_else(|why| failing.on_failure(why).into_iter().collect())
@@ -222,7 +217,7 @@ mod tests {
 
     fn against(spec: &Value, object: &Value) -> Vec<String> {
         let rules = Rules::read(&json!({ "spec": spec }));
-        let variables = Variables::default().with("object", object);
+        let variables = Variables::default().with("object", object.clone());
         rules.evaluate(variables).into_iter().map(|decision| decision.message).collect()
     }
 

@@ -8,6 +8,7 @@ mod mutation;
 mod permissions;
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -37,7 +38,31 @@ static EVALUATIONS: Semaphore = Semaphore::const_new(MAX_EVALUATIONS);
 /// Compiled expressions of the objects that are in force; when there are more, compiling starts anew.
 const MAX_COMPILED: usize = 4096;
 
-static COMPILED: LazyLock<Mutex<HashMap<String, Arc<Expression>>>> = LazyLock::new(Mutex::default);
+static COMPILED: LazyLock<Kept<String, Expression>> = LazyLock::new(Kept::default);
+
+/// What was compiled once.
+struct Kept<K, V>(Mutex<HashMap<K, Arc<V>>>);
+
+impl<K, V> Default for Kept<K, V> {
+    fn default() -> Kept<K, V> {
+        Kept(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, V> Kept<K, V> {
+    fn get(&self, key: K, compile: impl FnOnce() -> Result<V, String>) -> Result<Arc<V>, String> {
+        if let Some(known) = self.0.lock().get(&key) {
+            return Ok(known.clone());
+        }
+        let compiled = Arc::new(compile()?);
+        let mut all = self.0.lock();
+        if all.len() >= MAX_COMPILED {
+            all.clear();
+        }
+        all.insert(key, compiled.clone());
+        Ok(compiled)
+    }
+}
 
 /// The environment of what is in force, made once.
 static IN_FORCE: LazyLock<Env> = LazyLock::new(|| environment::declare(Env::for_stored(), &ALL_VARIABLES));
@@ -94,16 +119,7 @@ impl Expression {
 
     /// An expression of an object that is in force: it was checked when the object was written.
     pub fn in_force(text: &str) -> Result<Arc<Expression>, String> {
-        if let Some(known) = COMPILED.lock().get(text) {
-            return Ok(known.clone());
-        }
-        let compiled = Arc::new(Expression::compiled(text, &IN_FORCE)?);
-        let mut all = COMPILED.lock();
-        if all.len() >= MAX_COMPILED {
-            all.clear();
-        }
-        all.insert(text.to_owned(), compiled.clone());
-        Ok(compiled)
+        COMPILED.get(text.to_owned(), || Expression::compiled(text, &IN_FORCE))
     }
 
     /// What the expression gives; an error names it, as upstream does.
@@ -148,9 +164,9 @@ impl Clone for Variables {
 }
 
 impl Variables {
-    pub fn with(mut self, name: &'static str, value: &Value) -> Variables {
+    pub fn with(mut self, name: &'static str, value: impl Into<Arc<Value>>) -> Variables {
         self.values.retain(|(known, _)| *known != name);
-        self.values.push((name, Arc::new(value.clone())));
+        self.values.push((name, value.into()));
         self
     }
 
@@ -292,7 +308,7 @@ mod tests {
     use super::*;
 
     fn evaluate(text: &str, object: &Value) -> Result<Outcome, String> {
-        let variables = Variables::default().with("object", object);
+        let variables = Variables::default().with("object", object.clone());
         Expression::compile(text, &["object"], &["bool", "string"])?.evaluate(&variables)
     }
 

@@ -1,15 +1,11 @@
 //! Expressions that make a change: an apply configuration, or a JSON patch.
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use cel::{Budget, Env};
-use parking_lot::Mutex;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{ALL_VARIABLES, Expression, MAX_COMPILED, OUT_OF_BUDGET, Variables, environment};
+use super::{ALL_VARIABLES, Expression, Kept, OUT_OF_BUDGET, Variables, environment};
 
 /// What the expression makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,9 +24,7 @@ impl Change {
     }
 }
 
-type Compiled = HashMap<(Change, String), Arc<Mutation>>;
-
-static COMPILED: LazyLock<Mutex<Compiled>> = LazyLock::new(Mutex::default);
+static COMPILED: LazyLock<Kept<(Change, String), Mutation>> = LazyLock::new(Kept::default);
 static IN_FORCE: LazyLock<Env> = LazyLock::new(|| environment::declare(Env::for_stored(), &ALL_VARIABLES).with_mutation());
 
 /// A compiled expression of a mutation.
@@ -54,17 +48,7 @@ impl Mutation {
 
     /// An expression of an object that is in force: it was checked when the object was written.
     pub fn in_force(change: Change, text: &str) -> Result<Arc<Mutation>, String> {
-        let key = (change, text.to_owned());
-        if let Some(known) = COMPILED.lock().get(&key) {
-            return Ok(known.clone());
-        }
-        let compiled = Arc::new(Mutation { change, expression: Expression::compiled(text, &IN_FORCE)? });
-        let mut all = COMPILED.lock();
-        if all.len() >= MAX_COMPILED {
-            all.clear();
-        }
-        all.insert(key, compiled.clone());
-        Ok(compiled)
+        COMPILED.get((change, text.to_owned()), || Ok(Mutation { change, expression: Expression::compiled(text, &IN_FORCE)? }))
     }
 
     pub fn change(&self) -> Change {
@@ -100,7 +84,7 @@ impl Mutation {
         if !misnamed.is_empty() {
             return Err(format!("type mismatch: {}", misnamed.join("\n")));
         }
-        to_json(&value)
+        value.to_json().map_err(|error| error.to_string())
     }
 }
 
@@ -123,42 +107,6 @@ fn check_names(value: &cel::Value<'_>, way: &str, misnamed: &mut Vec<String>) {
     }
 }
 
-/// The JSON of a value, as messages of protobuf's well-known types have it.
-fn to_json(value: &cel::Value<'_>) -> Result<Value, String> {
-    Ok(match value {
-        cel::Value::Null | cel::Value::Optional(None) => Value::Null,
-        cel::Value::Bool(value) => Value::Bool(*value),
-        cel::Value::Int(value) => (*value).into(),
-        cel::Value::Uint(value) => (*value).into(),
-        cel::Value::Double(value) => (*value).into(),
-        cel::Value::String(text) => Value::String(text.to_string()),
-        cel::Value::Bytes(bytes) => STANDARD.encode(bytes).into(),
-        cel::Value::Optional(Some(value)) => to_json(value)?,
-        cel::Value::Unknown(value) => (*value).clone(),
-        cel::Value::List(cel::List::Json(items, None)) => Value::Array(items.to_vec()),
-        cel::Value::List(list) => {
-            let items = list.iter().map(|item| to_json(&item.map_err(|error| error.to_string())?));
-            Value::Array(items.collect::<Result<_, String>>()?)
-        }
-        cel::Value::Map(cel::Map::Json(members, None)) => Value::Object((*members).clone()),
-        cel::Value::Map(map) => {
-            let mut members = Map::new();
-            for key in map.keys() {
-                let Some(name) = key.as_str() else { return Err(format!("map key is of type {}, not string", key.type_name())) };
-                if let Some(value) = map.find(&key).map_err(|error| error.to_string())? {
-                    members.insert(name.to_owned(), to_json(&value)?);
-                }
-            }
-            Value::Object(members)
-        }
-        cel::Value::Object(object) => {
-            let fields = object.fields.iter().map(|(name, value)| Ok((name.to_string(), to_json(value)?)));
-            Value::Object(fields.collect::<Result<_, String>>()?)
-        }
-        other => return Err(format!("type mismatch: a {} is no JSON value", other.type_name())),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -167,7 +115,7 @@ mod tests {
 
     fn made(change: Change, text: &str) -> Result<Value, String> {
         let object = json!({ "spec": { "replicas": 3 }, "metadata": { "name": "a", "labels": { "x": "y" } } });
-        let variables = Variables::default().with("object", &object);
+        let variables = Variables::default().with("object", object);
         Mutation::compile(change, text, &["object"], &[])?.evaluate(&variables)
     }
 

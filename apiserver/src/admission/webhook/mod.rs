@@ -79,7 +79,7 @@ pub fn variables(
         ..AccessRequest::default()
     };
     let permissions = Permissions { authorizer: lookup.authorizer(), user: attributes.user.clone(), resource };
-    let told = Variables::default().with("object", &object(new)).with("oldObject", &object(old)).with("request", &request);
+    let told = Variables::default().with("object", object(new)).with("oldObject", object(old)).with("request", request);
     told.permit(permissions)
 }
 
@@ -123,16 +123,47 @@ fn judge(hook: &Hook, failure: Failure) -> Result<(), Status> {
     }
 }
 
+/// An object as it is in memory, in the version of the request.
+pub fn in_request_version(attributes: &Attributes<'_>, object: Value) -> Value {
+    if is_of_kind(attributes, &object) { convert::from_storage(attributes.resource, object) } else { object }
+}
+
 /// An object of the request's version in the one that is asked for.
+pub async fn shown_as(
+    cluster: &dyn Cluster,
+    attributes: &Attributes<'_>,
+    invocation: &Invocation,
+    object: &Value,
+) -> Result<Value, Status> {
+    match &invocation.other {
+        Some(other) => versions::between(cluster, attributes.resource, other, object).await,
+        None => Ok(object.clone()),
+    }
+}
+
+/// [`shown_as`] of an object that may not be there.
 pub async fn converted(
     cluster: &dyn Cluster,
     attributes: &Attributes<'_>,
     invocation: &Invocation,
     object: Option<&Value>,
 ) -> Result<Option<Value>, Status> {
-    match (object, &invocation.other) {
-        (Some(object), Some(other)) => versions::between(cluster, attributes.resource, other, object).await.map(Some),
-        (object, _) => Ok(object.cloned()),
+    match object {
+        Some(object) => shown_as(cluster, attributes, invocation, object).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What became of an object that was shown, in the version of the request.
+pub async fn taken_back(
+    cluster: &dyn Cluster,
+    attributes: &Attributes<'_>,
+    invocation: &Invocation,
+    changed: Value,
+) -> Result<Value, Status> {
+    match &invocation.other {
+        Some(other) => versions::between(cluster, other, attributes.resource, &changed).await,
+        None => Ok(changed),
     }
 }
 
@@ -168,8 +199,8 @@ impl MutatingWebhooks {
         let resource = attributes.resource;
         let is_resource = is_of_kind(attributes, new);
         // Webhooks see the version of the request.
-        let mut object = if is_resource { convert::from_storage(resource, std::mem::take(new)) } else { std::mem::take(new) };
-        let old = old.map(|old| if is_of_kind(attributes, old) { convert::from_storage(resource, old.clone()) } else { old.clone() });
+        let mut object = in_request_version(attributes, std::mem::take(new));
+        let old = old.map(|old| in_request_version(attributes, old.clone()));
         let result = self.ask_all(attributes, cluster, &hooks, &mut object, old.as_ref(), warnings, rounds).await;
         *new = if is_resource { convert::to_storage(resource, object) } else { object };
         rounds.webhooks.leave(new);
@@ -192,11 +223,7 @@ impl MutatingWebhooks {
             if rounds.is_second() && !rounds.webhooks.is_to_be_asked_again(&hook.id) {
                 continue;
             }
-            let resource = attributes.resource;
-            let shown = match &invocation.other {
-                Some(other) => versions::between(cluster, resource, other, object).await?,
-                None => object.clone(),
-            };
+            let shown = shown_as(cluster, attributes, &invocation, object).await?;
             let shown_old = converted(cluster, attributes, &invocation, old).await?;
             let about = Versioned { attributes, new: Some(&shown), old: shown_old.as_ref() };
             if !is_asked(cluster, hook, &invocation, &about).await? {
@@ -209,10 +236,7 @@ impl MutatingWebhooks {
             if let Some(patched) = outcome
                 && patched != shown
             {
-                *object = match &invocation.other {
-                    Some(other) => versions::between(cluster, other, resource, &patched).await?,
-                    None => patched,
-                };
+                *object = taken_back(cluster, attributes, &invocation, patched).await?;
                 rounds.webhooks.require_again();
                 rounds.note_change();
             }
@@ -355,10 +379,8 @@ impl WaitingPlugin for ValidatingWebhooks {
             if hooks.is_empty() {
                 return Ok(());
             }
-            let in_request_version = |object: &Value| {
-                if is_of_kind(attributes, object) { convert::from_storage(attributes.resource, object.clone()) } else { object.clone() }
-            };
-            let (new, old) = (new.map(in_request_version), old.map(in_request_version));
+            let shown = |object: &Value| in_request_version(attributes, object.clone());
+            let (new, old) = (new.map(shown), old.map(shown));
             let mut concerned = Vec::new();
             for hook in &hooks {
                 if let Some(invocation) = hook.matcher.concerns(attributes, cluster, new.as_ref(), old.as_ref())? {

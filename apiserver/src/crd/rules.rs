@@ -9,14 +9,11 @@ use cel::{Activation, Budget};
 use serde_json::Value;
 
 use super::rule::{Rule, Scope};
+use crate::expressions::{BUDGET, OUT_OF_BUDGET};
 use crate::registry::read::{bool_at, list_at, str_at};
 
-/// Cost of all rules for one object.
-const BUDGET: i64 = 10_000_000;
 /// Bytes of a message that an expression makes.
 const MAX_MESSAGE_BYTES: usize = 5 * 1024;
-
-const OUT_OF_BUDGET: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
 
 /// The rules of a schema and of all within.
 #[derive(Default)]

@@ -25,11 +25,12 @@ pub use permissions::Permissions;
 const EVALUATION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Evaluations at once, those left to themselves among them.
 const MAX_EVALUATIONS: usize = 64;
-/// Cost of the expressions of one policy for one write.
-const BUDGET: i64 = 10_000_000;
+/// Cost of the expressions of one policy for one write, and of the rules of a custom resource for one object.
+pub const BUDGET: i64 = 10_000_000;
 /// Cost of the match conditions of one webhook or policy for one write.
 const MATCH_CONDITIONS_BUDGET: i64 = 2_500_000;
-const OUT_OF_BUDGET: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
+/// What is said when that is not enough.
+pub const OUT_OF_BUDGET: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
 /// What an expression that is in force may name; when it was written it was checked what it may name where it stands.
 const ALL_VARIABLES: [&str; 7] = ["object", "oldObject", "request", "params", "namespaceObject", "variables", "authorizer"];
 

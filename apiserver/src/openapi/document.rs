@@ -16,17 +16,37 @@ fn security_scheme() -> Value {
     json!({"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"}})
 }
 
+/// What a document says of itself.
+pub struct Frame<'a> {
+    pub title: &'a str,
+    pub version: &'a str,
+    /// Says how one proves who one is.
+    pub secured: bool,
+}
+
+impl<'a> Frame<'a> {
+    /// Of the server's own resources.
+    pub fn of_server(version: &'a str) -> Frame<'a> {
+        Frame { title: "Kubernetes", version, secured: true }
+    }
+}
+
+/// Of the custom resources of a group and version.
+pub const OF_CUSTOM_RESOURCES: Frame<'static> = Frame { title: "Kubernetes CRD Swagger", version: "v0.1.0", secured: false };
+
 /// A version 3 document about some operations.
-pub fn v3(operations: &[Operation], definitions: Definitions<'_>, version: &str) -> Value {
+pub fn v3(operations: &[Operation], definitions: Definitions<'_>, frame: &Frame<'_>) -> Value {
     let schemas = reachable(roots(operations), definitions, Flavour::V3);
     let mut components = Map::new();
     if !schemas.is_empty() {
         components.insert("schemas".into(), schemas.into());
     }
-    components.insert("securitySchemes".into(), security_scheme());
+    if frame.secured {
+        components.insert("securitySchemes".into(), security_scheme());
+    }
     json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": version},
+        "info": {"title": frame.title, "version": frame.version},
         "paths": paths(operations, Flavour::V3),
         "components": components,
     })

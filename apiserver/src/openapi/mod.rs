@@ -22,6 +22,7 @@ use serde_json::{Map, Value, json};
 
 use crate::aggregation::openapi::Documents;
 use crate::registry::Definition;
+use document::Frame;
 use operation::{Content, Operation};
 use resource::Resource;
 use schema::Flavour;
@@ -215,9 +216,12 @@ impl OpenApi {
 
     fn document(&self, part: &Part) -> Arc<Document> {
         let build = || {
-            let groups = if part.own.is_some() { schema::known_to_clients() } else { part.group().into_iter().collect() };
+            let (groups, frame) = match part.own {
+                Some(_) => (schema::known_to_clients(), document::OF_CUSTOM_RESOURCES),
+                None => (part.group().into_iter().collect(), Frame::of_server(&self.version)),
+            };
             let definitions = |name: &str, flavour| self.definition(part.own.as_deref(), name, flavour, &groups);
-            Arc::new(Document::new(&document::v3(&part.operations(), &definitions, &self.version), Flavour::V3))
+            Arc::new(Document::new(&document::v3(&part.operations(), &definitions, &frame), Flavour::V3))
         };
         part.document.get_or_init(build).clone()
     }

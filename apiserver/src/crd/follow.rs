@@ -12,9 +12,11 @@ use serde_json::Value;
 
 use super::publish;
 use super::resource::resources;
+use super::summary::Summary;
 use crate::api::Api;
 use crate::discovery;
 use crate::loopback::Loopback;
+use crate::registry::conditions::is_true;
 use crate::registry::read::{at, bool_at, list_at, str_at};
 use crate::storage;
 use crate::system::keyed::{self, Next, Reconciler, Source};
@@ -59,24 +61,22 @@ struct Served {
 /// Tells contents apart. Definitions are large: what was made of one does not keep it.
 type Digest = [u8; 64];
 
-/// What of a definition decides on its resources; none if it is not to be served.
-fn relevant(definition: &Value) -> Option<Digest> {
-    let condition =
-        |name: &str| list_at(definition, "/status/conditions").iter().any(|c| str_at(c, "/type") == name && str_at(c, "/status") == "True");
-    if !condition("Established") {
-        return None;
-    }
+/// What of an established definition decides on its resources.
+fn relevant(definition: &Value) -> Digest {
     let mut context = ring::digest::Context::new(&ring::digest::SHA512);
-    for part in [at(definition, "/spec"), at(definition, "/status/acceptedNames"), &condition("Terminating").into()] {
+    let is_terminating = Value::from(is_true(definition, "Terminating"));
+    for part in [at(definition, "/spec"), at(definition, "/status/acceptedNames"), &is_terminating] {
         context.update(part.to_string().as_bytes());
     }
-    context.finish().as_ref().try_into().ok()
+    context.finish().as_ref().try_into().expect("as long as such digests are")
 }
 
 impl Reconciler for Follower {
     async fn reconcile(&mut self, name: &str) -> Result<Next, Status> {
-        let definition = cache(&self.api, GROUP, PLURAL).and_then(|d| d.get("", name)).map(|d| (d.value(), d.json().clone()));
-        let wanted = definition.as_ref().and_then(|(definition, _)| relevant(definition));
+        let definition = cache(&self.api, GROUP, PLURAL).and_then(|d| d.get("", name));
+        let established = definition.filter(|definition| Summary::read(definition).is_true("Established"));
+        let definition = established.map(|d| (d.value(), d.json().clone()));
+        let wanted = definition.as_ref().map(|(definition, _)| relevant(definition));
         if self.served.get(name).map(|served| served.digest) == wanted {
             return Ok(Next::default());
         }

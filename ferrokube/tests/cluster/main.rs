@@ -12,5 +12,6 @@ mod etcd;
 mod node;
 mod objects;
 mod process;
+mod projects;
 mod snapshot;
 mod watching;

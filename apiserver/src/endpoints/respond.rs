@@ -83,9 +83,16 @@ pub fn compress(response: Response<Body>, request_headers: &HeaderMap, body: &By
 
 /// A body compressed, if it is large.
 pub fn gzip(body: &[u8]) -> Option<Bytes> {
-    if body.len() < GZIP_THRESHOLD_BYTES {
-        return None;
-    }
+    if is_large(body) { pack(body) } else { None }
+}
+
+/// Whether a body is large enough to be sent compressed.
+pub fn is_large(body: &[u8]) -> bool {
+    body.len() >= GZIP_THRESHOLD_BYTES
+}
+
+/// A body compressed, however small it is.
+pub fn pack(body: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::new(GZIP_LEVEL));
     let compressed = encoder.write_all(body).and_then(|()| encoder.finish()).ok()?;
     Some(compressed.into())

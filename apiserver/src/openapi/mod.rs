@@ -45,7 +45,7 @@ enum Text {
     /// With the compressed form, made when it is first asked for.
     Plain(Bytes, OnceLock<Option<Bytes>>),
     /// Compressed alone: there are as many documents of custom resources as there are groups, and each repeats what the others say.
-    Packed(Bytes),
+    Packed { gzip: Bytes, is_large: bool },
 }
 
 impl Document {
@@ -55,8 +55,8 @@ impl Document {
     }
 
     fn packed(json: &[u8], hash: String, flavour: Flavour) -> Document {
-        let text = match respond::gzip(json) {
-            Some(packed) => Text::Packed(packed),
+        let text = match respond::pack(json) {
+            Some(gzip) => Text::Packed { gzip, is_large: respond::is_large(json) },
             None => Text::Plain(Bytes::copy_from_slice(json), OnceLock::new()),
         };
         Document { hash, flavour, text, protobuf: OnceLock::new() }
@@ -65,9 +65,9 @@ impl Document {
     pub fn json(&self) -> Bytes {
         match &self.text {
             Text::Plain(json, _) => json.clone(),
-            Text::Packed(packed) => {
-                let mut json = Vec::with_capacity(packed.len() * 10);
-                flate2::read::GzDecoder::new(&**packed).read_to_end(&mut json).expect("it was compressed here");
+            Text::Packed { gzip, .. } => {
+                let mut json = Vec::with_capacity(gzip.len() * 10);
+                flate2::read::GzDecoder::new(&**gzip).read_to_end(&mut json).expect("it was compressed here");
                 json.into()
             }
         }
@@ -77,7 +77,7 @@ impl Document {
     pub fn gzip(&self) -> Option<Bytes> {
         match &self.text {
             Text::Plain(json, gzip) => gzip.get_or_init(|| respond::gzip(json)).clone(),
-            Text::Packed(packed) => Some(packed.clone()),
+            Text::Packed { gzip, is_large } => is_large.then(|| gzip.clone()),
         }
     }
 
@@ -89,7 +89,7 @@ impl Document {
             Bytes::from(gnostic::encode(&value, self.flavour))
         };
         match (&self.text, self.flavour) {
-            (Text::Packed(_), Flavour::V3) => encode(),
+            (Text::Packed { .. }, Flavour::V3) => encode(),
             _ => self.protobuf.get_or_init(encode).clone(),
         }
     }

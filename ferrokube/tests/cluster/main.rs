@@ -11,6 +11,7 @@ mod crash;
 mod etcd;
 mod node;
 mod objects;
+mod operator;
 mod process;
 mod projects;
 mod snapshot;

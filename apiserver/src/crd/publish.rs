@@ -113,7 +113,10 @@ fn object(definition: &Value, declared: &Value, flavour: Flavour) -> Value {
     let keeps_unknown = bool_at(schema, "/x-kubernetes-preserve-unknown-fields") && flavour == Flavour::V2;
     // Any property, even `kind`, would make kubectl refuse all others.
     let mut out = if keeps_unknown || !schema.is_object() { json!({"type": "object"}) } else { published(schema, flavour) };
-    if !keeps_unknown && schema.is_object() && let Some(map) = out.as_object_mut() {
+    if !keeps_unknown
+        && schema.is_object()
+        && let Some(map) = out.as_object_mut()
+    {
         let properties = map.entry("properties").or_insert_with(|| json!({}));
         if let Some(properties) = properties.as_object_mut() {
             type_meta(properties);
@@ -232,7 +235,10 @@ fn unfold(out: &mut Map<String, Value>) {
 fn embed(flavour: Flavour, out: &mut Map<String, Value>) {
     if let Some(properties) = out.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
         for (field, description) in [
-            ("apiVersion", format!("apiVersion defines the versioned schema of this representation of an object. More info: {CONVENTIONS}#resources")),
+            (
+                "apiVersion",
+                format!("apiVersion defines the versioned schema of this representation of an object. More info: {CONVENTIONS}#resources"),
+            ),
             (
                 "kind",
                 format!("kind is a string value representing the type of this object. In CamelCase. More info: {CONVENTIONS}#types-kinds"),

@@ -88,7 +88,10 @@ mod tests {
             "status": {"acceptedNames": {"plural": "", "kind": ""}, "conditions": null, "storedVersions": ["v1"]},
         });
         let summary = Summary::read(&Object::of_value(&definition, 1));
-        assert_eq!((summary.spec.group.as_str(), summary.spec.versions[0].name.as_str(), summary.spec.versions[0].served), ("a.b", "v1", true));
+        assert_eq!(
+            (summary.spec.group.as_str(), summary.spec.versions[0].name.as_str(), summary.spec.versions[0].served),
+            ("a.b", "v1", true)
+        );
         assert!(!summary.has_its_names() && !summary.is_true("Established") && !summary.is_being_deleted());
         definition["status"] = json!({"acceptedNames": names, "conditions": [{"type": "Established", "status": "True"}]});
         definition["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();

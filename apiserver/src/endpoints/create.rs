@@ -52,19 +52,22 @@ pub async fn store(call: &mut Call, mut object: Value, manager: &str, dry_run: b
         meta::metadata_mut(&mut object).shift_remove("namespace");
     }
     meta::ensure_namespace(&mut object, &namespace)?;
-    if !meta::text(&object, "resourceVersion").is_empty() {
-        return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
-    }
+    let has_revision = !meta::text(&object, "resourceVersion").is_empty();
     let reset = managed_fields::asks_for_reset(&object);
     call.complete(&mut object);
     meta::dedup_owner_references(&mut object, &mut call.warnings);
     let resource = call.resource.clone();
     call.track_owners(None, &mut object, manager, &resource.filter, reset).await;
-    store_owned(call, object, dry_run).await
+    place(call, object, dry_run, has_revision).await
 }
 
 /// The creation of an object whose owners are settled (by an apply, or by [`store`]); complete, in the resource's version.
 pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Result<Created, Status> {
+    place(call, object, dry_run, false).await
+}
+
+/// An object that claims to have a revision is told so only when there is nothing else to say.
+async fn place(call: &mut Call, object: Value, dry_run: bool, has_revision: bool) -> Result<Created, Status> {
     let resource = call.resource.clone();
     let namespace = call.namespace().to_owned();
     let mut object = convert::to_storage(&resource, object);
@@ -94,7 +97,11 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
         }
         let name = meta::text(&candidate, "name").to_owned();
         let taken = allocation::begin(call, &mut candidate, None, dry_run).await?;
-        if let Err(refused) = call.admit_new(&mut candidate, &namespace, dry_run, &options).await {
+        let mut admitted = call.admit_new(&mut candidate, &namespace, dry_run, &options).await;
+        if has_revision {
+            admitted = admitted.and_then(|()| Err(Status::unknown("resourceVersion should not be set on objects to be created")));
+        }
+        if let Err(refused) = admitted {
             taken.finish(&call.api, false).await;
             return Err(refused);
         }

@@ -331,9 +331,10 @@ fn metadata(object: &Value) -> &Value {
     object.get("metadata").unwrap_or(&Value::Null)
 }
 
-/// The groups that extend the API check finalizers as qualified names alone.
+/// The groups that extend the API, and custom resources, check finalizers as qualified names alone.
 fn finalizer_rule(resource: &Resource) -> FinalizerRule {
     match resource.group() {
+        _ if resource.custom.is_some() => FinalizerRule::Qualified,
         "apiextensions.k8s.io" | "apiregistration.k8s.io" | "admissionregistration.k8s.io" => FinalizerRule::Qualified,
         _ => FinalizerRule::Standard,
     }

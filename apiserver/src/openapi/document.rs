@@ -105,7 +105,12 @@ fn reachable(names: BTreeSet<String>, definitions: Definitions<'_>, flavour: Fla
 }
 
 /// The definitions of `names` and of all that they refer to. Those that there are not are `missing`.
-fn found(names: BTreeSet<String>, definitions: Definitions<'_>, flavour: Flavour, missing: &mut BTreeSet<String>) -> BTreeMap<String, Value> {
+fn found(
+    names: BTreeSet<String>,
+    definitions: Definitions<'_>,
+    flavour: Flavour,
+    missing: &mut BTreeSet<String>,
+) -> BTreeMap<String, Value> {
     let mut found: BTreeMap<String, Value> = BTreeMap::new();
     let mut wanted: Vec<String> = names.into_iter().collect();
     while let Some(name) = wanted.pop() {

@@ -356,9 +356,8 @@ impl OpenApi {
                 true => (schema::known_to_clients(), document::OF_CUSTOM_RESOURCES),
                 false => (part.group().into_iter().collect(), Frame::of_server(&self.version)),
             };
-            let definitions = |name: &str, flavour| {
-                contents.definition(name, flavour).or_else(|| schema::definition(self.types, name, flavour, &groups))
-            };
+            let definitions =
+                |name: &str, flavour| contents.definition(name, flavour).or_else(|| schema::definition(self.types, name, flavour, &groups));
             let value = document::v3(&contents.operations, &definitions, &frame);
             Arc::new(match part.is_custom() {
                 true => Document::packed(value.to_string().as_bytes(), self.hash(part).to_owned(), Flavour::V3),

@@ -80,7 +80,8 @@ fn schema() -> Value {
             (format!("field{i}"), value)
         };
         let mut properties: Map<String, Value> = (0..8).map(field).collect();
-        let item = json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "value": {"type": "integer"}}});
+        let item =
+            json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "value": {"type": "integer"}}});
         let list = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"], "items": item});
         properties.insert("list".to_owned(), list);
         json!({"type": "object", "description": text, "properties": properties})

@@ -1,7 +1,7 @@
 //! An operator as people write them with kube-rs: a kind that is derived from a type, a controller that applies what an object asks for,
 //! a finalizer that takes it away again, a status that says how far it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +15,7 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::runtime::{finalizer, watcher};
 use kube::{Api, Client, CustomResource, CustomResourceExt, Resource, ResourceExt};
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -46,7 +47,8 @@ struct GreetingStatus {
 
 struct Operator {
     client: Client,
-    cleaned: AtomicUsize,
+    /// Those that have been cleaned up after, which may happen more than once.
+    cleaned: Mutex<BTreeSet<String>>,
 }
 
 impl Operator {
@@ -88,7 +90,7 @@ impl Operator {
     async fn clean(&self, greeting: &Greeting) -> Result<Action, kube::Error> {
         let selected = ListParams::default().labels(&format!("greeting={}", greeting.name_any()));
         self.maps(greeting).delete_collection(&DeleteParams::default(), &selected).await?;
-        self.cleaned.fetch_add(1, Ordering::Relaxed);
+        self.cleaned.lock().insert(greeting.name_any());
         Ok(Action::await_change())
     }
 }
@@ -136,7 +138,7 @@ async fn an_operator_in_rust_makes_what_its_objects_ask_for_and_takes_it_away_ag
     let greetings: Api<Greeting> = Api::namespaced(client.clone(), "default");
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
     until("it is served", || async { greetings.list(&ListParams::default()).await.is_ok() }).await;
-    let operator = Arc::new(Operator { client: client.clone(), cleaned: AtomicUsize::new(0) });
+    let operator = Arc::new(Operator { client: client.clone(), cleaned: Mutex::default() });
     let failures = Arc::new(AtomicUsize::new(0));
     let failed = {
         let failures = failures.clone();
@@ -180,7 +182,7 @@ async fn an_operator_in_rust_makes_what_its_objects_ask_for_and_takes_it_away_ag
     // The definition goes only when the operator has cleaned up after every object.
     definitions.delete(name, &DeleteParams::default()).await.expect("deleted");
     until("the definition is gone", || async { definitions.get_opt(name).await.expect("an answer").is_none() }).await;
-    assert_eq!(operator.cleaned.load(Ordering::Relaxed), GREETINGS);
+    assert_eq!(operator.cleaned.lock().len(), GREETINGS);
     let pages = maps.list(&ListParams::default().labels("greeting")).await.expect("a list");
     assert!(pages.items.is_empty(), "{} pages are left", pages.items.len());
     assert_eq!(failures.load(Ordering::Relaxed), 0, "nothing else went wrong");

@@ -52,12 +52,7 @@ const PROJECTS: &[Project] = &[
     Project { module: "knative.dev/serving", version: "v0.51.0", definitions: "config/core/300-resources", objects: knative },
     Project { module: "github.com/kedacore/keda/v2", version: "v2.21.0", definitions: "config/crd/bases", objects: keda },
     Project { module: "github.com/fluxcd/source-controller", version: "v1.8.0", definitions: "config/crd/bases", objects: flux },
-    Project {
-        module: "istio.io/api",
-        version: "v1.32.0",
-        definitions: "kubernetes/customresourcedefinitions.gen.yaml",
-        objects: istio,
-    },
+    Project { module: "istio.io/api", version: "v1.32.0", definitions: "kubernetes/customresourcedefinitions.gen.yaml", objects: istio },
 ];
 
 fn object(api_version: &str, kind: &str, spec: Value) -> Value {
@@ -67,7 +62,11 @@ fn object(api_version: &str, kind: &str, spec: Value) -> Value {
 fn cert_manager() -> Vec<Value> {
     vec![
         object("cert-manager.io/v1", "Issuer", json!({"selfSigned": {}})),
-        object("cert-manager.io/v1", "Certificate", json!({"secretName": "tls", "dnsNames": ["example.com"], "issuerRef": {"name": "sample"}})),
+        object(
+            "cert-manager.io/v1",
+            "Certificate",
+            json!({"secretName": "tls", "dnsNames": ["example.com"], "issuerRef": {"name": "sample"}}),
+        ),
     ]
 }
 
@@ -75,11 +74,17 @@ fn argo_cd() -> Vec<Value> {
     let here = json!({"server": "https://kubernetes.default.svc", "namespace": "default"});
     vec![
         object("argoproj.io/v1alpha1", "AppProject", json!({"sourceRepos": ["*"], "destinations": [here]})),
-        object(
-            "argoproj.io/v1alpha1",
-            "Application",
-            json!({"project": "sample", "destination": here, "source": {"repoURL": "https://example.com/r.git", "path": "app", "targetRevision": "HEAD"}}),
-        ),
+        // A finalizer without a path, as upstream admits for custom resources alone.
+        json!({
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Application",
+            "metadata": {"name": "sample", "finalizers": ["resources-finalizer.argocd.argoproj.io"]},
+            "spec": {
+                "project": "sample",
+                "destination": here,
+                "source": {"repoURL": "https://example.com/r.git", "path": "app", "targetRevision": "HEAD"},
+            },
+        }),
     ]
 }
 
@@ -142,7 +147,8 @@ fn knative() -> Vec<Value> {
 }
 
 fn keda() -> Vec<Value> {
-    let trigger = json!({"type": "cron", "metadata": {"timezone": "UTC", "start": "0 6 * * *", "end": "0 20 * * *", "desiredReplicas": "2"}});
+    let trigger =
+        json!({"type": "cron", "metadata": {"timezone": "UTC", "start": "0 6 * * *", "end": "0 20 * * *", "desiredReplicas": "2"}});
     vec![object("keda.sh/v1alpha1", "ScaledObject", json!({"scaleTargetRef": {"name": "web"}, "triggers": [trigger]}))]
 }
 
@@ -297,7 +303,8 @@ async fn definitions_of_widely_used_projects_install_and_their_objects_live() {
     for (project, _) in &projects {
         for object in (project.objects)() {
             let of_kind = |d: &&CustomResourceDefinition| {
-                object["kind"] == *d.spec.names.kind && object["apiVersion"].as_str().is_some_and(|v| v.starts_with(&format!("{}/", d.spec.group)))
+                object["kind"] == *d.spec.names.kind
+                    && object["apiVersion"].as_str().is_some_and(|v| v.starts_with(&format!("{}/", d.spec.group)))
             };
             let definition = installed.iter().find(of_kind).expect("its definition is installed");
             live(&client, definition, &object).await;

@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn what_is_in_force_may_use_more_than_what_is_new() {
-        let schema = rules(json!({"type": "string"}), json!([{"rule": "[1, 2].includes(1)", "messageExpression": "[1].includes(1) ? 'a' : 'b'"}]));
+        let schema =
+            rules(json!({"type": "string"}), json!([{"rule": "[1, 2].includes(1)", "messageExpression": "[1].includes(1) ? 'a' : 'b'"}]));
         let in_force = |rules: &[&str], messages: &[&str]| {
             let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect();
             validate(&schema, &Expressions { rules: texts(rules), messages: texts(messages) }, false, &Path::new("s")).len()

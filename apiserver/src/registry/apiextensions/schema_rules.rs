@@ -39,14 +39,7 @@ const META_FIELDS: [&str; 3] = ["metadata", "kind", "apiVersion"];
 const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 
 /// The validation of a version, or of all, for which the name of the first stands; `path` is that of its `openAPIV3Schema`'s parent.
-pub fn validate(
-    schema: &Value,
-    version: &str,
-    has_status: bool,
-    must_be_structural: bool,
-    rules: &Rules,
-    path: &Path<'_>,
-) -> ErrorList {
+pub fn validate(schema: &Value, version: &str, has_status: bool, must_be_structural: bool, rules: &Rules, path: &Path<'_>) -> ErrorList {
     let path = path.child("openAPIV3Schema");
     let mut errors = ErrorList::new();
     if has_status {

@@ -47,7 +47,10 @@ pub fn wipe_system_fields(object: &mut Value) {
 /// `expected` is empty for cluster-scoped kinds.
 pub fn ensure_namespace(object: &mut Value, expected: &str) -> Result<(), Status> {
     let found = text(object, "namespace");
-    if found.is_empty() && !expected.is_empty() {
+    if expected.is_empty() {
+        // Upstream forgives a namespace here, and forgets it.
+        metadata_mut(object).shift_remove("namespace");
+    } else if found.is_empty() {
         set_text(object, "namespace", expected);
     } else if found != expected {
         return Err(Status::bad_request(

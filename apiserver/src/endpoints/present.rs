@@ -39,7 +39,9 @@ pub struct ListMeta {
 impl ListMeta {
     pub fn to_value(&self) -> Value {
         let mut map = Map::new();
-        map.insert("resourceVersion".to_owned(), Value::String(self.resource_version.clone()));
+        if !self.resource_version.is_empty() {
+            map.insert("resourceVersion".to_owned(), Value::String(self.resource_version.clone()));
+        }
         if !self.continue_token.is_empty() {
             map.insert("continue".to_owned(), Value::String(self.continue_token.clone()));
         }

@@ -200,7 +200,7 @@ impl<'a> Walk<'a> {
             (_, other) if other.is_null() => Ok(()),
             // What is neither a schema nor a list is passed over.
             (super::SchemaOr::Array, other) => {
-                *other = Value::Object(Map::new());
+                *other = Value::Null;
                 Ok(())
             }
             (_, other) => self.mismatch(other, target),

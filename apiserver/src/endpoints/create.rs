@@ -54,7 +54,7 @@ pub async fn store(call: &mut Call, mut object: Value, manager: &str, dry_run: b
     }
     let reset = managed_fields::asks_for_reset(&object);
     call.complete(&mut object);
-    meta::dedup_owner_references(&mut object, &mut call.warnings);
+    meta::dedup_owner_references(&mut object, "", &mut call.warnings);
     let resource = call.resource.clone();
     call.track_owners(None, &mut object, manager, &resource.filter, reset).await;
     store_owned(call, object, dry_run).await

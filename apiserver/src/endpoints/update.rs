@@ -147,7 +147,9 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     let old = current.value_with_texts();
     let mut object = change.object;
     let mut warnings = std::mem::take(&mut call.warnings);
-    meta::dedup_owner_references(&mut object, &mut warnings);
+    // A patch is looked at later upstream, and so says.
+    let when = if call.request.method == http::Method::PATCH { " after mutating admission happens" } else { "" };
+    meta::dedup_owner_references(&mut object, when, &mut warnings);
     let resource = call.resource.clone();
     if !change.apply {
         let (_, filter) = call.update_rules().ok_or_else(|| Status::method_not_supported(resource.group(), &resource.plural, "update"))?;

@@ -72,7 +72,7 @@ impl Program {
     }
 
     fn compile_here(env: &Env, text: &str) -> Result<Program, CompileError> {
-        let (source, parsed) = parser::parse(text)?;
+        let (source, parsed) = parser::parse(text, env.has_bindings())?;
         let checked = check::check(parsed, env).map_err(|issues| CompileError::new(&source, issues))?;
         let root = plan::plan(&checked).map_err(CompileError::plain)?;
         let depth = checked.root.depth();

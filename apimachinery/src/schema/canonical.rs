@@ -22,6 +22,25 @@ pub fn canonicalize(types: &Types, id: TypeId, value: &mut Value, empties: Empti
     }
 }
 
+/// Whether an empty list or map stands where [`Empties::Drop`] leaves none.
+pub fn holds_empties(types: &Types, id: TypeId, value: &Value) -> bool {
+    fn held(types: &Types, ty: &Type, value: &Value) -> bool {
+        match (ty, value) {
+            (Type::Struct(id), Value::Object(_)) => holds_empties(types, *id, value),
+            (Type::List(list), Value::Array(items)) => {
+                items.is_empty() || (holds_structs(&list.item) && items.iter().any(|item| held(types, &list.item, item)))
+            }
+            (Type::Map(map_type), Value::Object(map)) => {
+                map.is_empty() || (holds_structs(&map_type.value) && map.values().any(|item| held(types, &map_type.value, item)))
+            }
+            _ => false,
+        }
+    }
+    let (Value::Object(map), ty) = (value, types.get(id)) else { return false };
+    let nested = map.iter().filter(|(_, value)| value.is_object() || value.is_array());
+    nested.into_iter().any(|(key, value)| ty.field(key).is_some_and(|field| held(types, &field.ty, value)))
+}
+
 fn structure(types: &Types, ty: &StructType, map: &mut Map<String, Value>, empties: Empties) {
     // Most fields of large types are absent: those that are there are looked up, and not the others among them.
     let mut there: Vec<(usize, String, Value)> = Vec::with_capacity(map.len());

@@ -107,7 +107,7 @@ pub fn check_name(call: &Call, object: &Value) -> Result<(), Status> {
     if name != call.name() {
         return refuse(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name()));
     }
-    if !namespace.is_empty() && namespace != call.namespace() {
+    if call.resource.namespaced && !namespace.is_empty() && namespace != call.namespace() {
         return refuse(format!("the namespace of the object ({namespace}) does not match the namespace on the URL ({})", call.namespace()));
     }
     Ok(())
@@ -147,7 +147,9 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     let old = current.value_with_texts();
     let mut object = change.object;
     let mut warnings = std::mem::take(&mut call.warnings);
-    meta::dedup_owner_references(&mut object, &mut warnings);
+    // A patch is looked at later upstream, and so says.
+    let when = if call.request.method == http::Method::PATCH { " after mutating admission happens" } else { "" };
+    meta::dedup_owner_references(&mut object, when, &mut warnings);
     let resource = call.resource.clone();
     if !change.apply {
         let (_, filter) = call.update_rules().ok_or_else(|| Status::method_not_supported(resource.group(), &resource.plural, "update"))?;
@@ -156,6 +158,7 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
         call.track_owners(Some(&live), &mut object, &change.manager, filter, change.reset).await;
     }
     let mut new = convert::to_storage(&resource, object);
+    convert::drop_empties(&resource, &mut new);
     let options = serde_json::json!({ "kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1" });
     {
         let attributes = call.attributes(Operation::Update, current.name(), call.namespace(), change.dry_run, &options);

@@ -1,6 +1,7 @@
 //! The binary from outside: a real process, its kubeconfig, an unmodified client library.
 
 mod aggregation;
+mod audit;
 mod bootstrap;
 mod codecs;
 mod components;

@@ -151,7 +151,15 @@ impl Store for Encrypted {
     }
 
     fn can_read<'a>(&'a self, key: &'a Key, stored: &'a Bytes) -> BoxFuture<'a, bool> {
-        async move { self.veil.open(key, stored.clone()).await.1.is_none() }.boxed()
+        async move {
+            if self.veil.open(key, stored.clone()).await.1.is_none() {
+                return true;
+            }
+            // It may have been replaced or deleted meanwhile.
+            let Ok(loaded) = self.store.load(key, None).await else { return false };
+            loaded.entries.iter().find(|entry| entry.key == *key).is_none_or(|entry| entry.value != *stored)
+        }
+        .boxed()
     }
 }
 

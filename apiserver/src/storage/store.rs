@@ -213,7 +213,7 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(std::future::ready(false))
     }
 
-    /// Whether a value that could not be read can be now.
+    /// Whether a value that could not be read can be now, or lies there no more.
     fn can_read<'a>(&'a self, _key: &'a Key, _stored: &'a Bytes) -> BoxFuture<'a, bool> {
         Box::pin(std::future::ready(true))
     }

@@ -95,6 +95,8 @@ mod tests {
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
             kubelets: crate::run::Kubelets::default(),
+            audit: crate::audit::Config::default(),
+            encryption: crate::encryption::Config::default(),
             front_proxies: crate::run::FrontProxies::default(),
             resource_metrics: true,
         }

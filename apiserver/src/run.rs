@@ -13,9 +13,11 @@ use crate::admission::{self, SelectionError};
 use crate::aggregation::{self, Aggregation};
 use crate::allocation::{self, Allocator};
 use crate::api::Api;
+use crate::audit::{self, Auditor};
 use crate::backend::{self, Backends};
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Served};
+use crate::encryption::{self, Encryption};
 use crate::filters::authentication::{self, Authenticator, TokenVerifier};
 use crate::filters::authorization::{AlwaysAllow, AlwaysDeny, Authorizer, SystemMasters, Union};
 use crate::filters::client_certificate::ClientCertificates;
@@ -31,6 +33,7 @@ use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
 use crate::resource_metrics::{self, ResourceMetrics};
 use crate::storage::embedded::Embedded;
+use crate::storage::encrypted::{Encrypted, Kind};
 use crate::storage::etcd;
 use crate::storage::{self, Codec, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
 use crate::stored_form::StoredForm;
@@ -78,6 +81,8 @@ pub struct Config {
     pub max_mutating_requests_inflight: u32,
     pub kubelets: Kubelets,
     pub front_proxies: FrontProxies,
+    pub audit: audit::Config,
+    pub encryption: encryption::Config,
     /// Serve metrics.k8s.io from what kubelets tell, while nobody else does.
     pub resource_metrics: bool,
 }
@@ -162,6 +167,10 @@ pub enum Error {
     #[error(transparent)]
     Admission(#[from] SelectionError),
     #[error(transparent)]
+    Audit(#[from] audit::Error),
+    #[error(transparent)]
+    Encryption(#[from] encryption::Error),
+    #[error(transparent)]
     Tokens(#[from] authentication::TokenFileError),
     #[error("client CA: {0}")]
     ClientCa(#[from] rustls::server::VerifierBuilderError),
@@ -195,6 +204,7 @@ impl Server {
         if seats == 0 {
             return Err(Error::NoSeats(config.max_requests_inflight, config.max_mutating_requests_inflight));
         }
+        let audit = Auditor::start(&config.audit).await?;
         std::fs::create_dir_all(&config.data_dir).map_err(|source| Error::File { path: config.data_dir.clone(), source })?;
         let pki = Pki::open(&config.data_dir.join("pki"))?;
         let store: Arc<dyn Store> = match &config.etcd {
@@ -204,6 +214,9 @@ impl Server {
             },
             None => Arc::new(Embedded::open(&store_path(&config.data_dir))?),
         };
+        let encryption = Encryption::start(&config.encryption, shutdown.clone()).await?;
+        let root = config.etcd.as_ref().map_or("/registry", |address| &address.prefix);
+        let store = Arc::new(Encrypted::new(store, encryption.clone(), root));
         let limits = storage::Config { compaction_interval: config.compaction_interval, ..storage::Config::default() };
         let storage = Storage::open(store, limits).await?;
         let catalog = load_catalog(&storage, config.etcd.is_some()).await?;
@@ -240,6 +253,8 @@ impl Server {
             authorizer: authorizer.clone(),
             issuer,
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
+            audit,
+            encryption,
             allocator: Allocator::default(),
             backends: backends(&config.kubelets, &pki)?,
             webhooks: Arc::default(),
@@ -276,8 +291,12 @@ impl Server {
     /// Serves until the shutdown signal, then drains.
     pub async fn serve(self) {
         let api = self.api;
+        let audit = api.audit.clone();
         let handler = move |request, peer| filters::serve(api.clone(), request, peer);
         server::serve(self.listener, self.tls, handler, self.shutdown).await;
+        if let Some(audit) = audit {
+            audit.flush().await;
+        }
     }
 }
 
@@ -341,6 +360,7 @@ async fn load_catalog(storage: &Storage, shared: bool) -> Result<Catalog, Error>
         let codec: Arc<dyn Codec> = if shared { Arc::new(StoredForm::of(&catalog, &stored)) } else { Arc::new(JsonCodec) };
         let spec = ResourceSpec {
             prefix: (&*stored.prefix).into(),
+            kind: Kind { group: (&*stored.group).into(), resource: (&*stored.resource).into() },
             namespaced: stored.namespaced,
             order: FieldOrder::Declared,
             fields,

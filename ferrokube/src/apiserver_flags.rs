@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use apiserver::admission;
 use apiserver::backend::PREFERRED_ADDRESS_TYPES;
+use apiserver::encryption;
 use apiserver::run::{Config, FrontProxies, Kubelets, Mode, Server};
 use apiserver::storage::etcd;
 use apiserver::system::service_cidr::ServiceRange;
@@ -13,6 +14,7 @@ use apiserver::tokens;
 use clap::Args;
 use tokio::sync::watch;
 
+use crate::audit_flags::AuditFlags;
 use crate::{feature_gates, runtime_config};
 
 /// Flags that `apiserver` and `up` share.
@@ -156,6 +158,14 @@ pub struct Flags {
     /// Switches features on and off: Name=true|false. Only what is so already is accepted.
     #[arg(long, value_delimiter = ',')]
     pub feature_gates: Vec<feature_gates::Setting>,
+    #[command(flatten)]
+    pub audit: AuditFlags,
+    /// The file that says which resources lie encrypted in the store, and how.
+    #[arg(long)]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Read --encryption-provider-config again as it changes.
+    #[arg(long, num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub encryption_provider_config_automatic_reload: bool,
 }
 
 /// A duration as Go writes them.
@@ -174,8 +184,8 @@ fn routed_to_endpoints(text: &str) -> Result<bool, String> {
 
 impl Flags {
     /// `alone`: nothing but the API server runs in this process.
-    pub fn config(&self, data_dir: PathBuf, alone: bool) -> Config {
-        Config {
+    pub fn config(&self, data_dir: PathBuf, alone: bool) -> anyhow::Result<Config> {
+        Ok(Config {
             data_dir,
             bind_address: self.bind_address,
             secure_port: self.secure_port,
@@ -230,7 +240,12 @@ impl Flags {
                 extra_headers_prefix: self.requestheader_extra_headers_prefix.clone(),
                 proxy_client: self.proxy_client_cert_file.clone().zip(self.proxy_client_key_file.clone()),
             },
-        }
+            audit: self.audit.config().map_err(anyhow::Error::msg)?,
+            encryption: encryption::Config {
+                encryption_provider_config: self.encryption_provider_config.clone(),
+                automatic_reload: self.encryption_provider_config_automatic_reload,
+            },
+        })
     }
 }
 
@@ -246,7 +261,7 @@ pub struct Apiserver {
 
 impl Apiserver {
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let server = Server::start(&self.flags.config(self.data_dir, true), shutdown).await?;
+        let server = Server::start(&self.flags.config(self.data_dir, true)?, shutdown).await?;
         tracing::info!(address = %server.address, "serving");
         server.serve().await;
         Ok(())

@@ -3,6 +3,7 @@
 
 mod apiserver_flags;
 mod argv;
+mod audit_flags;
 mod client_flags;
 mod control_plane;
 mod controller_manager;

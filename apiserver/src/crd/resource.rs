@@ -25,6 +25,7 @@ use crate::endpoints::body::set_type_meta;
 use crate::registry::read::{bool_at, list_at, str_at};
 use crate::registry::{ALL_VERBS, SUBRESOURCE_VERBS};
 use crate::storage::resource::FieldValue;
+use crate::storage::encrypted::Kind;
 use crate::storage::{Codec, CodecError, FieldOrder, JsonCodec, ResourceSpec, SelectableField, key};
 
 /// What a definition brings: how its objects are stored, and a resource for each served version.
@@ -71,6 +72,7 @@ pub fn resources(definition: &Value, text: &Bytes) -> Option<Resources> {
     let served = served.map(|version| resource(definition, version, storage, &stored, converter.as_ref())).collect();
     let spec = ResourceSpec {
         prefix: (&*stored.prefix).into(),
+        kind: Kind { group: group.into(), resource: plural.into() },
         namespaced,
         order: FieldOrder::Sorted,
         fields: selectable.into_iter().map(|(name, value)| SelectableField { name: name.as_str().into(), value }).collect(),

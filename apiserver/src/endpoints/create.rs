@@ -12,6 +12,7 @@ use super::{Answer, Call, body, convert, meta, negotiate, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
 use crate::registry::read::at;
+use crate::audit;
 use crate::storage;
 
 /// Generated names that are taken are replaced this many times.
@@ -26,6 +27,7 @@ pub async fn create(call: &mut Call) -> Answer {
     let decoded = body::decode_as(&call.resource, &bytes, encoding)?;
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let object = decoded.value;
+    audit::request_object(&object, |object| call.complete(object));
     let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let created = store(call, object, &manager, options.dry_run).await?;

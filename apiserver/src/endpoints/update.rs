@@ -14,6 +14,7 @@ use super::present::{Presenter, include_object};
 use super::{Answer, Call, body, convert, meta, negotiate, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
+use crate::audit;
 use crate::storage::{self, Object};
 
 /// Replaces the object by the request's body.
@@ -25,6 +26,7 @@ pub async fn update(call: &mut Call) -> Answer {
     let decoded = body::decode_as(&call.resource, &bytes, encoding)?;
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
+    audit::request_object(&object, |object| call.complete(object));
     check_names(call, &mut object)?;
     let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());

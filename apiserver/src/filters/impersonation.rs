@@ -39,7 +39,11 @@ pub fn acting_user(authorizer: &dyn Authorizer, sender: User, headers: &mut Head
             continue;
         }
         match (Check { authorizer, sender: &sender, mode }).run(&wanted, request) {
-            Ok(user) => return Ok(user),
+            Ok(user) => {
+                let constraint = if mode == Mode::Legacy { String::new() } else { format!("impersonate:{}", mode.name()) };
+                crate::audit::impersonated(&user, &constraint);
+                return Ok(user);
+            }
             Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
         }
     }

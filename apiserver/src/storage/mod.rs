@@ -13,6 +13,7 @@ pub mod cache;
 mod dispatch;
 pub mod embedded;
 pub mod encode;
+pub mod encrypted;
 pub mod etcd;
 mod followed;
 pub mod intern;
@@ -62,6 +63,9 @@ pub enum Error {
     Conflict { current: Revision },
     #[error(transparent)]
     Expired(#[from] Expired),
+    /// It is there, but cannot be decrypted.
+    #[error("unable to transform key {key:?}: {why}")]
+    Unreadable { key: String, why: Arc<str> },
     /// A read asked for a revision that did not come in time.
     #[error("Too large resource version: {requested}, current: {current}")]
     TooLargeRevision { requested: Revision, current: Revision },
@@ -137,6 +141,7 @@ impl Storage {
     pub async fn register(&self, spec: ResourceSpec) -> Result<Arc<Resource>, Error> {
         let inner = &self.inner;
         let resource = inner.resources.write().get_or_insert(&spec.prefix.clone(), || inner.resource(spec));
+        inner.store.declare(&resource.spec.prefix, &resource.spec.kind);
         // From here on the resource's changes wait in it, so that the load may take its time.
         let loaded = resource.ready.get_or_try_init(|| async { inner.load(&resource).await.map(|_| ()) }).await;
         if let Err(error) = loaded {
@@ -214,13 +219,17 @@ impl Storage {
                 resource.get(namespace, name)
             }
         };
-        found.ok_or(Error::NotFound)
+        found.ok_or_else(|| resource.why_absent(namespace, name))
     }
 
     /// All objects of a resource at one revision. Pages of one list read one snapshot: pin it
     /// ([`Resource::pin`]) after the first page and ask for its exact revision later.
     pub async fn list(&self, resource: &Resource, freshness: Freshness) -> Result<Snapshot, Error> {
         self.await_freshness(freshness).await?;
+        // Nobody is to believe that what cannot be read is not there.
+        if let Some(unreadable) = resource.first_unreadable() {
+            return Err(unreadable);
+        }
         let Freshness::Exact(revision) = freshness else { return Ok(resource.snapshot()) };
         let oldest = self.compacted();
         if revision < oldest {

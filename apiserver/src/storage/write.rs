@@ -44,7 +44,7 @@ impl Storage {
     pub async fn delete(&self, resource: &Resource, namespace: &str, name: &str, expected: Option<Revision>) -> Result<Arc<Object>, Error> {
         let key = key::object(&resource.spec.prefix, namespace, name);
         for _ in 0..DELETE_ATTEMPTS {
-            let Some(object) = self.current(resource, namespace, name).await? else { return Err(Error::NotFound) };
+            let Some(object) = self.current(resource, namespace, name).await? else { return Err(resource.why_absent(namespace, name)) };
             if let Some(expected) = expected
                 && expected != object.revision()
             {
@@ -108,6 +108,10 @@ impl Storage {
         }
         // The cache may be behind the store, and then there is something to write after all.
         self.refresh().await?;
+        let key = key::object(&resource.spec.prefix, &prepared.namespace, &prepared.name);
+        if self.inner.store.is_stale(&key).await {
+            return Ok(None);
+        }
         Ok(current())
     }
 

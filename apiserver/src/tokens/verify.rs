@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::claims::{self, Claims, LEEWAY_SECONDS, Ref};
 use super::legacy::{self, LastUsed};
 use super::{Issuer, jws};
+use crate::audit;
 use crate::catalog::{Catalog, Stored};
 use crate::filters::authentication::{TokenVerifier, User, Verified};
 
@@ -93,6 +94,10 @@ impl<O: Objects> TokenVerifier for Verifier<O> {
             return Err(format!("token audiences {} is invalid for the target audiences {}", list(has), list(wanted)));
         }
         let now = Timestamp::now();
+        let subject = || parsed.payload.get("sub").and_then(serde_json::Value::as_str).unwrap_or("").to_owned();
+        if claims.audiences.is_empty() {
+            audit::annotate("authentication.k8s.io/legacy-token", subject);
+        }
         let user = if is_legacy {
             let (user, used) = legacy::user_of(&parsed.payload, token, &self.objects, now);
             if let Some(used) = used {
@@ -100,7 +105,12 @@ impl<O: Objects> TokenVerifier for Verifier<O> {
             }
             user?
         } else {
-            user_of(&claims, &self.objects, now.as_second())?
+            let user = user_of(&claims, &self.objects, now.as_second())?;
+            if let Some(late) = claims.warn_after.map(|at| now.as_second() - at).filter(|late| *late > 0) {
+                let told = || format!("subject: {}, seconds after warning threshold: {late}", subject());
+                audit::annotate("authentication.k8s.io/stale-token", told);
+            }
+            user
         };
         Ok(Some(Verified { user, audiences: common }))
     }

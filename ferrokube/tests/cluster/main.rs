@@ -1,6 +1,7 @@
 //! The binary from outside: a real process, its kubeconfig, an unmodified client library.
 
 mod aggregation;
+mod audit;
 mod bootstrap;
 mod codecs;
 mod components;
@@ -8,7 +9,9 @@ mod conversion;
 mod conversion_load;
 mod conversion_webhook;
 mod crash;
+mod encryption;
 mod etcd;
+mod kms_plugin;
 mod node;
 mod objects;
 mod operator;

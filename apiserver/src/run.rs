@@ -13,11 +13,12 @@ use crate::admission::{self, SelectionError};
 use crate::aggregation::{self, Aggregation};
 use crate::allocation::{self, Allocator};
 use crate::api::Api;
+use crate::authentication::{self, Surroundings};
+use crate::authorization::{self, Mode};
 use crate::backend::{self, Backends};
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Served};
-use crate::filters::authentication::{self, Authenticator, TokenVerifier};
-use crate::filters::authorization::{AlwaysAllow, AlwaysDeny, Authorizer, SystemMasters, Union};
+use crate::filters::authentication::{Authenticator, TokenFileError, TokenVerifier, read_token_file};
 use crate::filters::client_certificate::ClientCertificates;
 use crate::filters::front_proxy::{self, FrontProxy};
 use crate::flow_control::FlowControl;
@@ -38,6 +39,7 @@ use crate::system::service_cidr::ServiceRange;
 use crate::tokens::bootstrap::Bootstrap;
 use crate::tokens::verify::{Cached, Verifier};
 use crate::tokens::{self, Issuer};
+use crate::webhook_client::Connections;
 use crate::{bootstrap, crd, filters, server, system, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
@@ -49,12 +51,13 @@ pub struct Config {
     /// 0 takes a free port.
     pub secure_port: u16,
     pub token_auth_file: Option<PathBuf>,
-    /// Asked in this order; the first opinion counts.
-    pub authorization_mode: Vec<Mode>,
+    /// Whose tokens are accepted besides service accounts', and who may be anonymous.
+    pub authentication: authentication::Config,
+    /// Who says what users may do.
+    pub authorization: authorization::Config,
     pub tokens: tokens::Config,
     /// Put aggregated cluster roles together, as the controller manager does in a cluster that has one.
     pub aggregate_cluster_roles: bool,
-    pub anonymous_auth: bool,
     /// Let in those who show a bootstrap token.
     pub enable_bootstrap_token_auth: bool,
     /// Which admission plugins run, and their settings.
@@ -123,29 +126,6 @@ pub struct Kubelets {
     pub preferred_address_types: Vec<String>,
 }
 
-/// A source of permissions, as `--authorization-mode` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    AlwaysAllow,
-    AlwaysDeny,
-    Node,
-    Rbac,
-}
-
-impl std::str::FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Mode, String> {
-        match text {
-            "AlwaysAllow" => Ok(Mode::AlwaysAllow),
-            "AlwaysDeny" => Ok(Mode::AlwaysDeny),
-            "Node" => Ok(Mode::Node),
-            "RBAC" => Ok(Mode::Rbac),
-            other => Err(format!("authorization-mode {} is not a valid mode", apimachinery::field::quote(other))),
-        }
-    }
-}
-
 /// Why the API server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -162,7 +142,11 @@ pub enum Error {
     #[error(transparent)]
     Admission(#[from] SelectionError),
     #[error(transparent)]
-    Tokens(#[from] authentication::TokenFileError),
+    Tokens(#[from] TokenFileError),
+    #[error(transparent)]
+    Authentication(#[from] authentication::Error),
+    #[error(transparent)]
+    Authorization(#[from] authorization::Error),
     #[error("client CA: {0}")]
     ClientCa(#[from] rustls::server::VerifierBuilderError),
     #[error(transparent)]
@@ -214,7 +198,7 @@ impl Server {
         let tls = acceptor(config, &pki)?;
 
         let static_tokens = match &config.token_auth_file {
-            Some(path) => authentication::read_token_file(path)?,
+            Some(path) => read_token_file(path)?,
             None => Default::default(),
         };
         let issuer = Issuer::start(&config.tokens, &config.data_dir.join("pki"))?;
@@ -225,8 +209,19 @@ impl Server {
         let (last_used, used_tokens) = tokens::legacy::last_used();
         let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog), last_used };
         verifiers.push(Box::new(verifier));
-        let (rbac, nodes) = (Rbac::default(), NodeAuthorizer::default());
-        let authorizer = authorizer(&config.authorization_mode, &rbac, &nodes);
+        let (rbac, nodes, webhooks) = (Rbac::default(), NodeAuthorizer::default(), Arc::<Connections>::default());
+        let parts = authorization::Parts { rbac: rbac.clone(), nodes: nodes.clone(), connections: webhooks.clone() };
+        let authorizer = authorization::start(&config.authorization, parts, &shutdown)?;
+        let around = Surroundings {
+            own_issuers: &issuer.issuers,
+            audiences: &issuer.audiences,
+            always_allow: authorizer.has(Mode::AlwaysAllow),
+            connections: &webhooks,
+            shutdown: &shutdown,
+        };
+        let settled = authentication::start(&config.authentication, &around)?;
+        verifiers.extend(settled.verifiers);
+        let has_nodes = authorizer.has(Mode::Node);
         let mut builtin = discovery::builtin::group_versions(&registry::definitions());
         builtin.extend(config.resource_metrics.then(resource_metrics::group_version));
         let api = Arc::new(Api {
@@ -234,7 +229,7 @@ impl Server {
             discovery: Served::new(builtin),
             catalog: ArcSwap::from_pointee(catalog),
             storage,
-            authenticator: Authenticator::new(static_tokens, verifiers, config.anonymous_auth, issuer.audiences.clone())
+            authenticator: Authenticator::new(static_tokens, verifiers, settled.anonymous, issuer.audiences.clone())
                 .with_front_proxy(front_proxy(config, &pki)?)
                 .with_client_certificates(ClientCertificates::certified_by(tls::roots(&client_ca(config, &pki)?)?)?),
             authorizer: authorizer.clone(),
@@ -242,7 +237,7 @@ impl Server {
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
             allocator: Allocator::default(),
             backends: backends(&config.kubelets, &pki)?,
-            webhooks: Arc::default(),
+            webhooks,
             aggregation: Aggregation::new(&proxy_client(config, &pki)?)?,
             resource_metrics: config.resource_metrics.then(ResourceMetrics::default),
             parsed: Parsed::default(),
@@ -253,7 +248,7 @@ impl Server {
         bootstrap::run(&api).await.map_err(Error::Bootstrap)?;
         let catalog = api.catalog.load_full();
         rbac.follow(&catalog, shutdown.clone());
-        if config.authorization_mode.contains(&Mode::Node) {
+        if has_nodes {
             nodes.follow(&catalog, shutdown.clone());
         }
         if config.aggregate_cluster_roles {
@@ -314,20 +309,6 @@ fn advertised(bind_address: IpAddr) -> Option<IpAddr> {
     socket.connect((std::net::Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
     let address = socket.local_addr().ok()?.ip();
     (!address.is_loopback() && !address.is_unspecified()).then_some(address)
-}
-
-/// The authorizers of the modes, after the one that no mode turns off.
-fn authorizer(modes: &[Mode], rbac: &Rbac, nodes: &NodeAuthorizer) -> Arc<dyn Authorizer> {
-    let mut chain: Vec<(&'static str, Box<dyn Authorizer>)> = vec![("kubernetes.io/system-privileged-group", Box::new(SystemMasters))];
-    for mode in modes {
-        chain.push(match mode {
-            Mode::AlwaysAllow => ("alwaysallow", Box::new(AlwaysAllow)),
-            Mode::AlwaysDeny => ("alwaysdeny", Box::new(AlwaysDeny)),
-            Mode::Node => ("node", Box::new(nodes.clone())),
-            Mode::Rbac => ("rbac", Box::new(rbac.clone())),
-        });
-    }
-    Arc::new(Union(chain))
 }
 
 /// Resolves the built-in resources and loads their objects into memory. `shared`: the store is one that upstream reads too.

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use apiserver::admission;
 use apiserver::backend::PREFERRED_ADDRESS_TYPES;
-use apiserver::run::{Config, FrontProxies, Kubelets, Mode, Server};
+use apiserver::run::{Config, FrontProxies, Kubelets, Server};
 use apiserver::storage::etcd;
 use apiserver::system::service_cidr::ServiceRange;
 use apiserver::tokens;
 use clap::Args;
 use tokio::sync::watch;
 
-use crate::{feature_gates, runtime_config};
+use crate::{authentication_flags, authorization_flags, feature_gates, runtime_config};
 
 /// Flags that `apiserver` and `up` share.
 #[derive(Args, Clone, Debug)]
@@ -27,9 +27,10 @@ pub struct Flags {
     /// A CSV file of static tokens: token,user,uid[,"group1,group2"].
     #[arg(long)]
     pub token_auth_file: Option<PathBuf>,
-    /// Who decides what users may do, asked in this order: Node, RBAC, AlwaysAllow, AlwaysDeny.
-    #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
-    pub authorization_mode: Vec<Mode>,
+    #[command(flatten)]
+    pub authentication: authentication_flags::Flags,
+    #[command(flatten)]
+    pub authorization: authorization_flags::Flags,
     /// The issuer of service account tokens; may be repeated, all are accepted and the first is used.
     #[arg(long)]
     pub service_account_issuer: Vec<String>,
@@ -51,9 +52,6 @@ pub struct Flags {
     /// Let tokens that kubelets project for this server live for a year.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub service_account_extend_token_expiration: bool,
-    /// Let requests without credentials in as system:anonymous.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub anonymous_auth: bool,
     /// Let those in who show a bootstrap token, a Secret in kube-system of type bootstrap.kubernetes.io/token; on for a whole cluster.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub enable_bootstrap_token_auth: Option<bool>,
@@ -159,7 +157,7 @@ pub struct Flags {
 }
 
 /// A duration as Go writes them.
-fn interval(text: &str) -> Result<Duration, String> {
+pub fn interval(text: &str) -> Result<Duration, String> {
     let nanoseconds = apimachinery::time::parse_duration(text)?;
     u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| "must not be negative".to_owned())
 }
@@ -180,7 +178,8 @@ impl Flags {
             bind_address: self.bind_address,
             secure_port: self.secure_port,
             token_auth_file: self.token_auth_file.clone(),
-            authorization_mode: self.authorization_mode.clone(),
+            authentication: self.authentication.config(),
+            authorization: self.authorization.config(),
             tokens: tokens::Config {
                 service_account_issuer: self.service_account_issuer.clone(),
                 api_audiences: self.api_audiences.clone(),
@@ -191,7 +190,6 @@ impl Flags {
                 service_account_extend_token_expiration: self.service_account_extend_token_expiration,
             },
             aggregate_cluster_roles: !alone,
-            anonymous_auth: self.anonymous_auth,
             enable_bootstrap_token_auth: self.enable_bootstrap_token_auth.unwrap_or(!alone),
             admission: admission::Config {
                 enable_admission_plugins: self.enable_admission_plugins.clone(),

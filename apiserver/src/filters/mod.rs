@@ -15,6 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::field::quote;
 use apimachinery::status::Status;
 use axum::body::Body;
 use bytes::Bytes;
@@ -170,6 +171,8 @@ enum Refused {
     Status { status: Status, nosniff: bool },
     /// No seat was to be had.
     Busy(Refusal),
+    /// Who should have said whether it is allowed could not be asked. Plain text, as upstream answers.
+    Unanswered(String),
 }
 
 impl Refused {
@@ -180,6 +183,12 @@ impl Refused {
                 if nosniff {
                     response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
                 }
+                response
+            }
+            Refused::Unanswered(text) => {
+                let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+                let mut response = respond::text(StatusCode::INTERNAL_SERVER_ERROR, text);
+                response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
                 response
             }
             Refused::Busy(refusal) => {
@@ -204,18 +213,23 @@ async fn admit(
         check_deadline(query).map_err(plain)?;
     }
     let user = match sender {
-        Sender::Shown => api.authenticator.authenticate(headers, &peer.certificates),
+        Sender::Shown => api.authenticator.authenticate(headers, &peer.certificates, &info.path).await,
         Sender::Vouched(user) => Some(user.authenticated()),
     };
     let user = user.ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
     api.authenticator.clear(headers);
-    let user =
-        impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(|status| Refused::Status { status, nosniff: true })?;
+    let acting = impersonation::acting_user(&*api.authorizer, user, headers, info).await;
+    let user = acting.map_err(|status| Refused::Status { status, nosniff: true })?;
     let seat = take_seat(api, &user, info, common).await?;
-    match api.authorizer.authorize(&user, info) {
+    match api.authorizer.ask(&user, info).wait().await {
         Decision::Allow(_) => Ok((user, seat)),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => {
             Err(Refused::Status { status: authorization::forbidden(&user, info, &reason), nosniff: true })
+        }
+        Decision::Failed { error, .. } => {
+            tracing::warn!(user = user.name, path = info.path, error, "cannot tell whether this is allowed");
+            let address = if query.is_empty() { info.path.clone() } else { format!("{}?{query}", info.path) };
+            Err(Refused::Unanswered(format!("Internal Server Error: {}: {error}\n", quote(&address))))
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use apimachinery::field::quote;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use super::claims::{self, Claims, LEEWAY_SECONDS, Ref};
 use super::legacy::{self, LastUsed};
 use super::{Issuer, jws};
 use crate::catalog::{Catalog, Stored};
-use crate::filters::authentication::{TokenVerifier, User, Verified};
+use crate::filters::authentication::{TokenVerifier, User, Verification, Verified};
 
 /// What is known of an object that a token names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +72,13 @@ pub struct Verifier<O> {
 }
 
 impl<O: Objects> TokenVerifier for Verifier<O> {
-    fn verify(&self, token: &str, audiences: Option<&[String]>) -> Result<Option<Verified>, String> {
+    fn verify<'a>(&'a self, token: &'a str, audiences: Option<&'a [String]>) -> BoxFuture<'a, Verification> {
+        Box::pin(std::future::ready(self.check(token, audiences)))
+    }
+}
+
+impl<O: Objects> Verifier<O> {
+    fn check(&self, token: &str, audiences: Option<&[String]>) -> Verification {
         let Some(parsed) = jws::parse(token) else { return Ok(None) };
         let claims = Claims::from_payload(&parsed.payload);
         let is_legacy = claims.issuer == legacy::ISSUER;

@@ -204,7 +204,7 @@ fn is_always_allowed(allowed: &[String], path: &str) -> bool {
 
 /// Asks the API server who sends this and whether they may.
 async fn admit(state: &State, request: &Request<hyper::body::Incoming>, peer: &Peer) -> Result<(), Status> {
-    let user = state.reviews.user(request.headers(), &peer.certificates).await?;
+    let user = state.reviews.user(request.headers(), &peer.certificates, request.uri().path()).await?;
     let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or(""));
     let verb = request.method().as_str().to_ascii_lowercase();
     match state.reviews.allows(&user, request.uri().path(), &verb).await? {

@@ -20,22 +20,23 @@ const GROUP: &str = "apiserver.config.k8s.io";
 pub fn decode<T: DeserializeOwned + Serialize>(data: &[u8], kind: &str, versions: &[&str]) -> Result<T, String> {
     let parsed = apimachinery::yaml::parse(data).map_err(|error| format!("couldn't get version/kind; json parse error: {error}"))?;
     let mut value = parsed.value;
-    let shown = || quote(&String::from_utf8_lossy(data));
+    let shown = || String::from_utf8_lossy(data);
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, found) = (text("apiVersion"), text("kind"));
     if found.is_empty() {
-        return Err(format!("Object 'Kind' is missing in {}", shown()));
+        return Err(format!("Object 'Kind' is missing in '{}'", shown()));
     }
     if api_version.is_empty() {
-        return Err(format!("Object 'apiVersion' is missing in {}", shown()));
+        return Err(format!("Object 'apiVersion' is missing in '{}'", shown()));
     }
     let version = api_version.strip_prefix(GROUP).and_then(|rest| rest.strip_prefix('/'));
     if found != kind || !version.is_some_and(|version| versions.contains(&version)) {
-        return Err(format!("no kind {} is registered for version {} in scheme \"apiserver\"", quote(&found), quote(&api_version)));
+        let (kind, version) = (quote(&found), quote(&api_version));
+        return Err(format!("no kind {kind} is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\""));
     }
     if let Some(map) = value.as_object_mut() {
-        map.remove("apiVersion");
-        map.remove("kind");
+        map.shift_remove("apiVersion");
+        map.shift_remove("kind");
     }
     let decoded: T = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
     let mut problems: Vec<String> = parsed.strict_error.iter().map(ToString::to_string).collect();
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn kind_and_version_are_checked() {
         let read = |text: &str| decode::<Example>(text.as_bytes(), "Example", &["v1"]).unwrap_err();
-        assert_eq!(read("kind: Example"), "Object 'apiVersion' is missing in \"kind: Example\"");
+        assert_eq!(read("kind: Example"), "Object 'apiVersion' is missing in 'kind: Example'");
         assert!(read("a: b").starts_with("Object 'Kind' is missing in"));
         let other = read("apiVersion: apiserver.config.k8s.io/v2\nkind: Example");
         assert!(other.starts_with(r#"no kind "Example" is registered for version "apiserver.config.k8s.io/v2""#), "{other}");

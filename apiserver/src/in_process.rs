@@ -92,6 +92,8 @@ mod tests {
             etcd: None::<etcd::Address>,
             compaction_interval: Duration::ZERO,
             tls_files: None,
+            tls_sni: Vec::new(),
+            tls_settings: crate::tls::Settings::default(),
             client_ca_file: None,
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,

@@ -29,6 +29,7 @@ pub mod registry;
 pub mod resource_metrics;
 pub mod run;
 pub mod server;
+mod serving;
 pub mod storage;
 pub mod stored_form;
 pub mod streaming;

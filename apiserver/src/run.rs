@@ -20,7 +20,7 @@ use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Served};
 use crate::filters::authentication::{Authenticator, TokenFileError, TokenVerifier, read_token_file};
 use crate::filters::client_certificate::ClientCertificates;
-use crate::filters::front_proxy::{self, FrontProxy};
+use crate::filters::front_proxy;
 use crate::flow_control::FlowControl;
 use crate::loopback::Loopback;
 use crate::metrics::Metrics;
@@ -31,16 +31,17 @@ use crate::pki::{self, Pki};
 use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
 use crate::resource_metrics::{self, ResourceMetrics};
+use crate::server::Tls;
 use crate::storage::embedded::Embedded;
 use crate::storage::etcd;
 use crate::storage::{self, Codec, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
 use crate::stored_form::StoredForm;
 use crate::system::service_cidr::ServiceRange;
 use crate::tokens::bootstrap::Bootstrap;
-use crate::tokens::verify::{Cached, Verifier};
+use crate::tokens::verify::{Cached, KnownSignatures, Verifier};
 use crate::tokens::{self, Issuer};
 use crate::webhook_client::Connections;
-use crate::{bootstrap, crd, filters, server, system, tls};
+use crate::{bootstrap, crd, filters, server, serving, system, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
 #[derive(Clone, Debug)]
@@ -74,6 +75,9 @@ pub struct Config {
     pub compaction_interval: Duration,
     /// What to serve with, a certificate chain and its key; made and kept in the data directory if absent.
     pub tls_files: Option<(PathBuf, PathBuf)>,
+    /// What to serve with to clients that ask for other names: a chain, its key, and the names if not those of the certificate.
+    pub tls_sni: Vec<SniFiles>,
+    pub tls_settings: tls::Settings,
     /// Who may certify users, besides the CA of the data directory.
     pub client_ca_file: Option<PathBuf>,
     /// How many requests are worked at; the two add up to what priority levels share.
@@ -83,6 +87,31 @@ pub struct Config {
     pub front_proxies: FrontProxies,
     /// Serve metrics.k8s.io from what kubelets tell, while nobody else does.
     pub resource_metrics: bool,
+}
+
+/// `--tls-sni-cert-key`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SniFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub names: Vec<String>,
+}
+
+impl std::str::FromStr for SniFiles {
+    type Err = String;
+
+    /// `certificate,key` or `certificate,key:name,name`.
+    fn from_str(text: &str) -> Result<SniFiles, String> {
+        let (files, names) = text.split_once(':').unwrap_or((text, ""));
+        let Some((certificate, key)) = files.split_once(',').filter(|(_, key)| !key.contains(',')) else {
+            return Err("expected comma separated certificate and key file paths".to_owned());
+        };
+        if certificate.trim().is_empty() || key.trim().is_empty() {
+            return Err("expected comma separated certificate and key file paths".to_owned());
+        }
+        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Ok(SniFiles { certificate: certificate.trim().into(), key: key.trim().into(), names })
+    }
 }
 
 /// Which front proxies are believed, and what this server shows when it is one itself. Field names follow upstream's flags.
@@ -157,6 +186,10 @@ pub enum Error {
     File { path: PathBuf, source: std::io::Error },
     #[error("invalid configuration: MaxRequestsInFlight={0} and MaxMutatingRequestsInFlight={1}; they must add up to something positive")]
     NoSeats(u32, u32),
+    #[error(
+        "--requestheader-client-ca-file and --client-ca-file contain overlapping certificates; --requestheader-allowed-names must be specified to ensure regular client certificates cannot set authenticating proxy headers for arbitrary users"
+    )]
+    OverlappingAuthorities,
     #[error("stopped before it had started")]
     Stopped,
     #[error("filling the cluster: {0}")]
@@ -168,7 +201,7 @@ pub struct Server {
     pub api: Arc<Api>,
     pub address: SocketAddr,
     listener: TcpListener,
-    tls: tokio_rustls::TlsAcceptor,
+    tls: Tls,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -195,7 +228,7 @@ impl Server {
         let address = SocketAddr::new(config.bind_address, config.secure_port);
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
-        let tls = acceptor(config, &pki)?;
+        let tls = Tls::new(serving::config(config, &pki)?);
 
         let static_tokens = match &config.token_auth_file {
             Some(path) => read_token_file(path)?,
@@ -207,7 +240,7 @@ impl Server {
             verifiers.push(Box::new(Bootstrap::new(&catalog, issuer.audiences.clone())));
         }
         let (last_used, used_tokens) = tokens::legacy::last_used();
-        let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog), last_used };
+        let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog), last_used, known: KnownSignatures::default() };
         verifiers.push(Box::new(verifier));
         let (rbac, nodes, webhooks) = (Rbac::default(), NodeAuthorizer::default(), Arc::<Connections>::default());
         let parts = authorization::Parts { rbac: rbac.clone(), nodes: nodes.clone(), connections: webhooks.clone() };
@@ -215,7 +248,7 @@ impl Server {
         let around = Surroundings {
             own_issuers: &issuer.issuers,
             audiences: &issuer.audiences,
-            always_allow: authorizer.has(Mode::AlwaysAllow),
+            always_allow: config.authorization.authorization_mode.contains(&Mode::AlwaysAllow),
             connections: &webhooks,
             shutdown: &shutdown,
         };
@@ -230,8 +263,8 @@ impl Server {
             catalog: ArcSwap::from_pointee(catalog),
             storage,
             authenticator: Authenticator::new(static_tokens, verifiers, settled.anonymous, issuer.audiences.clone())
-                .with_front_proxy(front_proxy(config, &pki)?)
-                .with_client_certificates(ClientCertificates::certified_by(tls::roots(&client_ca(config, &pki)?)?)?),
+                .with_front_proxy(serving::front_proxy(config, &pki)?)
+                .with_client_certificates(ClientCertificates::certified_by(tls::roots(&serving::client_ca(config, &pki)?)?)?),
             authorizer: authorizer.clone(),
             issuer,
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
@@ -265,6 +298,7 @@ impl Server {
         tokio::spawn(allocation::repair::run(api.clone()));
         tokio::spawn(tokens::legacy::write(api.clone(), used_tokens));
         write_kubeconfig(config, &pki, address)?;
+        serving::follow(config, &api, &tls, &shutdown);
         Ok(Server { api, address, listener, tls, shutdown })
     }
 
@@ -293,14 +327,14 @@ fn settings(config: &Config, pki: &Pki, address: SocketAddr) -> Result<system::S
         advertise_address,
         port: address.port(),
         service_ranges: config.service_cluster_ip_range.clone(),
-        client_ca: client_ca(config, pki)?,
-        front_proxies: front_proxy_config(config, pki)?,
+        client_ca: serving::client_ca(config, pki)?,
+        front_proxies: serving::front_proxy_config(config, pki)?,
         hostname: hostname.trim().to_owned(),
     })
 }
 
 /// The bind address if others can reach it, else the address that this machine has towards its default route.
-fn advertised(bind_address: IpAddr) -> Option<IpAddr> {
+pub(crate) fn advertised(bind_address: IpAddr) -> Option<IpAddr> {
     if !bind_address.is_unspecified() && !bind_address.is_loopback() {
         return Some(bind_address);
     }
@@ -349,48 +383,6 @@ fn backends(kubelets: &Kubelets, pki: &Pki) -> Result<Backends, Error> {
     Ok(Backends::new(&backend::Kubelets { client, certificate_authority, preferred_address_types: types })?)
 }
 
-/// Whose client certificates are believed. The data directory's own CA always is: the administrator's certificate is from there.
-fn client_ca(config: &Config, pki: &Pki) -> Result<String, Error> {
-    let own = pki.ca()?;
-    match &config.client_ca_file {
-        Some(path) => Ok(format!("{}\n{own}", read_file(path)?.trim_end())),
-        None => Ok(own),
-    }
-}
-
-/// Which front proxies are believed, and by which headers.
-fn front_proxy_config(config: &Config, pki: &Pki) -> Result<front_proxy::Config, Error> {
-    let told = &config.front_proxies;
-    let (client_ca, allowed_names) = match &told.client_ca_file {
-        // What this server shows as a proxy must be believed by those who read the bundle.
-        Some(path) if told.proxy_client.is_none() => {
-            (format!("{}\n{}", read_file(path)?.trim_end(), pki.front_proxy_ca()?), &told.allowed_names)
-        }
-        Some(path) => (read_file(path)?, &told.allowed_names),
-        None => (pki.front_proxy_ca()?, &told.allowed_names),
-    };
-    let mut allowed_names = allowed_names.clone();
-    let own = pki::FRONT_PROXY_CLIENT.to_owned();
-    let lists_names = told.client_ca_file.is_none() || !allowed_names.is_empty();
-    if told.proxy_client.is_none() && lists_names && !allowed_names.contains(&own) {
-        allowed_names.push(own);
-    }
-    Ok(front_proxy::Config {
-        client_ca,
-        allowed_names,
-        username_headers: told.username_headers.clone(),
-        uid_headers: told.uid_headers.clone(),
-        group_headers: told.group_headers.clone(),
-        extra_headers_prefix: told.extra_headers_prefix.clone(),
-    })
-}
-
-fn front_proxy(config: &Config, pki: &Pki) -> Result<Option<FrontProxy>, Error> {
-    let config = front_proxy_config(config, pki)?;
-    let certificates = ClientCertificates::certified_by(tls::roots(&config.client_ca)?)?;
-    Ok(certificates.map(|certificates| FrontProxy { certificates, config }))
-}
-
 /// What this server shows extension API servers.
 fn proxy_client(config: &Config, pki: &Pki) -> Result<pki::Identity, Error> {
     match &config.front_proxies.proxy_client {
@@ -399,33 +391,8 @@ fn proxy_client(config: &Config, pki: &Pki) -> Result<pki::Identity, Error> {
     }
 }
 
-fn read_file(path: &Path) -> Result<String, Error> {
+pub(crate) fn read_file(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })
-}
-
-fn acceptor(config: &Config, pki: &Pki) -> Result<tokio_rustls::TlsAcceptor, Error> {
-    let authorities = tls::roots(&format!("{}\n{}", client_ca(config, pki)?, front_proxy_config(config, pki)?.client_ca))?;
-    if let Some((certificate, key)) = &config.tls_files {
-        return Ok(tls::acceptor(&read_file(certificate)?, &read_file(key)?, &authorities)?);
-    }
-    let mut names: Vec<String> =
-        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-            .map(str::to_owned)
-            .to_vec();
-    let mut addresses = vec![IpAddr::from([127, 0, 0, 1])];
-    addresses.extend(config.service_cluster_ip_range.iter().map(ServiceRange::first));
-    addresses.extend(config.advertise_address.or_else(|| advertised(config.bind_address)));
-    if !config.bind_address.is_unspecified() && !addresses.contains(&config.bind_address) {
-        addresses.push(config.bind_address);
-    }
-    for san in &config.extra_sans {
-        match san.parse() {
-            Ok(address) => addresses.push(address),
-            Err(_) => names.push(san.clone()),
-        }
-    }
-    let identity = pki.serving(&names, &addresses)?;
-    Ok(tls::acceptor(&identity.certificate, &identity.key, &authorities)?)
 }
 
 /// The address that clients on this machine use.

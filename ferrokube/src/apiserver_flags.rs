@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use apiserver::admission;
 use apiserver::backend::PREFERRED_ADDRESS_TYPES;
-use apiserver::run::{Config, FrontProxies, Kubelets, Server};
+use apiserver::run::{Config, FrontProxies, Kubelets, Server, SniFiles};
 use apiserver::storage::etcd;
 use apiserver::system::service_cidr::ServiceRange;
-use apiserver::tokens;
+use apiserver::{tls, tokens};
 use clap::Args;
 use tokio::sync::watch;
 
-use crate::{authentication_flags, authorization_flags, feature_gates, runtime_config};
+use crate::authentication_flags::AuthenticationFlags;
+use crate::authorization_flags::AuthorizationFlags;
+use crate::{feature_gates, runtime_config};
 
 /// Flags that `apiserver` and `up` share.
 #[derive(Args, Clone, Debug)]
@@ -28,9 +30,9 @@ pub struct Flags {
     #[arg(long)]
     pub token_auth_file: Option<PathBuf>,
     #[command(flatten)]
-    pub authentication: authentication_flags::Flags,
+    pub authentication: AuthenticationFlags,
     #[command(flatten)]
-    pub authorization: authorization_flags::Flags,
+    pub authorization: AuthorizationFlags,
     /// The issuer of service account tokens; may be repeated, all are accepted and the first is used.
     #[arg(long)]
     pub service_account_issuer: Vec<String>,
@@ -100,6 +102,15 @@ pub struct Flags {
     /// The key of --tls-cert-file.
     #[arg(long, requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
+    /// What to serve HTTPS with to clients that ask for other names: certificate,key or certificate,key:name,name; may be repeated.
+    #[arg(long)]
+    pub tls_sni_cert_key: Vec<SniFiles>,
+    /// The oldest TLS that is spoken: VersionTLS10, VersionTLS11, VersionTLS12, VersionTLS13. Nothing below 1.2 is spoken in any case.
+    #[arg(long, default_value = "VersionTLS12", action = clap::ArgAction::Set, value_parser = only_tls13)]
+    pub tls_min_version: bool,
+    /// Cipher suites of TLS 1.2 that are spoken, as Go names them; the safe ones by default.
+    #[arg(long, value_delimiter = ',')]
+    pub tls_cipher_suites: Vec<String>,
     /// Who may certify users, besides the CA in the data directory.
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
@@ -162,6 +173,15 @@ pub fn interval(text: &str) -> Result<Duration, String> {
     u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| "must not be negative".to_owned())
 }
 
+/// Whether a version of TLS, by its name in Go, leaves nothing but 1.3.
+fn only_tls13(text: &str) -> Result<bool, String> {
+    match text {
+        "VersionTLS13" => Ok(true),
+        "VersionTLS12" | "VersionTLS11" | "VersionTLS10" => Ok(false),
+        other => Err(format!("unknown tls version {}", apimachinery::field::quote(other))),
+    }
+}
+
 /// Services' own addresses are not for a control plane without a proxy.
 fn routed_to_endpoints(text: &str) -> Result<bool, String> {
     match text {
@@ -209,6 +229,8 @@ impl Flags {
             }),
             compaction_interval: self.etcd_compaction_interval,
             tls_files: self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()),
+            tls_sni: self.tls_sni_cert_key.clone(),
+            tls_settings: tls::Settings { only_tls13: self.tls_min_version, cipher_suites: self.tls_cipher_suites.clone() },
             client_ca_file: self.client_ca_file.clone(),
             max_requests_inflight: self.max_requests_inflight,
             max_mutating_requests_inflight: self.max_mutating_requests_inflight,

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::apiserver_flags::interval;
 
 #[derive(Args, Clone, Debug)]
-pub struct Flags {
+pub struct AuthenticationFlags {
     /// A file that says which issuers of tokens are believed and who may be anonymous (AuthenticationConfiguration).
     #[arg(long)]
     pub authentication_config: Option<PathBuf>,
@@ -59,7 +59,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
-impl Flags {
+impl AuthenticationFlags {
     pub fn config(&self) -> Config {
         Config {
             authentication_config: self.authentication_config.clone(),

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::apiserver_flags::interval;
 
 #[derive(Args, Clone, Debug)]
-pub struct Flags {
+pub struct AuthorizationFlags {
     /// Who decides what users may do, asked in this order: Node, RBAC, ABAC, Webhook, AlwaysAllow, AlwaysDeny; Node,RBAC by default.
     #[arg(long, value_delimiter = ',')]
     pub authorization_mode: Vec<Mode>,
@@ -33,7 +33,7 @@ pub struct Flags {
     pub authorization_config: Option<PathBuf>,
 }
 
-impl Flags {
+impl AuthorizationFlags {
     pub fn config(&self) -> Config {
         Config {
             authorization_mode: self.authorization_mode.clone(),

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::expiring::Expiring;
 use crate::filters::authentication::Verification;
+use crate::tokens::digest::{Digest, Digester};
 
 /// Tokens that are known at once.
 const MAX_KNOWN: usize = 16 * 1024;
@@ -21,7 +22,6 @@ const MAX_FLIGHTS: usize = 4096;
 /// Whoever is asked must have answered by then.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
 
-type Key = [u8; 32];
 type Flight = Shared<BoxFuture<'static, Verification>>;
 
 /// How long each kind of answer is kept; errors are not.
@@ -33,26 +33,14 @@ pub struct Ttl {
 
 pub struct TokenCache {
     ttl: Ttl,
-    secret: ring::hmac::Key,
-    known: Expiring<Key, Verification>,
-    flights: Mutex<HashMap<Key, Flight>>,
+    digester: Digester,
+    known: Expiring<Digest, Verification>,
+    flights: Mutex<HashMap<Digest, Flight>>,
 }
 
 impl TokenCache {
     pub fn new(ttl: Ttl) -> TokenCache {
-        let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &rand::random::<[u8; 32]>());
-        TokenCache { ttl, secret, known: Expiring::new(MAX_KNOWN), flights: Mutex::default() }
-    }
-
-    fn key(&self, token: &str, audiences: &[String]) -> Key {
-        let mut context = ring::hmac::Context::with_key(&self.secret);
-        for text in std::iter::once(token).chain(audiences.iter().map(String::as_str)) {
-            context.update(&(text.len() as u64).to_be_bytes());
-            context.update(text.as_bytes());
-        }
-        let mut key = Key::default();
-        key.copy_from_slice(context.sign().as_ref());
-        key
+        TokenCache { ttl, digester: Digester::default(), known: Expiring::new(MAX_KNOWN), flights: Mutex::default() }
     }
 
     /// What is known of a token, or what `look` finds out.
@@ -60,7 +48,7 @@ impl TokenCache {
     where
         F: Future<Output = Verification> + Send + 'static,
     {
-        let key = self.key(token, audiences);
+        let key = self.digester.of(token, audiences);
         if let Some(known) = self.known.get(&key) {
             return known;
         }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use apimachinery::field::{Error, ErrorList, Path, quote};
 use apimachinery::validation::is_domain_prefixed_path;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::config::{
     AuthenticationConfiguration, ClaimMappings, ClaimValidationRule, Issuer, JwtAuthenticator, PrefixedClaimOrExpression,
@@ -57,7 +57,8 @@ pub fn validate(config: &AuthenticationConfiguration, own_issuers: &[String]) ->
         && !anonymous.enabled
         && !anonymous.conditions.is_empty()
     {
-        let shown = serde_json::to_value(&anonymous.conditions).unwrap_or(Value::Null);
+        // Upstream shows its own structure.
+        let shown: Vec<Value> = anonymous.conditions.iter().map(|condition| json!({ "Path": condition.path })).collect();
         let path = Path::new("anonymous");
         errors.push(Error::invalid(&path.child("conditions"), shown, "enabled should be set to true when conditions are defined"));
     }
@@ -390,14 +391,40 @@ mod tests {
         let good = "url: 'https://i', audiences: [a]";
         let refused = with(good, "claimMappings: {username: {expression: claims.email}}");
         assert!(refused[0].contains("claims.email_verified must be used"), "{refused:?}");
-        let rule = "claimValidationRules: [{expression: 'claims.?email_verified.orValue(true)'}]";
+        let rule = "claimValidationRules: [{expression: 'claims.?email_verified.orValue(true) == true'}]";
         assert!(with(good, &format!("claimMappings: {{username: {{expression: claims.email}}}}, {rule}")).is_empty());
+    }
+
+    /// What kube-apiserver v1.37.2 said of this file.
+    #[test]
+    fn many_mistakes_are_told_in_upstreams_order() {
+        let jwt = "jwt: [{issuer: {url: 'http://u:p@i?q#f', audiences: [a, a, '']}, claimMappings: {username: {claim: sub}, groups: {expression: 'foo'}, extra: [{key: foo, valueExpression: ''}]}, claimValidationRules: [{claim: a, message: m},{},{expression: '1'}]}]";
+        let url = r#"jwt[0].issuer.url: Invalid value: "http://u:p@i?q#f": URL"#;
+        let expect = [
+            &format!("{url} scheme must be https"),
+            &format!("{url} must not contain a username or password"),
+            &format!("{url} must not contain a query"),
+            &format!("{url} must not contain a fragment"),
+            r#"jwt[0].issuer.audiences[1]: Duplicate value: "a""#,
+            "jwt[0].issuer.audiences[2]: Required value",
+            r#"jwt[0].issuer.audienceMatchPolicy: Invalid value: "": audienceMatchPolicy must be MatchAny for multiple audiences"#,
+            r#"jwt[0].claimValidationRules[0].message: Invalid value: "m": may not be specified when claim is set"#,
+            "jwt[0].claimValidationRules[1]: Required value: claim or expression is required",
+            r#"jwt[0].claimValidationRules[2].expression: Invalid value: "1": must evaluate to bool"#,
+            "jwt[0].claimMappings.username.prefix: Required value: prefix is required when claim is set. It can be set to an empty string to disable prefixing",
+            "jwt[0].claimMappings.groups.expression: Invalid value: \"foo\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'foo' (in container '')\n | foo\n | ^",
+            r#"jwt[0].claimMappings.extra[0].key: Invalid value: "foo": must be a domain-prefixed path (such as "acme.io/foo")"#,
+            "jwt[0].claimMappings.extra[0].valueExpression: Required value",
+        ];
+        assert_eq!(errors(jwt), expect);
     }
 
     #[test]
     fn conditions_need_anonymous_users() {
         let refused = errors("anonymous: {enabled: false, conditions: [{path: /livez}]}");
-        assert!(refused[0].ends_with("enabled should be set to true when conditions are defined"), "{refused:?}");
+        let expect =
+            r#"anonymous.conditions: Invalid value: [{"Path":"/livez"}]: enabled should be set to true when conditions are defined"#;
+        assert_eq!(refused, [expect]);
         assert!(errors("anonymous: {enabled: true, conditions: [{path: /livez}]}").is_empty());
     }
 }

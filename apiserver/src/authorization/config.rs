@@ -8,7 +8,7 @@ use apimachinery::field::{self, Error, ErrorList, Path, quote};
 use apimachinery::time::{format_duration, parse_duration};
 use apimachinery::validation::is_dns1123_subdomain;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
+use serde_json::json;
 
 use super::Mode;
 use super::match_condition::Condition;
@@ -248,7 +248,8 @@ fn validate_connection(info: &ConnectionInfo, parent: &Path<'_>, errors: &mut Er
             errors.extend(problem.map(|why| Error::invalid(&path, file.as_str(), why)));
         }
         _ => {
-            let shown = serde_json::to_value(info).unwrap_or(Value::Null);
+            // Upstream shows its own structure.
+            let shown = json!({ "Type": info.kind, "KubeConfigFile": info.kube_config_file });
             errors.push(Error::not_supported(&kind_path, shown, &[IN_CLUSTER, KUBECONFIG_FILE]));
         }
     }
@@ -325,6 +326,21 @@ mod tests {
         let data = b"apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{type: RBAC, name: rbac}]";
         let missing = load(data, &BTreeSet::from([Mode::Node, Mode::Rbac])).unwrap_err();
         assert_eq!(missing, "missing required types: [Node]");
+    }
+
+    /// What kube-apiserver v1.37.2 said of this file.
+    #[test]
+    fn many_mistakes_are_told_in_upstreams_order() {
+        let authorizers = "[{type: Webhook, name: w, webhook: {timeout: 40s, subjectAccessReviewVersion: v2, failurePolicy: x, connectionInfo: {type: moon}}}, {type: Moon, name: a}, {type: RBAC, name: B_}]";
+        let expect = [
+            r#"authorizers[0].timeout: Invalid value: "40s": must be > 0s and <= 30s"#,
+            r#"authorizers[0].subjectAccessReviewVersion: Unsupported value: "v2": supported values: "v1", "v1beta1""#,
+            r#"authorizers[0].failurePolicy: Unsupported value: "x": supported values: "NoOpinion", "Deny""#,
+            r#"authorizers[0].connectionInfo.type: Unsupported value: {"Type":"moon","KubeConfigFile":null}: supported values: "InClusterConfig", "KubeConfigFile""#,
+            r#"authorizers[1].type: Unsupported value: "Moon": supported values: "ABAC", "AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook""#,
+            r#"authorizers[2].name: Invalid value: "B_": authorizer name is invalid: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"#,
+        ];
+        assert_eq!(load_text(authorizers).unwrap_err(), format!("[{}]", expect.join(", ")));
     }
 
     #[test]

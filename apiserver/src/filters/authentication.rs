@@ -9,7 +9,9 @@ use std::path::Path;
 use futures::future::BoxFuture;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
+use rustls::server::VerifierBuilderError;
 
 use super::super::endpoints::negotiate::header;
 use super::client_certificate::ClientCertificates;
@@ -152,6 +154,17 @@ impl Authenticator {
             None if refused => None,
             None => self.anonymous.lets_in(path).then(User::anonymous),
         }
+    }
+
+    /// From now on, others certify users and front proxies. Where nobody did before, nobody does.
+    pub fn believe(&self, users: RootCertStore, proxies: RootCertStore) -> Result<(), VerifierBuilderError> {
+        if let Some(known) = &self.client_certificates {
+            known.replace(users)?;
+        }
+        if let Some(proxy) = &self.front_proxy {
+            proxy.certificates.replace(proxies)?;
+        }
+        Ok(())
     }
 
     fn proxied(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<Option<User>, String> {

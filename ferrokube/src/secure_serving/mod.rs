@@ -15,6 +15,7 @@ use apiserver::endpoints::respond;
 use apiserver::filters::authorization::forbidden;
 use apiserver::filters::client_certificate::ClientCertificates;
 use apiserver::filters::request_info::RequestInfo;
+use apiserver::pki::Identity;
 use apiserver::server::{self, Peer};
 use apiserver::tls;
 use axum::body::Body;
@@ -102,7 +103,8 @@ impl SecureServing {
         }
         let (certificate, key) = self.identity(name)?;
         let authorities = tls::roots(&self.client_ca(client).await?).context("client CA")?;
-        let acceptor = tls::acceptor(&certificate, &key, &authorities).context("serving HTTPS")?;
+        let identity = Identity { certificate, key };
+        let serving = tls::server_config(&identity, &[], &authorities, &tls::Settings::default()).context("serving HTTPS")?;
         let certificates = ClientCertificates::certified_by(authorities).context("client CA")?;
         let address = SocketAddr::new(self.bind_address, port);
         let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
@@ -118,7 +120,7 @@ impl SecureServing {
             let state = state.clone();
             async move { answer(&state, &request, &peer).await }
         };
-        server::serve(listener, acceptor, handler, signal(shutdown)).await;
+        server::serve(listener, server::Tls::new(serving), handler, signal(shutdown)).await;
         Ok(())
     }
 

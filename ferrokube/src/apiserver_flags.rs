@@ -57,7 +57,7 @@ pub struct Flags {
     /// Let those in who show a bootstrap token, a Secret in kube-system of type bootstrap.kubernetes.io/token; on for a whole cluster.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub enable_bootstrap_token_auth: Option<bool>,
-    /// Admission plugins to run beside the default ones; their order does not matter.
+    /// Admission plugins to run beside the default ones, of which a whole cluster has NodeRestriction too; their order does not matter.
     #[arg(long, value_delimiter = ',')]
     pub enable_admission_plugins: Vec<String>,
     /// Admission plugins not to run although they are on by default.
@@ -167,6 +167,8 @@ pub struct Flags {
     pub feature_gates: Vec<feature_gates::Setting>,
 }
 
+const NODE_RESTRICTION: &str = "NodeRestriction";
+
 /// A duration as Go writes them.
 pub fn interval(text: &str) -> Result<Duration, String> {
     let nanoseconds = apimachinery::time::parse_duration(text)?;
@@ -191,6 +193,16 @@ fn routed_to_endpoints(text: &str) -> Result<bool, String> {
 }
 
 impl Flags {
+    /// The plugins to run beside the default ones. A whole cluster keeps nodes to their own objects, as installers set it up.
+    fn plugins(&self, alone: bool) -> Vec<String> {
+        let mut plugins = self.enable_admission_plugins.clone();
+        let is_named = |list: &[String]| list.iter().any(|name| name == NODE_RESTRICTION);
+        if !alone && !is_named(&plugins) && !is_named(&self.disable_admission_plugins) {
+            plugins.push(NODE_RESTRICTION.to_owned());
+        }
+        plugins
+    }
+
     /// `alone`: nothing but the API server runs in this process.
     pub fn config(&self, data_dir: PathBuf, alone: bool) -> Config {
         Config {
@@ -212,7 +224,7 @@ impl Flags {
             aggregate_cluster_roles: !alone,
             enable_bootstrap_token_auth: self.enable_bootstrap_token_auth.unwrap_or(!alone),
             admission: admission::Config {
-                enable_admission_plugins: self.enable_admission_plugins.clone(),
+                enable_admission_plugins: self.plugins(alone),
                 disable_admission_plugins: self.disable_admission_plugins.clone(),
                 default_not_ready_toleration_seconds: self.default_not_ready_toleration_seconds,
                 default_unreachable_toleration_seconds: self.default_unreachable_toleration_seconds,

@@ -121,6 +121,12 @@ async fn an_issuer_may_be_named_by_flags() {
     let token = outside.token(&json!({ "sub": "ann", "groups": "dev", "hd": "example.com" }));
     let user = becomes(&cluster, &token, &format!("{}#ann", outside.url)).await;
     assert_eq!(user["groups"], json!(["dev", "system:authenticated"]));
+    // A claim that is to be had elsewhere, from whoever has the access token.
+    *outside.seen.claims.lock().expect("no test has failed") = outside.token(&json!({ "groups": ["far", "away"] }));
+    let source = json!({ "endpoint": format!("{}/claims", outside.url), "access_token": "s3cr3t" });
+    let names = json!({ "sub": "ann", "hd": "example.com", "_claim_names": { "groups": "there" }, "_claim_sources": { "there": source } });
+    let user = becomes(&cluster, &outside.token(&names), &format!("{}#ann", outside.url)).await;
+    assert_eq!(user["groups"], json!(["far", "away", "system:authenticated"]));
     let without = outside.token(&json!({ "sub": "ann" }));
     assert_eq!(who(&with_token(&cluster, &without).await).await, Err(401));
 }

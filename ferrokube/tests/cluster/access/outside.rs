@@ -24,6 +24,8 @@ pub struct Seen {
     pub access_reviews: Mutex<Vec<Value>>,
     /// Whether webhooks answer at all.
     pub down: std::sync::atomic::AtomicBool,
+    /// What the endpoint of distributed claims answers.
+    pub claims: Mutex<String>,
     keys: Mutex<Vec<Value>>,
     url: Mutex<String>,
 }
@@ -101,6 +103,11 @@ async fn keys(State(seen): State<Arc<Seen>>) -> Json<Value> {
     Json(json!({ "keys": *seen.keys.lock().expect("no test has failed") }))
 }
 
+async fn claims(State(seen): State<Arc<Seen>>, headers: http::HeaderMap) -> Result<String, StatusCode> {
+    answers(&seen, &headers)?;
+    Ok(seen.claims.lock().expect("no test has failed").clone())
+}
+
 /// Knows tokens of the form `known:<name>:<group>`.
 async fn review_token(
     State(seen): State<Arc<Seen>>,
@@ -165,6 +172,7 @@ pub async fn serve() -> Outside {
     let app = Router::new()
         .route("/.well-known/openid-configuration", get(describe))
         .route("/keys", get(keys))
+        .route("/claims", get(claims))
         .route("/tokens", post(review_token))
         .route("/access", post(review_access))
         .with_state(seen.clone());

@@ -93,14 +93,18 @@ impl Follower {
         };
         let (group, plural) = (str_at(&definition, "/spec/group").to_owned(), resources.stored.resource.to_string());
         let old = self.api.catalog.load().stored_resource(&group, &plural).and_then(|s| s.cache()).cloned();
+        let cache = match &old {
+            Some(old) => self.api.storage.replace(old, resources.spec).await,
+            None => self.api.storage.register(resources.spec).await,
+        };
+        // Set once: this resource is new.
+        let _ = resources.stored.cache.set(cache.map_err(unregistered)?);
+        let catalog = self.api.catalog.load().with(&resources.stored, resources.served);
+        self.api.catalog.store(Arc::new(catalog));
+        // Only now, as everybody is led to the new one: its watchers are told to start anew.
         if let Some(old) = old {
             self.api.storage.unregister(&old);
         }
-        let cache = self.api.storage.register(resources.spec).await.map_err(unregistered)?;
-        // Set once: this resource is new.
-        let _ = resources.stored.cache.set(cache);
-        let catalog = self.api.catalog.load().with(&resources.stored, resources.served);
-        self.api.catalog.store(Arc::new(catalog));
         self.served.insert(name.to_owned(), Served { group, plural, relevant, definition });
         Ok(())
     }

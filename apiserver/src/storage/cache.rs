@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
@@ -31,6 +32,8 @@ type Map = OrdMap<Arc<str>, Arc<Object>>;
 /// A resource in memory.
 pub struct Resource {
     pub spec: ResourceSpec,
+    /// Tells it from those that it replaces, or that replace it.
+    pub(super) number: u64,
     /// Set when the resource has been loaded.
     pub(super) ready: OnceCell<()>,
     state: RwLock<State>,
@@ -67,10 +70,12 @@ pub(super) struct CacheChange {
 impl Resource {
     /// A resource whose load is under way.
     pub(super) fn new(spec: ResourceSpec, limits: LogLimits, progress: Arc<Progress>) -> Resource {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let log = Log::new(Revision(0), limits, spec.fields.len());
         let zero = Revision(0);
         let state = State { map: Map::new(), log, revision: zero, loaded: zero, waiting: Some(Vec::new()), pinned: VecDeque::new() };
-        Resource { spec, ready: OnceCell::new(), state: RwLock::new(state), progress }
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        Resource { spec, number, ready: OnceCell::new(), state: RwLock::new(state), progress }
     }
 
     /// Replaces everything by what was loaded at a revision, then applies what has waited. Watchers are expired.
@@ -90,11 +95,9 @@ impl Resource {
         }
     }
 
-    /// Expires all watchers: the resource is no longer followed.
-    pub(super) fn expire(&self, wake: &mut Vec<Arc<Notify>>) {
-        let mut state = self.state.write();
-        let now = state.revision;
-        state.log.reset(now, wake);
+    /// Expires all watchers, those to come too: the resource is no longer followed.
+    pub(super) fn close(&self, wake: &mut Vec<Arc<Notify>>) {
+        self.state.write().log.close(wake);
     }
 
     /// Applies changes in order. Those that a load has brought already are passed over.
@@ -184,12 +187,13 @@ impl Resource {
         Ok(Cursor { resource: self.clone(), scope, position, wake, delivered: after })
     }
 
-    /// All objects as of now and a watcher of what happens afterwards, without a gap.
+    /// All objects as of now and a watcher of what happens afterwards, without a gap. The watcher of a resource that is no longer
+    /// followed is expired from the start.
     pub fn list_and_watch(self: &Arc<Self>, scope: Scope) -> (Snapshot, Cursor) {
         let progress = self.progress.now();
         let mut state = self.state.write();
         let snapshot = Snapshot { map: state.map.clone(), revision: progress.max(state.revision) };
-        let (position, wake) = state.log.subscribe(&scope, snapshot.revision).expect("the log never starts after the cache's own revision");
+        let (position, wake) = state.log.subscribe_at_end(&scope, snapshot.revision);
         drop(state);
         let delivered = snapshot.revision;
         (snapshot, Cursor { resource: self.clone(), scope, position, wake, delivered })

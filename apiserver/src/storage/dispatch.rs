@@ -89,7 +89,7 @@ pub(super) async fn upkeep(inner: Arc<Inner>) {
 
 impl Inner {
     fn each_resource(&self, f: impl Fn(&Resource)) {
-        let resources: Vec<_> = self.resources.read().values().cloned().collect();
+        let resources: Vec<_> = self.resources.read().all().cloned().collect();
         resources.iter().for_each(|r| f(r));
     }
 
@@ -98,11 +98,13 @@ impl Inner {
         let mut wake: Vec<Arc<Notify>> = Vec::new();
         let mut changes: Vec<(Arc<Resource>, Vec<CacheChange>)> = Vec::new();
         for event in batch.events {
-            let Some((resource, key)) = self.route(&event.key) else { continue };
-            let change = self.change(&resource, key, &event);
-            match changes.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &resource)) {
-                Some((_, list)) => list.push(change),
-                None => changes.push((resource, vec![change])),
+            let Some((resource, replaced, key)) = self.resources.read().route(&event.key) else { continue };
+            for resource in std::iter::once(resource).chain(replaced) {
+                let change = self.change(&resource, key, &event);
+                match changes.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &resource)) {
+                    Some((_, list)) => list.push(change),
+                    None => changes.push((resource, vec![change])),
+                }
             }
         }
         for (resource, list) in changes {
@@ -125,7 +127,7 @@ impl Inner {
     /// otherwise. `None`, with a report, for bytes that cannot be understood: such an object is not served.
     fn object(&self, resource: &Resource, key: &str, full: &str, stored: &Bytes, revision: Revision) -> Option<Arc<Object>> {
         let shared = resource.shared_key(key).unwrap_or_else(|| key.into());
-        if let Some(write) = self.pending.find(full, stored) {
+        if let Some(write) = self.pending.find(resource, full, stored) {
             let object = Arc::new(Object::new(shared, &write.prepared, revision));
             write.landed(object.clone());
             return Some(object);
@@ -162,7 +164,7 @@ impl Inner {
     /// Loads every resource anew: the revision after which to follow the store again.
     async fn reload(&self) -> Result<Revision, Error> {
         let from = self.store.revision().await?;
-        let resources: Vec<_> = self.resources.read().values().cloned().collect();
+        let resources: Vec<_> = self.resources.read().all().cloned().collect();
         for resource in &resources {
             self.load(resource).await?;
         }

@@ -75,7 +75,7 @@ impl Storage {
         }
         let stored = resource.spec.codec.encode(value, prepared.whole())?;
         let key = key::object(&resource.spec.prefix, &prepared.namespace, &prepared.name);
-        let write = Arc::new(PendingWrite { stored: stored.clone(), prepared, object: OnceLock::new() });
+        let write = Arc::new(PendingWrite { by: resource.number, stored: stored.clone(), prepared, object: OnceLock::new() });
         let guard = self.inner.pending.add(key.clone(), write.clone());
         let change = Change::Put { value: stored, ttl_seconds };
         let revision = self.commit(Txn { key, change, expected }).await?;
@@ -146,6 +146,8 @@ impl Storage {
 pub(super) struct Pending(Mutex<HashMap<Key, Vec<Arc<PendingWrite>>>>);
 
 pub(super) struct PendingWrite {
+    /// The resource whose fields `prepared` has.
+    by: u64,
     stored: Bytes,
     pub prepared: Prepared,
     object: OnceLock<Arc<Object>>,
@@ -166,11 +168,11 @@ impl Pending {
         PendingGuard { pending: self, key, write }
     }
 
-    /// A write under way of just these bytes, whoever stored them: equal bytes are equal objects.
-    pub fn find(&self, key: &str, stored: &Bytes) -> Option<Arc<PendingWrite>> {
+    /// A write under way of just these bytes to this very resource, whoever stored them: equal bytes are equal objects.
+    pub fn find(&self, resource: &Resource, key: &str, stored: &Bytes) -> Option<Arc<PendingWrite>> {
         let pending = self.0.lock();
         let writes = pending.get(key)?;
-        writes.iter().find(|w| w.object.get().is_none() && w.stored == *stored).cloned()
+        writes.iter().find(|w| w.by == resource.number && w.object.get().is_none() && w.stored == *stored).cloned()
     }
 }
 

@@ -78,9 +78,11 @@ fn mark(path: &Path) -> Option<(SystemTime, u64, u64)> {
 
 /// Tells of each change of some files, until the shutdown or the end of whoever listens.
 ///
-/// The receiver is told of a change once, however many there were before it looked.
+/// The receiver is told of a change once, however many there were before it looked; and once at the beginning, since a file may have changed
+/// since it was read.
 pub fn changes(paths: Vec<PathBuf>, mut shutdown: watch::Receiver<bool>) -> watch::Receiver<()> {
-    let (sender, receiver) = watch::channel(());
+    let (sender, mut receiver) = watch::channel(());
+    receiver.mark_changed();
     let state = |paths: &[PathBuf]| paths.iter().map(|path| mark(path)).collect::<Vec<_>>();
     let mut before = state(&paths);
     tokio::spawn(async move {
@@ -146,6 +148,7 @@ mod tests {
         std::fs::write(&path, "a").unwrap();
         let (_stop, shutdown) = watch::channel(false);
         let mut changes = changes(vec![path.clone()], shutdown);
+        changes.changed().await.unwrap();
         std::fs::write(&path, "bb").unwrap();
         tokio::time::timeout(Duration::from_secs(20), changes.changed()).await.unwrap().unwrap();
     }

@@ -15,9 +15,11 @@ use crate::api::Api;
 use crate::config_file;
 use crate::filters::client_certificate::ClientCertificates;
 use crate::filters::front_proxy::{self, FrontProxy};
+use crate::loopback::Loopback;
 use crate::pki::{self, Identity, Pki};
 use crate::run::{Config, Error, SniFiles, advertised, read_file};
 use crate::server::Tls;
+use crate::system::authentication_trust;
 use crate::system::service_cidr::ServiceRange;
 use crate::tls::{self, NamedIdentity};
 
@@ -123,19 +125,27 @@ pub fn follow(config: &Config, api: &Arc<Api>, tls: &Tls, shutdown: &watch::Rece
         while changes.changed().await.is_ok() {
             let Some(api) = api.upgrade() else { return };
             match reload(&config, &api, &tls) {
-                Ok(()) => tracing::info!("read certificates and authorities again"),
+                Ok((users, proxies)) => {
+                    tracing::info!("read certificates and authorities again");
+                    // Extension API servers are to believe the same.
+                    if let Err(status) = authentication_trust::ensure(&Loopback::new(&api), &users, &proxies).await {
+                        tracing::warn!(error = status.message, "authorities that changed are not published");
+                    }
+                }
                 Err(error) => tracing::error!(%error, "certificates or authorities that changed cannot be used"),
             }
         }
     });
 }
 
-fn reload(told: &Config, api: &Api, tls: &Tls) -> Result<(), Error> {
+/// Gives the authorities that count now.
+fn reload(told: &Config, api: &Api, tls: &Tls) -> Result<(String, front_proxy::Config), Error> {
     let pki = Pki::open(&told.data_dir.join("pki"))?;
-    let users = tls::roots(&client_ca(told, &pki)?)?;
-    let proxies = tls::roots(&front_proxy_config(told, &pki)?.client_ca)?;
+    let (users, proxies) = (client_ca(told, &pki)?, front_proxy_config(told, &pki)?);
+    let (user_roots, proxy_roots) = (tls::roots(&users)?, tls::roots(&proxies.client_ca)?);
     tls.replace(config(told, &pki)?);
-    Ok(api.authenticator.believe(users, proxies)?)
+    api.authenticator.believe(user_roots, proxy_roots)?;
+    Ok((users, proxies))
 }
 
 #[cfg(test)]

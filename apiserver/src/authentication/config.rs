@@ -115,11 +115,11 @@ pub fn decode(data: &[u8]) -> Result<AuthenticationConfiguration, String> {
     config_file::decode(data, "AuthenticationConfiguration", &VERSIONS)
 }
 
-/// Reads a configuration file.
-pub fn load(path: &Path) -> Result<AuthenticationConfiguration, String> {
+/// Reads a configuration file; with the configuration comes the text that it was read from.
+pub fn load(path: &Path) -> Result<(AuthenticationConfiguration, Vec<u8>), String> {
     let data = std::fs::read(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => format!("open {}: no such file or directory", path.display()),
         _ => format!("open {}: {error}", path.display()),
     });
-    data.and_then(|data| decode(&data))
+    data.and_then(|data| decode(&data).map(|config| (config, data)))
 }

@@ -133,6 +133,51 @@ mod tests {
     }
 
     #[test]
+    fn rsa_keys_verify_by_every_algorithm_that_they_are_for() {
+        use rsa::pkcs8::EncodePrivateKey;
+        use rustls::SignatureScheme;
+        let pem = rsa::PrivateKey::new(&mut rand::rng(), 2048).unwrap().to_pkcs8_pem(rsa::pkcs8::LineEnding::LF).unwrap();
+        let (signer, public) = keys::signer(pem.as_bytes()).unwrap();
+        let set = parse_set(&json!({ "keys": [public.jwk] }));
+        let encode = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        for (name, scheme) in [
+            ("RS256", SignatureScheme::RSA_PKCS1_SHA256),
+            ("RS384", SignatureScheme::RSA_PKCS1_SHA384),
+            ("RS512", SignatureScheme::RSA_PKCS1_SHA512),
+            ("PS256", SignatureScheme::RSA_PSS_SHA256),
+            ("PS384", SignatureScheme::RSA_PSS_SHA384),
+            ("PS512", SignatureScheme::RSA_PSS_SHA512),
+        ] {
+            let signed_as = |alg: &str| {
+                let signed = format!("{}.{}", encode(json!({ "alg": alg })), encode(json!({ "iss": "x" })));
+                let made = signer.key.choose_scheme(&[scheme]).unwrap().sign(signed.as_bytes()).unwrap();
+                format!("{signed}.{}", URL_SAFE_NO_PAD.encode(made))
+            };
+            assert!(set[0].signed(&jws::parse(&signed_as(name)).unwrap()), "{name}");
+            for other in ["none", "HS256", "ES256", if name == "RS256" { "PS256" } else { "RS256" }] {
+                assert!(!set[0].signed(&jws::parse(&signed_as(other)).unwrap()), "{name} as {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_letter_of_a_token_may_change() {
+        let (signer, public) = keys::signer(rcgen::KeyPair::generate().unwrap().serialize_pem().as_bytes()).unwrap();
+        let token = jws::sign(&signer, &json!({ "iss": "x", "sub": "ann" })).unwrap();
+        let set = parse_set(&json!({ "keys": [public.jwk] }));
+        let is_good = |token: &str| jws::parse(token).is_some_and(|token| set.iter().any(|key| key.signed(&token)));
+        assert!(is_good(&token));
+        for at in 0..token.len() {
+            for other in ["A", "z", "_", ".", "=", "\0", ""] {
+                if &token[at..=at] != other {
+                    let changed = format!("{}{other}{}", &token[..at], &token[at + 1..]);
+                    assert!(!is_good(&changed), "{changed}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn keys_that_are_none_are_left_out() {
         for key in [
             json!({ "kty": "EC", "crv": "P-256", "x": "AA", "y": "AA" }),

@@ -54,6 +54,13 @@ pub struct JwtIssuers {
     generation: ArcSwap<Generation>,
 }
 
+/// What was read at the start.
+pub struct Read {
+    pub data: Vec<u8>,
+    /// This may not change.
+    pub anonymous: Option<AnonymousAuthConfig>,
+}
+
 /// The issuers of one configuration.
 struct Generation {
     issuers: Vec<Arc<JwtIssuer>>,
@@ -100,9 +107,9 @@ impl JwtIssuers {
         Ok(Arc::new(JwtIssuers { common, generation: ArcSwap::from_pointee(generation) }))
     }
 
-    /// Reads the file again whenever it changes. `anonymous` is what it said first, which may not change.
-    pub async fn follow(self: Arc<Self>, path: PathBuf, anonymous: Option<AnonymousAuthConfig>, shutdown: watch::Receiver<bool>) {
-        let mut applied = std::fs::read(&path).unwrap_or_default();
+    /// Reads the file again whenever it changes.
+    pub async fn follow(self: Arc<Self>, path: PathBuf, read: Read, shutdown: watch::Receiver<bool>) {
+        let Read { data: mut applied, anonymous } = read;
         let mut changes = config_file::changes(vec![path.clone()], shutdown);
         let mut pending = false;
         loop {

@@ -93,14 +93,17 @@ pub fn start(config: &Config, around: &Surroundings<'_>) -> Result<Settled, Erro
     if is_file && oidc_is_set {
         return Err(Error("authentication-config file and oidc-* flags are mutually exclusive".to_owned()));
     }
-    let (configuration, algorithms) = match &config.authentication_config {
+    let ((configuration, data), algorithms) = match &config.authentication_config {
         Some(path) => {
             let failed =
                 |why| Error(format!("failed to load authentication configuration from file {}: {why}", quote(&path.display().to_string())));
             (config::load(path).map_err(failed)?, ALGORITHMS.map(str::to_owned).to_vec())
         }
-        None if oidc_is_set => from_flags(&config.oidc)?,
-        None => (AuthenticationConfiguration::default(), Vec::new()),
+        None if oidc_is_set => {
+            let (configuration, algorithms) = from_flags(&config.oidc)?;
+            ((configuration, Vec::new()), algorithms)
+        }
+        None => Default::default(),
     };
     let anonymous = anonymous(&configuration, config.anonymous_auth, around.always_allow)?;
     let errors = validation::validate(&configuration, around.own_issuers);
@@ -120,7 +123,8 @@ pub fn start(config: &Config, around: &Surroundings<'_>) -> Result<Settled, Erro
         };
         let issuers = JwtIssuers::new(&configuration, common).map_err(Error)?;
         if let Some(path) = &config.authentication_config {
-            tokio::spawn(issuers.clone().follow(path.clone(), configuration.anonymous.clone(), around.shutdown.clone()));
+            let read = jwt::Read { data, anonymous: configuration.anonymous.clone() };
+            tokio::spawn(issuers.clone().follow(path.clone(), read, around.shutdown.clone()));
         }
         verifiers.push(Box::new(Shared(issuers)));
     }

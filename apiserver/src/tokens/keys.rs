@@ -70,7 +70,7 @@ impl Algorithm {
 
 /// The key that signs.
 pub struct Signer {
-    pub(super) key: Arc<dyn SigningKey>,
+    pub(crate) key: Arc<dyn SigningKey>,
     pub algorithm: Algorithm,
     /// `kid`: the SHA-256 of the public key, in URL-safe base64.
     pub id: String,

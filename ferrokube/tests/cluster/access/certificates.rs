@@ -67,6 +67,13 @@ async fn client(cluster: &Cluster, authority: &Authority, name: Option<&str>, sh
     Client::try_from(config).expect("a client")
 }
 
+/// The administrator's client, who believes the server by another authority than the kubeconfig's.
+async fn client_of_administrator(cluster: &Cluster, authority: &Authority) -> Client {
+    let mut config = cluster.administrator().await;
+    config.root_cert = Some(vec![authority.certificate.der().to_vec()]);
+    Client::try_from(config).expect("a client")
+}
+
 async fn answers(client: &Client) -> bool {
     let request = http::Request::get("/livez").body(kube::client::Body::empty()).expect("a request");
     client.send(request).await.is_ok_and(|answer| answer.status().is_success())
@@ -116,6 +123,17 @@ async fn certificates_and_authorities_change_without_a_restart() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(who(&client(&cluster, &second, None, Some(&ann)).await).await, Err(401), "who certified ann counts no more");
+    let trust = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let admin = client_of_administrator(&cluster, &second).await;
+    loop {
+        let published = ask(&admin, "GET", trust, &Value::Null).await.1["data"]["client-ca-file"].clone();
+        let lines = published.as_str().unwrap_or_default().lines().collect::<String>();
+        if lines.contains(&STANDARD.encode(second.certificate.der())) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the new authority is not published: {published}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert!(!answers(&client(&cluster, &first, None, None).await).await);
     assert_eq!(ask(&standing, "GET", "/livez", &Value::Null).await.0, 200, "a connection that stands goes on");
 }

@@ -89,6 +89,25 @@ impl Program {
         self.checked.references.values().any(|reference| matches!(reference, Reference::Ident(name) if name == variable))
     }
 
+    /// Whether it takes a field straight from a variable: `variable.field`, `variable.?field`, `has(variable.field)`.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        let names = |expr: &ast::Expr| matches!(&expr.kind, ast::Kind::Ident(name) if name == variable);
+        let mut found = false;
+        self.checked.root.walk(&mut |expr| {
+            found |= match &expr.kind {
+                ast::Kind::Select { operand, field: name, .. } => name == field && names(operand),
+                ast::Kind::Call { target: None, function, args } => match args.as_slice() {
+                    [operand, ast::Expr { kind: ast::Kind::Literal(ast::Literal::String(name)), .. }] => {
+                        function == "_?._" && name == field && names(operand)
+                    }
+                    _ => false,
+                },
+                _ => false,
+            };
+        });
+        found
+    }
+
     /// What it may cost if variables are of these sizes.
     pub fn estimate(&self, sizes: Sizes<'_>) -> CostEstimate {
         let unknown = CostEstimate { min: 0, max: u64::MAX };

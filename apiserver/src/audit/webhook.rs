@@ -29,7 +29,8 @@ pub struct Webhook {
 impl Webhook {
     pub async fn open(path: &Path, initial_backoff: Duration) -> Result<Webhook, String> {
         let kubeconfig = Kubeconfig::read_from(path).map_err(|error| error.to_string())?;
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|error| error.to_string())?;
+        let mut config =
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|error| error.to_string())?;
         config.default_retry = false;
         let client = Client::try_from(config).map_err(|error| error.to_string())?;
         Ok(Webhook { client, initial_backoff })

@@ -11,8 +11,8 @@ use super::present::{Presenter, include_object};
 use super::{Answer, Call, body, convert, meta, negotiate, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
-use crate::registry::read::at;
 use crate::audit;
+use crate::registry::read::at;
 use crate::storage;
 
 /// Generated names that are taken are replaced this many times.

@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn long_user_agents_are_cut() {
-        let headers = |length: usize| HeaderMap::from_iter([(http::header::USER_AGENT, HeaderValue::try_from("u".repeat(length)).unwrap())]);
+        let headers =
+            |length: usize| HeaderMap::from_iter([(http::header::USER_AGENT, HeaderValue::try_from("u".repeat(length)).unwrap())]);
         assert_eq!(user_agent(&headers(10)), "uuuuuuuuuu");
         assert_eq!(user_agent(&headers(2000)).len(), 1024 + "...TRUNCATED".len());
     }

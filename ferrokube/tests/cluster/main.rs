@@ -1,5 +1,6 @@
 //! The binary from outside: a real process, its kubeconfig, an unmodified client library.
 
+mod access;
 mod aggregation;
 mod audit;
 mod bootstrap;

@@ -53,7 +53,7 @@ pub fn patched(
 ) -> Result<Patched, Status> {
     use apimachinery::patch::{json as json_patch, merge, strategic};
     let strict = validation != FieldValidation::Ignore;
-    let (mut document, duplicates) = json::parse(bytes).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+    let (mut document, duplicates) = read_patch(bytes)?;
     let mut problems: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect();
     let refuse = |answer, text: String| refusal(answer, text);
     let value = match patch_type {
@@ -78,6 +78,11 @@ pub fn patched(
     Ok(Patched { value, problems, shown: None })
 }
 
+/// A patch as JSON, with the paths of the members that it has twice.
+fn read_patch(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    json::parse(bytes).map_err(|_| Status::bad_request("invalid JSON patch"))
+}
+
 /// The Status that a refused patch gets.
 fn refusal(answer: Refusal, text: String) -> Status {
     match answer {
@@ -100,7 +105,11 @@ pub fn undecodable(patched: &Value, shown: Option<&Value>, why: &str) -> Status 
 
 async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &WriteOptions, manager: &str) -> Result<Written, Status> {
     for attempt in 1.. {
-        let Some(current) = call.current().await? else { return Err(call.not_found()) };
+        let Some(current) = call.current().await? else {
+            // What is no patch at all is refused before anybody looks for the object.
+            read_patch(bytes)?;
+            return Err(call.not_found());
+        };
         let before = convert::from_storage(&call.resource, current.value());
         let patched = patched(&call.resource.types, call.resource.type_id, patch_type, bytes, &before, options.field_validation)?;
         let mut object = check_patched(call, patched, options)?;
@@ -166,7 +175,7 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
         let mut object = applied(call, before.as_ref(), &config, manager, options.force.unwrap_or(false)).await?;
         call.resource.read(&mut object).map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e)))?;
         embedded::rewrite(&call.resource.embedded, &mut object);
-        call.complete(&mut object);
+        write::complete_applied(&call.resource, &mut object);
         if call.resource.namespaced {
             meta::ensure_namespace(&mut object, call.namespace())?;
         }

@@ -25,11 +25,16 @@ impl Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |value: &Option<Value>| match value {
-            Some(value) => value.to_string().chars().take(SHOWN_CHARS).collect(),
-            None => "nothing".to_owned(),
+        let text = |value: &Option<Value>| value.as_ref().map_or("nothing".to_owned(), Value::to_string);
+        let (expected, found) = (text(&self.expected), text(&self.found));
+        // Of long texts, the part where they part.
+        let same = expected.chars().zip(found.chars()).take_while(|(a, b)| a == b).count();
+        let skipped = if same > SHOWN_CHARS / 2 { same - SHOWN_CHARS / 4 } else { 0 };
+        let shown = |text: &str| {
+            let start = if skipped > 0 { "…" } else { "" };
+            format!("{start}{}", text.chars().skip(skipped).take(SHOWN_CHARS).collect::<String>())
         };
-        write!(out, "{}: expected {}, found {}", self.place, text(&self.expected), text(&self.found))
+        write!(out, "{}: expected {}, found {}", self.place, shown(&expected), shown(&found))
     }
 }
 

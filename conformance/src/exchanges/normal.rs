@@ -51,7 +51,7 @@ impl Normal {
 
     pub(super) fn answer(&mut self, step: &Step, received: &Received) -> Answer {
         if let Some(base) = step.body.as_ref().and_then(|body| body.pointer("/metadata/generateName")).and_then(Value::as_str) {
-            let pattern = format!("{}{GENERATED}", regex::escape(base));
+            let pattern = format!(r"\b{}{GENERATED}\b", regex::escape(base));
             if let Ok(pattern) = Regex::new(&pattern) {
                 self.generated.push((base.to_owned(), pattern));
             }
@@ -113,6 +113,8 @@ impl Normal {
     fn text(&mut self, text: &str) -> String {
         let patterns = &*PATTERNS;
         let mut text = text.replace(&self.namespace, "<ns>");
+        // First of all, as a part of one may look like a generated name.
+        text = patterns.uid.replace_all(&text, |found: &Captures<'_>| self.ordinal("uid", &found[0])).into_owned();
         for (base, pattern) in &self.generated {
             text = pattern.replace_all(&text, format!("{base}<generated>")).into_owned();
         }
@@ -121,7 +123,6 @@ impl Normal {
             .time
             .replace_all(&text, |found: &Captures<'_>| if found.get(1).is_some() { "<now.fraction>" } else { "<now>" })
             .into_owned();
-        text = patterns.uid.replace_all(&text, |found: &Captures<'_>| self.ordinal("uid", &found[0])).into_owned();
         text = without_owners(&text);
         text = patterns.revision.replace_all(&text, "${1}<revision>").into_owned();
         patterns.cluster_ip.replace_all(&text, |found: &Captures<'_>| self.ordinal("ip", &found[0])).into_owned()

@@ -28,7 +28,8 @@ const MAX_GROWTH_KIB: u64 = 700 * 1024;
 
 /// Sends a request and gives the code and the message of the answer, or its kind if it is none of refusal.
 async fn send(client: &Client, method: &str, path: &str, content_type: &str, body: impl Into<Vec<u8>>) -> (u16, String) {
-    let request = http::Request::builder().method(method).uri(path).header("content-type", content_type).body(body.into()).expect("a request");
+    let request =
+        http::Request::builder().method(method).uri(path).header("content-type", content_type).body(body.into()).expect("a request");
     let started = Instant::now();
     let answer = client.request::<Value>(request).await;
     assert!(started.elapsed() < PROMPT, "{method} {path} took {:?}", started.elapsed());
@@ -106,7 +107,10 @@ async fn deep() -> ([(&'static str, &'static str); 1], String) {
 
 /// Operations of which each doubles what the one before has made.
 fn copies() -> impl Iterator<Item = Value> {
-    let start = [json!({"op": "add", "path": "/metadata/annotations", "value": {}}), json!({"op": "add", "path": "/metadata/annotations/a", "value": {}})];
+    let start = [
+        json!({"op": "add", "path": "/metadata/annotations", "value": {}}),
+        json!({"op": "add", "path": "/metadata/annotations/a", "value": {}}),
+    ];
     let double = |i: usize| json!({"op": "copy", "from": "/metadata/annotations", "path": format!("/metadata/annotations/c{i}")});
     start.into_iter().chain((0..60).map(double))
 }
@@ -235,4 +239,108 @@ async fn a_webhook_for_everything_that_is_gone_can_itself_be_removed() {
     assert_eq!(send(&client, "PATCH", path, "application/merge-patch+json", patch).await, (200, "MutatingWebhookConfiguration".to_owned()));
     assert_eq!(send(&client, "DELETE", path, JSON, "").await.0, 200);
     until(|| async { create(&client, &map(&format!("n{}", attempts.fetch_add(1, Ordering::SeqCst)), json!({}))).await.0 == 200 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_explode_are_refused_at_once() {
+    let data = tempfile::tempdir().expect("a folder");
+    let cluster = Cluster::api_server(data.path());
+    let client = cluster.impatient_client().await;
+    assert_eq!(create(&client, &map("a", json!({"x": "y".repeat(1000)}))).await.0, 200);
+    let before = cluster.resident_kib();
+    let a = format!("{MAPS}/a");
+
+    // Patches: too many operations, copies of copies, much work for nothing.
+    let many = |n: usize, op: &dyn Fn(usize) -> Value| json!((0..n).map(op).collect::<Vec<_>>()).to_string();
+    let add = |i: usize| json!({"op": "add", "path": format!("/data/k{}", i % 3), "value": "1"});
+    refused(
+        send(&client, "PATCH", &a, JSON_PATCH, many(10_001, &add)).await,
+        413,
+        "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001",
+    );
+    assert_eq!(send(&client, "PATCH", &a, JSON_PATCH, many(10_000, &add)).await.0, 200);
+    let bomb = json!(copies().collect::<Vec<_>>()).to_string();
+    refused(send(&client, "PATCH", &a, JSON_PATCH, bomb).await, 422, "the server rejected our request due to an error in our request");
+    let wide = |i: usize| json!({"op": "copy", "from": "/data/x", "path": format!("/data/c{i}")});
+    refused(send(&client, "PATCH", &a, JSON_PATCH, many(5_000, &wide)).await, 422, "the server rejected our request");
+    let insert = |i: usize| match i {
+        0 => json!({"op": "add", "path": "/metadata/finalizers", "value": []}),
+        _ => json!({"op": "add", "path": "/metadata/finalizers/0", "value": "x.io/a"}),
+    };
+    assert_eq!(send(&client, "PATCH", &a, JSON_PATCH, many(10_000, &insert)).await.0, 200);
+
+    // Depth, in every form of body.
+    for (method, path, content_type, body, code, text) in [
+        ("POST", MAPS, JSON, nested("{\"a\":", "}", 100_000), 400, "exceeded max depth"),
+        ("POST", MAPS, JSON, "[".repeat(1_000_000), 400, "exceeded max depth"),
+        ("POST", MAPS, "application/yaml", nested("[", "]", 20_000), 400, "exceeded max depth of 10000"),
+        ("PATCH", &a, JSON_PATCH, nested("[", "]", 20_000), 400, "invalid JSON patch"),
+        ("PATCH", &a, "application/merge-patch+json", nested("{\"data\":", "}", 20_000), 400, "invalid JSON patch"),
+        ("PATCH", &a, "application/strategic-merge-patch+json", nested("{\"data\":", "}", 9_000), 422, " \"\" is invalid: patch: Invalid value: "),
+        ("PATCH", &format!("{a}?fieldManager=m"), APPLY, nested("{\"a\":", "}", 20_000), 400, "exceeded max depth of 10000"),
+    ] {
+        refused(send(&client, method, path, content_type, body).await, code, text);
+    }
+    let mut aliases = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
+    for i in 1..10 {
+        aliases += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","));
+    }
+    for (method, path, content_type) in [("POST", MAPS.to_owned(), "application/yaml"), ("PATCH", format!("{a}?fieldManager=m"), APPLY)] {
+        refused(send(&client, method, &path, content_type, aliases.clone()).await, 400, "yaml: document contains excessive aliasing");
+    }
+
+    // Size and number.
+    refused(create(&client, &map("big", json!({"x": "y".repeat(4 << 20)}))).await, 413, "Request entity too large: limit is 3145728");
+    let annotations: serde_json::Map<String, Value> = (0..300).map(|i| (format!("a{i}"), "y".repeat(1000).into())).collect();
+    let object = json!({"metadata": {"name": "annotated", "annotations": annotations}});
+    refused(create(&client, &object).await, 422, "metadata.annotations: Too long: may not be more than 262144 bytes");
+    let labels: serde_json::Map<String, Value> = (0..20_000).map(|i| (format!("l{i}"), "v".into())).collect();
+    assert_eq!(create(&client, &json!({"metadata": {"name": "labelled", "labels": labels}})).await.0, 200);
+    let owner = |uid: usize| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": format!("u{uid}")});
+    for (name, distinct) in [("owned", 9_000), ("owned-by-one", 1)] {
+        let owners: Vec<Value> = (0..20_000).map(|i| owner(i % distinct)).collect();
+        assert_eq!(create(&client, &json!({"metadata": {"name": name, "ownerReferences": owners}})).await.0, 200);
+    }
+    let nobody: Vec<Value> = vec![json!({}); 2_000];
+    refused(create(&client, &json!({"metadata": {"name": "x", "ownerReferences": nobody}})).await, 422, "ownerReferences[0].uid: Required value");
+
+    // Owners of fields: many, wide, deep.
+    let with_entries = |name: &str, entries: Vec<Value>| json!({"metadata": {"name": name, "managedFields": entries}});
+    let managers = (0..10_000).map(|i| entry(i, json!({"f:data": {format!("f:k{i}"): {}}}))).collect();
+    assert_eq!(create(&client, &with_entries("managers", managers)).await.0, 200);
+    let request = http::Request::get(format!("{MAPS}/managers")).body(Vec::new()).expect("a request");
+    let stored: Value = client.request(request).await.expect("it is there");
+    assert_eq!(stored["metadata"]["managedFields"].as_array().map(Vec::len), Some(10));
+    let fields: serde_json::Map<String, Value> = (0..40_000).map(|i| (format!("f:k{i}"), json!({}))).collect();
+    assert_eq!(create(&client, &with_entries("wide", vec![entry(0, json!({"f:data": fields}))])).await.0, 200);
+    let deep = |depth: usize| {
+        let text = nested("{\"f:a\":", "}", depth).replace('1', "{}");
+        format!("{{\"metadata\":{{\"name\":\"deep-{depth}\",\"managedFields\":[{{\"manager\":\"m\",\"operation\":\"Update\",\"apiVersion\":\"v1\",\"fieldsType\":\"FieldsV1\",\"fieldsV1\":{text}}}]}}}}")
+    };
+    refused(send(&client, "POST", MAPS, JSON, deep(90_000)).await, 400, "exceeded max depth");
+    let strange = json!({"k:{\"a\":[[[[1]]]]}": {}, "v:{\"x\":{}}": {}, "i:99999999999999999999": {}});
+    assert_eq!(create(&client, &with_entries("strange", vec![entry(0, strange)])).await.0, 200);
+
+    // Lists that are merged item by item.
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let variables = |order: &mut dyn Iterator<Item = usize>| order.map(|i| json!({"name": format!("E{i}"), "value": "v"})).collect::<Vec<_>>();
+    let deployment = |env: Vec<Value>| {
+        let containers = json!([{"name": "c", "image": "i", "env": env}]);
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {
+            "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": containers}}}})
+        .to_string()
+    };
+    let apply = format!("{deployments}/d?fieldManager=m");
+    assert_eq!(send(&client, "PATCH", &apply, APPLY, deployment(variables(&mut (0..6_000)))).await.0, 200);
+    assert_eq!(send(&client, "PATCH", &apply, APPLY, deployment(variables(&mut (0..6_000).rev()))).await.0, 200);
+    let order: Vec<Value> = (0..6_000).map(|i| json!({"name": format!("E{i}")})).collect();
+    let merge = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "$setElementOrder/env": order, "env": variables(&mut (0..6_000))}]}}}});
+    let path = format!("{deployments}/d");
+    assert_eq!(send(&client, "PATCH", &path, "application/strategic-merge-patch+json", merge.to_string()).await.0, 200);
+    let huge = deployment(Vec::new()).replace("\"selector\"", &format!("\"replicas\":1{},\"selector\"", "0".repeat(100_000)));
+    refused(send(&client, "POST", deployments, JSON, huge).await, 400, "json: cannot unmarshal number");
+
+    assert_eq!(create(&client, &map("after", json!({}))).await.0, 200);
+    let grown = cluster.resident_kib().saturating_sub(before);
+    assert!(grown < MAX_GROWTH_KIB, "the server has grown by {grown} KiB");
 }

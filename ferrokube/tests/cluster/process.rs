@@ -28,7 +28,12 @@ impl Cluster {
 
     /// An API server and nothing else.
     pub fn api_server(data_dir: &Path) -> Cluster {
-        Cluster::run(data_dir, &["apiserver"], &[])
+        Cluster::api_server_with(data_dir, &[])
+    }
+
+    /// The same with more flags.
+    pub fn api_server_with(data_dir: &Path, flags: &[&str]) -> Cluster {
+        Cluster::run(data_dir, &["apiserver"], flags)
     }
 
     fn run(data_dir: &Path, command: &[&str], flags: &[&str]) -> Cluster {

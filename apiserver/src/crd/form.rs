@@ -110,6 +110,13 @@ impl Form {
         self.sort(object);
     }
 
+    /// Defaults the outcome of an apply, and sorts its members. Nulls stay where no default replaces them: nobody has read this object
+    /// from a request, so that it is refused for what its applier left of it.
+    pub fn complete_applied(&self, object: &mut Value) {
+        prune::default(&self.schema, object);
+        self.sort(object);
+    }
+
     /// Makes an object of another version one of this one: what this version does not have goes, without a word.
     pub fn fit(&self, object: &mut Value) {
         prune::prune(self.schema(), object);

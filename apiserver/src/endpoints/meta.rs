@@ -1,5 +1,7 @@
 //! Object metadata as the API server itself sets it: names, uids, times; never what a kind's strategy decides.
 
+use std::collections::HashSet;
+
 use apimachinery::status::Status;
 use apimachinery::time;
 use jiff::Timestamp;
@@ -103,19 +105,21 @@ pub fn keep_system_fields(new: &mut Value, old: &Value) {
 /// Drops repeated owner references and says so.
 pub fn dedup_owner_references(object: &mut Value, when: &str, warnings: &mut Vec<String>) {
     let Some(Value::Array(owners)) = object.get_mut("metadata").and_then(|m| m.get_mut("ownerReferences")) else { return };
-    let mut seen: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut seen: HashSet<String> = HashSet::with_capacity(owners.len());
     let mut repeated: Vec<String> = Vec::new();
     for owner in owners.drain(..) {
-        if seen.contains(&owner) {
+        // Owners have been read by their type, so that equal ones have equal texts.
+        if !seen.insert(owner.to_string()) {
             let uid = owner.get("uid").and_then(Value::as_str).unwrap_or("").to_owned();
             if !repeated.contains(&uid) {
                 repeated.push(uid);
             }
         } else {
-            seen.push(owner);
+            kept.push(owner);
         }
     }
-    *owners = seen;
+    *owners = kept;
     if !repeated.is_empty() {
         warnings.push(format!(
             ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",

@@ -188,7 +188,8 @@ fn check_version(call: &Call, current: &Object, new: &mut Value) -> Result<(), F
                 0,
                 "must be specified for an update",
             );
-            return Err(Status::invalid(call.resource.group(), &call.resource.gvk.kind, call.name(), &vec![error]).into());
+            // Upstream names the resource where a kind is due.
+            return Err(Status::invalid(call.resource.group(), &call.resource.plural, call.name(), &vec![error]).into());
         }
     } else {
         let version: u64 = given

@@ -348,6 +348,17 @@ pub fn complete(resource: &Resource, object: &mut Value) {
     canonicalize(&resource.types, resource.type_id, object, Empties::Keep);
 }
 
+/// The same for the outcome of an apply.
+pub fn complete_applied(resource: &Resource, object: &mut Value) {
+    match &resource.custom {
+        Some(form) => {
+            set_type_meta(object, &resource.gvk);
+            form.complete_applied(object);
+        }
+        None => complete(resource, object),
+    }
+}
+
 /// Canonical form in the storage version; where a webhook converts, in the version of the request.
 pub fn canonical(resource: &Resource, object: &mut Value) {
     match (&resource.webhook, &resource.custom) {

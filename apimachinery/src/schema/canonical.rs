@@ -42,6 +42,46 @@ pub fn holds_empties(types: &Types, id: TypeId, value: &Value) -> bool {
 }
 
 fn structure(types: &Types, ty: &StructType, map: &mut Map<String, Value>, empties: Empties) {
+    match places(types, ty, map, empties) {
+        Some(places) => in_place(types, ty, map, &places, empties),
+        None => rebuild(types, ty, map, empties),
+    }
+}
+
+/// The places of a struct's fields if all of them stand in order and none is missing: so it is with what has been canonical before.
+fn places(types: &Types, ty: &StructType, map: &Map<String, Value>, empties: Empties) -> Option<Vec<usize>> {
+    let mut places: Vec<usize> = Vec::with_capacity(map.len());
+    for key in map.keys() {
+        let place = usize::from(*ty.by_json.get(key.as_str())?);
+        if places.last().is_some_and(|last| *last >= place) {
+            return None;
+        }
+        places.push(place);
+    }
+    let mut there = places.iter().peekable();
+    for (place, field) in ty.fields.iter().enumerate() {
+        if there.next_if(|next| **next == place).is_none() && absent(types, field, empties).is_some() {
+            return None;
+        }
+    }
+    Some(places)
+}
+
+/// Rewrites the fields where they are.
+fn in_place(types: &Types, ty: &StructType, map: &mut Map<String, Value>, places: &[usize], empties: Empties) {
+    let mut kept = Vec::with_capacity(places.len());
+    for (value, place) in map.values_mut().zip(places) {
+        let written = present(types, &ty.fields[*place], value.take(), empties);
+        kept.push(written.is_some());
+        *value = written.unwrap_or_default();
+    }
+    if kept.contains(&false) {
+        let mut kept = kept.into_iter();
+        map.retain(|_, _| kept.next().unwrap_or(true));
+    }
+}
+
+fn rebuild(types: &Types, ty: &StructType, map: &mut Map<String, Value>, empties: Empties) {
     // Most fields of large types are absent: those that are there are looked up, and not the others among them.
     let mut there: Vec<(usize, String, Value)> = Vec::with_capacity(map.len());
     let mut rest: Vec<(String, Value)> = Vec::new();
@@ -186,5 +226,49 @@ fn is_zero(types: &Types, ty: &Type, value: &Value) -> bool {
         (Type::Bool, Value::Bool(b)) => !b,
         (Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float, Value::Number(n)) => n.as_f64() == Some(0.0),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::schema::builtin;
+
+    #[test]
+    fn what_stands_in_order_becomes_the_same_in_place_as_anew() {
+        let types = builtin();
+        let id = types.by_kind("", "v1", "Pod").expect("a built-in kind");
+        let mut pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "labels": {"x": "y"}, "finalizers": ["f"]}, "spec": {
+            "hostNetwork": true, "nodeName": "n", "terminationGracePeriodSeconds": 30, "containers": [{"image": "i", "name": "c", "args": ["x"]}]}});
+        canonicalize(types, id, &mut pod, Empties::Keep);
+        for (pointer, value) in [
+            ("/metadata/labels", json!({})),
+            ("/metadata/finalizers", json!(null)),
+            ("/spec/hostNetwork", json!(false)),
+            ("/spec/nodeName", json!("")),
+            ("/spec/terminationGracePeriodSeconds", json!(0)),
+            ("/spec/containers/0/args", json!([])),
+            ("/metadata/name", json!("b")),
+        ] {
+            for empties in [Empties::Keep, Empties::Drop] {
+                let mut changed = pod.clone();
+                *changed.pointer_mut(pointer).expect(pointer) = value.clone();
+                let mut anew = changed.clone();
+                let map = changed.as_object().expect("an object");
+                assert!(places(types, types.get(id), map, empties).is_some(), "{pointer}: it stands in order");
+                // Members in another order are put into theirs.
+                let turned = |map: &Map<String, Value>| map.iter().rev().map(|(k, v)| (k.clone(), v.clone())).collect::<Map<_, _>>();
+                for part in ["/spec/containers/0", "/spec", "/metadata", ""] {
+                    if let Some(Value::Object(map)) = anew.pointer_mut(part) {
+                        *map = turned(map);
+                    }
+                }
+                canonicalize(types, id, &mut changed, empties);
+                canonicalize(types, id, &mut anew, empties);
+                assert_eq!(changed.to_string(), anew.to_string(), "{pointer}");
+            }
+        }
     }
 }

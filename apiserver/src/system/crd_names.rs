@@ -96,21 +96,25 @@ impl Reconciler for Names {
             return Ok(Next::default());
         }
         let mut definition = definition.value();
-        let path = format!("{COLLECTION}/{name}/status");
         let mut also = Vec::new();
+        let mut has_changed = false;
         if definition.pointer("/spec/names") != definition.pointer("/status/acceptedNames") {
             let (claims, others) = self.claims(name, &group);
             if accept(&mut definition, &claims, Timestamp::now()) {
-                definition = self.client.replace(&path, definition).await?;
+                has_changed = true;
                 also = others;
             }
         }
+        // What has its names is established in the same write: nobody has anything of the moment between.
         if is_true(&definition, NAMES_ACCEPTED) && !is_true(&definition, ESTABLISHED) {
             let condition = established(&definition);
             if !condition.holds(&definition) {
                 condition.set(&mut definition, Timestamp::now());
-                self.client.replace(&path, definition).await?;
+                has_changed = true;
             }
+        }
+        if has_changed {
+            self.client.replace(&format!("{COLLECTION}/{name}/status"), definition).await?;
         }
         Ok(Next { also, ..Next::default() })
     }

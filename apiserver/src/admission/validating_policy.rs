@@ -80,10 +80,8 @@ impl Rules {
             message_expression: (!str_at(rule, "/messageExpression").is_empty()).then(|| compiled(rule, "/messageExpression")),
             reason: str_at(rule, "/reason").to_owned(),
         };
-        let annotation = |annotation: &Value| Annotation {
-            key: str_at(annotation, "/key").to_owned(),
-            value: compiled(annotation, "/valueExpression"),
-        };
+        let annotation =
+            |annotation: &Value| Annotation { key: str_at(annotation, "/key").to_owned(), value: compiled(annotation, "/valueExpression") };
         let all = |pointer| list_at(policy, pointer).iter();
         Rules {
             ignores_failures: policy::ignores_failures(policy),

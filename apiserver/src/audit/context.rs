@@ -264,6 +264,11 @@ impl Context {
         }
     }
 
+    /// Whether nothing more will be told.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     /// Nothing more will be told.
     pub fn end_silently(&self) {
         self.ended.store(true, Ordering::Relaxed);

@@ -37,7 +37,11 @@ impl Counters {
     }
 
     pub fn render(&self, out: &mut String) {
-        family(out, "error_total", "Counter of audit events that failed to be audited properly. Plugin identifies the plugin affected by the error.");
+        family(
+            out,
+            "error_total",
+            "Counter of audit events that failed to be audited properly. Plugin identifies the plugin affected by the error.",
+        );
         for (plugin, count) in self.errors.lock().iter() {
             sample(out, "error_total", &format!("{{plugin=\"{plugin}\"}}"), *count);
         }

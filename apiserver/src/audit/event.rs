@@ -277,7 +277,12 @@ mod tests {
             impersonation_constraint: String::new(),
             source_ips: vec!["10.0.0.1".to_owned()],
             user_agent: "test".to_owned(),
-            object_ref: Some(ObjectRef { resource: "pods".into(), namespace: "a".into(), api_version: "v1".into(), ..ObjectRef::default() }),
+            object_ref: Some(ObjectRef {
+                resource: "pods".into(),
+                namespace: "a".into(),
+                api_version: "v1".into(),
+                ..ObjectRef::default()
+            }),
             response_status: Some(serde_json::json!({ "metadata": {}, "code": 201 })),
             request_object: Some(Bytes::from_static(b"{\"kind\":\"Pod\"}")),
             response_object: None,

@@ -27,8 +27,8 @@ use crate::discovery::priority::compare_versions;
 use crate::endpoints::body::set_type_meta;
 use crate::registry::read::{bool_at, list_at, str_at};
 use crate::registry::{ALL_VERBS, SUBRESOURCE_VERBS};
-use crate::storage::resource::FieldValue;
 use crate::storage::encrypted::Kind;
+use crate::storage::resource::FieldValue;
 use crate::storage::{Codec, CodecError, FieldOrder, JsonCodec, ResourceSpec, SelectableField, key};
 
 /// What a definition brings: how its objects are stored, and a resource for each served version.

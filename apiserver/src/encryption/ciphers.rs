@@ -231,9 +231,7 @@ mod tests {
         assert_eq!(Cbc::new(key.clone()).unwrap().open(&cbc).unwrap(), b"plain text");
         let secretbox = sealed("ew7vk/BeZFiIX823lsifUAlGQinW5Icjh7if6JSooStIeWu7gAYUgBkjPNo5g3if43w=");
         assert_eq!(Secretbox::new(&key).unwrap().open(&secretbox).unwrap(), b"plain text");
-        let seeded = sealed(
-            "zSZ8CHFqjQFqPQ7uB9vKNZSjJs9liaP4s/44M5fadWObzWkdkebPo1SAFopEfziHAFgO22ZtlC1V5AFHsYzDdjUPgKrl6Q==",
-        );
+        let seeded = sealed("zSZ8CHFqjQFqPQ7uB9vKNZSjJs9liaP4s/44M5fadWObzWkdkebPo1SAFopEfziHAFgO22ZtlC1V5AFHsYzDdjUPgKrl6Q==");
         assert_eq!(Seeded::new(&key).unwrap().open(&seeded, at).unwrap(), b"plain text");
     }
 }

@@ -85,8 +85,9 @@ pub struct Kms {
 
 /// Reads a file that has been found at a path. `reload`: it will be read again as it changes.
 pub fn parse(text: &[u8], path: &str, reload: bool) -> Result<Vec<Rule>, String> {
-    let undecodable =
-        |why: String| format!("error while parsing file: error decoding encryption provider configuration file {}: {why}", field::quote(path));
+    let undecodable = |why: String| {
+        format!("error while parsing file: error decoding encryption provider configuration file {}: {why}", field::quote(path))
+    };
     if text.is_empty() {
         let path = field::quote(path);
         return Err(format!("error while parsing file: error while loading file: encryption provider configuration file {path} is empty"));
@@ -197,8 +198,7 @@ fn validate_overlap(resources: &[&str], path: &Path<'_>) -> ErrorList {
                 repeats = true;
                 continue;
             }
-            overlaps |=
-                *one == GroupResource::any() || (one.group == other.group && (one.resource == "*" || other.resource == "*"));
+            overlaps |= *one == GroupResource::any() || (one.group == other.group && (one.resource == "*" || other.resource == "*"));
         }
     }
     let shown: Vec<String> = resources.iter().map(|text| (*text).to_owned()).collect();
@@ -238,7 +238,11 @@ fn validate_provider(provider: &Value, path: &Path<'_>, names: &mut BTreeSet<Str
     // Upstream shows the structure; here it could hold secrets.
     let wrong = |why: &str| vec![field::Error::invalid(path, "REDACTED", why)];
     let [one] = given.as_slice() else {
-        return wrong(if given.is_empty() { NO_PROVIDER } else { "more than one provider specified in a single element, should split into different list elements" });
+        return wrong(if given.is_empty() {
+            NO_PROVIDER
+        } else {
+            "more than one provider specified in a single element, should split into different list elements"
+        });
     };
     let settings = provider.get(one).unwrap_or(&Value::Null);
     let within = path.child(one);
@@ -371,7 +375,8 @@ fn provider(value: &Value) -> Result<Provider, String> {
     let socket = endpoint.strip_prefix("unix://").or_else(|| endpoint.strip_prefix("unix:")).unwrap_or(endpoint);
     // `@` names a socket that is no file; upstream takes it behind a slash.
     let socket = socket.strip_prefix('/').filter(|rest| rest.starts_with('@')).unwrap_or(socket);
-    let timeout = timeout(settings).ok().and_then(|nanoseconds| u64::try_from(nanoseconds).ok()).map_or(DEFAULT_KMS_TIMEOUT, Duration::from_nanos);
+    let timeout =
+        timeout(settings).ok().and_then(|nanoseconds| u64::try_from(nanoseconds).ok()).map_or(DEFAULT_KMS_TIMEOUT, Duration::from_nanos);
     Ok(Provider::Kms(Kms { name: text(settings, "name").to_owned(), socket: socket.to_owned(), timeout }))
 }
 
@@ -424,7 +429,10 @@ mod tests {
         let identity = "  providers: [{identity: {}}]";
         for (resources, expect) in [
             ("[]".to_owned(), "resources: Required value: at least one resources is required"),
-            ("- resources: [secrets]".to_owned(), "resources[0].providers: Required value: at least one resources[0].providers is required"),
+            (
+                "- resources: [secrets]".to_owned(),
+                "resources[0].providers: Required value: at least one resources[0].providers is required",
+            ),
             (
                 format!("- resources: ['*']\n{identity}"),
                 "resources[0].resources[0]: Invalid value: \"*\": use '*.' to encrypt all the resources from core API group or *.* to encrypt all resources",
@@ -449,7 +457,10 @@ mod tests {
                 format!("- resources: ['*.*']\n{identity}\n- resources: [secrets]\n{identity}"),
                 "error while building transformers: resource \"secrets\" is masked by earlier rule \"*.*\"",
             ),
-            (format!("- resources: [secrets]\n  providers: [{{aesgmc: {{keys: [{{name: a, secret: {key}}}]}}}}]"), "unknown field \"resources[0].providers[0].aesgmc\""),
+            (
+                format!("- resources: [secrets]\n  providers: [{{aesgmc: {{keys: [{{name: a, secret: {key}}}]}}}}]"),
+                "unknown field \"resources[0].providers[0].aesgmc\"",
+            ),
         ] {
             let said = read(&resources).map(drop).unwrap_err();
             assert!(said.contains(expect), "{said}");

@@ -160,9 +160,7 @@ impl Envelope {
         }
         let outcome = match self.service.status().await {
             Ok(status) => self.take(&status, &mut probe.version).await,
-            Err(why) => {
-                Err(format!("failed to perform status section of the healthz check for KMS Provider {}, error: {why}", self.name))
-            }
+            Err(why) => Err(format!("failed to perform status section of the healthz check for KMS Provider {}, error: {why}", self.name)),
         };
         probe.ttl = if outcome.is_ok() { HEALTHY_TTL } else { UNHEALTHY_TTL };
         probe.at = Some(Instant::now());
@@ -274,8 +272,7 @@ impl Envelope {
             None => self.decrypt(&object, id).await?,
         };
         let plain = opener.open(&object.encrypted_data, at)?;
-        let stale =
-            object.key_id != current.object.key_id || object.encrypted_dek_source_type != current.object.encrypted_dek_source_type;
+        let stale = object.key_id != current.object.key_id || object.encrypted_dek_source_type != current.object.encrypted_dek_source_type;
         Ok((plain, stale))
     }
 

@@ -60,7 +60,8 @@ impl Metrics {
         }
         out.push_str("# HELP apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds [ALPHA] Timestamp of the last successful or failed reload of encryption configuration split by apiserver identity.\n# TYPE apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds gauge\n");
         for (status, (_, at)) in reloads.iter() {
-            let _ = writeln!(out, "apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds{{status=\"{status}\"}} {at}");
+            let _ =
+                writeln!(out, "apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds{{status=\"{status}\"}} {at}");
         }
     }
 }

@@ -146,13 +146,7 @@ struct Common {
     flow: Option<(HeaderValue, HeaderValue)>,
 }
 
-async fn pass(
-    api: Arc<Api>,
-    mut request: Request<RequestBody>,
-    peer: Peer,
-    sender: Sender,
-    audit_id: HeaderValue,
-) -> Response<Body> {
+async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, sender: Sender, audit_id: HeaderValue) -> Response<Body> {
     let query = request.uri().query().unwrap_or("").to_owned();
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
     let mut common = Common { audit_id, flow: None };

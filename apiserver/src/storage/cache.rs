@@ -16,11 +16,11 @@ use imbl::OrdMap;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, OnceCell};
 
+use super::Error;
 use super::log::{Event, EventKind, Expired, Log, LogLimits, Position, Scope};
 use super::object::Object;
 use super::progress::Progress;
 use super::resource::ResourceSpec;
-use super::Error;
 use super::store::{Key, Revision};
 
 /// How many events a watcher takes at a time.

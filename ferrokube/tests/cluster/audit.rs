@@ -92,7 +92,9 @@ async fn the_log_tells_what_the_policy_wants_of_each_request() {
     client.apiserver_version().await.expect("a version");
 
     let of = |verb: &'static str, resource: &'static str| {
-        move |event: &Value| event["verb"] == verb && event["objectRef"]["resource"] == resource && event["objectRef"]["namespace"] == "audited"
+        move |event: &Value| {
+            event["verb"] == verb && event["objectRef"]["resource"] == resource && event["objectRef"]["namespace"] == "audited"
+        }
     };
     let created = await_events(&log, 2, of("create", "configmaps")).await;
     assert_eq!([&created[0]["stage"], &created[1]["stage"]], ["RequestReceived", "ResponseComplete"]);
@@ -110,7 +112,10 @@ async fn the_log_tells_what_the_policy_wants_of_each_request() {
     assert_eq!(done["requestObject"]["data"], json!({ "k": "v" }));
     assert_eq!((&done["requestObject"]["kind"], &done["requestObject"]["apiVersion"]), (&json!("ConfigMap"), &json!("v1")));
     assert_eq!(done["responseObject"]["metadata"]["name"], "a");
-    assert!(done["responseObject"]["metadata"]["uid"].is_string() && done["responseObject"]["metadata"]["managedFields"].is_null(), "{done}");
+    assert!(
+        done["responseObject"]["metadata"]["uid"].is_string() && done["responseObject"]["metadata"]["managedFields"].is_null(),
+        "{done}"
+    );
     assert_eq!(done["annotations"]["authorization.k8s.io/decision"], "allow");
 
     let listed = await_events(&log, 2, of("list", "configmaps")).await;
@@ -145,7 +150,9 @@ async fn the_log_tells_what_the_policy_wants_of_each_request() {
     assert_eq!(version[1]["responseStatus"]["code"], 200);
     assert!(events(&log).iter().all(|event| event["user"]["username"] != "system:apiserver"));
     let metrics = client.request_text(http::Request::get("/metrics").body(Vec::new()).expect("a request")).await.expect("metrics");
-    for name in ["apiserver_audit_event_total ", "apiserver_audit_level_total{level=\"Metadata\"} ", "apiserver_audit_requests_rejected_total 0"] {
+    for name in
+        ["apiserver_audit_event_total ", "apiserver_audit_level_total{level=\"Metadata\"} ", "apiserver_audit_requests_rejected_total 0"]
+    {
         assert!(metrics.contains(name), "{name} is missing");
     }
 }
@@ -153,7 +160,8 @@ async fn the_log_tells_what_the_policy_wants_of_each_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_are_not_let_in_and_those_who_act_as_others_are_told_of() {
     let directory = tempfile::tempdir().expect("a directory");
-    let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- {level: Metadata, resources: [{group: \"\", resources: [secrets]}]}\n";
+    let rules =
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- {level: Metadata, resources: [{group: \"\", resources: [secrets]}]}\n";
     let policy = write(directory.path(), "policy.yaml", rules);
     let log = directory.path().join("audit.log");
     let flags = [format!("--audit-policy-file={policy}"), format!("--audit-log-path={}", log.display())];
@@ -252,7 +260,8 @@ async fn a_strict_log_that_cannot_be_written_refuses_requests() {
     let directory = tempfile::tempdir().expect("a directory");
     let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- {level: RequestResponse, namespaces: [default], resources: [{group: \"\", resources: [configmaps]}]}\n";
     let policy = write(directory.path(), "policy.yaml", rules);
-    let flags = [format!("--audit-policy-file={policy}"), "--audit-log-path=/dev/full".to_owned(), "--audit-log-mode=blocking-strict".to_owned()];
+    let flags =
+        [format!("--audit-policy-file={policy}"), "--audit-log-path=/dev/full".to_owned(), "--audit-log-mode=blocking-strict".to_owned()];
     let flags = [&flags[0], &flags[1], &flags[2], "--audit-log-maxsize=0", "--disable=kube-controller-manager"];
     let cluster = Cluster::start_with(&directory.path().join("data"), &flags);
     let client = cluster.impatient_client().await;

@@ -150,7 +150,8 @@ async fn a_wrong_key_is_told_with_the_name_of_the_object() {
         let flag = configure(directory.path(), &keys(provider, &[("b", 1)]));
         let cluster = Cluster::start_with(&data, &[&flag, "--disable=kube-controller-manager"]);
         let secrets: Api<Secret> = Api::namespaced(cluster.impatient_client().await, "default");
-        let expect = format!("unable to transform key \"/registry/secrets/default/{provider}\": no matching key was found for the provided");
+        let expect =
+            format!("unable to transform key \"/registry/secrets/default/{provider}\": no matching key was found for the provided");
         for refused in [
             secrets.get(provider).await.map(drop),
             secrets.list(&ListParams::default()).await.map(drop),

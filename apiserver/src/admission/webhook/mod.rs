@@ -135,7 +135,9 @@ fn judge(hook: &Hook, failure: Failure, place: Place) -> Result<(), Status> {
     match failure {
         Failure::Refused(status) => Err(*status),
         Failure::Calling(why) if hook.ignores_failures => {
-            audit::annotate(&place.key(if hook.mutating { "failed-open.mutation" } else { "failed-open.validating" }), || hook.name.clone());
+            audit::annotate(&place.key(if hook.mutating { "failed-open.mutation" } else { "failed-open.validating" }), || {
+                hook.name.clone()
+            });
             tracing::warn!(webhook = hook.name, "failing open: {why}");
             Ok(())
         }

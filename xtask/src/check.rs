@@ -90,7 +90,9 @@ fn arrows(metadata: &Value) -> Result<(), String> {
         };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let used = dependency["name"].as_str().unwrap_or("");
-            if used != "workspace-hack" && names.contains(&used) && !allowed.contains(&used) {
+            // Tests may measure by what is on record there.
+            let in_tests = used == "conformance" && dependency["kind"] == "dev";
+            if used != "workspace-hack" && !in_tests && names.contains(&used) && !allowed.contains(&used) {
                 return Err(format!("{name} must not use {used}"));
             }
         }

@@ -238,9 +238,10 @@ impl Managed {
                 Some(older) => Some(older),
                 None => self.fields.remove(first),
             };
-            let set = older.map_or_else(FieldSet::new, |older| older.set).union(&owned.set);
+            let mut set = older.map_or_else(FieldSet::new, |older| older.set);
+            set.absorb(owned.set);
             self.fields.remove(&id);
-            self.fields.insert(bucket.clone(), Owned { set, ..owned });
+            self.fields.insert(bucket.clone(), Owned { set, api_version: owned.api_version, applied: owned.applied });
             left -= 1;
             // The merged entry is as old as the youngest in it.
             match self.times.get(&id).cloned() {

@@ -26,6 +26,10 @@ mod validate;
 mod walk;
 
 #[cfg(test)]
+mod made_types;
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod recorded_tests;
 #[cfg(test)]
 mod tests;

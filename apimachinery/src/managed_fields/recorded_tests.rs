@@ -4,41 +4,13 @@
 
 use serde_json::{Value, json};
 
-use super::*;
-use crate::schema::{Field, ListKind, ListType, MapType, PatchStrategy, StructType, Type, TypeId, builtin};
+use super::{
+    made_types::{list, map, object},
+    *,
+};
+use crate::schema::{ListKind, Type, TypeId, builtin};
 
 const RECORDED: &str = include_str!("recorded.jsonl");
-
-fn object(fields: Vec<(&str, Type)>, preserve_unknown: bool) -> StructType {
-    let field = |(json, ty): (&str, Type)| Field {
-        json: json.into(),
-        default: (json == "p").then(|| json!("T")),
-        ty,
-        go_type: "".into(),
-        pointer: true,
-        omit_empty: true,
-        omit_zero: false,
-        required: false,
-        proto: 0,
-        proto_embed: None,
-        patch_strategy: PatchStrategy::default(),
-        patch_merge_key: "".into(),
-        enum_values: Vec::new(),
-        atomic: None,
-        described: true,
-    };
-    let fields: Vec<Field> = fields.into_iter().map(field).collect();
-    let by_json = fields.iter().enumerate().map(|(i, f)| (f.json.clone(), i as u16)).collect();
-    StructType { fields, by_json, preserve_unknown, ..StructType::default() }
-}
-
-fn list(item: Type, kind: ListKind) -> Type {
-    Type::List(Box::new(ListType { item, kind, item_pointer: false, wrapped_in_proto: false, declared: true }))
-}
-
-fn map(value: Type, atomic: bool) -> Type {
-    Type::Map(Box::new(MapType { value, atomic, declared: true }))
-}
 
 /// The custom kind of the recording: every kind of list and map, a part that keeps unknown fields and a free-form one.
 fn custom_types() -> Types {
@@ -62,11 +34,13 @@ fn custom_types() -> Types {
         ("pu", of(5)),
         ("free", of(7)),
     ];
+    let mut item = object(vec![("k", s()), ("p", s()), ("v", Type::Int64)], false);
+    item.fields[1].default = Some(json!("T"));
     Types::new(vec![
         object(vec![("apiVersion", s()), ("kind", s()), ("metadata", of(1)), ("spec", of(2))], false),
         object(metadata, false),
         object(spec, false),
-        object(vec![("k", s()), ("p", s()), ("v", Type::Int64)], false),
+        item,
         object(vec![("a", s()), ("b", s())], false),
         object(vec![("known", of(6))], true),
         object(vec![("x", s())], false),

@@ -132,6 +132,15 @@ impl FieldSet {
         if other.is_empty() { self } else { self.union(other) }
     }
 
+    /// Adds the members of a small set to what may be a large one.
+    pub(super) fn absorb(&mut self, other: FieldSet) {
+        for Entry { element, member, children } in other.entries {
+            let entry = self.entry(element);
+            entry.member |= member;
+            entry.children.absorb(children);
+        }
+    }
+
     /// Members of both.
     pub fn intersection(&self, other: &FieldSet) -> FieldSet {
         let mut out = Vec::new();
@@ -280,6 +289,9 @@ mod tests {
         assert_eq!(a.recursive_difference(&set(&["a.c"])), set(&["a", "a.b", "e"]));
         for other in [&b, &a, &set(&["a.c"]), &set(&[]), &set(&["x.y"])] {
             assert_eq!(a.clone().and(other), a.union(other));
+            let mut absorbed = a.clone();
+            absorbed.absorb(other.clone());
+            assert_eq!(absorbed, a.union(other));
             assert_eq!(a.clone().without(other), a.difference(other));
             assert_eq!(a.clone().without_all_below(other), a.recursive_difference(other));
         }

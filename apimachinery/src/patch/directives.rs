@@ -80,18 +80,22 @@ pub(super) fn drop_nulls(value: &mut Value) {
 /// The value without maps that hold a `$patch`; `None` if it is one itself.
 pub(super) fn without_directives(value: &mut Value) -> Option<Value> {
     match value {
-        Value::Object(map) if map.contains_key(DIRECTIVE) => None,
-        Value::Object(map) => {
-            map.retain(|_, inner| match without_directives(inner) {
-                Some(kept) => {
-                    *inner = kept;
-                    true
-                }
-                None => false,
-            });
-            Some(value.clone())
-        }
-        Value::Array(items) => Some(Value::Array(items.iter_mut().filter_map(without_directives).collect())),
-        scalar => Some(scalar.clone()),
+        Value::Array(items) => Some(Value::Array(items.iter_mut().filter_map(|item| is_left(item).then(|| item.clone())).collect())),
+        other => is_left(other).then(|| other.clone()),
     }
+}
+
+/// Takes maps that hold a `$patch` out of a value, at any depth; whether it is none itself. In place, as patches nest deeply.
+fn is_left(value: &mut Value) -> bool {
+    match value {
+        Value::Object(map) => {
+            if map.contains_key(DIRECTIVE) {
+                return false;
+            }
+            map.retain(|_, inner| is_left(inner));
+        }
+        Value::Array(items) => items.retain_mut(is_left),
+        _ => {}
+    }
+    true
 }

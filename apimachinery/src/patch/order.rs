@@ -2,7 +2,7 @@
 //!
 //! What the patch asks for goes first, then where the items stood.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 
@@ -18,15 +18,31 @@ fn key_of<'a>(item: &'a Value, merge_key: &str) -> Option<&'a Value> {
     }
 }
 
-fn position(list: &[Value], item: &Value, merge_key: &str) -> Option<usize> {
-    let key = key_of(item, merge_key);
-    list.iter().position(|other| key_of(other, merge_key) == key)
+/// Where the first item of each key stands in a list. Lists have thousands of items where somebody means harm.
+struct Places<'a> {
+    by_key: HashMap<Option<String>, usize>,
+    merge_key: &'a str,
+}
+
+impl<'a> Places<'a> {
+    fn of(list: &[Value], merge_key: &'a str) -> Places<'a> {
+        let mut by_key = HashMap::with_capacity(list.len());
+        for (at, item) in list.iter().enumerate() {
+            by_key.entry(key_of(item, merge_key).map(Value::to_string)).or_insert(at);
+        }
+        Places { by_key, merge_key }
+    }
+
+    fn find(&self, item: &Value) -> Option<usize> {
+        self.by_key.get(&key_of(item, self.merge_key).map(Value::to_string)).copied()
+    }
 }
 
 /// Sorts `items` as `order` has them. Items that are not there come out in reverse before those next to them, which is how
 /// upstream's comparison, true for everything unknown, works out.
 fn sort_by(items: Vec<Value>, order: &[Value], merge_key: &str) -> Vec<Value> {
-    let mut placed: Vec<(Option<usize>, Value)> = items.into_iter().map(|item| (position(order, &item, merge_key), item)).collect();
+    let places = Places::of(order, merge_key);
+    let mut placed: Vec<(Option<usize>, Value)> = items.into_iter().map(|item| (places.find(&item), item)).collect();
     if placed.iter().all(|(place, _)| place.is_some()) {
         placed.sort_by_key(|(place, _)| *place);
     } else {
@@ -45,13 +61,14 @@ fn sort_by(items: Vec<Value>, order: &[Value], merge_key: &str) -> Vec<Value> {
 /// Interleaves two sorted lists: an item of `left` goes first only if it stood before the next of `right` in `order`.
 fn interleave(left: Vec<Value>, right: Vec<Value>, order: &[Value], merge_key: &str) -> Vec<Value> {
     let mut out = Vec::with_capacity(left.len() + right.len());
+    let places = Places::of(order, merge_key);
     let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
     loop {
         let left_first = match (left.peek(), right.peek()) {
             (None, None) => return out,
             (Some(_), None) => true,
             (None, Some(_)) => false,
-            (Some(l), Some(r)) => position(order, l, merge_key).zip(position(order, r, merge_key)).is_some_and(|(l, r)| l < r),
+            (Some(l), Some(r)) => places.find(l).zip(places.find(r)).is_some_and(|(l, r)| l < r),
         };
         out.extend(if left_first { left.next() } else { right.next() });
     }
@@ -87,8 +104,9 @@ pub(super) fn order_after_edits(mut live: Vec<Value>, patch: &[Value], key: &str
 pub(super) fn items_are_maps(lists: &[&[Value]]) -> Result<bool, Error> {
     let mut first = None;
     for item in lists.iter().copied().flatten() {
-        let name = go_print::type_name(item).ok_or(Error::NullItem)?;
+        let name = go_print::type_name(item).unwrap_or("<nil>");
         match first {
+            None if item.is_null() => return Err(Error::NullItem),
             None if item.is_array() => return Err(Error::ListOfLists),
             None => first = Some(name),
             Some(known) if known == name => {}

@@ -3,6 +3,8 @@
 //! Directives: `$patch` (replace, delete), `$retainKeys`, `$setElementOrder/<list>`, `$deleteFromPrimitiveList/<list>`. Merge
 //! strategies and keys come from the schema. Custom kinds have none, so the endpoint refuses this patch type for them (415).
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -256,12 +258,21 @@ impl<'a> Merge<'a> {
 
     /// Merges items of the same key and appends the others.
     fn items(self, mut original: Vec<Value>, patch: &mut [Value], key: &str, below: Place<'a>) -> Result<Vec<Value>, Error> {
+        let mut places: HashMap<String, usize> = HashMap::with_capacity(original.len());
+        for (at, item) in original.iter().enumerate() {
+            if let Some(value) = item.get(key) {
+                places.entry(value.to_string()).or_insert(at);
+            }
+        }
         for item in patch {
-            let wanted = item.get(key).cloned().ok_or_else(|| no_merge_key(item, key))?;
-            let found = original.iter_mut().find(|other| other.get(key) == Some(&wanted));
+            let wanted = item.get(key).ok_or_else(|| no_merge_key(item, key))?.to_string();
+            let found = places.get(&wanted).and_then(|at| original.get_mut(*at));
             match (found, &mut *item) {
                 (Some(Value::Object(found)), Value::Object(item)) => *found = self.map(std::mem::take(found), item, below)?,
-                _ => original.push(item.clone()),
+                _ => {
+                    places.entry(wanted).or_insert(original.len());
+                    original.push(item.clone());
+                }
             }
         }
         Ok(original)

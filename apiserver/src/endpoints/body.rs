@@ -78,7 +78,7 @@ fn decode_custom(gvk: &Gvk, form: &Form, body: &[u8], encoding: Encoding) -> Res
             (value, duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect::<Vec<_>>())
         }
         Encoding::Yaml => {
-            let parsed = yaml::parse(body).map_err(|e| refuse(format!("error converting YAML to JSON: {e}")))?;
+            let parsed = yaml::parse(body).map_err(|e| refuse(e.to_string()))?;
             (parsed.value, parsed.strict_error.iter().map(ToString::to_string).collect())
         }
         Encoding::Protobuf => return Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
@@ -117,7 +117,7 @@ pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Resul
             (value, Vec::new())
         }
         Encoding::Yaml => {
-            let parsed = yaml::parse(body).map_err(|e| unrecognized(expected.gvk, body, &format!("error converting YAML to JSON: {e}")))?;
+            let parsed = yaml::parse(body).map_err(|e| unrecognized(expected.gvk, body, &e.to_string()))?;
             (parsed.value, parsed.strict_error.iter().map(ToString::to_string).collect())
         }
         Encoding::Protobuf => return protobuf_body(body, expected),
@@ -230,11 +230,14 @@ pub fn cannot_be_handled(gvk: &Gvk, reason: &str) -> String {
 /// A body whose kind cannot even be found out; shows its first bytes.
 fn unrecognized(gvk: &Gvk, body: &[u8], reason: &str) -> Status {
     const SHOWN: usize = 30;
-    let mut hex: String = body.iter().take(SHOWN).map(|b| format!("{b:02x}")).collect();
-    if body.len() > SHOWN {
-        hex.push_str(" ...");
-    }
-    Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {reason} ({hex})", gvk.kind))
+    let start = &body[..body.len().min(SHOWN)];
+    let shown: String = if start.starts_with(b"{") {
+        String::from_utf8_lossy(start).into_owned()
+    } else {
+        start.iter().map(|b| format!("{b:02x}")).collect()
+    };
+    let rest = if body.len() > SHOWN { " ..." } else { "" };
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {reason} ({shown}{rest})", gvk.kind))
 }
 
 /// Applies `fieldValidation` to the problems of a body: an error, warnings, or nothing.
@@ -245,12 +248,20 @@ pub fn validate_fields(gvk: &Gvk, problems: Vec<String>, validation: FieldValida
     match validation {
         FieldValidation::Ignore => Ok(()),
         FieldValidation::Warn => {
-            warnings.extend(problems);
+            warnings.extend(problems.iter().flat_map(|problem| warnings_of(problem)));
             Ok(())
         }
         FieldValidation::Strict => {
             Err(Status::bad_request(cannot_be_handled(gvk, &format!("strict decoding error: {}", problems.join(", ")))))
         }
+    }
+}
+
+/// A problem as warnings tell it: those of YAML are a list, each line of which is a warning of its own.
+pub fn warnings_of(problem: &str) -> Vec<String> {
+    match problem.strip_prefix("yaml: unmarshal errors:\n") {
+        Some(lines) => lines.lines().map(|line| line.trim().to_owned()).collect(),
+        None => vec![problem.to_owned()],
     }
 }
 

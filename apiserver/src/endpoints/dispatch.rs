@@ -38,8 +38,7 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
         return Err(not_found());
     }
     let Some(resource) = catalog.find(&info.group, &info.version, &info.resource).cloned() else {
-        let is_builtin = catalog.iter().any(|r| r.custom.is_none() && *r.gvk.group == *info.group);
-        if info.prefix == "api" || is_builtin {
+        if info.prefix == "api" || catalog.is_builtin_group(&info.group) {
             return Err(not_found());
         }
         return Ok(respond::page_not_found());

@@ -5,7 +5,7 @@ use apimachinery::patch::{Answer as Refusal, restore};
 use apimachinery::schema::{TypeId, Types, embedded};
 use apimachinery::status::Status;
 use apimachinery::{field, json, yaml};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::negotiate::PatchType;
 use super::options::{FieldValidation, WriteOptions};
@@ -54,7 +54,7 @@ pub fn patched(
 ) -> Result<Patched, Status> {
     use apimachinery::patch::{json as json_patch, merge, strategic};
     let strict = validation != FieldValidation::Ignore;
-    let (mut document, duplicates) = json::parse(bytes).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+    let (mut document, duplicates) = read_patch(bytes)?;
     let mut problems: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {}", field::quote(path))).collect();
     let refuse = |answer, text: String| refusal(answer, text);
     let value = match patch_type {
@@ -79,6 +79,11 @@ pub fn patched(
     Ok(Patched { value, problems, shown: None })
 }
 
+/// A patch as JSON, with the paths of the members that it has twice.
+fn read_patch(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    json::parse(bytes).map_err(|_| Status::bad_request("invalid JSON patch"))
+}
+
 /// The Status that a refused patch gets.
 fn refusal(answer: Refusal, text: String) -> Status {
     match answer {
@@ -101,7 +106,11 @@ pub fn undecodable(patched: &Value, shown: Option<&Value>, why: &str) -> Status 
 
 async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &WriteOptions, manager: &str) -> Result<Written, Status> {
     for attempt in 1.. {
-        let Some(current) = call.current().await? else { return Err(call.not_found()) };
+        let Some(current) = call.current().await? else {
+            // What is no patch at all is refused before anybody looks for the object.
+            read_patch(bytes)?;
+            return Err(call.not_found());
+        };
         let before = convert::from_storage(&call.resource, current.value());
         let patched = patched(&call.resource.types, call.resource.type_id, patch_type, bytes, &before, options.field_validation)?;
         let mut object = check_patched(call, patched, options)?;
@@ -138,7 +147,8 @@ fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> R
         restore::restore(&call.resource.types, call.resource.type_id, &mut object)
             .map_err(|e| undecodable(&before, Some(shown), &e.to_string()))?;
     }
-    let unknown = call.resource.read(&mut object).map_err(|e| undecodable(&before, shown.as_ref(), &e))?;
+    let encoding = if shown.is_some() { as_restored } else { str::to_owned };
+    let unknown = call.resource.read(&mut object).map_err(|e| undecodable(&before, shown.as_ref(), &encoding(&e)))?;
     if shown.is_some() {
         embedded::rewrite(&call.resource.embedded, &mut object);
     }
@@ -157,17 +167,21 @@ fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> R
 
 /// Server-side apply of a configuration to the named object, which is made if it is not there.
 pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manager: &str) -> Result<Written, Status> {
-    let config = read_config(call, bytes, options)?;
+    let config = read_config(bytes)?;
+    let mut is_checked = false;
     for attempt in 1.. {
         let current = call.current().await?;
         let before = current.as_ref().map(|c| convert::from_storage(&call.resource, c.value()));
         if let (None, false) = (&before, call.request.info.subresource.is_empty()) {
             return Err(call.not_found());
         }
-        let mut object = applied(call, before.as_ref(), &config, manager, options.force.unwrap_or(false)).await?;
-        call.resource.read(&mut object).map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e)))?;
+        let mut object = applied(call, before.as_ref(), &config.value, manager, options.force.unwrap_or(false)).await?;
+        if !std::mem::replace(&mut is_checked, true) {
+            config.validate(options.field_validation, &mut call.warnings)?;
+        }
+        typed(call, &config.value, &mut object)?;
         embedded::rewrite(&call.resource.embedded, &mut object);
-        call.complete(&mut object);
+        write::complete_applied(&call.resource, &mut object);
         if call.resource.namespaced {
             meta::ensure_namespace(&mut object, call.namespace())?;
         }
@@ -183,7 +197,7 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
             let outcome = create::store_owned(call, object, options.dry_run).await?;
             return Ok(Written { outcome, created: true });
         };
-        let pinned = !meta::text(&config, "resourceVersion").is_empty();
+        let pinned = !meta::text(&config.value, "resourceVersion").is_empty();
         let change = Change { object, reset: false, manager: manager.to_owned(), dry_run: options.dry_run, apply: true };
         match update::replace(call, &current, change).await {
             Err(Failure::Conflict) if !pinned && attempt < write::CONFLICT_ATTEMPTS => {}
@@ -195,20 +209,71 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
     Err(update::modified(call))
 }
 
-/// The applied configuration: YAML (and so JSON) of the endpoint's kind.
-fn read_config(call: &mut Call, bytes: &[u8], options: &WriteOptions) -> Result<Value, Status> {
-    let parsed =
-        yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: error converting YAML to JSON: {e}")))?;
-    let config = parsed.value;
-    if !config.is_object() {
-        return Err(Status::bad_request(
-            "error decoding YAML: json: cannot unmarshal into Go value of type map[string]interface {}".to_owned(),
-        ));
+/// What is said of a value whose type reads it from text, where a tree is converted.
+fn as_restored(why: &str) -> String {
+    if why.starts_with("illegal base64") { format!("error decoding from json: {why}") } else { why.to_owned() }
+}
+
+/// Reads what an apply has put together as an object of its kind. Numbers become what their fields hold, however little that is.
+fn typed(call: &Call, config: &Value, object: &mut Value) -> Result<(), Status> {
+    let resource = &call.resource;
+    if resource.custom.is_some() {
+        return match resource.read(object) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(Status::bad_request(body::cannot_be_handled(&resource.gvk, &why))),
+        };
     }
-    // Unknown fields are the typed comparison's to refuse; only the text's own problems are told here.
-    let problems = parsed.strict_error.iter().map(ToString::to_string).collect();
-    body::validate_fields(&call.resource.gvk, problems, options.field_validation, &mut call.warnings)?;
-    Ok(config)
+    let restored = restore::restore(&resource.types, resource.type_id, object).map_err(|e| e.to_string());
+    restored.and_then(|()| resource.read(object).map(drop)).map_err(|why| {
+        let gvk = &resource.gvk;
+        let kind = format!("{}/{}, Kind={}", gvk.group, gvk.version, gvk.kind);
+        let named = format!("{}/{}; {kind}", meta::text(config, "namespace"), meta::text(config, "name"));
+        let unconverted = format!("unable to convert unstructured object to {kind}: {}", as_restored(&why));
+        Status::unknown(format!("failed to convert new object ({named}) to proper version: {unconverted}"))
+    })
+}
+
+/// An applied configuration, and what a strict reader would have refused in its text.
+pub struct Config {
+    pub value: Value,
+    problem: Option<yaml::Error>,
+}
+
+/// The applied configuration: YAML, and so JSON. Whether it is of the endpoint's kind is for ownership to say.
+pub fn read_config(bytes: &[u8]) -> Result<Config, Status> {
+    let yaml::Parsed { value, strict_error } = yaml::parse(bytes).map_err(|e| {
+        // Upstream makes JSON of what does not look like it first, for the audit log.
+        let looks_like_json = bytes.trim_ascii_start().starts_with(b"{");
+        let what = if looks_like_json { "decoding patch: error converting YAML to JSON" } else { "encoding patch" };
+        Status::bad_request(format!("error {what}: {e}"))
+    })?;
+    let found = match &value {
+        Value::Object(_) => return Ok(Config { value, problem: strict_error }),
+        Value::Null => return Ok(Config { value: Value::Object(Map::new()), problem: None }),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+    };
+    Err(Status::bad_request(format!(
+        "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+    )))
+}
+
+impl Config {
+    /// Says what is wrong with the text, once it has been applied. Unknown fields are refused by then.
+    pub fn validate(&self, validation: FieldValidation, warnings: &mut Vec<String>) -> Result<(), Status> {
+        match (&self.problem, validation) {
+            (None, _) | (_, FieldValidation::Ignore) => Ok(()),
+            (Some(problem), FieldValidation::Warn) => {
+                warnings.extend(body::warnings_of(&problem.to_string()));
+                Ok(())
+            }
+            (Some(problem), FieldValidation::Strict) => {
+                Err(Status::bad_request(format!("error strict decoding patch: error converting YAML to JSON: {problem}")))
+            }
+        }
+    }
 }
 
 async fn applied(call: &Call, before: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Status> {

@@ -145,13 +145,11 @@ fn applied(
     field_validation: FieldValidation,
     force: bool,
 ) -> Result<Value, Status> {
-    let parsed = apimachinery::yaml::parse(bytes)
-        .map_err(|e| Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {e}")))?;
-    let mut config = parsed.value;
+    let read = patch::read_config(bytes)?;
+    let mut config = read.value.clone();
     let types = apimachinery::schema::builtin();
     if let Ok(unknown) = apimachinery::schema::decode::decode(types, type_id()?, &mut config.clone()) {
-        let mut problems: Vec<String> = parsed.strict_error.iter().map(ToString::to_string).collect();
-        problems.extend(unknown.iter().map(|p| format!("unknown field {}", apimachinery::field::quote(p))));
+        let problems = unknown.iter().map(|p| format!("unknown field {}", apimachinery::field::quote(p))).collect();
         body::validate_fields(&gvk(), problems, field_validation, &mut call.warnings)?;
     }
     if meta::text(&config, "name").is_empty() {
@@ -159,8 +157,9 @@ fn applied(
     }
     let filter = Filter::default();
     let scope = scope(&filter)?;
-    let applied = managed_fields::apply(&scope, Some(current), &config, manager, call.request.now, force);
-    applied.map_err(patch::apply_refused)
+    let applied = managed_fields::apply(&scope, Some(current), &config, manager, call.request.now, force).map_err(patch::apply_refused)?;
+    read.validate(field_validation, &mut call.warnings)?;
+    Ok(applied)
 }
 
 /// What ownership needs to know of a Scale.

@@ -109,7 +109,7 @@ pub fn check_name(call: &Call, object: &Value) -> Result<(), Status> {
     if name != call.name() {
         return refuse(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name()));
     }
-    if !namespace.is_empty() && namespace != call.namespace() {
+    if call.resource.namespaced && !namespace.is_empty() && namespace != call.namespace() {
         return refuse(format!("the namespace of the object ({namespace}) does not match the namespace on the URL ({})", call.namespace()));
     }
     Ok(())
@@ -149,7 +149,9 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     let old = current.value_with_texts();
     let mut object = change.object;
     let mut warnings = std::mem::take(&mut call.warnings);
-    meta::dedup_owner_references(&mut object, &mut warnings);
+    // A patch is looked at later upstream, and so says.
+    let when = if call.request.method == http::Method::PATCH { " after mutating admission happens" } else { "" };
+    meta::dedup_owner_references(&mut object, when, &mut warnings);
     let resource = call.resource.clone();
     if !change.apply {
         let (_, filter) = call.update_rules().ok_or_else(|| Status::method_not_supported(resource.group(), &resource.plural, "update"))?;
@@ -158,6 +160,7 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
         call.track_owners(Some(&live), &mut object, &change.manager, filter, change.reset).await;
     }
     let mut new = convert::to_storage(&resource, object);
+    convert::drop_empties(&resource, &mut new);
     let options = serde_json::json!({ "kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1" });
     {
         let attributes = call.attributes(Operation::Update, current.name(), call.namespace(), change.dry_run, &options);
@@ -185,7 +188,8 @@ fn check_version(call: &Call, current: &Object, new: &mut Value) -> Result<(), F
                 0,
                 "must be specified for an update",
             );
-            return Err(Status::invalid(call.resource.group(), &call.resource.gvk.kind, call.name(), &vec![error]).into());
+            // Upstream names the resource where a kind is due.
+            return Err(Status::invalid(call.resource.group(), &call.resource.plural, call.name(), &vec![error]).into());
         }
     } else {
         let version: u64 = given

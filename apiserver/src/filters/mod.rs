@@ -16,6 +16,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use apimachinery::field::quote;
 use apimachinery::status::Status;
 use axum::body::Body;
 use bytes::Bytes;
@@ -194,6 +195,8 @@ enum Refused {
     Busy(Refusal),
     /// It had to be told of, and could not be.
     NotAudited,
+    /// Who should have said whether it is allowed could not be asked. Plain text, as upstream answers.
+    Unanswered(String),
 }
 
 impl Refused {
@@ -204,6 +207,12 @@ impl Refused {
                 if nosniff {
                     response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
                 }
+                response
+            }
+            Refused::Unanswered(text) => {
+                let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+                let mut response = respond::text(StatusCode::INTERNAL_SERVER_ERROR, text);
+                response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
                 response
             }
             Refused::Busy(refusal) => {
@@ -233,7 +242,7 @@ async fn admit(
     }
     let since = Instant::now();
     let user = match sender {
-        Sender::Shown => api.authenticator.authenticate(headers, &peer.certificates),
+        Sender::Shown => api.authenticator.authenticate(headers, &peer.certificates, &info.path).await,
         Sender::Vouched(user) => Some(user.authenticated()),
     };
     spent(Layer::Authentication, since);
@@ -243,14 +252,14 @@ async fn admit(
     let user = user.ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
     api.authenticator.clear(headers);
     let since = Instant::now();
-    let user =
-        impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(|status| Refused::Status { status, nosniff: true })?;
+    let acting = impersonation::acting_user(&*api.authorizer, user, headers, info).await;
+    let user = acting.map_err(|status| Refused::Status { status, nosniff: true })?;
     spent(Layer::Impersonation, since);
     let since = Instant::now();
     let seat = take_seat(api, &user, info, common).await?;
     spent(Layer::ApfQueueWait, since);
     let since = Instant::now();
-    let decision = api.authorizer.authorize(&user, info);
+    let decision = api.authorizer.ask(&user, info).wait().await;
     spent(Layer::Authorization, since);
     match decision {
         Decision::Allow(reason) => {
@@ -262,6 +271,12 @@ async fn admit(
             annotate("authorization.k8s.io/decision", || "forbid".to_owned());
             annotate("authorization.k8s.io/reason", || reason.clone());
             Err(Refused::Status { status: authorization::forbidden(&user, info, &reason), nosniff: true })
+        }
+        Decision::Failed { error, .. } => {
+            annotate("authorization.k8s.io/reason", || "internal error".to_owned());
+            tracing::warn!(user = user.name, path = info.path, error, "cannot tell whether this is allowed");
+            let address = if query.is_empty() { info.path.clone() } else { format!("{}?{query}", info.path) };
+            Err(Refused::Unanswered(format!("Internal Server Error: {}: {error}\n", quote(&address))))
         }
     }
 }

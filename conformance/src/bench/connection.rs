@@ -13,7 +13,8 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -33,26 +34,28 @@ const MAX_BODY_BYTES: usize = 1 << 28;
 #[derive(Clone)]
 pub struct Endpoint {
     address: SocketAddr,
-    token: HeaderValue,
+    token: Option<HeaderValue>,
     tls: TlsConnector,
+}
+
+/// A client certificate and its key.
+pub struct Identity {
+    pub certificate_pem: Vec<u8>,
+    pub key_pem: Vec<u8>,
 }
 
 impl Endpoint {
     /// `url` must be https and name a loopback address: load of this kind is for one's own machine, and only there is a certificate
     /// that nobody vouches for acceptable.
     pub fn new(url: &str, token: &str) -> anyhow::Result<Self> {
-        let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
-        ensure!(uri.scheme_str() == Some("https"), "{url}: only https is measured");
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let ip = if host == "localhost" {
-            IpAddr::V4(Ipv4Addr::LOCALHOST)
-        } else {
-            host.parse().with_context(|| format!("{url}: not an address"))?
-        };
-        ensure!(ip.is_loopback(), "{url}: only loopback addresses are measured");
         let mut token = HeaderValue::from_str(&format!("Bearer {token}")).context("the token has characters that a header cannot carry")?;
         token.set_sensitive(true);
-        Ok(Self { address: SocketAddr::new(ip, uri.port_u16().unwrap_or(443)), token, tls: connector()? })
+        Ok(Self { address: loopback(url)?, token: Some(token), tls: connector(None)? })
+    }
+
+    /// The same for one who shows a certificate.
+    pub fn with_certificate(url: &str, identity: &Identity) -> anyhow::Result<Self> {
+        Ok(Self { address: loopback(url)?, token: None, tls: connector(Some(identity))? })
     }
 
     /// A new connection, with nothing sent on it yet.
@@ -75,27 +78,69 @@ impl Endpoint {
     }
 }
 
+fn loopback(url: &str) -> anyhow::Result<SocketAddr> {
+    let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
+    ensure!(uri.scheme_str() == Some("https"), "{url}: only https is measured");
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let ip = if host == "localhost" {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    } else {
+        host.parse().with_context(|| format!("{url}: not an address"))?
+    };
+    ensure!(ip.is_loopback(), "{url}: only loopback addresses are measured");
+    Ok(SocketAddr::new(ip, uri.port_u16().unwrap_or(443)))
+}
+
+/// What a server answered, whatever it is.
+pub struct Received {
+    pub status: u16,
+    headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Received {
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    }
+
+    pub fn warnings(&self) -> Vec<String> {
+        self.headers.get_all(header::WARNING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
+    }
+}
+
 /// One connection; clones share it and send concurrently.
 #[derive(Clone)]
 pub struct Connection {
     sender: http2::SendRequest<Full<Bytes>>,
     origin: Arc<str>,
-    token: HeaderValue,
+    token: Option<HeaderValue>,
 }
 
 impl Connection {
     /// Sends and gives the answer's head; the body is still to come.
     pub async fn send(&mut self, method: Method, path: &str, accept: &'static str, body: Bytes) -> anyhow::Result<Response<Incoming>> {
-        self.sender.ready().await?;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.origin))
-            .header(header::AUTHORIZATION, self.token.clone())
-            .header(header::ACCEPT, accept);
+        let mut request = Request::builder().method(method).header(header::ACCEPT, accept);
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, JSON);
         }
+        self.send_built(request, path, body).await
+    }
+
+    async fn send_built(&mut self, mut request: http::request::Builder, path: &str, body: Bytes) -> anyhow::Result<Response<Incoming>> {
+        self.sender.ready().await?;
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, token.clone());
+        }
+        let request = request.uri(format!("{}{path}", self.origin));
         Ok(self.sender.send_request(request.body(Full::new(body))?).await?)
+    }
+
+    /// Sends a request with headers of its own and gives the answer, whatever it is.
+    pub async fn perform(&mut self, request: http::request::Builder, path: &str, body: Bytes) -> anyhow::Result<Received> {
+        let response = self.send_built(request, path, body).await?;
+        let headers = response.headers().clone();
+        let (status, body) = collect(response).await?;
+        Ok(Received { status: status.as_u16(), headers, body })
     }
 
     /// Reads one answer to its end and gives its length; anything but success is an error.
@@ -148,13 +193,19 @@ async fn collect(response: Response<Incoming>) -> anyhow::Result<(StatusCode, By
     Ok((status, all.freeze()))
 }
 
-fn connector() -> anyhow::Result<TlsConnector> {
+fn connector(identity: Option<&Identity>) -> anyhow::Result<TlsConnector> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
+    let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)));
+    let mut config = match identity {
+        Some(identity) => {
+            let chain = CertificateDer::pem_slice_iter(&identity.certificate_pem).collect::<Result<Vec<_>, _>>()?;
+            config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&identity.key_pem)?)?
+        }
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }

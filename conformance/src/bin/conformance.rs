@@ -1,4 +1,5 @@
-//! `conformance`: runs the official suite against a cluster of ours or anybody's and keeps the ledger.
+//! `conformance`: runs the official suite against a cluster of ours or anybody's and keeps the ledger; sends recorded exchanges to API
+//! servers and shows what they answer otherwise.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use conformance::exchanges;
+use conformance::exchanges::access::Access;
 use conformance::suite::catalog::{self, Test};
 use conformance::suite::cluster::{self, Cluster, Own};
 use conformance::suite::ginkgo::{Progress, Run};
@@ -30,6 +33,86 @@ enum Command {
     Run(RunArguments),
     /// Write the ledger anew, perhaps with reports of runs that were made otherwise.
     Ledger(LedgerArguments),
+    /// Send recorded exchanges to an API server.
+    #[command(subcommand)]
+    Exchanges(Exchanges),
+}
+
+#[derive(Subcommand)]
+enum Exchanges {
+    /// Compare a server's answers with those on record.
+    Check(ExchangesArguments),
+    /// Write down a server's answers, as what others are compared with.
+    Record(ExchangesArguments),
+    /// Send the same steps to two servers and show where the second answers otherwise.
+    Compare {
+        #[command(flatten)]
+        one: ExchangesArguments,
+        /// The second server's URL.
+        #[arg(long, requires = "other_token")]
+        other_url: Option<String>,
+        #[arg(long)]
+        other_token: Option<String>,
+        #[arg(long, conflicts_with = "other_url")]
+        other_kubeconfig: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+struct ExchangesArguments {
+    /// Such as https://127.0.0.1:6443; only loopback addresses.
+    #[arg(long, requires = "token")]
+    url: Option<String>,
+    /// The bearer token of a cluster administrator.
+    #[arg(long)]
+    token: Option<String>,
+    /// Instead of URL and token: who is a cluster administrator there.
+    #[arg(long, conflicts_with = "url")]
+    kubeconfig: Option<PathBuf>,
+    /// The folder of steps and answers.
+    #[arg(long, default_value = "conformance/corpus")]
+    corpus: PathBuf,
+    /// Scenarios; all if none is named.
+    only: Vec<String>,
+}
+
+fn access(url: &Option<String>, token: &Option<String>, kubeconfig: &Option<PathBuf>) -> anyhow::Result<Access> {
+    match (url, token, kubeconfig) {
+        (Some(url), Some(token), _) => Access::token(url, token),
+        (_, _, Some(kubeconfig)) => Access::kubeconfig(kubeconfig),
+        _ => anyhow::bail!("which server? --url and --token, or --kubeconfig"),
+    }
+}
+
+/// True if nothing was answered otherwise.
+async fn exchange(command: &Exchanges) -> anyhow::Result<bool> {
+    let of = |arguments: &ExchangesArguments| access(&arguments.url, &arguments.token, &arguments.kubeconfig);
+    let outcomes = match command {
+        Exchanges::Check(one) => exchanges::check(&of(one)?, &one.corpus, &one.only).await?,
+        Exchanges::Compare { one, other_url, other_token, other_kubeconfig } => {
+            let other = access(other_url, other_token, other_kubeconfig)?;
+            exchanges::compare(&of(one)?, &other, &one.corpus, &one.only).await?
+        }
+        Exchanges::Record(one) => {
+            let steps = exchanges::record(&of(one)?, &one.corpus, &one.only).await?;
+            say(&format!("==> {steps} answers written down"));
+            return Ok(true);
+        }
+    };
+    let (mut same, mut all) = (0, 0);
+    for exchanges::Outcome { scenario, steps, different } in &outcomes {
+        all += steps;
+        same += steps - different.len();
+        say(&format!("{scenario}: {} of {steps}", steps - different.len()));
+        for (step, differences) in different {
+            say(&format!("  {step}"));
+            for difference in differences {
+                say(&format!("    {difference}"));
+            }
+        }
+    }
+    say(&format!("==> {same} of {all} answers are the same"));
+    Ok(same == all)
 }
 
 /// What both need.
@@ -108,6 +191,7 @@ async fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(arguments) => run(arguments).await,
         Command::Ledger(arguments) => rewrite(arguments).await.map(|()| true),
+        Command::Exchanges(command) => exchange(&command).await,
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

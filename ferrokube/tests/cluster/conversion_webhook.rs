@@ -4,7 +4,6 @@
 //! object came through, so that a test sees that it was the webhook which converted.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,9 +13,9 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use base64::Engine;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+
+use crate::webhook_server;
 
 pub const GROUP: &str = "conversion.example.com";
 pub const KIND: &str = "Endpoint";
@@ -40,13 +39,7 @@ pub struct Server {
     pub port: u16,
     pub ca: String,
     pub seen: Arc<Seen>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _serving: webhook_server::Serving,
 }
 
 fn parts(object: &Value) -> (String, String) {
@@ -139,37 +132,11 @@ pub fn admission(server: &Server) -> Value {
 
 /// Starts the webhook on a free port.
 pub async fn serve() -> Server {
-    let mut parameters = rcgen::CertificateParams::new(Vec::<String>::new()).expect("parameters");
-    parameters.subject_alt_names.push(rcgen::SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let certificate = parameters.self_signed(&key).expect("a certificate");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-    let chain = CertificateDer::pem_slice_iter(certificate.pem().as_bytes()).collect::<Result<Vec<_>, _>>().expect("a chain");
-    let private = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).expect("a key");
-    let mut config = builder.with_no_client_auth().with_single_cert(chain, private).expect("a usable identity");
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-    let port = listener.local_addr().expect("an address").port();
     let seen = Arc::new(Seen::default());
     let app = Router::new().route("/convert", post(answer)).route("/admit", post(admit)).with_state(seen.clone());
     let counter = seen.clone();
-    let task = tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.expect("a connection");
-            let Ok(stream) = acceptor.accept(stream).await else { continue };
-            counter.connections.fetch_add(1, Ordering::SeqCst);
-            let app = app.clone();
-            tokio::spawn(async move {
-                let builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
-                let service = hyper_util::service::TowerToHyperService::new(app);
-                // A client that goes away is nobody's concern.
-                let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    Server { port, ca: certificate.pem(), seen, task }
+    let serving = webhook_server::serve(app, move || drop(counter.connections.fetch_add(1, Ordering::SeqCst))).await;
+    Server { port: serving.port, ca: serving.ca.clone(), seen, _serving: serving }
 }
 
 /// The definition of the kind, with one version stored and the others served.

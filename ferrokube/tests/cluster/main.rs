@@ -1,5 +1,6 @@
 //! The binary from outside: a real process, its kubeconfig, an unmodified client library.
 
+mod access;
 mod aggregation;
 mod audit;
 mod bootstrap;
@@ -11,9 +12,14 @@ mod conversion_webhook;
 mod crash;
 mod encryption;
 mod etcd;
+mod exchanges;
+mod hostile;
 mod kms_plugin;
 mod node;
 mod objects;
+mod operator;
 mod process;
+mod projects;
 mod snapshot;
 mod watching;
+mod webhook_server;

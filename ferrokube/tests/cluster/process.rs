@@ -28,7 +28,12 @@ impl Cluster {
 
     /// An API server and nothing else.
     pub fn api_server(data_dir: &Path) -> Cluster {
-        Cluster::run(data_dir, &["apiserver"], &[])
+        Cluster::api_server_with(data_dir, &[])
+    }
+
+    /// The same with more flags.
+    pub fn api_server_with(data_dir: &Path, flags: &[&str]) -> Cluster {
+        Cluster::run(data_dir, &["apiserver"], flags)
     }
 
     fn run(data_dir: &Path, command: &[&str], flags: &[&str]) -> Cluster {
@@ -65,6 +70,11 @@ impl Cluster {
         Client::try_from(config).expect("a client")
     }
 
+    /// What the administrator's client is made of.
+    pub async fn administrator(&self) -> Config {
+        self.config().await
+    }
+
     async fn config(&self) -> Config {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig")
@@ -80,6 +90,13 @@ impl Cluster {
 
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// The memory that the process has now.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory is known");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// `kill -9`.

@@ -89,6 +89,16 @@ pub struct Known {
     composed: Vec<(String, cel::Type)>,
 }
 
+impl Known {
+    /// Without `variables` if there are none: upstream declares it in validating policies only where something is composed.
+    pub fn without_empty_composition(mut self) -> Known {
+        if self.composed.is_empty() {
+            self.variables.retain(|name| *name != "variables");
+        }
+        self
+    }
+}
+
 /// The variables that expressions can use. Each may use those before it.
 pub fn validate_variables(variables: &[Variable], has_params: bool, path: &Path<'_>) -> (ErrorList, Known) {
     let mut errors = ErrorList::new();

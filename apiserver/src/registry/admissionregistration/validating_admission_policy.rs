@@ -142,6 +142,7 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
     let variables = spec.variables.as_deref().unwrap_or_default();
     let (wrong, known) = policy::validate_variables(variables, spec.param_kind.is_some(), &path.child("variables"));
     errors.extend(wrong);
+    let known = known.without_empty_composition();
     errors.extend(validate_outcomes(str_at(new, "/metadata/name"), &spec, &known, &path));
     errors
 }

@@ -264,6 +264,11 @@ impl Context {
         }
     }
 
+    /// Whether nothing more will be told.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     /// Nothing more will be told.
     pub fn end_silently(&self) {
         self.ended.store(true, Ordering::Relaxed);
@@ -281,7 +286,7 @@ impl Context {
         if event.response_status.is_none() {
             event.response_status = Some(status_value("Success", "Connection closed early", "", 200));
         }
-        if taken > SLOW {
+        if taken > SLOW && !self.long_running {
             let mut annotate = |key: &str, time: Duration| {
                 let nanoseconds = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
                 event.annotations.insert(key.to_owned(), apimachinery::time::format_duration(nanoseconds));

@@ -198,7 +198,8 @@ impl Given {
             }
         }
         errors.extend(validate_stages(&self.omit_stages, &path.child("omitStages")));
-        if !self.non_resource_urls.is_empty() && !(self.resources.is_empty() && self.namespaces.is_empty()) {
+        let of_resources = !self.resources.is_empty() || !self.namespaces.is_empty();
+        if of_resources && !self.non_resource_urls.is_empty() {
             let why = "rules cannot apply to both regular resources and non-resource URLs";
             errors.push(field::Error::invalid(&urls, self.non_resource_urls.clone(), why));
         }

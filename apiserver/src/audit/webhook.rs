@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
 use http::header::CONTENT_TYPE;
+use http::{Request, Uri};
 use kube::Client;
 use kube::client::Body;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
@@ -31,6 +31,7 @@ impl Webhook {
         let kubeconfig = Kubeconfig::read_from(path).map_err(|error| error.to_string())?;
         let mut config =
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|error| error.to_string())?;
+        config.cluster_url = with_timeout(&config.cluster_url)?;
         config.default_retry = false;
         let client = Client::try_from(config).map_err(|error| error.to_string())?;
         Ok(Webhook { client, initial_backoff })
@@ -58,7 +59,8 @@ impl Webhook {
     }
 
     async fn once(&self, body: Bytes) -> Result<(), String> {
-        let request = Request::post("").header(CONTENT_TYPE, "application/json").header("accept", "application/json, */*");
+        // Without a path of its own it goes to the very address of the kubeconfig.
+        let request = Request::post("webhook").header(CONTENT_TYPE, "application/json").header("accept", "application/json, */*");
         let request = request.body(Body::from(body.to_vec())).map_err(|error| error.to_string())?;
         match tokio::time::timeout(TIMEOUT, self.client.send(request)).await {
             Ok(Ok(response)) if response.status().is_success() => Ok(()),
@@ -67,6 +69,14 @@ impl Webhook {
             Err(_) => Err("context deadline exceeded".to_owned()),
         }
     }
+}
+
+/// The address, and how long is waited for an answer.
+fn with_timeout(address: &Uri) -> Result<Uri, String> {
+    let mut parts = address.clone().into_parts();
+    let path = format!("{}?timeout={}s", address.path(), TIMEOUT.as_secs());
+    parts.path_and_query = Some(path.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?);
+    Uri::from_parts(parts).map_err(|error| error.to_string())
 }
 
 fn list(events: &[Arc<Event>]) -> Bytes {
@@ -79,4 +89,47 @@ fn list(events: &[Arc<Event>]) -> Bytes {
     }
     out.extend_from_slice(b"]}\n");
     out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::extract::Request as Received;
+    use axum::http::StatusCode;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_list_is_posted_to_the_very_address_until_it_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (seen, mut requests) = mpsc::channel(8);
+        let answer = move |request: Received| {
+            let seen = seen.clone();
+            async move {
+                let code = if seen.capacity() > 6 { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+                let uri = request.uri().to_string();
+                let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+                seen.send((uri, String::from_utf8(body.to_vec()).unwrap())).await.unwrap();
+                code
+            }
+        };
+        let server = tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kubeconfig");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\nclusters: [{{name: w, cluster: {{server: 'http://127.0.0.1:{port}/events'}}}}]\ncontexts: [{{name: w, context: {{cluster: w, user: ''}}}}]\ncurrent-context: w\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let webhook = Webhook::open(&path, Duration::from_millis(1)).await.unwrap();
+        webhook.post(&[]).await.unwrap();
+        for _ in 0..3 {
+            let (uri, body) = requests.recv().await.unwrap();
+            assert_eq!(uri, "/events?timeout=30s");
+            assert_eq!(body, "{\"kind\":\"EventList\",\"apiVersion\":\"audit.k8s.io/v1\",\"metadata\":{},\"items\":[]}\n");
+        }
+        server.abort();
+    }
 }

@@ -428,7 +428,7 @@ mod tests {
         let key = STANDARD.encode([7; 32]);
         let identity = "  providers: [{identity: {}}]";
         for (resources, expect) in [
-            ("[]".to_owned(), "resources: Required value: at least one resources is required"),
+            (" []".to_owned(), "resources: Required value: at least one resources is required"),
             (
                 "- resources: [secrets]".to_owned(),
                 "resources[0].providers: Required value: at least one resources[0].providers is required",

@@ -114,7 +114,7 @@ pub async fn read_options(call: &mut Call) -> Result<DeleteOptions, Status> {
         let (no_kind, no_version) = (is_empty("kind"), is_empty("apiVersion"));
         if let Some(map) = options.as_object_mut() {
             if no_version {
-                map.shift_insert(0, "apiVersion".to_owned(), "meta.k8s.io/v1".into());
+                map.shift_insert(0, "apiVersion".to_owned(), "meta.k8s.io/__internal".into());
             }
             if no_kind {
                 map.shift_insert(0, "kind".to_owned(), "DeleteOptions".into());

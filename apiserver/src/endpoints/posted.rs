@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::options::WriteOptions;
 use super::{Answer, Call, body, meta, negotiate, respond};
 use crate::admission::Operation;
+use crate::audit;
 use crate::catalog::Gvk;
 use crate::endpoints::negotiate::Form;
 
@@ -51,13 +52,16 @@ pub async fn read(call: &mut Call, kind: Kind) -> Result<Posted, Status> {
     let decoded = body::decode(&bytes, encoding, &body::Expected { gvk: &kind.gvk, types: &types, type_id: kind.type_id })?;
     body::validate_fields(&kind.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
+    let complete = |object: &mut Value| {
+        apply_defaults(&types, &call.resource.hooks, kind.type_id, object);
+        canonicalize(&types, kind.type_id, object, Empties::Drop);
+    };
+    audit::request_object(&object, complete);
     let namespace = call.namespace();
     if !namespace.is_empty() {
         meta::ensure_namespace(&mut object, namespace)?;
     }
-    apply_defaults(&types, &call.resource.hooks, kind.type_id, &mut object);
-    canonicalize(&types, kind.type_id, &mut object, Empties::Drop);
-    crate::audit::request_object(&object, |_| {});
+    complete(&mut object);
     own(call, &kind, &mut object, &options.manager(call.user_agent()));
     // What ownership added takes its place among the fields.
     canonicalize(&types, kind.type_id, &mut object, Empties::Drop);

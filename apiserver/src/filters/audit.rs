@@ -82,7 +82,7 @@ pub async fn watched(
 
 /// Tells of an answer: a short one as a whole, a long one when it begins and when it ends.
 async fn answered(context: Arc<Context>, info: &RequestInfo, response: Response<Body>) -> Response<Body> {
-    if context.level() == Level::None {
+    if context.level() == Level::None || context.has_ended() {
         return response;
     }
     let response = read(&context, info, response).await;
@@ -106,7 +106,9 @@ async fn read(context: &Context, info: &RequestInfo, response: Response<Body>) -
     // Discovery is made of objects; the documents beside it are none.
     let is_ours = (info.is_resource || info.path.starts_with("/api")) && !context.is_passed_on();
     let tells_object = context.level() == Level::RequestResponse && is_ours && !context.long_running;
-    if !(tells_object || (small && (is_ours || code >= 400))) || context.is_passed_on() {
+    // What somebody else sends is not waited for.
+    let tells_status = small && (code >= 400 || (is_ours && !context.long_running));
+    if !(tells_object || tells_status) || context.is_passed_on() {
         context.response(code, None, None);
         return response;
     }

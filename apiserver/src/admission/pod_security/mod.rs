@@ -158,7 +158,9 @@ fn namespace_policy(attributes: &Attributes<'_>, lookup: &dyn Lookup) -> Option<
 
 /// Tells the audit log.
 fn annotate(key: &str, value: impl FnOnce() -> String) {
-    audit::annotate(&format!("pod-security.kubernetes.io/{key}"), value);
+    if audit::current().is_some() {
+        audit::annotate(&format!("pod-security.kubernetes.io/{key}"), value);
+    }
 }
 
 /// Tells the audit log of labels that cannot be read, and of what the policy for it finds.

@@ -98,7 +98,7 @@ async fn explode(Json(review): Json<Value>) -> Json<Value> {
 
 async fn endless() -> axum::body::Body {
     let chunk = axum::body::Bytes::from(vec![b' '; 1 << 16]);
-    axum::body::Body::from_stream(futures::stream::repeat(Ok::<_, std::io::Error>(chunk)))
+    axum::body::Body::from_stream(futures::stream::repeat(Ok::<_, std::convert::Infallible>(chunk)))
 }
 
 async fn deep() -> ([(&'static str, &'static str); 1], String) {
@@ -276,7 +276,14 @@ async fn requests_that_explode_are_refused_at_once() {
         ("POST", MAPS, "application/yaml", nested("[", "]", 20_000), 400, "exceeded max depth of 10000"),
         ("PATCH", &a, JSON_PATCH, nested("[", "]", 20_000), 400, "invalid JSON patch"),
         ("PATCH", &a, "application/merge-patch+json", nested("{\"data\":", "}", 20_000), 400, "invalid JSON patch"),
-        ("PATCH", &a, "application/strategic-merge-patch+json", nested("{\"data\":", "}", 9_000), 422, " \"\" is invalid: patch: Invalid value: "),
+        (
+            "PATCH",
+            &a,
+            "application/strategic-merge-patch+json",
+            nested("{\"data\":", "}", 9_000),
+            422,
+            " \"\" is invalid: patch: Invalid value: ",
+        ),
         ("PATCH", &format!("{a}?fieldManager=m"), APPLY, nested("{\"a\":", "}", 20_000), 400, "exceeded max depth of 10000"),
     ] {
         refused(send(&client, method, path, content_type, body).await, code, text);
@@ -302,7 +309,11 @@ async fn requests_that_explode_are_refused_at_once() {
         assert_eq!(create(&client, &json!({"metadata": {"name": name, "ownerReferences": owners}})).await.0, 200);
     }
     let nobody: Vec<Value> = vec![json!({}); 2_000];
-    refused(create(&client, &json!({"metadata": {"name": "x", "ownerReferences": nobody}})).await, 422, "ownerReferences[0].uid: Required value");
+    refused(
+        create(&client, &json!({"metadata": {"name": "x", "ownerReferences": nobody}})).await,
+        422,
+        "ownerReferences[0].uid: Required value",
+    );
 
     // Owners of fields: many, wide, deep.
     let with_entries = |name: &str, entries: Vec<Value>| json!({"metadata": {"name": name, "managedFields": entries}});
@@ -315,7 +326,9 @@ async fn requests_that_explode_are_refused_at_once() {
     assert_eq!(create(&client, &with_entries("wide", vec![entry(0, json!({"f:data": fields}))])).await.0, 200);
     let deep = |depth: usize| {
         let text = nested("{\"f:a\":", "}", depth).replace('1', "{}");
-        format!("{{\"metadata\":{{\"name\":\"deep-{depth}\",\"managedFields\":[{{\"manager\":\"m\",\"operation\":\"Update\",\"apiVersion\":\"v1\",\"fieldsType\":\"FieldsV1\",\"fieldsV1\":{text}}}]}}}}")
+        format!(
+            "{{\"metadata\":{{\"name\":\"deep-{depth}\",\"managedFields\":[{{\"manager\":\"m\",\"operation\":\"Update\",\"apiVersion\":\"v1\",\"fieldsType\":\"FieldsV1\",\"fieldsV1\":{text}}}]}}}}"
+        )
     };
     refused(send(&client, "POST", MAPS, JSON, deep(90_000)).await, 400, "exceeded max depth");
     let strange = json!({"k:{\"a\":[[[[1]]]]}": {}, "v:{\"x\":{}}": {}, "i:99999999999999999999": {}});
@@ -323,7 +336,8 @@ async fn requests_that_explode_are_refused_at_once() {
 
     // Lists that are merged item by item.
     let deployments = "/apis/apps/v1/namespaces/default/deployments";
-    let variables = |order: &mut dyn Iterator<Item = usize>| order.map(|i| json!({"name": format!("E{i}"), "value": "v"})).collect::<Vec<_>>();
+    let variables =
+        |order: &mut dyn Iterator<Item = usize>| order.map(|i| json!({"name": format!("E{i}"), "value": "v"})).collect::<Vec<_>>();
     let deployment = |env: Vec<Value>| {
         let containers = json!([{"name": "c", "image": "i", "env": env}]);
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {

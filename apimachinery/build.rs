@@ -2,7 +2,8 @@
 //! them as `json_schema!` literals, into one compressed file in `OUT_DIR`. No prose is kept in this repository.
 //!
 //! The file's lines are `=` + definition + tab + description, followed by field + tab + description, with newlines
-//! and backslashes in descriptions escaped as `\n` and `\\`. Only definitions of the schema table are kept.
+//! and backslashes in descriptions escaped as `\n` and `\\`. Only definitions of the schema table are kept, and those of types that
+//! are no structs, which the table knows by name only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -13,6 +14,16 @@ use std::{env, fs};
 
 const TABLE: &str = "schema/v1.37.schema";
 const SOURCES: &str = "src/v1_37";
+/// Types that are no structs, as the documents call them.
+const SIMPLE: [&str; 7] = [
+    "io.k8s.apimachinery.pkg.api.resource.Quantity",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.Patch",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.Time",
+    "io.k8s.apimachinery.pkg.runtime.RawExtension",
+    "io.k8s.apimachinery.pkg.util.intstr.IntOrString",
+];
 
 type Descriptions = BTreeMap<String, BTreeMap<String, String>>;
 
@@ -26,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .lines()
         .filter_map(|l| l.strip_prefix("=\t"))
         .filter_map(|l| l.split('\t').next().map(str::to_owned))
+        .chain(SIMPLE.map(str::to_owned))
         .collect();
     let mut found = Descriptions::new();
     walk(&k8s_openapi()?.join(SOURCES), &mut |text| collect(text, &known, &mut found))?;

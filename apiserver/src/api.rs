@@ -10,9 +10,11 @@ use tokio::sync::watch;
 use crate::admission::{Chain, Cluster, Lookup, WriteError};
 use crate::aggregation::Aggregation;
 use crate::allocation::Allocator;
+use crate::audit::Auditor;
 use crate::backend::Backends;
 use crate::catalog::{Catalog, Gvk, Resource};
 use crate::discovery::Served;
+use crate::encryption::Encryption;
 use crate::endpoints::meta;
 use crate::filters::authentication::{Authenticator, User};
 use crate::filters::authorization::{Authorizer, Decision};
@@ -35,6 +37,9 @@ pub struct Api {
     pub authorizer: Arc<dyn Authorizer>,
     pub issuer: Arc<Issuer>,
     pub admission: Chain,
+    /// Tells of requests, if anybody wants to be told.
+    pub audit: Option<Arc<Auditor>>,
+    pub encryption: Arc<Encryption>,
     pub allocator: Allocator,
     pub backends: Backends,
     pub webhooks: Arc<Connections>,

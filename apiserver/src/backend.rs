@@ -154,7 +154,8 @@ async fn secure(
     secured.map_err(|_| Error::Timeout(target.authority()))?.map_err(Error::Tls)
 }
 
-async fn dial(target: &Target) -> Result<TcpStream, Error> {
+/// A connection to a target, without TLS.
+pub async fn dial(target: &Target) -> Result<TcpStream, Error> {
     let default = if target.https { 443 } else { 80 };
     let port = if target.port.is_empty() { Ok(default) } else { target.port.parse::<u16>() };
     let port = port.map_err(|_| Error::UnknownPort(target.port.clone()))?;
@@ -188,7 +189,7 @@ where
     Ok(sender.send_request(request).await?)
 }
 
-type Builder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
+pub type Builder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
 
 fn certified_by(authority: &str) -> Result<Builder, tls::Error> {
     let mut roots = RootCertStore::empty();

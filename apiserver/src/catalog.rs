@@ -1,6 +1,6 @@
 //! The resources that are served now, each ready for use: its types resolved, its strategy at hand, its storage form known.
 //!
-//! Built-in resources come from [`crate::registry`]; custom resources will be added and removed as their definitions come and go,
+//! Built-in resources come from [`crate::registry`]; custom resources are added and removed as their definitions come and go,
 //! so the catalog is a value that is replaced whole and never changed in place.
 
 use std::collections::HashMap;
@@ -19,11 +19,11 @@ use crate::registry::table::Rows;
 use crate::registry::{Behaviour, Definition, Scope, Strategy, UpdateStrategy};
 use crate::storage::resource::FieldValue;
 
-/// Types that live as long as the process, or as long as the custom resource that brought them.
+/// Types that live as long as the process, or as long as the custom resource that brought them and which are made when they are needed.
 #[derive(Clone)]
 pub enum TypesHandle {
     Builtin(&'static Types),
-    Custom(Arc<Types>),
+    Custom(Arc<Form>),
 }
 
 impl Deref for TypesHandle {
@@ -31,7 +31,7 @@ impl Deref for TypesHandle {
     fn deref(&self) -> &Types {
         match self {
             TypesHandle::Builtin(types) => types,
-            TypesHandle::Custom(types) => types,
+            TypesHandle::Custom(form) => form.types(),
         }
     }
 }
@@ -205,13 +205,23 @@ impl Resource {
 /// Group, version and plural.
 type ResourceKey = (Box<str>, Box<str>, Box<str>);
 
-/// Everything that is served.
-#[derive(Default)]
+/// A stored resource and its served versions, in the order in which they were added.
+#[derive(Clone)]
+struct Family {
+    stored: Arc<Stored>,
+    versions: Vec<Arc<Resource>>,
+}
+
+/// Everything that is served. The maps share what they have in common with those of earlier and later catalogs, so that a change costs
+/// what has changed, however much is served.
+#[derive(Clone, Default)]
 pub struct Catalog {
-    resources: HashMap<ResourceKey, Arc<Resource>>,
-    /// In the order in which they were added.
-    ordered: Vec<Arc<Resource>>,
-    by_storage: HashMap<(Box<str>, Box<str>), Arc<Stored>>,
+    resources: imbl::HashMap<ResourceKey, Arc<Resource>>,
+    /// By their numbers: in the order in which they were added.
+    ordered: imbl::OrdMap<u32, Arc<Resource>>,
+    by_storage: imbl::HashMap<(Box<str>, Box<str>), Family>,
+    /// How many resources each group and version has.
+    versions: imbl::OrdMap<(Box<str>, Box<str>), usize>,
 }
 
 /// Why a definition could not be resolved; a defect of the table, found at start.
@@ -271,34 +281,47 @@ impl Catalog {
                 .clone();
             catalog.add(resolve(definition, types, type_id, hooks.clone(), stored, conversion));
         }
-        catalog.by_storage = stored_resources;
         Ok(catalog)
     }
 
     fn add(&mut self, resource: Resource) {
         let resource = Arc::new(resource);
-        let key = (resource.gvk.group.clone(), resource.gvk.version.clone(), resource.plural.clone());
-        self.resources.insert(key, resource.clone());
-        self.ordered.push(resource);
+        let (group, version) = (&resource.gvk.group, &resource.gvk.version);
+        self.resources.insert((group.clone(), version.clone(), resource.plural.clone()), resource.clone());
+        *self.versions.entry((group.clone(), version.clone())).or_default() += 1;
+        self.ordered.insert(resource.number, resource.clone());
+        let stored = &resource.stored;
+        let family = self.by_storage.entry((stored.group.clone(), stored.resource.clone()));
+        family.or_insert_with(|| Family { stored: stored.clone(), versions: Vec::new() }).versions.push(resource);
     }
 
     /// The catalog with a custom resource, in place of any of the same group and plural.
     pub fn with(&self, stored: &Arc<Stored>, served: Vec<Resource>) -> Catalog {
         let mut catalog = self.without(&stored.group, &stored.resource);
-        catalog.by_storage.insert((stored.group.clone(), stored.resource.clone()), stored.clone());
+        let family = Family { stored: stored.clone(), versions: Vec::new() };
+        catalog.by_storage.insert((stored.group.clone(), stored.resource.clone()), family);
         served.into_iter().for_each(|resource| catalog.add(resource));
         catalog
     }
 
     /// The catalog without a custom resource.
     pub fn without(&self, group: &str, plural: &str) -> Catalog {
-        let is_it = |r: &Resource| r.custom.is_some() && &*r.stored.group == group && &*r.stored.resource == plural;
-        let ordered: Vec<Arc<Resource>> = self.ordered.iter().filter(|r| !is_it(r)).cloned().collect();
-        let key = |r: &Resource| (r.gvk.group.clone(), r.gvk.version.clone(), r.plural.clone());
-        let resources = ordered.iter().map(|r| (key(r), r.clone())).collect();
-        let mut by_storage = self.by_storage.clone();
-        by_storage.retain(|(g, p), stored| stored.custom.is_none() || &**g != group || &**p != plural);
-        Catalog { resources, ordered, by_storage }
+        let mut catalog = self.clone();
+        let key = (group.into(), plural.into());
+        let Some(family) = self.by_storage.get(&key).filter(|family| family.stored.custom.is_some()) else { return catalog };
+        catalog.by_storage.remove(&key);
+        for resource in &family.versions {
+            let version = (resource.gvk.group.clone(), resource.gvk.version.clone());
+            match catalog.versions.get_mut(&version) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => {
+                    catalog.versions.remove(&version);
+                }
+            }
+            catalog.resources.remove(&(version.0, version.1, resource.plural.clone()));
+            catalog.ordered.remove(&resource.number);
+        }
+        catalog
     }
 
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
@@ -306,30 +329,38 @@ impl Catalog {
     }
 
     pub fn has_version(&self, group: &str, version: &str) -> bool {
-        self.ordered.iter().any(|r| &*r.gvk.group == group && &*r.gvk.version == version)
+        self.versions.contains_key(&(group.into(), version.into()))
     }
 
     pub fn has_group(&self, group: &str) -> bool {
-        self.ordered.iter().any(|r| &*r.gvk.group == group)
+        self.versions.range((Box::from(group), Box::default())..).next().is_some_and(|((found, _), _)| **found == *group)
+    }
+
+    /// Whether a group has resources that come with the server.
+    pub fn is_builtin_group(&self, group: &str) -> bool {
+        // They were there before any other.
+        self.iter().take_while(|r| r.custom.is_none()).any(|r| *r.gvk.group == *group)
     }
 
     /// All served versions of a resource, itself included.
     pub fn versions_of(&self, resource: &Resource) -> Vec<Arc<Resource>> {
-        self.ordered.iter().filter(|r| Arc::ptr_eq(&r.stored, &resource.stored)).cloned().collect()
+        let stored = &resource.stored;
+        let family = self.by_storage.get(&(stored.group.clone(), stored.resource.clone()));
+        family.filter(|family| Arc::ptr_eq(&family.stored, stored)).map(|family| family.versions.clone()).unwrap_or_default()
     }
 
     /// A stored resource by the group and plural of its stored version.
     pub fn stored_resource(&self, group: &str, plural: &str) -> Option<&Arc<Stored>> {
-        self.by_storage.get(&(group.into(), plural.into()))
+        self.by_storage.get(&(group.into(), plural.into())).map(|family| &family.stored)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.ordered.iter()
+        self.ordered.values()
     }
 
     /// Each stored resource once.
     pub fn stored(&self) -> Vec<Arc<Stored>> {
-        self.by_storage.values().cloned().collect()
+        self.by_storage.values().map(|family| family.stored.clone()).collect()
     }
 }
 

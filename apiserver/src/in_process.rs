@@ -67,9 +67,10 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::run::{Config, Mode, Server};
+    use crate::authorization::Mode;
+    use crate::run::{Config, Server};
     use crate::storage::etcd;
-    use crate::{admission, tokens};
+    use crate::{admission, authentication, authorization, tokens};
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -79,10 +80,10 @@ mod tests {
             bind_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             secure_port: 0,
             token_auth_file: None,
-            authorization_mode: vec![Mode::Rbac],
+            authentication: authentication::Config { anonymous_auth: Some(false), ..authentication::Config::default() },
+            authorization: authorization::Config { authorization_mode: vec![Mode::Rbac], ..authorization::Config::default() },
             tokens: tokens::Config::default(),
             aggregate_cluster_roles: true,
-            anonymous_auth: false,
             enable_bootstrap_token_auth: false,
             admission: admission::Config::default(),
             extra_sans: Vec::new(),
@@ -91,10 +92,14 @@ mod tests {
             etcd: None::<etcd::Address>,
             compaction_interval: Duration::ZERO,
             tls_files: None,
+            tls_sni: Vec::new(),
+            tls_settings: crate::tls::Settings::default(),
             client_ca_file: None,
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
             kubelets: crate::run::Kubelets::default(),
+            audit: crate::audit::Config::default(),
+            encryption: crate::encryption::Config::default(),
             front_proxies: crate::run::FrontProxies::default(),
             resource_metrics: true,
         }

@@ -13,13 +13,16 @@ use crate::admission::{self, SelectionError};
 use crate::aggregation::{self, Aggregation};
 use crate::allocation::{self, Allocator};
 use crate::api::Api;
+use crate::audit::{self, Auditor};
+use crate::authentication::{self, Surroundings};
+use crate::authorization::{self, Mode};
 use crate::backend::{self, Backends};
 use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Served};
-use crate::filters::authentication::{self, Authenticator, TokenVerifier};
-use crate::filters::authorization::{AlwaysAllow, AlwaysDeny, Authorizer, SystemMasters, Union};
+use crate::encryption::{self, Encryption};
+use crate::filters::authentication::{Authenticator, TokenFileError, TokenVerifier, read_token_file};
 use crate::filters::client_certificate::ClientCertificates;
-use crate::filters::front_proxy::{self, FrontProxy};
+use crate::filters::front_proxy;
 use crate::flow_control::FlowControl;
 use crate::loopback::Loopback;
 use crate::metrics::Metrics;
@@ -30,15 +33,18 @@ use crate::pki::{self, Pki};
 use crate::rbac::{self, Rbac, escalation::Escalation};
 use crate::registry;
 use crate::resource_metrics::{self, ResourceMetrics};
+use crate::server::Tls;
 use crate::storage::embedded::Embedded;
+use crate::storage::encrypted::{Encrypted, Kind};
 use crate::storage::etcd;
 use crate::storage::{self, Codec, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
 use crate::stored_form::StoredForm;
 use crate::system::service_cidr::ServiceRange;
 use crate::tokens::bootstrap::Bootstrap;
-use crate::tokens::verify::{Cached, Verifier};
+use crate::tokens::verify::{Cached, KnownSignatures, Verifier};
 use crate::tokens::{self, Issuer};
-use crate::{bootstrap, crd, filters, server, system, tls};
+use crate::webhook_client::Connections;
+use crate::{bootstrap, crd, filters, server, serving, system, tls};
 
 /// What the API server is told at start. Field names follow upstream's flags.
 #[derive(Clone, Debug)]
@@ -49,12 +55,13 @@ pub struct Config {
     /// 0 takes a free port.
     pub secure_port: u16,
     pub token_auth_file: Option<PathBuf>,
-    /// Asked in this order; the first opinion counts.
-    pub authorization_mode: Vec<Mode>,
+    /// Whose tokens are accepted besides service accounts', and who may be anonymous.
+    pub authentication: authentication::Config,
+    /// Who says what users may do.
+    pub authorization: authorization::Config,
     pub tokens: tokens::Config,
     /// Put aggregated cluster roles together, as the controller manager does in a cluster that has one.
     pub aggregate_cluster_roles: bool,
-    pub anonymous_auth: bool,
     /// Let in those who show a bootstrap token.
     pub enable_bootstrap_token_auth: bool,
     /// Which admission plugins run, and their settings.
@@ -71,6 +78,9 @@ pub struct Config {
     pub compaction_interval: Duration,
     /// What to serve with, a certificate chain and its key; made and kept in the data directory if absent.
     pub tls_files: Option<(PathBuf, PathBuf)>,
+    /// What to serve with to clients that ask for other names: a chain, its key, and the names if not those of the certificate.
+    pub tls_sni: Vec<SniFiles>,
+    pub tls_settings: tls::Settings,
     /// Who may certify users, besides the CA of the data directory.
     pub client_ca_file: Option<PathBuf>,
     /// How many requests are worked at; the two add up to what priority levels share.
@@ -78,8 +88,35 @@ pub struct Config {
     pub max_mutating_requests_inflight: u32,
     pub kubelets: Kubelets,
     pub front_proxies: FrontProxies,
+    pub audit: audit::Config,
+    pub encryption: encryption::Config,
     /// Serve metrics.k8s.io from what kubelets tell, while nobody else does.
     pub resource_metrics: bool,
+}
+
+/// `--tls-sni-cert-key`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SniFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub names: Vec<String>,
+}
+
+impl std::str::FromStr for SniFiles {
+    type Err = String;
+
+    /// `certificate,key` or `certificate,key:name,name`.
+    fn from_str(text: &str) -> Result<SniFiles, String> {
+        let (files, names) = text.split_once(':').unwrap_or((text, ""));
+        let Some((certificate, key)) = files.split_once(',').filter(|(_, key)| !key.contains(',')) else {
+            return Err("expected comma separated certificate and key file paths".to_owned());
+        };
+        if certificate.trim().is_empty() || key.trim().is_empty() {
+            return Err("expected comma separated certificate and key file paths".to_owned());
+        }
+        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Ok(SniFiles { certificate: certificate.trim().into(), key: key.trim().into(), names })
+    }
 }
 
 /// Which front proxies are believed, and what this server shows when it is one itself. Field names follow upstream's flags.
@@ -123,29 +160,6 @@ pub struct Kubelets {
     pub preferred_address_types: Vec<String>,
 }
 
-/// A source of permissions, as `--authorization-mode` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    AlwaysAllow,
-    AlwaysDeny,
-    Node,
-    Rbac,
-}
-
-impl std::str::FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Mode, String> {
-        match text {
-            "AlwaysAllow" => Ok(Mode::AlwaysAllow),
-            "AlwaysDeny" => Ok(Mode::AlwaysDeny),
-            "Node" => Ok(Mode::Node),
-            "RBAC" => Ok(Mode::Rbac),
-            other => Err(format!("authorization-mode {} is not a valid mode", apimachinery::field::quote(other))),
-        }
-    }
-}
-
 /// Why the API server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -162,7 +176,15 @@ pub enum Error {
     #[error(transparent)]
     Admission(#[from] SelectionError),
     #[error(transparent)]
-    Tokens(#[from] authentication::TokenFileError),
+    Audit(#[from] audit::Error),
+    #[error(transparent)]
+    Encryption(#[from] encryption::Error),
+    #[error(transparent)]
+    Tokens(#[from] TokenFileError),
+    #[error(transparent)]
+    Authentication(#[from] authentication::Error),
+    #[error(transparent)]
+    Authorization(#[from] authorization::Error),
     #[error("client CA: {0}")]
     ClientCa(#[from] rustls::server::VerifierBuilderError),
     #[error(transparent)]
@@ -173,6 +195,10 @@ pub enum Error {
     File { path: PathBuf, source: std::io::Error },
     #[error("invalid configuration: MaxRequestsInFlight={0} and MaxMutatingRequestsInFlight={1}; they must add up to something positive")]
     NoSeats(u32, u32),
+    #[error(
+        "--requestheader-client-ca-file and --client-ca-file contain overlapping certificates; --requestheader-allowed-names must be specified to ensure regular client certificates cannot set authenticating proxy headers for arbitrary users"
+    )]
+    OverlappingAuthorities,
     #[error("stopped before it had started")]
     Stopped,
     #[error("filling the cluster: {0}")]
@@ -184,7 +210,7 @@ pub struct Server {
     pub api: Arc<Api>,
     pub address: SocketAddr,
     listener: TcpListener,
-    tls: tokio_rustls::TlsAcceptor,
+    tls: Tls,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -195,6 +221,7 @@ impl Server {
         if seats == 0 {
             return Err(Error::NoSeats(config.max_requests_inflight, config.max_mutating_requests_inflight));
         }
+        let audit = Auditor::start(&config.audit).await?;
         std::fs::create_dir_all(&config.data_dir).map_err(|source| Error::File { path: config.data_dir.clone(), source })?;
         let pki = Pki::open(&config.data_dir.join("pki"))?;
         let store: Arc<dyn Store> = match &config.etcd {
@@ -204,6 +231,9 @@ impl Server {
             },
             None => Arc::new(Embedded::open(&store_path(&config.data_dir))?),
         };
+        let encryption = Encryption::start(&config.encryption, shutdown.clone()).await?;
+        let root = config.etcd.as_ref().map_or("/registry", |address| &address.prefix);
+        let store = Arc::new(Encrypted::new(store, encryption.clone(), root));
         let limits = storage::Config { compaction_interval: config.compaction_interval, ..storage::Config::default() };
         let storage = Storage::open(store, limits).await?;
         let catalog = load_catalog(&storage, config.etcd.is_some()).await?;
@@ -211,10 +241,10 @@ impl Server {
         let address = SocketAddr::new(config.bind_address, config.secure_port);
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
-        let tls = acceptor(config, &pki)?;
+        let tls = Tls::new(serving::config(config, &pki)?);
 
         let static_tokens = match &config.token_auth_file {
-            Some(path) => authentication::read_token_file(path)?,
+            Some(path) => read_token_file(path)?,
             None => Default::default(),
         };
         let issuer = Issuer::start(&config.tokens, &config.data_dir.join("pki"))?;
@@ -223,10 +253,21 @@ impl Server {
             verifiers.push(Box::new(Bootstrap::new(&catalog, issuer.audiences.clone())));
         }
         let (last_used, used_tokens) = tokens::legacy::last_used();
-        let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog), last_used };
+        let verifier = Verifier { issuer: issuer.clone(), objects: Cached::new(&catalog), last_used, known: KnownSignatures::default() };
         verifiers.push(Box::new(verifier));
-        let (rbac, nodes) = (Rbac::default(), NodeAuthorizer::default());
-        let authorizer = authorizer(&config.authorization_mode, &rbac, &nodes);
+        let (rbac, nodes, webhooks) = (Rbac::default(), NodeAuthorizer::default(), Arc::<Connections>::default());
+        let parts = authorization::Parts { rbac: rbac.clone(), nodes: nodes.clone(), connections: webhooks.clone() };
+        let authorizer = authorization::start(&config.authorization, parts, &shutdown)?;
+        let around = Surroundings {
+            own_issuers: &issuer.issuers,
+            audiences: &issuer.audiences,
+            always_allow: config.authorization.authorization_mode.contains(&Mode::AlwaysAllow),
+            connections: &webhooks,
+            shutdown: &shutdown,
+        };
+        let settled = authentication::start(&config.authentication, &around)?;
+        verifiers.extend(settled.verifiers);
+        let has_nodes = authorizer.has(Mode::Node);
         let mut builtin = discovery::builtin::group_versions(&registry::definitions());
         builtin.extend(config.resource_metrics.then(resource_metrics::group_version));
         let api = Arc::new(Api {
@@ -234,15 +275,17 @@ impl Server {
             discovery: Served::new(builtin),
             catalog: ArcSwap::from_pointee(catalog),
             storage,
-            authenticator: Authenticator::new(static_tokens, verifiers, config.anonymous_auth, issuer.audiences.clone())
-                .with_front_proxy(front_proxy(config, &pki)?)
-                .with_client_certificates(ClientCertificates::certified_by(tls::roots(&client_ca(config, &pki)?)?)?),
+            authenticator: Authenticator::new(static_tokens, verifiers, settled.anonymous, issuer.audiences.clone())
+                .with_front_proxy(serving::front_proxy(config, &pki)?)
+                .with_client_certificates(ClientCertificates::certified_by(tls::roots(&serving::client_ca(config, &pki)?)?)?),
             authorizer: authorizer.clone(),
             issuer,
             admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
+            audit,
+            encryption,
             allocator: Allocator::default(),
             backends: backends(&config.kubelets, &pki)?,
-            webhooks: Arc::default(),
+            webhooks,
             aggregation: Aggregation::new(&proxy_client(config, &pki)?)?,
             resource_metrics: config.resource_metrics.then(ResourceMetrics::default),
             parsed: Parsed::default(),
@@ -253,7 +296,7 @@ impl Server {
         bootstrap::run(&api).await.map_err(Error::Bootstrap)?;
         let catalog = api.catalog.load_full();
         rbac.follow(&catalog, shutdown.clone());
-        if config.authorization_mode.contains(&Mode::Node) {
+        if has_nodes {
             nodes.follow(&catalog, shutdown.clone());
         }
         if config.aggregate_cluster_roles {
@@ -270,14 +313,19 @@ impl Server {
         tokio::spawn(allocation::repair::run(api.clone()));
         tokio::spawn(tokens::legacy::write(api.clone(), used_tokens));
         write_kubeconfig(config, &pki, address)?;
+        serving::follow(config, &api, &tls, &shutdown);
         Ok(Server { api, address, listener, tls, shutdown })
     }
 
     /// Serves until the shutdown signal, then drains.
     pub async fn serve(self) {
         let api = self.api;
+        let audit = api.audit.clone();
         let handler = move |request, peer| filters::serve(api.clone(), request, peer);
         server::serve(self.listener, self.tls, handler, self.shutdown).await;
+        if let Some(audit) = audit {
+            audit.flush().await;
+        }
     }
 }
 
@@ -298,14 +346,14 @@ fn settings(config: &Config, pki: &Pki, address: SocketAddr) -> Result<system::S
         advertise_address,
         port: address.port(),
         service_ranges: config.service_cluster_ip_range.clone(),
-        client_ca: client_ca(config, pki)?,
-        front_proxies: front_proxy_config(config, pki)?,
+        client_ca: serving::client_ca(config, pki)?,
+        front_proxies: serving::front_proxy_config(config, pki)?,
         hostname: hostname.trim().to_owned(),
     })
 }
 
 /// The bind address if others can reach it, else the address that this machine has towards its default route.
-fn advertised(bind_address: IpAddr) -> Option<IpAddr> {
+pub(crate) fn advertised(bind_address: IpAddr) -> Option<IpAddr> {
     if !bind_address.is_unspecified() && !bind_address.is_loopback() {
         return Some(bind_address);
     }
@@ -314,20 +362,6 @@ fn advertised(bind_address: IpAddr) -> Option<IpAddr> {
     socket.connect((std::net::Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
     let address = socket.local_addr().ok()?.ip();
     (!address.is_loopback() && !address.is_unspecified()).then_some(address)
-}
-
-/// The authorizers of the modes, after the one that no mode turns off.
-fn authorizer(modes: &[Mode], rbac: &Rbac, nodes: &NodeAuthorizer) -> Arc<dyn Authorizer> {
-    let mut chain: Vec<(&'static str, Box<dyn Authorizer>)> = vec![("kubernetes.io/system-privileged-group", Box::new(SystemMasters))];
-    for mode in modes {
-        chain.push(match mode {
-            Mode::AlwaysAllow => ("alwaysallow", Box::new(AlwaysAllow)),
-            Mode::AlwaysDeny => ("alwaysdeny", Box::new(AlwaysDeny)),
-            Mode::Node => ("node", Box::new(nodes.clone())),
-            Mode::Rbac => ("rbac", Box::new(rbac.clone())),
-        });
-    }
-    Arc::new(Union(chain))
 }
 
 /// Resolves the built-in resources and loads their objects into memory. `shared`: the store is one that upstream reads too.
@@ -341,6 +375,7 @@ async fn load_catalog(storage: &Storage, shared: bool) -> Result<Catalog, Error>
         let codec: Arc<dyn Codec> = if shared { Arc::new(StoredForm::of(&catalog, &stored)) } else { Arc::new(JsonCodec) };
         let spec = ResourceSpec {
             prefix: (&*stored.prefix).into(),
+            kind: Kind { group: (&*stored.group).into(), resource: (&*stored.resource).into() },
             namespaced: stored.namespaced,
             order: FieldOrder::Declared,
             fields,
@@ -368,48 +403,6 @@ fn backends(kubelets: &Kubelets, pki: &Pki) -> Result<Backends, Error> {
     Ok(Backends::new(&backend::Kubelets { client, certificate_authority, preferred_address_types: types })?)
 }
 
-/// Whose client certificates are believed. The data directory's own CA always is: the administrator's certificate is from there.
-fn client_ca(config: &Config, pki: &Pki) -> Result<String, Error> {
-    let own = pki.ca()?;
-    match &config.client_ca_file {
-        Some(path) => Ok(format!("{}\n{own}", read_file(path)?.trim_end())),
-        None => Ok(own),
-    }
-}
-
-/// Which front proxies are believed, and by which headers.
-fn front_proxy_config(config: &Config, pki: &Pki) -> Result<front_proxy::Config, Error> {
-    let told = &config.front_proxies;
-    let (client_ca, allowed_names) = match &told.client_ca_file {
-        // What this server shows as a proxy must be believed by those who read the bundle.
-        Some(path) if told.proxy_client.is_none() => {
-            (format!("{}\n{}", read_file(path)?.trim_end(), pki.front_proxy_ca()?), &told.allowed_names)
-        }
-        Some(path) => (read_file(path)?, &told.allowed_names),
-        None => (pki.front_proxy_ca()?, &told.allowed_names),
-    };
-    let mut allowed_names = allowed_names.clone();
-    let own = pki::FRONT_PROXY_CLIENT.to_owned();
-    let lists_names = told.client_ca_file.is_none() || !allowed_names.is_empty();
-    if told.proxy_client.is_none() && lists_names && !allowed_names.contains(&own) {
-        allowed_names.push(own);
-    }
-    Ok(front_proxy::Config {
-        client_ca,
-        allowed_names,
-        username_headers: told.username_headers.clone(),
-        uid_headers: told.uid_headers.clone(),
-        group_headers: told.group_headers.clone(),
-        extra_headers_prefix: told.extra_headers_prefix.clone(),
-    })
-}
-
-fn front_proxy(config: &Config, pki: &Pki) -> Result<Option<FrontProxy>, Error> {
-    let config = front_proxy_config(config, pki)?;
-    let certificates = ClientCertificates::certified_by(tls::roots(&config.client_ca)?)?;
-    Ok(certificates.map(|certificates| FrontProxy { certificates, config }))
-}
-
 /// What this server shows extension API servers.
 fn proxy_client(config: &Config, pki: &Pki) -> Result<pki::Identity, Error> {
     match &config.front_proxies.proxy_client {
@@ -418,33 +411,8 @@ fn proxy_client(config: &Config, pki: &Pki) -> Result<pki::Identity, Error> {
     }
 }
 
-fn read_file(path: &Path) -> Result<String, Error> {
+pub(crate) fn read_file(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })
-}
-
-fn acceptor(config: &Config, pki: &Pki) -> Result<tokio_rustls::TlsAcceptor, Error> {
-    let authorities = tls::roots(&format!("{}\n{}", client_ca(config, pki)?, front_proxy_config(config, pki)?.client_ca))?;
-    if let Some((certificate, key)) = &config.tls_files {
-        return Ok(tls::acceptor(&read_file(certificate)?, &read_file(key)?, &authorities)?);
-    }
-    let mut names: Vec<String> =
-        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-            .map(str::to_owned)
-            .to_vec();
-    let mut addresses = vec![IpAddr::from([127, 0, 0, 1])];
-    addresses.extend(config.service_cluster_ip_range.iter().map(ServiceRange::first));
-    addresses.extend(config.advertise_address.or_else(|| advertised(config.bind_address)));
-    if !config.bind_address.is_unspecified() && !addresses.contains(&config.bind_address) {
-        addresses.push(config.bind_address);
-    }
-    for san in &config.extra_sans {
-        match san.parse() {
-            Ok(address) => addresses.push(address),
-            Err(_) => names.push(san.clone()),
-        }
-    }
-    let identity = pki.serving(&names, &addresses)?;
-    Ok(tls::acceptor(&identity.certificate, &identity.key, &authorities)?)
 }
 
 /// The address that clients on this machine use.

@@ -8,11 +8,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -38,10 +40,26 @@ pub struct Peer {
     pub certificates: Arc<[CertificateDer<'static>]>,
 }
 
+/// What connections are greeted with. Clones are the same: what one replaces, all have.
+#[derive(Clone)]
+pub struct Tls(Arc<ArcSwap<ServerConfig>>);
+
+impl Tls {
+    pub fn new(config: ServerConfig) -> Tls {
+        Tls(Arc::new(ArcSwap::from_pointee(config)))
+    }
+
+    /// Connections that stand go on as they are.
+    pub fn replace(&self, config: ServerConfig) {
+        self.0.store(Arc::new(config));
+    }
+}
+
 /// Serves until `shutdown` turns true, then drains.
 ///
 /// `handler` never fails: errors are responses.
-pub async fn serve<H, F>(listener: TcpListener, tls: TlsAcceptor, handler: H, mut shutdown: watch::Receiver<bool>)
+/// `tls` may change meanwhile: each connection is greeted with what it is then.
+pub async fn serve<H, F>(listener: TcpListener, tls: Tls, handler: H, mut shutdown: watch::Receiver<bool>)
 where
     H: Fn(http::Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = http::Response<Body>> + Send + 'static,
@@ -64,7 +82,8 @@ where
             accepted = accept(&listener, &slots) => accepted,
         };
         let Some((stream, address, slot)) = accepted else { continue };
-        let (tls, handler, builder, shutdown) = (tls.clone(), handler.clone(), builder.clone(), shutdown.clone());
+        let tls = TlsAcceptor::from(tls.0.load_full());
+        let (handler, builder, shutdown) = (handler.clone(), builder.clone(), shutdown.clone());
         tokio::spawn(async move {
             if let Err(error) = connection(stream, address, tls, handler, &builder, shutdown).await {
                 tracing::debug!(%address, %error, "connection ended");

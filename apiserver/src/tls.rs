@@ -1,15 +1,20 @@
 //! TLS settings of the listener: our certificate, and client certificates that are asked for but not required.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use tokio_rustls::TlsAcceptor;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::pki::Identity;
 
@@ -22,27 +27,167 @@ pub enum Error {
     Tls(#[from] rustls::Error),
     #[error("client CA: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
+    #[error("Cipher suite {0} not supported or doesn't exist")]
+    UnknownSuite(String),
+    #[error("certificate: {0}")]
+    Certificate(String),
 }
 
-/// An acceptor that offers HTTP/2 and HTTP/1.1.
+/// Which versions and cipher suites a listener speaks; what rustls holds to be safe by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `--tls-min-version`: nothing older than 1.3.
+    pub only_tls13: bool,
+    /// `--tls-cipher-suites`, as Go names them: those of TLS 1.2 that are spoken; all if empty. TLS 1.3 has no choice.
+    pub cipher_suites: Vec<String>,
+}
+
+/// A certificate for the names under which clients ask for it.
+pub struct NamedIdentity {
+    /// Those of the certificate if empty. `*` stands for one label.
+    pub names: Vec<String>,
+    pub identity: Identity,
+}
+
+/// Suites that Go speaks and this server does not: they may be named, and are never chosen.
+const UNSUPPORTED_SUITES: [&str; 16] = [
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_RC4_128_SHA",
+    "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_RSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+];
+
+impl Settings {
+    fn provider(&self) -> Result<CryptoProvider, Error> {
+        let mut provider = rustls::crypto::ring::default_provider();
+        if self.cipher_suites.is_empty() {
+            return Ok(provider);
+        }
+        let supported: Vec<String> = provider.cipher_suites.iter().map(|suite| go_name(suite.suite())).collect();
+        for wanted in &self.cipher_suites {
+            let old_name = format!("{wanted}_SHA256");
+            let is_known = supported.contains(wanted) || supported.contains(&old_name) || UNSUPPORTED_SUITES.contains(&wanted.as_str());
+            if !is_known {
+                return Err(Error::UnknownSuite(wanted.clone()));
+            }
+        }
+        provider.cipher_suites.retain(|suite| {
+            let name = go_name(suite.suite());
+            let is_wanted = |wanted: &String| *wanted == name || format!("{wanted}_SHA256") == name;
+            suite.tls13().is_some() || self.cipher_suites.iter().any(is_wanted)
+        });
+        Ok(provider)
+    }
+}
+
+/// `TLS13_AES_128_GCM_SHA256` is `TLS_AES_128_GCM_SHA256` to Go.
+fn go_name(suite: rustls::CipherSuite) -> String {
+    format!("{suite:?}").replacen("TLS13_", "TLS_", 1)
+}
+
+/// What a listener offers: HTTP/2 and HTTP/1.1, one certificate, and others by name.
 ///
 /// Clients are asked for a certificate and need not have one; without authorities nobody is asked. That they hold its key is proved here; who certified it is for
 /// [`crate::filters::client_certificate`] to find out, since a stranger's certificate is no reason to refuse a good token.
 /// `authorities` tells clients which certificates are of use.
-pub fn acceptor(certificate_pem: &str, key_pem: &str, authorities: &RootCertStore) -> Result<TlsAcceptor, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let chain = CertificateDer::pem_slice_iter(certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())?;
+pub fn server_config(
+    identity: &Identity,
+    named: &[NamedIdentity],
+    authorities: &RootCertStore,
+    settings: &Settings,
+) -> Result<ServerConfig, Error> {
+    let provider = Arc::new(settings.provider()?);
     let verifier: Arc<dyn ClientCertVerifier> = match authorities.is_empty() {
         true => WebPkiClientVerifier::no_client_auth(),
         false => Arc::new(AnyCertificate { hints: authorities.subjects(), algorithms: provider.signature_verification_algorithms }),
     };
+    let certified = |identity: &Identity| {
+        let (chain, key) = self::identity(identity)?;
+        Ok::<_, Error>(Arc::new(CertifiedKey::from_der(chain, key, &provider)?))
+    };
+    let mut by_name = HashMap::new();
+    for one in named {
+        let key = certified(&one.identity)?;
+        let names = if one.names.is_empty() { names_of(&key)? } else { one.names.clone() };
+        for name in names {
+            // The first that was given for a name counts.
+            by_name.entry(name.to_ascii_lowercase()).or_insert_with(|| key.clone());
+        }
+    }
+    let resolver = ByName { default: certified(identity)?, by_name };
+    let versions: &[&rustls::SupportedProtocolVersion] = if settings.only_tls13 { &[&TLS13] } else { &[&TLS13, &TLS12] };
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(config)
+}
+
+/// A listener's acceptor that never changes.
+pub fn acceptor(certificate_pem: &str, key_pem: &str, authorities: &RootCertStore) -> Result<TlsAcceptor, Error> {
+    let identity = Identity { certificate: certificate_pem.to_owned(), key: key_pem.to_owned() };
+    Ok(TlsAcceptor::from(Arc::new(server_config(&identity, &[], authorities, &Settings::default())?)))
+}
+
+/// The names that a certificate is for.
+fn names_of(key: &CertifiedKey) -> Result<Vec<String>, Error> {
+    let Some(certificate) = key.cert.first() else { return Ok(Vec::new()) };
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| Error::Certificate(error.to_string()))?;
+    let alternative = parsed.subject_alternative_name().map_err(|error| Error::Certificate(error.to_string()))?;
+    let mut names: Vec<String> = Vec::new();
+    for name in alternative.iter().flat_map(|extension| &extension.value.general_names) {
+        if let GeneralName::DNSName(name) = name {
+            names.push((*name).to_owned());
+        }
+    }
+    if names.is_empty() {
+        names.extend(parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(str::to_owned));
+    }
+    Ok(names)
+}
+
+/// Certificates by the name that clients ask for.
+#[derive(Debug)]
+struct ByName {
+    default: Arc<CertifiedKey>,
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+}
+
+impl ByName {
+    /// A wildcard stands for the labels that it is found at, from the first on.
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        if self.by_name.is_empty() {
+            return None;
+        }
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        if let Some(found) = self.by_name.get(&name) {
+            return Some(found);
+        }
+        let mut labels: Vec<&str> = name.split('.').collect();
+        (0..labels.len()).find_map(|at| {
+            labels[at] = "*";
+            self.by_name.get(&labels.join("."))
+        })
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(hello.server_name().and_then(|name| self.find(name)).unwrap_or(&self.default).clone())
+    }
 }
 
 /// The authorities of a PEM bundle.
@@ -105,5 +250,42 @@ impl ClientCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::Pki;
+
+    #[test]
+    fn suites_are_chosen_by_the_names_that_go_has() {
+        let settings = |names: &[&str]| Settings { cipher_suites: names.iter().map(|n| (*n).to_owned()).collect(), ..Settings::default() };
+        let chosen = |names: &[&str]| {
+            let provider = settings(names).provider().unwrap();
+            provider.cipher_suites.iter().filter(|suite| suite.tls13().is_none()).map(|suite| go_name(suite.suite())).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(&[]).len(), 6);
+        assert_eq!(chosen(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]), ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]);
+        assert_eq!(chosen(&["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"]), ["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"]);
+        assert!(chosen(&["TLS_AES_128_GCM_SHA256", "TLS_RSA_WITH_AES_128_CBC_SHA"]).is_empty());
+        let unknown = settings(&["TLS_MOON"]).provider().unwrap_err();
+        assert_eq!(unknown.to_string(), "Cipher suite TLS_MOON not supported or doesn't exist");
+    }
+
+    #[test]
+    fn certificates_are_found_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Pki::open(directory.path()).unwrap();
+        let identity = pki.serving(&["a.example.com".to_owned(), "*.b.example.com".to_owned()], &[]).unwrap();
+        let provider = rustls::crypto::ring::default_provider();
+        let (chain, key) = self::identity(&identity).unwrap();
+        let key = Arc::new(CertifiedKey::from_der(chain, key, &provider).unwrap());
+        assert_eq!(names_of(&key).unwrap(), ["a.example.com", "*.b.example.com"]);
+        let by_name = names_of(&key).unwrap().into_iter().map(|name| (name, key.clone())).collect();
+        let found = ByName { default: key.clone(), by_name };
+        for (name, expect) in [("A.example.com", true), ("x.b.example.com", true), ("b.example.com", false), ("c.example.com", false)] {
+            assert_eq!(found.find(name).is_some(), expect, "{name}");
+        }
     }
 }

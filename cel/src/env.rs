@@ -30,12 +30,13 @@ pub struct Env {
     variables: HashMap<String, Type>,
     objects: ObjectTypes,
     libraries: Vec<Library>,
+    bindings: bool,
 }
 
 impl Env {
     /// For expressions as they are written: nothing that the version before this one would not understand.
     pub fn for_new() -> Env {
-        Env { variables: HashMap::new(), objects: HashMap::new(), libraries: vec![Library::Base] }
+        Env { variables: HashMap::new(), objects: HashMap::new(), libraries: vec![Library::Base], bindings: false }
     }
 
     /// For expressions that are in force: all that this version understands.
@@ -60,6 +61,16 @@ impl Env {
         let fields = fields.iter().map(|(name, ty)| ((*name).to_owned(), ty.clone())).collect();
         self.objects.insert(name.into(), fields);
         self
+    }
+
+    /// Lets `cel.bind(name, value, within)` name a value within an expression.
+    pub fn with_bindings(mut self) -> Env {
+        self.bindings = true;
+        self
+    }
+
+    pub(crate) fn has_bindings(&self) -> bool {
+        self.bindings
     }
 
     /// Declares what mutations are made of: `Object` with any fields beneath, `JSONPatch`, and `jsonpatch.escapeKey`.

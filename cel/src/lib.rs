@@ -72,7 +72,7 @@ impl Program {
     }
 
     fn compile_here(env: &Env, text: &str) -> Result<Program, CompileError> {
-        let (source, parsed) = parser::parse(text)?;
+        let (source, parsed) = parser::parse(text, env.has_bindings())?;
         let checked = check::check(parsed, env).map_err(|issues| CompileError::new(&source, issues))?;
         let root = plan::plan(&checked).map_err(CompileError::plain)?;
         let depth = checked.root.depth();
@@ -87,6 +87,25 @@ impl Program {
     /// Whether it names a variable of the environment.
     pub fn uses(&self, variable: &str) -> bool {
         self.checked.references.values().any(|reference| matches!(reference, Reference::Ident(name) if name == variable))
+    }
+
+    /// Whether it takes a field straight from a variable: `variable.field`, `variable.?field`, `has(variable.field)`.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        let names = |expr: &ast::Expr| matches!(&expr.kind, ast::Kind::Ident(name) if name == variable);
+        let mut found = false;
+        self.checked.root.walk(&mut |expr| {
+            found |= match &expr.kind {
+                ast::Kind::Select { operand, field: name, .. } => name == field && names(operand),
+                ast::Kind::Call { target: None, function, args } => match args.as_slice() {
+                    [operand, ast::Expr { kind: ast::Kind::Literal(ast::Literal::String(name)), .. }] => {
+                        function == "_?._" && name == field && names(operand)
+                    }
+                    _ => false,
+                },
+                _ => false,
+            };
+        });
+        found
     }
 
     /// What it may cost if variables are of these sizes.

@@ -41,6 +41,7 @@ pub(crate) fn expand(parser: &mut Parser<'_>, place: Location, target: Option<Ex
     };
     let expansion = match MACROS.iter().find(is_macro) {
         Some((.., expansion)) => *expansion,
+        None if parser.bindings && is_bind(target.as_ref(), &function, &args) => bind,
         None => {
             let target = target.map(Box::new);
             return parser.node(place, Kind::Call { target, function, args });
@@ -52,6 +53,17 @@ pub(crate) fn expand(parser: &mut Parser<'_>, place: Location, target: Option<Ex
         Ok(expanded) => expanded,
         Err((location, message)) => parser.report(location, message),
     }
+}
+
+fn is_bind(target: Option<&Expr>, function: &str, args: &[Expr]) -> bool {
+    let of_cel = target.is_some_and(|target| matches!(&target.kind, Kind::Ident(name) if name == "cel"));
+    of_cel && function == "bind" && args.len() == 3
+}
+
+fn bind(build: &mut Builder<'_, '_>, _: Expr, mut args: Vec<Expr>) -> Expanded {
+    let name = build.variable(&args[0], "cel.bind() variable names must be simple identifiers")?;
+    let (value, within) = (args.remove(1), args.remove(1));
+    Ok(build.bind(&name, value, within))
 }
 
 /// Makes nodes at the place of the macro.

@@ -59,7 +59,7 @@ const BINARY: [&str; 14] = ["*", "/", "%", "+", "-", "<", "<=", ">=", ">", "==",
 pub(crate) type Step<T> = Result<T, Stop>;
 
 /// Parses a text and expands its macros.
-pub(crate) fn parse(text: &str) -> Result<(Source, Parsed), CompileError> {
+pub(crate) fn parse(text: &str, bindings: bool) -> Result<(Source, Parsed), CompileError> {
     let source = Source::new(text);
     let size = source.chars.len();
     if size > MAX_CODE_POINTS {
@@ -81,6 +81,7 @@ pub(crate) fn parse(text: &str) -> Result<(Source, Parsed), CompileError> {
         is_recovering: false,
         last_mistake: None,
         recoveries: 0,
+        bindings,
     };
     let root = parser.whole();
     let (issues, places) = (parser.issues, parser.places);
@@ -109,6 +110,8 @@ pub(crate) struct Parser<'s> {
     is_recovering: bool,
     last_mistake: Option<(usize, Rule)>,
     recoveries: usize,
+    /// `cel.bind` names a value.
+    pub bindings: bool,
 }
 
 impl Parser<'_> {

@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use apiserver::admission;
 use apiserver::backend::PREFERRED_ADDRESS_TYPES;
-use apiserver::run::{Config, FrontProxies, Kubelets, Mode, Server};
+use apiserver::encryption;
+use apiserver::run::{Config, FrontProxies, Kubelets, Server, SniFiles};
 use apiserver::storage::etcd;
 use apiserver::system::service_cidr::ServiceRange;
-use apiserver::tokens;
+use apiserver::{tls, tokens};
 use clap::Args;
 use tokio::sync::watch;
 
+use crate::audit_flags::AuditFlags;
+use crate::authentication_flags::AuthenticationFlags;
+use crate::authorization_flags::AuthorizationFlags;
 use crate::{feature_gates, runtime_config};
 
 /// Flags that `apiserver` and `up` share.
@@ -27,9 +31,10 @@ pub struct Flags {
     /// A CSV file of static tokens: token,user,uid[,"group1,group2"].
     #[arg(long)]
     pub token_auth_file: Option<PathBuf>,
-    /// Who decides what users may do, asked in this order: Node, RBAC, AlwaysAllow, AlwaysDeny.
-    #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
-    pub authorization_mode: Vec<Mode>,
+    #[command(flatten)]
+    pub authentication: AuthenticationFlags,
+    #[command(flatten)]
+    pub authorization: AuthorizationFlags,
     /// The issuer of service account tokens; may be repeated, all are accepted and the first is used.
     #[arg(long)]
     pub service_account_issuer: Vec<String>,
@@ -51,13 +56,10 @@ pub struct Flags {
     /// Let tokens that kubelets project for this server live for a year.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub service_account_extend_token_expiration: bool,
-    /// Let requests without credentials in as system:anonymous.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub anonymous_auth: bool,
     /// Let those in who show a bootstrap token, a Secret in kube-system of type bootstrap.kubernetes.io/token; on for a whole cluster.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub enable_bootstrap_token_auth: Option<bool>,
-    /// Admission plugins to run beside the default ones; their order does not matter.
+    /// Admission plugins to run beside the default ones, of which a whole cluster has NodeRestriction too; their order does not matter.
     #[arg(long, value_delimiter = ',')]
     pub enable_admission_plugins: Vec<String>,
     /// Admission plugins not to run although they are on by default.
@@ -102,6 +104,15 @@ pub struct Flags {
     /// The key of --tls-cert-file.
     #[arg(long, requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
+    /// What to serve HTTPS with to clients that ask for other names: certificate,key or certificate,key:name,name; may be repeated.
+    #[arg(long)]
+    pub tls_sni_cert_key: Vec<SniFiles>,
+    /// The oldest TLS that is spoken: VersionTLS10, VersionTLS11, VersionTLS12, VersionTLS13. Nothing below 1.2 is spoken in any case.
+    #[arg(long, default_value = "VersionTLS12", action = clap::ArgAction::Set, value_parser = only_tls13)]
+    pub tls_min_version: bool,
+    /// Cipher suites of TLS 1.2 that are spoken, as Go names them; the safe ones by default.
+    #[arg(long, value_delimiter = ',')]
+    pub tls_cipher_suites: Vec<String>,
     /// Who may certify users, besides the CA in the data directory.
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
@@ -156,12 +167,31 @@ pub struct Flags {
     /// Switches features on and off: Name=true|false. Only what is so already is accepted.
     #[arg(long, value_delimiter = ',')]
     pub feature_gates: Vec<feature_gates::Setting>,
+    #[command(flatten)]
+    pub audit: AuditFlags,
+    /// The file that says which resources lie encrypted in the store, and how.
+    #[arg(long)]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Read --encryption-provider-config again as it changes.
+    #[arg(long, num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub encryption_provider_config_automatic_reload: bool,
 }
 
+const NODE_RESTRICTION: &str = "NodeRestriction";
+
 /// A duration as Go writes them.
-fn interval(text: &str) -> Result<Duration, String> {
+pub fn interval(text: &str) -> Result<Duration, String> {
     let nanoseconds = apimachinery::time::parse_duration(text)?;
     u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| "must not be negative".to_owned())
+}
+
+/// Whether a version of TLS, by its name in Go, leaves nothing but 1.3.
+fn only_tls13(text: &str) -> Result<bool, String> {
+    match text {
+        "VersionTLS13" => Ok(true),
+        "VersionTLS12" | "VersionTLS11" | "VersionTLS10" => Ok(false),
+        other => Err(format!("unknown tls version {}", apimachinery::field::quote(other))),
+    }
 }
 
 /// Services' own addresses are not for a control plane without a proxy.
@@ -173,14 +203,25 @@ fn routed_to_endpoints(text: &str) -> Result<bool, String> {
 }
 
 impl Flags {
+    /// The plugins to run beside the default ones. A whole cluster keeps nodes to their own objects, as installers set it up.
+    fn plugins(&self, alone: bool) -> Vec<String> {
+        let mut plugins = self.enable_admission_plugins.clone();
+        let is_named = |list: &[String]| list.iter().any(|name| name == NODE_RESTRICTION);
+        if !alone && !is_named(&plugins) && !is_named(&self.disable_admission_plugins) {
+            plugins.push(NODE_RESTRICTION.to_owned());
+        }
+        plugins
+    }
+
     /// `alone`: nothing but the API server runs in this process.
-    pub fn config(&self, data_dir: PathBuf, alone: bool) -> Config {
-        Config {
+    pub fn config(&self, data_dir: PathBuf, alone: bool) -> anyhow::Result<Config> {
+        Ok(Config {
             data_dir,
             bind_address: self.bind_address,
             secure_port: self.secure_port,
             token_auth_file: self.token_auth_file.clone(),
-            authorization_mode: self.authorization_mode.clone(),
+            authentication: self.authentication.config(),
+            authorization: self.authorization.config(),
             tokens: tokens::Config {
                 service_account_issuer: self.service_account_issuer.clone(),
                 api_audiences: self.api_audiences.clone(),
@@ -191,10 +232,9 @@ impl Flags {
                 service_account_extend_token_expiration: self.service_account_extend_token_expiration,
             },
             aggregate_cluster_roles: !alone,
-            anonymous_auth: self.anonymous_auth,
             enable_bootstrap_token_auth: self.enable_bootstrap_token_auth.unwrap_or(!alone),
             admission: admission::Config {
-                enable_admission_plugins: self.enable_admission_plugins.clone(),
+                enable_admission_plugins: self.plugins(alone),
                 disable_admission_plugins: self.disable_admission_plugins.clone(),
                 default_not_ready_toleration_seconds: self.default_not_ready_toleration_seconds,
                 default_unreachable_toleration_seconds: self.default_unreachable_toleration_seconds,
@@ -211,6 +251,8 @@ impl Flags {
             }),
             compaction_interval: self.etcd_compaction_interval,
             tls_files: self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()),
+            tls_sni: self.tls_sni_cert_key.clone(),
+            tls_settings: tls::Settings { only_tls13: self.tls_min_version, cipher_suites: self.tls_cipher_suites.clone() },
             client_ca_file: self.client_ca_file.clone(),
             max_requests_inflight: self.max_requests_inflight,
             max_mutating_requests_inflight: self.max_mutating_requests_inflight,
@@ -230,7 +272,12 @@ impl Flags {
                 extra_headers_prefix: self.requestheader_extra_headers_prefix.clone(),
                 proxy_client: self.proxy_client_cert_file.clone().zip(self.proxy_client_key_file.clone()),
             },
-        }
+            audit: self.audit.config().map_err(anyhow::Error::msg)?,
+            encryption: encryption::Config {
+                encryption_provider_config: self.encryption_provider_config.clone(),
+                automatic_reload: self.encryption_provider_config_automatic_reload,
+            },
+        })
     }
 }
 
@@ -246,7 +293,7 @@ pub struct Apiserver {
 
 impl Apiserver {
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let server = Server::start(&self.flags.config(self.data_dir, true), shutdown).await?;
+        let server = Server::start(&self.flags.config(self.data_dir, true)?, shutdown).await?;
         tracing::info!(address = %server.address, "serving");
         server.serve().await;
         Ok(())

@@ -3,6 +3,9 @@
 
 mod apiserver_flags;
 mod argv;
+mod audit_flags;
+mod authentication_flags;
+mod authorization_flags;
 mod client_flags;
 mod control_plane;
 mod controller_manager;

@@ -51,7 +51,7 @@ impl Up {
             _ if !nix::unistd::geteuid().is_root() => bail!("nodes need root; run as root, or with --nodes 0 for a control plane alone"),
             _ => Some(network::claim(&data_dir).await?),
         };
-        let mut config = self.flags.config(data_dir.clone(), false);
+        let mut config = self.flags.config(data_dir.clone(), false)?;
         config.resource_metrics = layout.is_some() && !self.disable.contains(&Part::ResourceMetrics);
         if let Some(layout) = &layout {
             network::prepare(layout).await?;

@@ -104,8 +104,9 @@ pub(super) fn order_after_edits(mut live: Vec<Value>, patch: &[Value], key: &str
 pub(super) fn items_are_maps(lists: &[&[Value]]) -> Result<bool, Error> {
     let mut first = None;
     for item in lists.iter().copied().flatten() {
-        let name = go_print::type_name(item).ok_or(Error::NullItem)?;
+        let name = go_print::type_name(item).unwrap_or("<nil>");
         match first {
+            None if item.is_null() => return Err(Error::NullItem),
             None if item.is_array() => return Err(Error::ListOfLists),
             None => first = Some(name),
             Some(known) if known == name => {}

@@ -22,20 +22,45 @@ pub fn canonicalize(types: &Types, id: TypeId, value: &mut Value, empties: Empti
     }
 }
 
-fn structure(types: &Types, ty: &StructType, map: &mut Map<String, Value>, empties: Empties) {
-    let mut old = std::mem::take(map);
-    let mut out = Map::with_capacity(old.len());
-    for field in &ty.fields {
-        let written = match old.swap_remove(&*field.json) {
-            Some(value) => present(types, field, value, empties),
-            None => absent(types, field, empties),
-        };
-        if let Some(value) = written {
-            out.insert(field.json.to_string(), value);
+/// Whether an empty list or map stands where [`Empties::Drop`] leaves none.
+pub fn holds_empties(types: &Types, id: TypeId, value: &Value) -> bool {
+    fn held(types: &Types, ty: &Type, value: &Value) -> bool {
+        match (ty, value) {
+            (Type::Struct(id), Value::Object(_)) => holds_empties(types, *id, value),
+            (Type::List(list), Value::Array(items)) => {
+                items.is_empty() || (holds_structs(&list.item) && items.iter().any(|item| held(types, &list.item, item)))
+            }
+            (Type::Map(map_type), Value::Object(map)) => {
+                map.is_empty() || (holds_structs(&map_type.value) && map.values().any(|item| held(types, &map_type.value, item)))
+            }
+            _ => false,
         }
     }
-    if ty.preserve_unknown && !old.is_empty() {
-        let mut rest: Vec<(String, Value)> = old.into_iter().collect();
+    let (Value::Object(map), ty) = (value, types.get(id)) else { return false };
+    let nested = map.iter().filter(|(_, value)| value.is_object() || value.is_array());
+    nested.into_iter().any(|(key, value)| ty.field(key).is_some_and(|field| held(types, &field.ty, value)))
+}
+
+fn structure(types: &Types, ty: &StructType, map: &mut Map<String, Value>, empties: Empties) {
+    // Most fields of large types are absent: those that are there are looked up, and not the others among them.
+    let mut there: Vec<(usize, String, Value)> = Vec::with_capacity(map.len());
+    let mut rest: Vec<(String, Value)> = Vec::new();
+    for (key, value) in std::mem::take(map) {
+        match ty.by_json.get(key.as_str()) {
+            Some(place) => there.push((usize::from(*place), key, value)),
+            None => rest.push((key, value)),
+        }
+    }
+    there.sort_by_key(|(place, _, _)| *place);
+    let mut out = Map::with_capacity(there.len());
+    let mut there = there.into_iter().peekable();
+    for (place, field) in ty.fields.iter().enumerate() {
+        match there.next_if(|(next, _, _)| *next == place) {
+            Some((_, key, value)) => out.extend(present(types, field, value, empties).map(|value| (key, value))),
+            None => out.extend(absent(types, field, empties).map(|value| (field.json.to_string(), value))),
+        }
+    }
+    if ty.preserve_unknown && !rest.is_empty() {
         rest.sort_by(|a, b| a.0.cmp(&b.0));
         out.extend(rest);
     }

@@ -61,7 +61,7 @@ impl<'a> Walk<'a> {
                 }
                 continue;
             };
-            if value.is_null() && !matches!(field.ty, Type::Json | Type::RawExtension | Type::SchemaOr(_)) {
+            if value.is_null() && (field.pointer || !matches!(field.ty, Type::Json | Type::RawExtension | Type::SchemaOr(_))) {
                 dropped.push(key.clone());
                 continue;
             }
@@ -76,6 +76,13 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// The embedded structs that a field is found in, the outermost first: the decoder names them by their types.
+    fn name_embeds(&mut self, owner: &'a StructType, innermost: Option<u16>) {
+        let Some(embed) = innermost.and_then(|at| owner.proto_embeds.get(usize::from(at))) else { return };
+        self.name_embeds(owner, embed.parent);
+        self.names.push(&embed.name);
+    }
+
     fn report_unknown(&mut self, key: &str) {
         let mut text = self.path.join(".");
         if !text.is_empty() {
@@ -87,9 +94,11 @@ impl<'a> Walk<'a> {
 
     fn field(&mut self, owner: &'a StructType, field: &'a Field, value: &mut Value) -> Result<(), Error> {
         self.path.push(field.json.to_string());
+        let depth = self.names.len();
+        self.name_embeds(owner, field.proto_embed);
         self.names.push(&field.json);
         let result = self.value(&field.ty, Target { owner: &owner.go_name, go_type: &field.go_type }, value);
-        self.names.pop();
+        self.names.truncate(depth);
         self.path.pop();
         result
     }
@@ -189,6 +198,11 @@ impl<'a> Walk<'a> {
             }
             (super::SchemaOr::Bool, _) => Err(Error::Scalar("boolean or JSON schema expected".to_owned())),
             (_, other) if other.is_null() => Ok(()),
+            // What is neither a schema nor a list is passed over.
+            (super::SchemaOr::Array, other) => {
+                *other = Value::Null;
+                Ok(())
+            }
             (_, other) => self.mismatch(other, target),
         }
     }
@@ -207,15 +221,11 @@ impl<'a> Walk<'a> {
 
     fn mismatch(&self, value: &Value, target: Target<'a>) -> Result<(), Error> {
         let mut found = describe(value);
-        if value.is_number() && (target.go_type.contains("int") || target.go_type == "float64") {
+        let go_type = target.go_type.trim_start_matches('*');
+        if value.is_number() && ["int", "uint", "float"].iter().any(|number| go_type.starts_with(number)) {
             found = format!("number {value}");
         }
-        Err(Error::Field {
-            found,
-            owner: target.owner.to_owned(),
-            path: self.names.join("."),
-            go_type: target.go_type.trim_start_matches('*').to_owned(),
-        })
+        Err(Error::Field { found, owner: target.owner.to_owned(), path: self.names.join("."), go_type: go_type.to_owned() })
     }
 }
 

@@ -19,6 +19,7 @@ fn refused(attributes: &Attributes<'_>, lookup: &dyn Lookup, request: &RequestIn
     match lookup.authorize(attributes.user, request) {
         Decision::Allow(_) => None,
         Decision::Deny(reason) | Decision::NoOpinion(reason) => Some(format!("{reason}, <nil>")),
+        Decision::Failed { error, reason, .. } => Some(format!("{reason}, {error}")),
     }
 }
 

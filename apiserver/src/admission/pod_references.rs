@@ -2,6 +2,8 @@
 //!
 //! Knows where a pod's spec names other objects; decides nothing.
 
+use apimachinery::field::quote;
+use apimachinery::validation::validate_path_segment_name;
 use serde_json::{Map, Value};
 
 use crate::registry::read::{at, list_at, str_at};
@@ -20,6 +22,15 @@ pub const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemer
 /// Init, main and ephemeral containers of a pod's spec, in this order.
 pub fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
     CONTAINER_LISTS.iter().filter_map(|list| spec.get(list)?.as_array()).flatten()
+}
+
+/// What a client of upstream's says of a name that cannot be part of a path.
+pub fn invalid_name(name: &str) -> Option<String> {
+    if name.is_empty() {
+        return Some("resource name may not be empty".to_owned());
+    }
+    let problems = validate_path_segment_name(name, false);
+    (!problems.is_empty()).then(|| format!("invalid resource name {}: [{}]", quote(name), problems.join(" ")))
 }
 
 /// The object at a path below `value`, made where it is absent.

@@ -7,7 +7,7 @@ use apimachinery::status::Status;
 use serde_json::Value;
 
 use super::amounts;
-use super::pod_references::object_mut;
+use super::pod_references::{invalid_name, object_mut};
 use super::{Attributes, Lookup, Operation, Plugin};
 use crate::registry::read::{at, int_at, list_at, str_at};
 
@@ -17,6 +17,9 @@ pub struct RuntimeClass;
 /// The pod's class, if it names one.
 fn class_of(attributes: &Attributes<'_>, lookup: &dyn Lookup, pod: &Value) -> Result<Option<Arc<Value>>, Status> {
     let Some(name) = at(pod, "/spec/runtimeClassName").as_str() else { return Ok(None) };
+    if let Some(invalid) = invalid_name(name) {
+        return Err(Status::unknown(invalid));
+    }
     match lookup.get("node.k8s.io", "runtimeclasses", "", name) {
         Some(class) => Ok(Some(class)),
         None => Err(attributes.forbidden(Some(pod), &format!("pod rejected: RuntimeClass {} not found", quote(name)))),

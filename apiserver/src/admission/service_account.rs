@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use rand::RngExt;
 use serde_json::{Value, json};
 
-use super::pod_references::{append, is_mirror, names_a_secret, object_mut};
+use super::pod_references::{append, invalid_name, is_mirror, names_a_secret, object_mut};
 use super::{Attributes, Cluster, Operation, WaitingPlugin};
 use crate::endpoints::meta::generate_name;
 use crate::registry::read::{at, list_at, str_at};
@@ -131,7 +131,11 @@ async fn account_of(attributes: &Attributes<'_>, cluster: &dyn Cluster, pod: &Va
             return Ok(account);
         }
     }
-    let why = format!("error looking up service account {namespace}/{name}: serviceaccount {} not found", quote(name));
+    let cause = match invalid_name(name) {
+        Some(invalid) => invalid,
+        None => format!("serviceaccount {} not found", quote(name)),
+    };
+    let why = format!("error looking up service account {namespace}/{name}: {cause}");
     Err(attributes.forbidden(Some(pod), &why))
 }
 

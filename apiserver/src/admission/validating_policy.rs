@@ -1,32 +1,52 @@
 //! ValidatingAdmissionPolicy: expressions that must hold for what is written, bound to writes and parameters by bindings.
 //!
-//! Audit annotations are evaluated for their errors alone, since there is no audit log.
+//! What policies have to say to the audit log goes there once all have been asked.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use apimachinery::json;
 use apimachinery::status::{Cause, Status};
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::matching::Matcher;
 use super::policy::{self, Compiled, GROUP, compiled};
 use super::webhook::{converted, in_request_version, is_exempt, variables};
 use super::{Attributes, Cluster, WaitingPlugin};
+use crate::audit;
 use crate::expressions::{self, Variables};
 use crate::registry::read::{at, list_at, str_at};
 
 /// Bytes of a message that an expression makes; longer ones are not used.
 const MAX_MESSAGE_BYTES: usize = 5 * 1024;
 
+/// Bytes of an annotation that an expression makes; longer ones are cut.
+const MAX_ANNOTATION_BYTES: usize = 10 * 1024;
+/// Failed validations that the audit log is told of.
+const MAX_FAILURES: usize = 50;
+
 /// The plugin.
 pub struct ValidatingPolicies;
 
 /// What keeps a write from happening, or would if its binding were stricter.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 struct Decision {
     message: String,
     /// Empty for the default.
     reason: String,
+    /// Which of the policy's validations does not hold.
+    index: usize,
+    /// It is an audit annotation that failed, or a binding that is not as it should be: that is never only a warning.
+    always_denies: bool,
+}
+
+/// What a policy says of a write.
+#[derive(Debug, Default, PartialEq)]
+struct Said {
+    against: Vec<Decision>,
+    /// For the audit log, under the policy's name.
+    annotations: Vec<(String, String)>,
 }
 
 /// The expressions of a policy, ready to be evaluated.
@@ -35,7 +55,12 @@ struct Rules {
     conditions: Vec<Compiled>,
     variables: Vec<(String, Compiled)>,
     validations: Vec<Validation>,
-    annotations: Vec<Compiled>,
+    annotations: Vec<Annotation>,
+}
+
+struct Annotation {
+    key: String,
+    value: Compiled,
 }
 
 struct Validation {
@@ -55,47 +80,70 @@ impl Rules {
             message_expression: (!str_at(rule, "/messageExpression").is_empty()).then(|| compiled(rule, "/messageExpression")),
             reason: str_at(rule, "/reason").to_owned(),
         };
+        let annotation =
+            |annotation: &Value| Annotation { key: str_at(annotation, "/key").to_owned(), value: compiled(annotation, "/valueExpression") };
         let all = |pointer| list_at(policy, pointer).iter();
         Rules {
             ignores_failures: policy::ignores_failures(policy),
             conditions: policy::conditions(policy),
             variables: policy::variables(policy),
             validations: all("/spec/validations").map(validation).collect(),
-            annotations: all("/spec/auditAnnotations").map(|annotation| compiled(annotation, "/valueExpression")).collect(),
+            annotations: all("/spec/auditAnnotations").map(annotation).collect(),
         }
     }
 
     fn on_failure(&self, message: String) -> Option<Decision> {
-        (!self.ignores_failures).then(|| Decision { message, reason: String::new() })
+        (!self.ignores_failures).then(|| Decision { message, ..Decision::default() })
     }
 
-    /// What stands against the write.
-    fn evaluate(&self, mut variables: Variables) -> Vec<Decision> {
+    fn only_failure(&self, message: String) -> Said {
+        Said { against: self.on_failure(message).into_iter().collect(), annotations: Vec::new() }
+    }
+
+    /// What stands against the write, and what is to be told of it.
+    fn evaluate(&self, mut variables: Variables) -> Said {
         match expressions::all_hold(&self.conditions, &variables) {
             Ok(true) => {}
-            Ok(false) => return Vec::new(),
-            Err(why) => return self.on_failure(why).into_iter().collect(),
+            Ok(false) => return Said::default(),
+            Err(why) => return self.only_failure(why),
         }
         for (name, expression) in &self.variables {
             // One that fails does so where it is used.
             variables.compose(name, expression.clone());
         }
-        let mut against: Vec<Decision> = self.validations.iter().filter_map(|rule| self.validate(rule, &variables)).collect();
+        let decide = |(index, rule): (usize, &Validation)| self.validate(rule, &variables).map(|against| Decision { index, ..against });
+        let mut said = Said { against: self.validations.iter().enumerate().filter_map(decide).collect(), annotations: Vec::new() };
         for annotation in &self.annotations {
-            if let Err(why) = annotation.as_ref().map_err(Clone::clone).and_then(|annotation| annotation.evaluate(&variables)) {
-                against.extend(self.on_failure(why));
+            match annotation.evaluate(&variables) {
+                Ok(Some(value)) => said.annotations.push((annotation.key.clone(), value)),
+                Ok(None) => {}
+                Err(why) => said.against.extend(self.on_failure(why).map(|against| Decision { always_denies: true, ..against })),
             }
         }
-        against
+        said
     }
 
     fn validate(&self, rule: &Validation, variables: &Variables) -> Option<Decision> {
         let given = rule.expression.as_ref().map_err(Clone::clone).and_then(|expression| expression.evaluate(variables));
         match given {
             Ok(value) if expressions::is_true(&value) => None,
-            Ok(_) => Some(Decision { message: rule.message(variables), reason: rule.reason.clone() }),
+            Ok(_) => Some(Decision { message: rule.message(variables), reason: rule.reason.clone(), ..Decision::default() }),
             Err(why) => self.on_failure(why),
         }
+    }
+}
+
+impl Annotation {
+    /// `None` for nothing to tell.
+    fn evaluate(&self, variables: &Variables) -> Result<Option<String>, String> {
+        let value = self.value.as_ref().map_err(Clone::clone)?.evaluate(variables)?;
+        // What is no text is null: the policy has been checked.
+        let Some(text) = expressions::text(&value) else { return Ok(None) };
+        let mut text = text.trim();
+        if text.len() > MAX_ANNOTATION_BYTES {
+            text = &text[..text.floor_char_boundary(MAX_ANNOTATION_BYTES)];
+        }
+        Ok((!text.is_empty()).then(|| text.to_owned()))
     }
 }
 
@@ -144,6 +192,7 @@ impl ValidatingPolicies {
         let (new, old) = (new.map(shown), old.map(shown));
         let (new, old) = (new.as_ref(), old.as_ref());
         let mut denied: Option<Status> = None;
+        let mut failures: Vec<Value> = Vec::new();
         for policy in cluster.list(GROUP, "validatingadmissionpolicies", "") {
             let name = str_at(&policy, "/metadata/name");
             let matcher = Matcher::read(at(&policy, "/spec/matchConstraints"));
@@ -151,45 +200,75 @@ impl ValidatingPolicies {
             let rules = Arc::new(Rules::read(&policy));
             let shown = converted(cluster, attributes, &invocation, new).await?;
             let shown_old = converted(cluster, attributes, &invocation, old).await?;
+            let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for binding in bindings.iter().filter(|binding| str_at(binding, "/spec/policyName") == name) {
                 let within = at(binding, "/spec/matchResources");
                 if !within.is_null() && !Matcher::read(within).allows(attributes, cluster, new, old)? {
                     continue;
                 }
                 let by = format!("ValidatingAdmissionPolicy '{name}' with binding '{}'", str_at(binding, "/metadata/name"));
-                let against = match policy::parameters(cluster, &policy, binding, attributes.namespace).await {
-                    Err(why) => rules.on_failure(format!("failed to configure binding: {why}")).into_iter().map(|d| (d, true)).collect(),
+                let said = match policy::parameters(cluster, &policy, binding, attributes.namespace).await {
+                    Err(why) => {
+                        let mut said = rules.only_failure(format!("failed to configure binding: {why}"));
+                        said.against.iter_mut().for_each(|against| against.always_denies = true);
+                        said
+                    }
                     Ok(all) => {
                         let variables = variables(cluster, attributes, &invocation, shown.as_ref(), shown_old.as_ref())
                             .with("namespaceObject", policy::namespace_object(attributes, cluster));
-                        let against = evaluate(rules.clone(), variables, all).await;
-                        against.into_iter().map(|decision| (decision, false)).collect::<Vec<_>>()
+                        evaluate(rules.clone(), variables, all).await
                     }
                 };
+                for (key, value) in said.annotations {
+                    let values = annotations.entry(key).or_default();
+                    if !values.contains(&value) {
+                        values.push(value);
+                    }
+                }
                 let actions: Vec<&str> = list_at(binding, "/spec/validationActions").iter().filter_map(Value::as_str).collect();
-                for (decision, is_configuration) in against {
-                    if !is_configuration && actions.contains(&"Warn") {
+                for decision in said.against {
+                    if !decision.always_denies && actions.contains(&"Audit") {
+                        failures.push(json!({
+                            "message": decision.message,
+                            "policy": name,
+                            "binding": str_at(binding, "/metadata/name"),
+                            "expressionIndex": decision.index,
+                            "validationActions": actions,
+                        }));
+                    }
+                    if !decision.always_denies && actions.contains(&"Warn") {
                         warnings.push(format!("Validation failed for {by}: {}", decision.message));
                     }
-                    if is_configuration || actions.contains(&"Deny") {
+                    if decision.always_denies || actions.contains(&"Deny") {
                         denied.get_or_insert_with(|| denial(attributes, new.or(old), &by, &decision));
                     }
                 }
             }
+            for (key, values) in annotations {
+                audit::annotate(&format!("{name}/{key}"), || values.join(", "));
+            }
+        }
+        if !failures.is_empty() {
+            failures.truncate(MAX_FAILURES);
+            audit::annotate("validation.policy.admission.k8s.io/validation_failure", || json::to_string(&failures.into()));
         }
         denied.map_or(Ok(()), Err)
     }
 }
 
 /// The policy's say with each of the parameters.
-async fn evaluate(rules: Arc<Rules>, variables: Variables, parameters: Vec<Option<Arc<Value>>>) -> Vec<Decision> {
+async fn evaluate(rules: Arc<Rules>, variables: Variables, parameters: Vec<Option<Arc<Value>>>) -> Said {
     let failing = rules.clone();
     let evaluated = expressions::bounded(move || {
-        let each =
-            parameters.into_iter().flat_map(|parameter| rules.evaluate(variables.clone().with("params", parameter.unwrap_or_default())));
-        each.collect::<Vec<_>>()
+        let mut all = Said::default();
+        for parameter in parameters {
+            let said = rules.evaluate(variables.clone().with("params", parameter.unwrap_or_default()));
+            all.against.extend(said.against);
+            all.annotations.extend(said.annotations);
+        }
+        all
     });
-    evaluated.await.unwrap_or_else(|why| failing.on_failure(why).into_iter().collect())
+    evaluated.await.unwrap_or_else(|why| failing.only_failure(why))
 }
 
 impl WaitingPlugin for ValidatingPolicies {
@@ -211,14 +290,12 @@ impl WaitingPlugin for ValidatingPolicies {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn against(spec: &Value, object: &Value) -> Vec<String> {
         let rules = Rules::read(&json!({ "spec": spec }));
         let variables = Variables::default().with("object", object.clone());
-        rules.evaluate(variables).into_iter().map(|decision| decision.message).collect()
+        rules.evaluate(variables).against.into_iter().map(|decision| decision.message).collect()
     }
 
     #[test]
@@ -233,6 +310,20 @@ mod tests {
         let failing = json!({ "expression": "false", "message": "no", "messageExpression": "object.absent" });
         assert_eq!(one(failing), ["no"]);
         assert_eq!(one(json!({ "expression": "object.x == 1" })), ["expression 'object.x == 1' resulted in error: no such key: x"]);
+    }
+
+    #[test]
+    fn annotations_are_texts_or_nothing() {
+        let annotations = json!([
+            { "key": "a", "valueExpression": "' n is ' + string(object.n) + ' '" },
+            { "key": "b", "valueExpression": "null" },
+            { "key": "c", "valueExpression": "object.n > 5 ? 'big' : ' '" },
+            { "key": "d", "valueExpression": "object.absent" },
+        ]);
+        let rules = Rules::read(&json!({ "spec": { "auditAnnotations": annotations } }));
+        let said = rules.evaluate(Variables::default().with("object", json!({ "n": 3 })));
+        assert_eq!(said.annotations, [("a".to_owned(), "n is 3".to_owned())]);
+        assert!(said.against.len() == 1 && said.against[0].always_denies, "{:?}", said.against);
     }
 
     #[test]

@@ -147,7 +147,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::discovery::{Index, aggregated};
+    use crate::discovery::Index;
 
     #[test]
     fn what_a_server_tells_is_told_on() {
@@ -164,9 +164,9 @@ mod tests {
             stale: false,
             ..unknown("wardle.example.com", "v1")
         };
-        assert_eq!(aggregated::apis(&Index::new([entry]))["items"][0]["versions"][0], version);
+        assert_eq!(Index::new([entry]).aggregated(false).value()["items"][0]["versions"][0], version);
         assert_eq!(
-            aggregated::apis(&Index::new([unknown("a", "v1")]))["items"][0]["versions"],
+            Index::new([unknown("a", "v1")]).aggregated(false).value()["items"][0]["versions"],
             json!([{"version": "v1", "freshness": "Stale"}])
         );
     }

@@ -137,11 +137,13 @@ fn upgraded(mut response: Response<hyper::body::Incoming>, client: OnUpgrade) ->
         return answered(response);
     }
     let backend = hyper::upgrade::on(&mut response);
+    let audited = crate::audit::current();
     tokio::spawn(async move {
         match tokio::try_join!(client, backend) {
             Ok((client, backend)) => splice(TokioIo::new(client), TokioIo::new(backend)).await,
             Err(error) => tracing::debug!(%error, "an upgraded connection was not joined"),
         }
+        drop(audited);
     });
     Response::from_parts(response.into_parts().0, Body::empty())
 }

@@ -7,14 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use apimachinery::status::Status;
-use serde_json::{Value, json};
+use bytes::Bytes;
+use serde_json::Value;
 
 use super::publish;
 use super::resource::resources;
+use super::summary::Summary;
 use crate::api::Api;
 use crate::discovery;
 use crate::loopback::Loopback;
-use crate::registry::read::{at, list_at, str_at};
+use crate::registry::conditions::is_true;
+use crate::registry::read::{at, bool_at, list_at, str_at};
 use crate::storage;
 use crate::system::keyed::{self, Next, Reconciler, Source};
 use crate::system::watched::cache;
@@ -28,7 +31,7 @@ pub async fn start(api: &Arc<Api>) -> Result<(), Status> {
     if !client.serves(GROUP, PLURAL) {
         return Ok(());
     }
-    let mut follower = Follower { api: api.clone(), served: BTreeMap::new(), published: BTreeSet::new() };
+    let mut follower = Follower { api: api.clone(), served: BTreeMap::new() };
     let names: Vec<String> = match cache(api, GROUP, PLURAL) {
         Some(definitions) => definitions.snapshot().range("", None).map(|d| d.name().to_owned()).collect(),
         None => Vec::new(),
@@ -42,66 +45,81 @@ pub async fn start(api: &Arc<Api>) -> Result<(), Status> {
 
 struct Follower {
     api: Arc<Api>,
-    /// By name: the definition, and what of it was served.
+    /// By name: what of a definition is served.
     served: BTreeMap<String, Served>,
-    /// The groups and versions that OpenAPI has documents of.
-    published: BTreeSet<(String, String)>,
 }
 
 struct Served {
     group: String,
     plural: String,
-    /// What the resources depend on.
-    relevant: Value,
-    definition: Value,
+    /// Of what the resources depend on.
+    digest: Digest,
+    /// The versions that OpenAPI has documents of.
+    published: BTreeSet<String>,
 }
 
-/// What of a definition decides on its resources; null if it is not to be served.
-fn relevant(definition: &Value) -> Value {
-    let condition =
-        |name: &str| list_at(definition, "/status/conditions").iter().any(|c| str_at(c, "/type") == name && str_at(c, "/status") == "True");
-    if !condition("Established") {
-        return Value::Null;
+/// Tells contents apart. Definitions are large: what was made of one does not keep it.
+type Digest = [u8; 64];
+
+/// What of an established definition decides on its resources.
+fn relevant(definition: &Value) -> Digest {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA512);
+    let is_terminating = Value::from(is_true(definition, "Terminating"));
+    for part in [at(definition, "/spec"), at(definition, "/status/acceptedNames"), &is_terminating] {
+        context.update(part.to_string().as_bytes());
     }
-    json!([at(definition, "/spec"), at(definition, "/status/acceptedNames"), condition("Terminating")])
+    context.finish().as_ref().try_into().expect("as long as such digests are")
 }
 
 impl Reconciler for Follower {
     async fn reconcile(&mut self, name: &str) -> Result<Next, Status> {
-        let definition = cache(&self.api, GROUP, PLURAL).and_then(|d| d.get("", name)).map(|d| d.value());
-        let wanted = definition.as_ref().map_or(Value::Null, relevant);
-        let current = self.served.get(name);
-        if current.map_or(&Value::Null, |served| &served.relevant) == &wanted {
+        let definition = cache(&self.api, GROUP, PLURAL).and_then(|d| d.get("", name));
+        let established = definition.filter(|definition| Summary::read(definition).is_true("Established"));
+        let definition = established.map(|d| (d.value(), d.json().clone()));
+        let wanted = definition.as_ref().map(|(definition, _)| relevant(definition));
+        if self.served.get(name).map(|served| served.digest) == wanted {
             return Ok(Next::default());
         }
-        match definition.filter(|_| !wanted.is_null()) {
-            Some(definition) => self.serve(name, definition, wanted).await?,
+        match definition.zip(wanted) {
+            Some(((definition, text), digest)) => self.serve(name, &definition, &text, digest).await?,
             None => self.withdraw(name),
         }
-        let group = name.split_once('.').map_or("", |(_, group)| group);
-        self.publish(group);
         Ok(Next::default())
     }
 }
 
 impl Follower {
     /// Serves a definition in place of what was served of it.
-    async fn serve(&mut self, name: &str, definition: Value, relevant: Value) -> Result<(), Status> {
-        let Some(resources) = resources(&definition) else {
+    async fn serve(&mut self, name: &str, definition: &Value, text: &Bytes, digest: Digest) -> Result<(), Status> {
+        let Some(resources) = resources(definition, text) else {
             self.withdraw(name);
             return Ok(());
         };
-        let (group, plural) = (str_at(&definition, "/spec/group").to_owned(), resources.stored.resource.to_string());
+        let (group, plural) = (str_at(definition, "/spec/group").to_owned(), resources.stored.resource.to_string());
         let old = self.api.catalog.load().stored_resource(&group, &plural).and_then(|s| s.cache()).cloned();
+        let cache = match &old {
+            Some(old) => self.api.storage.replace(old, resources.spec).await,
+            None => self.api.storage.register(resources.spec).await,
+        };
+        // Set once: this resource is new.
+        let _ = resources.stored.cache.set(cache.map_err(unregistered)?);
+        let catalog = self.api.catalog.load().with(&resources.stored, resources.served);
+        self.api.catalog.store(Arc::new(catalog));
+        // Only now, as everybody is led to the new one: its watchers are told to start anew.
         if let Some(old) = old {
             self.api.storage.unregister(&old);
         }
-        let cache = self.api.storage.register(resources.spec).await.map_err(unregistered)?;
-        // Set once: this resource is new.
-        let _ = resources.stored.cache.set(cache);
-        let catalog = self.api.catalog.load().with(&resources.stored, resources.served);
-        self.api.catalog.store(Arc::new(catalog));
-        self.served.insert(name.to_owned(), Served { group, plural, relevant, definition });
+        self.api.discovery.set_custom(&group, name, discovery::custom::group_versions(definition));
+        let before = self.served.remove(name).map(|served| served.published).unwrap_or_default();
+        let served = list_at(definition, "/spec/versions").iter().filter(|v| bool_at(v, "/served"));
+        let published: BTreeSet<String> = served.map(|v| str_at(v, "/name").to_owned()).collect();
+        for version in before.difference(&published) {
+            self.api.openapi.remove_custom(&group, version, name);
+        }
+        for version in &published {
+            self.api.openapi.set_custom(&group, version, name, publish::version(text, version, digest));
+        }
+        self.served.insert(name.to_owned(), Served { group, plural, digest, published });
         Ok(())
     }
 
@@ -112,24 +130,9 @@ impl Follower {
         if let Some(cache) = catalog.stored_resource(&served.group, &served.plural).and_then(|s| s.cache()) {
             self.api.storage.unregister(cache);
         }
-    }
-
-    /// Tells discovery, and OpenAPI of the group that has changed.
-    fn publish(&mut self, group: &str) {
-        let custom = discovery::custom::group_versions(self.served.values().map(|s| &s.definition));
-        let versions: BTreeSet<(String, String)> =
-            custom.iter().filter(|e| e.group == group).map(|e| (e.group.clone(), e.version.clone())).collect();
-        self.api.discovery.set_custom(custom);
-        let gone: Vec<(String, String)> = self.published.iter().filter(|gv| gv.0 == group && !versions.contains(*gv)).cloned().collect();
-        for gv in gone {
-            self.api.openapi.remove_group_version(&gv.0, &gv.1);
-            self.published.remove(&gv);
-        }
-        for (group, version) in versions {
-            let definitions = self.served.values().filter(|s| s.group == group).map(|s| &s.definition);
-            let (resources, own) = publish::version(definitions, &group, &version);
-            self.api.openapi.set_group_version(&group, &version, resources, Some(own));
-            self.published.insert((group, version));
+        self.api.discovery.set_custom(&served.group, name, Vec::new());
+        for version in &served.published {
+            self.api.openapi.remove_custom(&served.group, version, name);
         }
     }
 }

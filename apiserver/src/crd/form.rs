@@ -3,14 +3,18 @@
 //! What decoding, defaulting and canonical form are for built-in types, this is for custom ones. Members are sorted by name, as
 //! upstream writes what it holds as a map.
 
+use std::sync::OnceLock;
+
 use apimachinery::field::ErrorList;
 use apimachinery::schema::canonical::{Empties, canonicalize};
-use apimachinery::schema::{TypeId, builtin, decode};
+use apimachinery::schema::{TypeId, Types, builtin, decode};
+use bytes::Bytes;
 use serde_json::{Map, Number, Value};
 
-use super::prune;
 use super::rules::{self, Rules};
 use super::schema::Schema;
+use super::{prune, types};
+use crate::registry::read::{at, list_at, str_at};
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -19,9 +23,12 @@ const MAX_PLAIN_FLOAT: f64 = 9e15;
 
 /// One version of a custom kind.
 pub struct Form {
-    pub schema: Schema,
-    /// The rules in CEL, if there are any.
-    pub rules: Option<Rules>,
+    declared: Declared,
+    /// Made when the first object is handled: most of the kinds that a cluster has are not in use, and what a schema becomes takes many
+    /// times the room of its text.
+    compiled: OnceLock<Compiled>,
+    /// Made when the first fields are owned.
+    types: OnceLock<Types>,
     /// What a request to this version is warned of.
     pub deprecation: Option<String>,
     /// The definition is being deleted: nothing is created any more.
@@ -30,13 +37,67 @@ pub struct Form {
     pub scale: Option<super::scale::Paths>,
 }
 
+/// Where a version is declared: the text of the whole definition, which storage has as well, and the version's name.
+pub struct Declared {
+    pub definition: Bytes,
+    pub version: Box<str>,
+}
+
+struct Compiled {
+    schema: Schema,
+    /// The rules in CEL, if there are any.
+    rules: Option<Rules>,
+}
+
+impl Declared {
+    /// The version as it is written.
+    pub fn read(&self) -> Value {
+        let definition: Value = serde_json::from_slice(&self.definition).expect("storage holds JSON");
+        let mut versions = list_at(&definition, "/spec/versions").iter();
+        versions.find(|version| str_at(version, "/name") == &*self.version).cloned().unwrap_or_default()
+    }
+}
+
 impl Form {
+    pub fn new(declared: Declared, deprecation: Option<String>, terminating: bool, scale: Option<super::scale::Paths>) -> Form {
+        Form { declared, compiled: OnceLock::new(), types: OnceLock::new(), deprecation, terminating, scale }
+    }
+
+    /// A form for tests.
+    #[cfg(test)]
+    pub fn of_schema(schema: &Value) -> Form {
+        let definition = serde_json::json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}});
+        let declared = Declared { definition: definition.to_string().into(), version: "v1".into() };
+        Form::new(declared, None, false, None)
+    }
+
+    fn compiled(&self) -> &Compiled {
+        self.compiled.get_or_init(|| {
+            let version = self.declared.read();
+            let schema = at(&version, "/schema/openAPIV3Schema");
+            Compiled { schema: Schema::read(schema), rules: Rules::read(schema) }
+        })
+    }
+
+    pub fn schema(&self) -> &Schema {
+        &self.compiled().schema
+    }
+
+    fn rules(&self) -> Option<&Rules> {
+        self.compiled().rules.as_ref()
+    }
+
+    /// The schema as types; the root is [`types::ROOT`].
+    pub fn types(&self) -> &Types {
+        self.types.get_or_init(|| types::types(self.schema()))
+    }
+
     /// Checks metadata, prunes, and returns the paths of unknown fields; the error is the reason why the object cannot be read.
     pub fn read(&self, object: &mut Value) -> Result<Vec<String>, String> {
         normalize_numbers(object);
-        let mut unknown = prune::prune(&self.schema, object);
+        let mut unknown = prune::prune(self.schema(), object);
         let mut in_metadata = Vec::new();
-        coerce(Some(&self.schema), true, object, "", &mut in_metadata)?;
+        coerce(Some(self.schema()), true, object, "", &mut in_metadata)?;
         in_metadata.sort();
         unknown.extend(in_metadata);
         Ok(unknown)
@@ -44,8 +105,8 @@ impl Form {
 
     /// Defaults an object that has been read, and sorts its members.
     pub fn complete(&self, object: &mut Value) {
-        prune::drop_nulls(&self.schema, object);
-        prune::default(&self.schema, object);
+        prune::drop_nulls(self.schema(), object);
+        prune::default(self.schema(), object);
         self.sort(object);
     }
 
@@ -58,27 +119,27 @@ impl Form {
 
     /// Makes an object of another version one of this one: what this version does not have goes, without a word.
     pub fn fit(&self, object: &mut Value) {
-        prune::prune(&self.schema, object);
-        prune::drop_nulls(&self.schema, object);
+        prune::prune(self.schema(), object);
+        prune::drop_nulls(self.schema(), object);
         self.sort(object);
     }
 
     /// Makes an object that a webhook has converted one of this version. An error says why it cannot be read.
     pub fn adopt(&self, object: &mut Value) -> Result<(), String> {
         self.read(object)?;
-        prune::drop_nulls(&self.schema, object);
+        prune::drop_nulls(self.schema(), object);
         self.sort(object);
         Ok(())
     }
 
     /// The first field that this version does not have.
     pub fn undeclared(&self, object: &Value) -> Option<String> {
-        prune::prune(&self.schema, &mut object.clone()).into_iter().next()
+        prune::prune(self.schema(), &mut object.clone()).into_iter().next()
     }
 
     /// Adds what the rules in CEL refuse, if the object is sound enough for them to be asked.
     pub fn check_rules(&self, new: &Value, old: Option<&Value>, errors: &mut ErrorList) {
-        let Some(rules) = &self.rules else { return };
+        let Some(rules) = self.rules() else { return };
         match rules::blocked(errors) {
             Some(error) => errors.push(error),
             None => errors.extend(rules.run(new, old).errors),
@@ -87,7 +148,7 @@ impl Form {
 
     /// What the rules in CEL would refuse had it not been so before.
     pub fn rule_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
-        self.rules.as_ref().map(|rules| rules.run(new, Some(old)).warnings).unwrap_or_default()
+        self.rules().map(|rules| rules.run(new, Some(old)).warnings).unwrap_or_default()
     }
 
     fn sort(&self, object: &mut Value) {

@@ -18,5 +18,6 @@ pub mod rules;
 pub mod scale;
 pub mod schema;
 pub mod strategy;
+pub mod summary;
 pub mod types;
 pub mod validate;

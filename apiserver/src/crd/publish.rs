@@ -1,9 +1,11 @@
 //! What the OpenAPI documents say of custom resources.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use crate::openapi::Published;
 use crate::openapi::resource::{Resource, Subresource};
 use crate::openapi::schema::Flavour;
 use crate::registry::read::{at, bool_at, list_at, str_at};
@@ -18,31 +20,21 @@ const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 /// Those that hold one.
 const ONES: [&str; 3] = ["items", "additionalProperties", "not"];
 
-/// Definitions by name, in either version of OpenAPI.
-pub type Definitions = Box<dyn Fn(&str, Flavour) -> Option<Value> + Send + Sync>;
-
-/// What is published of one version of the definitions of a group.
-pub fn version<'d>(definitions: impl Iterator<Item = &'d Value>, group: &str, version: &str) -> (Vec<Resource>, Definitions) {
-    let mut resources = Vec::new();
-    let mut found: HashMap<String, (Value, Value)> = HashMap::new();
-    for definition in definitions {
-        let Some(declared) = list_at(definition, "/spec/versions").iter().find(|v| str_at(v, "/name") == version && bool_at(v, "/served"))
-        else {
-            continue;
+/// What a definition, given as its text, publishes of one of its versions. The digest tells definitions apart.
+pub fn version(definition: &Bytes, version: &str, digest: [u8; 64]) -> Published {
+    let (text, version) = (definition.clone(), version.to_owned());
+    Published::new(digest, move || {
+        let definition: Value = serde_json::from_slice(&text).expect("storage holds JSON");
+        let declared = list_at(&definition, "/spec/versions").iter().find(|v| str_at(v, "/name") == version).cloned().unwrap_or_default();
+        let resource = resource(&definition, &declared, str_at(&definition, "/spec/group"), &version);
+        let (schema, list_schema) = (resource.schema.clone(), resource.list_schema.clone());
+        let own = move |name: &str, flavour| match name {
+            name if name == schema => Some(object(&definition, &declared, flavour)),
+            name if name == list_schema => Some(list(&definition, &declared, &schema, flavour)),
+            _ => None,
         };
-        let resource = resource(definition, declared, group, version);
-        let both = |make: &dyn Fn(Flavour) -> Value| (make(Flavour::V2), make(Flavour::V3));
-        found.insert(resource.schema.clone(), both(&|flavour| object(definition, declared, flavour)));
-        found.insert(resource.list_schema.clone(), both(&|flavour| list(definition, declared, &resource.schema, flavour)));
-        resources.push(resource);
-    }
-    let own = move |name: &str, flavour| {
-        found.get(name).map(|(v2, v3)| match flavour {
-            Flavour::V2 => v2.clone(),
-            Flavour::V3 => v3.clone(),
-        })
-    };
-    (resources, Box::new(own))
+        (resource, Box::new(own))
+    })
 }
 
 /// The name of a definition: the group's labels from the last to the first, then version and kind.
@@ -120,21 +112,25 @@ fn object(definition: &Value, declared: &Value, flavour: Flavour) -> Value {
     let schema = at(declared, "/schema/openAPIV3Schema");
     let keeps_unknown = bool_at(schema, "/x-kubernetes-preserve-unknown-fields") && flavour == Flavour::V2;
     // Any property, even `kind`, would make kubectl refuse all others.
-    let mut out = if keeps_unknown { json!({"type": "object"}) } else { published(schema, flavour) };
-    if !out.is_object() {
-        out = json!({"type": "object"});
-    }
-    if !keeps_unknown && let Some(map) = out.as_object_mut() {
+    let mut out = if keeps_unknown || !schema.is_object() { json!({"type": "object"}) } else { published(schema, flavour) };
+    if !keeps_unknown
+        && schema.is_object()
+        && let Some(map) = out.as_object_mut()
+    {
         let properties = map.entry("properties").or_insert_with(|| json!({}));
         if let Some(properties) = properties.as_object_mut() {
             type_meta(properties);
-            let description = format!("Standard object's metadata. More info: {CONVENTIONS}#metadata");
-            properties.insert("metadata".to_owned(), described(flavour, &format!("{META}.ObjectMeta"), &description));
+            properties.insert("metadata".to_owned(), metadata(flavour));
         }
     }
     extensions(&mut out, definition, declared, str_at(definition, "/status/acceptedNames/kind"));
     out.sort_all_objects();
     out
+}
+
+fn metadata(flavour: Flavour) -> Value {
+    let description = format!("Standard object's metadata. More info: {CONVENTIONS}#metadata");
+    described(flavour, &format!("{META}.ObjectMeta"), &description)
 }
 
 fn list(definition: &Value, declared: &Value, item: &str, flavour: Flavour) -> Value {
@@ -162,14 +158,14 @@ fn published(schema: &Value, flavour: Flavour) -> Value {
     let Some(map) = schema.as_object() else { return schema.clone() };
     let mut out = Map::new();
     let v2 = flavour == Flavour::V2;
-    let drop_type = v2 && (bool_at(schema, "/nullable") || bool_at(schema, "/x-kubernetes-int-or-string"));
-    let stop = v2 && (bool_at(schema, "/x-kubernetes-preserve-unknown-fields") || bool_at(schema, "/nullable"));
+    let [nullable, keeps_unknown] = ["/nullable", "/x-kubernetes-preserve-unknown-fields"].map(|flag| bool_at(schema, flag));
+    let stop = v2 && (keeps_unknown || nullable);
     for (key, value) in map {
         let key_text = key.as_str();
-        if v2 && (LISTS.contains(&key_text) || matches!(key_text, "not" | "nullable" | "default")) || drop_type && key == "type" {
+        if v2 && (LISTS.contains(&key_text) || matches!(key_text, "not" | "nullable" | "default")) {
             continue;
         }
-        if stop && (MAPS.contains(&key_text) || ONES.contains(&key_text)) {
+        if stop && matches!(key_text, "properties" | "items") {
             continue;
         }
         let value = match value {
@@ -182,5 +178,81 @@ fn published(schema: &Value, flavour: Flavour) -> Value {
         };
         out.insert(key.clone(), value);
     }
+    if v2 {
+        of_version_2(schema, nullable, keeps_unknown, &mut out);
+    } else if bool_at(schema, "/x-kubernetes-int-or-string") {
+        unfold(&mut out);
+    }
+    if bool_at(schema, "/x-kubernetes-embedded-resource") && !(v2 && keeps_unknown) {
+        embed(flavour, &mut out);
+    }
     Value::Object(out)
+}
+
+/// What validators of version 2 cannot cope with goes.
+fn of_version_2(schema: &Value, nullable: bool, keeps_unknown: bool, out: &mut Map<String, Value>) {
+    let kind = str_at(schema, "/type");
+    let untyped = nullable || keeps_unknown && kind == "object" || kind == "array" && !out.contains_key("items");
+    if untyped {
+        out.shift_remove("type");
+    }
+    let is_nullable = |schema: Option<&Value>| schema.is_some_and(|schema| bool_at(schema, "/nullable"));
+    if is_nullable(schema.get("additionalProperties")) {
+        out.shift_remove("required");
+    }
+    // What is not published any more is as good as not nullable.
+    let properties = schema.get("properties").filter(|_| out.contains_key("properties"));
+    if let Some(required) = out.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|name| !is_nullable(properties.and_then(|p| p.get(name.as_str()?))));
+        if required.is_empty() {
+            out.shift_remove("required");
+        }
+    }
+}
+
+/// Says in plain OpenAPI what is an integer or a string, unless the schema says so itself.
+fn unfold(out: &mut Map<String, Value>) {
+    let both = || json!([{"type": "integer"}, {"type": "string"}]);
+    let says_both = |any: Option<&Value>| {
+        let kinds: Vec<&str> = any.and_then(Value::as_array).into_iter().flatten().map(|s| str_at(s, "/type")).collect();
+        kinds == ["integer", "string"]
+    };
+    let first = out.get("allOf").and_then(|all| all.get(0));
+    if says_both(out.get("anyOf")) || says_both(first.and_then(|first| first.get("anyOf"))) {
+        return;
+    }
+    if !out.contains_key("anyOf") {
+        out.insert("anyOf".to_owned(), both());
+        return;
+    }
+    let all = out.entry("allOf").or_insert_with(|| json!([]));
+    if let Some(all) = all.as_array_mut() {
+        all.insert(0, json!({ "anyOf": both() }));
+    }
+}
+
+/// An object within an object has its own kind and metadata.
+fn embed(flavour: Flavour, out: &mut Map<String, Value>) {
+    if let Some(properties) = out.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
+        for (field, description) in [
+            (
+                "apiVersion",
+                format!("apiVersion defines the versioned schema of this representation of an object. More info: {CONVENTIONS}#resources"),
+            ),
+            (
+                "kind",
+                format!("kind is a string value representing the type of this object. In CamelCase. More info: {CONVENTIONS}#types-kinds"),
+            ),
+        ] {
+            properties.insert(field.to_owned(), json!({"type": "string", "description": description}));
+        }
+        properties.insert("metadata".to_owned(), metadata(flavour));
+    }
+    if let Some(required) = out.entry("required").or_insert_with(|| json!([])).as_array_mut() {
+        for field in ["kind", "apiVersion"] {
+            if !required.iter().any(|name| name == field) {
+                required.push(field.into());
+            }
+        }
+    }
 }

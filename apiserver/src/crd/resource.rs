@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 
 use apimachinery::managed_fields::Filter;
 use apimachinery::schema::defaults::Hooks;
-use apimachinery::schema::{TypeId, Types};
 use apimachinery::validation::name_is_dns_subdomain;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -15,18 +14,17 @@ use serde_json::Value;
 
 use super::columns::Columns;
 use super::conversion::Converter;
-use super::form::Form;
+use super::form::{Declared, Form};
 use super::json_path::JsonPath;
-use super::rules::Rules;
 use super::scale::Paths;
-use super::schema::Schema;
 use super::strategy::{Custom, Status};
-use super::types::types;
+use super::types;
 use crate::catalog::{Conversion, Gvk, Resource, Shared, Stored, Subresource, SubresourceKind, TypesHandle, next_number};
 use crate::discovery::priority::compare_versions;
 use crate::endpoints::body::set_type_meta;
 use crate::registry::read::{bool_at, list_at, str_at};
 use crate::registry::{ALL_VERBS, SUBRESOURCE_VERBS};
+use crate::storage::encrypted::Kind;
 use crate::storage::resource::FieldValue;
 use crate::storage::{Codec, CodecError, FieldOrder, JsonCodec, ResourceSpec, SelectableField, key};
 
@@ -41,18 +39,17 @@ struct Version<'d> {
     name: &'d str,
     definition: &'d Value,
     form: Arc<Form>,
-    types: Arc<Types>,
-    root: TypeId,
 }
 
-/// The resources of a definition that has its names. `None` if it has no stored version, which its validation does not admit.
-pub fn resources(definition: &Value) -> Option<Resources> {
+/// The resources of a definition that has its names; `text` is that of the definition. `None` if it has no stored version, which its
+/// validation does not admit.
+pub fn resources(definition: &Value, text: &Bytes) -> Option<Resources> {
     let group = str_at(definition, "/spec/group");
     let kind = str_at(definition, "/status/acceptedNames/kind");
     let plural = str_at(definition, "/status/acceptedNames/plural");
     let namespaced = str_at(definition, "/spec/scope") == "Namespaced";
     let versions: Vec<Version<'_>> =
-        list_at(definition, "/spec/versions").iter().map(|version| read_version(definition, version)).collect();
+        list_at(definition, "/spec/versions").iter().map(|version| read_version(definition, text, version)).collect();
     let storage = versions.iter().find(|v| bool_at(v.definition, "/storage"))?;
     let forms = versions.iter().map(|v| (Gvk::new(group, v.name, kind).api_version(), v.form.clone())).collect();
     let converter = Converter::read(definition, forms).map(Arc::new);
@@ -61,8 +58,8 @@ pub fn resources(definition: &Value) -> Option<Resources> {
         group: group.into(),
         resource: plural.into(),
         gvk: Gvk::new(group, storage.name, kind),
-        types: TypesHandle::Custom(storage.types.clone()),
-        type_id: storage.root,
+        types: TypesHandle::Custom(storage.form.clone()),
+        type_id: types::ROOT,
         keeps_empties: true,
         embedded: Arc::default(),
         prefix: key::prefix(group, plural).as_ref().into(),
@@ -75,6 +72,7 @@ pub fn resources(definition: &Value) -> Option<Resources> {
     let served = served.map(|version| resource(definition, version, storage, &stored, converter.as_ref())).collect();
     let spec = ResourceSpec {
         prefix: (&*stored.prefix).into(),
+        kind: Kind { group: group.into(), resource: plural.into() },
         namespaced,
         order: FieldOrder::Sorted,
         fields: selectable.into_iter().map(|(name, value)| SelectableField { name: name.as_str().into(), value }).collect(),
@@ -137,15 +135,14 @@ pub fn is_of_version(text: &[u8], api_version: &str) -> bool {
     serde_json::from_slice::<Typed<'_>>(text).is_ok_and(|typed| typed.api_version == api_version)
 }
 
-fn read_version<'d>(definition: &'d Value, version: &'d Value) -> Version<'d> {
-    let raw = version.pointer("/schema/openAPIV3Schema").unwrap_or(&Value::Null);
-    let (schema, rules) = (Schema::read(raw), Rules::read(raw));
-    let (types, root) = types(&schema);
+fn read_version<'d>(definition: &'d Value, text: &Bytes, version: &'d Value) -> Version<'d> {
     let scale = version.pointer("/subresources/scale").filter(|s| !s.is_null()).map(Paths::read);
     let conditions = list_at(definition, "/status/conditions");
     let terminating = conditions.iter().any(|c| str_at(c, "/type") == "Terminating" && str_at(c, "/status") == "True");
-    let form = Form { schema, rules, deprecation: deprecation(definition, version), terminating, scale };
-    Version { name: str_at(version, "/name"), definition: version, form: Arc::new(form), types: Arc::new(types), root }
+    let name = str_at(version, "/name");
+    let declared = Declared { definition: text.clone(), version: name.into() };
+    let form = Form::new(declared, deprecation(definition, version), terminating, scale);
+    Version { name, definition: version, form: Arc::new(form) }
 }
 
 /// What users of a version are warned of.
@@ -223,8 +220,8 @@ fn resource(
         list_kind: str_at(definition, "/status/acceptedNames/listKind").into(),
         namespaced: stored.namespaced,
         verbs: ALL_VERBS.iter().map(|v| (*v).into()).collect(),
-        types: TypesHandle::Custom(version.types.clone()),
-        type_id: version.root,
+        types: TypesHandle::Custom(version.form.clone()),
+        type_id: types::ROOT,
         embedded: Arc::default(),
         hooks: Arc::new(Hooks::default()),
         check_name: name_is_dns_subdomain,

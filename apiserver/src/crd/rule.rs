@@ -53,11 +53,20 @@ impl Scope {
 
     /// Compiles a rule of this schema.
     pub fn compile(&self, schema: &Value, rule: &Value) -> Rule {
+        self.compile_with(self, schema, rule)
+    }
+
+    fn env(&self, rule: &Value) -> &Env {
+        if bool_at(rule, "/optionalOldSelf") { &self.optional_env } else { &self.env }
+    }
+
+    /// Compiles a rule of this schema, and what makes its message with what another scope of the same schema knows.
+    pub fn compile_with(&self, for_message: &Scope, schema: &Value, rule: &Value) -> Rule {
         let text = str_at(rule, "/rule");
         if text.trim().is_empty() {
             return Rule::default();
         }
-        let env = if bool_at(rule, "/optionalOldSelf") { &self.optional_env } else { &self.env };
+        let env = self.env(rule);
         let failed = |error: &CompileError, prefix: &str| {
             let what = if error.is_instantiation() { "instantiation" } else { "compilation" };
             format!("{prefix}{what} failed: {error}")
@@ -80,7 +89,7 @@ impl Scope {
         };
         let message = str_at(rule, "/messageExpression");
         if !message.is_empty() {
-            match Program::compile(env, message) {
+            match Program::compile(for_message.env(rule), message) {
                 Err(error) => compiled.message_error = Some(failed(&error, "messageExpression ")),
                 Ok(program) if *program.result_type() != Type::String => {
                     compiled.message_error = Some("messageExpression must evaluate to a string".to_owned());

@@ -47,6 +47,11 @@ impl Rules {
         Rules::node(schema, schema, true)
     }
 
+    /// Compiles the rules of a schema within another.
+    pub fn read_part(schema: &Value, is_root: bool) -> Option<Rules> {
+        Rules::node(schema, schema, is_root)
+    }
+
     /// `rules` says what must hold, `schema` what the data is; they differ only within `allOf`. Rules about what expressions cannot
     /// name are left out.
     fn node(rules: &Value, schema: &Value, is_root: bool) -> Option<Rules> {
@@ -85,11 +90,29 @@ impl Rules {
 
     /// What the rules say about an object, which was something else before, or nothing.
     pub fn run(&self, new: &Value, old: Option<&Value>) -> Findings {
-        let mut run = Run { budget: Budget::new(BUDGET), is_over: false, findings: Findings::default() };
+        let mut run = Run::new(BUDGET, true);
         let before = Before { old, was_same: false };
         run.node(self, new, old, &before, "");
         run.findings.cost = if run.is_over { BUDGET + 1 } else { BUDGET - run.budget.remaining() };
         run.findings
+    }
+
+    /// What the rules refuse of a default at a place: as a value that stays, and as one that was not there. `budget` is what may be
+    /// spent, and then what is left of it; below zero if it was not enough.
+    pub fn run_on_default(&self, value: &Value, at: &str, budget: &mut i64) -> ErrorList {
+        let mut left = *budget;
+        let mut errors = ErrorList::new();
+        for old in [Some(value), None] {
+            let mut run = Run::new(*budget, false);
+            run.node(self, value, old, &Before { old: None, was_same: false }, at);
+            left = left.min(if run.is_over { -1 } else { run.budget.remaining() });
+            errors.append(&mut run.findings.errors);
+            if !errors.is_empty() {
+                break;
+            }
+        }
+        *budget = left;
+        errors
     }
 }
 
@@ -122,6 +145,8 @@ impl<'v> Before<'v> {
 
 struct Run {
     budget: Budget,
+    /// What was no better before is no error.
+    ratchets: bool,
     /// No more rules are run.
     is_over: bool,
     findings: Findings,
@@ -142,6 +167,10 @@ fn shown(rule: &Value) -> &str {
 }
 
 impl Run {
+    fn new(budget: i64, ratchets: bool) -> Run {
+        Run { budget: Budget::new(budget), ratchets, is_over: false, findings: Findings::default() }
+    }
+
     fn refuse(&mut self, rules: &Rules, at: &str, detail: String) {
         self.findings.errors.push(Error::invalid(&Path::new(field(at)), rules.kind.as_str(), detail));
     }
@@ -296,7 +325,7 @@ impl Run {
     }
 
     fn add(&mut self, error: Error, compiled: &Rule, new: &Value, before: &Before<'_>) {
-        if !compiled.uses_old && before.is_same(new) {
+        if self.ratchets && !compiled.uses_old && before.is_same(new) {
             self.findings.warnings.push(error.to_string());
         } else {
             self.findings.errors.push(error);

@@ -1,7 +1,9 @@
 //! A structural schema, read once from a definition and ready for use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 
+use parking_lot::Mutex;
 use regex::Regex;
 use serde_json::Value;
 
@@ -71,8 +73,35 @@ pub struct Rules {
 #[derive(Debug)]
 pub struct Pattern {
     pub text: String,
-    /// `None` where the text is none that can be compiled: nothing matches then.
-    pub regex: Option<Regex>,
+    /// Compiled when something is first matched: it takes a thousand times the room of its text. `None` where the text is none that can
+    /// be compiled: nothing matches then.
+    regex: OnceLock<Option<Arc<Regex>>>,
+}
+
+impl Pattern {
+    fn new(text: &str) -> Pattern {
+        Pattern { text: text.to_owned(), regex: OnceLock::new() }
+    }
+
+    pub fn matches(&self, text: &str) -> bool {
+        self.regex.get_or_init(|| compiled(&self.text)).as_ref().is_some_and(|regex| regex.is_match(text))
+    }
+}
+
+/// Expressions in use, by text: schemas repeat a few of them many times.
+static COMPILED: LazyLock<Mutex<HashMap<String, Weak<Regex>>>> = LazyLock::new(Mutex::default);
+
+fn compiled(text: &str) -> Option<Arc<Regex>> {
+    let mut known = COMPILED.lock();
+    if let Some(regex) = known.get(text).and_then(Weak::upgrade) {
+        return Some(regex);
+    }
+    let regex = Arc::new(Regex::new(text).ok()?);
+    if known.len() == known.capacity() {
+        known.retain(|_, regex| regex.strong_count() > 0);
+    }
+    known.insert(text.to_owned(), Arc::downgrade(&regex));
+    Some(regex)
 }
 
 impl Schema {
@@ -141,7 +170,7 @@ impl Rules {
             multiple_of: number("multipleOf"),
             min_length: count("minLength"),
             max_length: count("maxLength"),
-            pattern: pattern.map(|text| Pattern { text: text.to_owned(), regex: Regex::new(text).ok() }),
+            pattern: pattern.map(Pattern::new),
             min_items: count("minItems"),
             max_items: count("maxItems"),
             min_properties: count("minProperties"),

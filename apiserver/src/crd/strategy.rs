@@ -24,14 +24,14 @@ pub struct Custom {
 
 impl Custom {
     fn check(&self, new: &Value, old: Option<&Value>) -> ErrorList {
-        let mut errors = validate(&self.form.schema, new, old, None);
+        let mut errors = validate(self.form.schema(), new, old, None);
         if let Some(paths) = &self.form.scale {
             errors.extend(replicas(new, &paths.spec_replicas));
             errors.extend(scale_status(new, paths));
         }
-        errors.extend(embedded(&self.form.schema, new, "", true));
-        if old.is_none_or(|old| lists(&self.form.schema, old, "").is_empty()) {
-            errors.extend(lists(&self.form.schema, new, ""));
+        errors.extend(embedded(self.form.schema(), new, "", true));
+        if old.is_none_or(|old| lists(self.form.schema(), old, "").is_empty()) {
+            errors.extend(lists(self.form.schema(), new, ""));
         }
         self.form.check_rules(new, old, &mut errors);
         errors
@@ -114,14 +114,14 @@ impl UpdateStrategy for Status {
 
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        if let (Some(schema), Some(status)) = (self.form.schema.member("status"), new.get("status")) {
+        if let (Some(schema), Some(status)) = (self.form.schema().member("status"), new.get("status")) {
             errors.extend(validate(schema, status, old.get("status"), Some("status")));
         }
         if let Some(paths) = &self.form.scale {
             errors.extend(scale_status(new, paths));
         }
-        if lists(&self.form.schema, old, "").is_empty() {
-            errors.extend(lists(&self.form.schema, new, ""));
+        if lists(self.form.schema(), old, "").is_empty() {
+            errors.extend(lists(self.form.schema(), new, ""));
         }
         self.form.check_rules(new, Some(old), &mut errors);
         errors

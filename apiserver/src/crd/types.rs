@@ -8,12 +8,16 @@ use super::schema::{Additional, ListType, Schema};
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
-/// The types of a custom kind; its root is the type that is returned.
-pub fn types(schema: &Schema) -> (Types, TypeId) {
+/// The root among the types of a custom kind.
+pub const ROOT: TypeId = TypeId(0);
+
+/// The types of a custom kind.
+pub fn types(schema: &Schema) -> Types {
     let mut builder = Builder::default();
+    let root = builder.reserve();
     let metadata = builtin().lookup(OBJECT_META).map(|id| builder.copy(id));
-    let root = builder.structure(schema, true, metadata);
-    (Types::new(builder.structs), root)
+    builder.fill(root, schema, true, metadata);
+    Types::new(builder.structs)
 }
 
 #[derive(Default)]
@@ -59,6 +63,11 @@ impl Builder {
 
     fn structure(&mut self, schema: &Schema, embedded: bool, metadata: Option<TypeId>) -> TypeId {
         let id = self.reserve();
+        self.fill(id, schema, embedded, metadata);
+        id
+    }
+
+    fn fill(&mut self, id: TypeId, schema: &Schema, embedded: bool, metadata: Option<TypeId>) {
         let mut fields = Vec::new();
         if embedded {
             fields.push(field("apiVersion", Type::String, None));
@@ -75,7 +84,6 @@ impl Builder {
         let by_json = fields.iter().enumerate().filter_map(|(i, f)| Some((f.json.clone(), u16::try_from(i).ok()?))).collect();
         let preserve_unknown = schema.preserve_unknown;
         self.put(id, StructType { fields, by_json, atomic: schema.atomic_map, preserve_unknown, ..StructType::default() });
-        id
     }
 
     fn value(&mut self, schema: &Schema, metadata: Option<TypeId>) -> Type {

@@ -123,7 +123,7 @@ impl Walk<'_> {
             self.add(at, |path| Error::too_long(path, usize::try_from(max).unwrap_or(usize::MAX)));
         } else if let Some(min) = rules.min_length.filter(|min| length < *min) {
             self.invalid(at, given(), format!("{at} in body should be at least {min} chars long"));
-        } else if let Some(pattern) = rules.pattern.as_ref().filter(|p| !p.regex.as_ref().is_some_and(|r| r.is_match(text))) {
+        } else if let Some(pattern) = rules.pattern.as_ref().filter(|p| !p.matches(text)) {
             self.invalid(at, given(), format!("{at} in body should match '{}'", pattern.text));
         }
         if !schema.format.is_empty() && !format::matches(&schema.format, text) {

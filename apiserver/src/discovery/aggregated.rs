@@ -1,34 +1,61 @@
 //! Aggregated discovery (`apidiscovery.k8s.io/v2` APIGroupDiscoveryList): everything in one document.
 
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::{GroupVersion, Index, Kind, Resource};
+use super::{Entry, GroupVersion, Index, Kind, Resource};
+use crate::endpoints::respond;
 
-/// `/api`: the core group alone, without a name.
-pub fn api(index: &Index) -> Value {
-    list(index.groups().filter(|versions| versions[0].group.is_empty()))
+/// A document as it is sent.
+#[derive(Debug)]
+pub struct Document {
+    pub json: Bytes,
+    /// The SHA-512 of the text in upper-case hexadecimal; without its quotes.
+    pub etag: String,
+    gzip: OnceLock<Option<Bytes>>,
 }
 
-/// `/apis`: all other groups.
-pub fn apis(index: &Index) -> Value {
-    list(index.groups().filter(|versions| !versions[0].group.is_empty()))
+impl Document {
+    /// Of `/api`, which is the core group alone, without a name, or of `/apis`, which is all other groups.
+    pub fn new(index: &Index, core: bool) -> Document {
+        let json = Bytes::from(text(index.groups().filter(|versions| versions[0].group.is_empty() == core)));
+        Document { etag: etag(&json), json, gzip: OnceLock::new() }
+    }
+
+    /// The text compressed, if it is large enough for that.
+    pub fn gzip(&self) -> Option<Bytes> {
+        self.gzip.get_or_init(|| respond::gzip(&self.json)).clone()
+    }
+
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.json).expect("the document was written from values")
+    }
 }
 
-/// The ETag of a document, without its quotes: the SHA-512 of its text in upper-case hexadecimal.
-pub fn etag(document: &[u8]) -> String {
+pub(super) fn etag(document: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA512, document);
     digest.as_ref().iter().map(|b| format!("{b:02X}")).collect()
 }
 
-fn list<'i>(groups: impl Iterator<Item = &'i [GroupVersion]>) -> Value {
-    let items: Vec<Value> = groups.map(group).collect();
-    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
-}
-
-fn group(versions: &[GroupVersion]) -> Value {
-    let name = &versions[0].group;
-    let metadata = if name.is_empty() { json!({}) } else { json!({ "name": name }) };
-    json!({"metadata": metadata, "versions": versions.iter().map(version).collect::<Vec<_>>()})
+/// The text of the versions is kept with them: all of it changes with any of them.
+fn text<'i>(groups: impl Iterator<Item = &'i [Arc<Entry>]>) -> String {
+    let mut out = r#"{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/v2","metadata":{},"items":["#.to_owned();
+    for (i, versions) in groups.enumerate() {
+        let name = &versions[0].group;
+        let metadata = if name.is_empty() { json!({}) } else { json!({ "name": name }) };
+        out.push_str(if i == 0 { "" } else { "," });
+        out.push_str(&format!("{{\"metadata\":{metadata},\"versions\":["));
+        for (i, entry) in versions.iter().enumerate() {
+            out.push_str(if i == 0 { "" } else { "," });
+            out.push_str(entry.aggregated.get_or_init(|| version(entry).to_string().into()));
+        }
+        out.push_str("]}");
+    }
+    // As all that is written as JSON ends.
+    out.push_str("]}\n");
+    out
 }
 
 fn version(entry: &GroupVersion) -> Value {

@@ -176,7 +176,7 @@ mod tests {
             .to_string()
         );
         assert_eq!(
-            aggregated::api(&index).to_string(),
+            index.aggregated(true).value().to_string(),
             json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": [
                 {"metadata": {}, "versions": [{"version": "v1", "resources": [
                     {"resource": "bindings", "responseKind": {"group": "", "version": "", "kind": "Binding"}, "scope": "Namespaced",

@@ -1,5 +1,7 @@
 //! Entries of CustomResourceDefinitions.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::builtin::storage_version_hash;
@@ -12,31 +14,38 @@ const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", 
 const VERBS_WHILE_TERMINATING: [&str; 5] = ["delete", "deletecollection", "get", "list", "watch"];
 const SUBRESOURCE_VERBS: [&str; 3] = ["get", "patch", "update"];
 
-/// An entry for each served version of the established definitions, resources by name.
-pub fn group_versions<'v>(definitions: impl IntoIterator<Item = &'v Value>) -> Vec<GroupVersion> {
-    let mut entries: Vec<GroupVersion> = Vec::new();
-    for definition in definitions.into_iter().filter(|d| has_condition(d, "Established")) {
-        let group = text(definition, "/spec/group");
-        for version in versions(definition).filter(|v| v["served"] == Value::Bool(true)) {
-            let name = text(version, "/name");
-            let resource = resource(definition, version);
-            match entries.iter_mut().find(|e| e.group == group && e.version == name) {
-                Some(entry) => entry.resources.push(resource),
-                None => entries.push(GroupVersion {
-                    group: group.to_owned(),
-                    version: name.to_owned(),
-                    priority: CUSTOM,
-                    resources: vec![resource],
-                    explicit_kinds: true,
-                    stale: false,
-                }),
+/// An entry for each served version of a definition, if it is established.
+pub fn group_versions(definition: &Value) -> Vec<GroupVersion> {
+    if !has_condition(definition, "Established") {
+        return Vec::new();
+    }
+    let group = text(definition, "/spec/group");
+    let served = versions(definition).filter(|v| v["served"] == Value::Bool(true));
+    let entry = |version: &Value| GroupVersion {
+        group: group.to_owned(),
+        version: text(version, "/name").to_owned(),
+        priority: CUSTOM,
+        resources: vec![resource(definition, version)],
+        explicit_kinds: true,
+        stale: false,
+    };
+    served.map(entry).collect()
+}
+
+/// Entries of the definitions of one group, each version once, its resources by name.
+pub fn join<'e>(entries: impl IntoIterator<Item = &'e GroupVersion>) -> Vec<GroupVersion> {
+    let mut joined: BTreeMap<&str, GroupVersion> = BTreeMap::new();
+    for entry in entries {
+        match joined.get_mut(&*entry.version) {
+            Some(known) => known.resources.extend(entry.resources.iter().cloned()),
+            None => {
+                joined.insert(&entry.version, entry.clone());
             }
         }
     }
-    for entry in &mut entries {
-        entry.resources.sort_by(|a, b| a.plural.cmp(&b.plural));
-    }
-    entries
+    let mut joined: Vec<GroupVersion> = joined.into_values().collect();
+    joined.iter_mut().for_each(|entry| entry.resources.sort_by(|a, b| a.plural.cmp(&b.plural)));
+    joined
 }
 
 fn resource(definition: &Value, version: &Value) -> Resource {
@@ -93,7 +102,7 @@ fn owned(words: &[&str]) -> Vec<String> {
 mod tests {
     use serde_json::json;
 
-    use super::super::{Index, aggregated, documents};
+    use super::super::{Index, documents};
     use super::*;
 
     fn definition(established: &str) -> Value {
@@ -115,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_established_definition_is_listed_in_each_served_version() {
-        let index = Index::new(group_versions([&definition("True")]));
+        let index = Index::new(group_versions(&definition("True")));
         assert_eq!(
             documents::group(&index, "example.com"),
             Some(json!({
@@ -135,7 +144,7 @@ mod tests {
                  "verbs": SUBRESOURCE_VERBS},
             ])
         );
-        let aggregated = aggregated::apis(&index);
+        let aggregated = index.aggregated(false).value();
         assert_eq!(
             aggregated.pointer("/items/0/versions/0/resources/0/responseKind"),
             Some(&json!({"group": "example.com", "version": "v1", "kind": "App"}))
@@ -145,6 +154,6 @@ mod tests {
 
     #[test]
     fn a_definition_that_is_not_established_is_not_listed() {
-        assert_eq!(group_versions([&definition("False")]), Vec::new());
+        assert_eq!(group_versions(&definition("False")), Vec::new());
     }
 }

@@ -1,8 +1,10 @@
 //! The documents of `/`, `/api`, `/apis`, `/version` and of groups and versions, with fields in upstream's order.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
-use super::{GroupVersion, Index, Kind, Resource};
+use super::{Entry, Index, Kind, Resource};
 
 /// `/api`. `server_address` is what clients of any address are told, `host:port`.
 pub fn api(server_address: &str) -> Value {
@@ -15,12 +17,12 @@ pub fn api(server_address: &str) -> Value {
 
 /// `/apis`.
 pub fn apis(index: &Index) -> Value {
-    let mut groups: Vec<&[GroupVersion]> = index.groups().filter(|versions| !versions[0].group.is_empty()).collect();
+    let mut groups: Vec<&[Arc<Entry>]> = index.groups().filter(|versions| !versions[0].group.is_empty()).collect();
     // Groups of equal priority stand here by the first name of their APIServices (`v1.apps`), not by their own.
     groups.sort_by_key(|versions| {
         let priority = versions.iter().map(|v| v.priority.group).max().unwrap_or_default();
         let top = versions.iter().filter(|v| v.priority.group == priority);
-        (std::cmp::Reverse(priority), top.map(|v| format!("{}.{}", v.version, v.group)).min())
+        (std::cmp::Reverse(priority), top.map(|v| format!("{}.{}", v.version.version, v.group)).min())
     });
     let groups: Vec<Value> = groups.into_iter().map(|versions| Value::Object(group_fields(versions))).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
@@ -59,10 +61,10 @@ pub fn paths(index: &Index, others: &[&str]) -> Value {
     paths.extend(["/api", "/apis", "/apis/"].map(str::to_owned));
     for entry in index.entries() {
         if entry.group.is_empty() {
-            paths.push(format!("/api/{}", entry.version));
+            paths.push(format!("/api/{}", entry.version.version));
         } else {
             paths.push(format!("/apis/{}", entry.group));
-            paths.push(format!("/apis/{}/{}", entry.group, entry.version));
+            paths.push(format!("/apis/{}/{}", entry.group, entry.version.version));
         }
     }
     paths.sort();
@@ -106,8 +108,8 @@ pub fn version(build: &Build) -> Value {
     })
 }
 
-fn group_fields(versions: &[GroupVersion]) -> Map<String, Value> {
-    let listed: Vec<Value> = versions.iter().map(|v| json!({"groupVersion": v.name(), "version": v.version})).collect();
+fn group_fields(versions: &[Arc<Entry>]) -> Map<String, Value> {
+    let listed: Vec<Value> = versions.iter().map(|v| json!({"groupVersion": v.name(), "version": v.version.version})).collect();
     let mut fields = Map::new();
     fields.insert("name".to_owned(), versions[0].group.as_str().into());
     let preferred = listed[0].clone();

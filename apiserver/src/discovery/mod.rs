@@ -12,11 +12,11 @@ pub mod priority;
 pub mod serve;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
-use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
 use priority::Priority;
@@ -84,107 +84,181 @@ impl GroupVersion {
     }
 }
 
+/// A group and version with what is made of it, once.
+#[derive(Debug)]
+pub struct Entry {
+    version: GroupVersion,
+    /// What aggregated discovery says of it.
+    aggregated: OnceLock<Box<str>>,
+}
+
+impl From<GroupVersion> for Entry {
+    fn from(version: GroupVersion) -> Entry {
+        Entry { version, aggregated: OnceLock::new() }
+    }
+}
+
+impl Deref for Entry {
+    type Target = GroupVersion;
+    fn deref(&self) -> &GroupVersion {
+        &self.version
+    }
+}
+
 /// All that is served, in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Index {
     /// By group priority, then name; versions by version priority, then stability and number.
-    entries: Vec<GroupVersion>,
+    entries: Vec<Arc<Entry>>,
+    /// The aggregated documents of the core group and of all others, made when they are first asked for.
+    documents: [OnceLock<aggregated::Document>; 2],
 }
 
 impl Index {
     /// Takes entries in any order. Entries of the same group and version are joined.
     pub fn new(entries: impl IntoIterator<Item = GroupVersion>) -> Index {
+        Index::of(entries.into_iter().map(|version| Arc::new(version.into())))
+    }
+
+    /// See [`Index::new`].
+    fn of(entries: impl IntoIterator<Item = Arc<Entry>>) -> Index {
         let mut places: HashMap<(String, String), usize> = HashMap::new();
         let mut group_priorities: HashMap<String, i32> = HashMap::new();
-        let mut joined: Vec<GroupVersion> = Vec::new();
+        let mut joined: Vec<Arc<Entry>> = Vec::new();
         for entry in entries {
-            let priority = group_priorities.entry(entry.group.clone()).or_insert(entry.priority.group);
-            *priority = entry.priority.group.max(*priority);
-            match places.entry((entry.group.clone(), entry.version.clone())) {
-                Entry::Occupied(place) => joined[*place.get()].resources.extend(entry.resources),
-                Entry::Vacant(place) => {
+            match group_priorities.get_mut(&entry.group) {
+                Some(priority) => *priority = entry.priority.group.max(*priority),
+                None => {
+                    group_priorities.insert(entry.group.clone(), entry.priority.group);
+                }
+            }
+            match places.entry((entry.group.clone(), entry.version.version.clone())) {
+                Occupied(place) => {
+                    let place = &mut joined[*place.get()];
+                    let mut both = place.version.clone();
+                    both.resources.extend(entry.resources.iter().cloned());
+                    *place = Arc::new(both.into());
+                }
+                Vacant(place) => {
                     place.insert(joined.len());
                     joined.push(entry);
                 }
             }
         }
-        let mut entries: Vec<(i32, GroupVersion)> = joined.into_iter().map(|e| (group_priorities[&e.group], e)).collect();
+        let mut entries: Vec<(i32, Arc<Entry>)> = joined.into_iter().map(|e| (group_priorities[&e.group], e)).collect();
         entries.sort_by(|(p, a), (q, b)| {
             let groups = Reverse(p).cmp(&Reverse(q)).then_with(|| a.group.cmp(&b.group));
             let versions = Reverse(a.priority.version).cmp(&Reverse(b.priority.version));
-            groups.then(versions).then_with(|| priority::compare_versions(&b.version, &a.version))
+            groups.then(versions).then_with(|| priority::compare_versions(&b.version.version, &a.version.version))
         });
-        Index { entries: entries.into_iter().map(|(_, entry)| entry).collect() }
+        Index { entries: entries.into_iter().map(|(_, entry)| entry).collect(), documents: Default::default() }
     }
 
     /// Every group and version, in order.
-    pub fn entries(&self) -> &[GroupVersion] {
+    pub fn entries(&self) -> &[Arc<Entry>] {
         &self.entries
     }
 
     pub fn get(&self, group: &str, version: &str) -> Option<&GroupVersion> {
-        self.entries.iter().find(|e| e.group == group && e.version == version)
+        self.entries.iter().map(|e| &e.version).find(|e| e.group == group && e.version == version)
+    }
+
+    /// The aggregated document of `/api` or of `/apis`.
+    pub fn aggregated(&self, core: bool) -> &aggregated::Document {
+        self.documents[usize::from(core)].get_or_init(|| aggregated::Document::new(self, core))
     }
 
     /// The versions of one group, the preferred one first; empty if the group is not served.
-    pub fn group(&self, group: &str) -> &[GroupVersion] {
+    pub fn group(&self, group: &str) -> &[Arc<Entry>] {
         let start = self.entries.iter().position(|e| e.group == group).unwrap_or(self.entries.len());
         let count = self.entries[start..].iter().take_while(|e| e.group == group).count();
         &self.entries[start..start + count]
     }
 
     /// The groups, each as its versions; the core group among them, if it is served.
-    pub fn groups(&self) -> impl Iterator<Item = &[GroupVersion]> {
+    pub fn groups(&self) -> impl Iterator<Item = &[Arc<Entry>]> {
         self.entries.chunk_by(|a, b| a.group == b.group)
     }
 }
 
 /// What is served now, by whom it is served.
-pub struct Served {
-    parts: Mutex<Parts>,
-    index: ArcSwap<Index>,
-}
+pub struct Served(Mutex<Parts>);
 
 struct Parts {
-    builtin: Vec<GroupVersion>,
-    custom: Vec<GroupVersion>,
-    aggregated: Vec<GroupVersion>,
+    builtin: Vec<Arc<Entry>>,
+    /// By group.
+    custom: BTreeMap<String, CustomGroup>,
+    aggregated: Vec<Arc<Entry>>,
+    /// Made when it is asked for, so that many changes in a row cost one.
+    index: Option<Arc<Index>>,
+}
+
+/// What definitions of custom resources bring to a group.
+#[derive(Default)]
+struct CustomGroup {
+    definitions: BTreeMap<String, Vec<GroupVersion>>,
+    /// The same as entries, unless there was a change.
+    entries: Option<Vec<Arc<Entry>>>,
 }
 
 impl Parts {
-    /// A version that an extension API server has is its alone.
-    fn index(&self) -> Index {
-        let taken = |entry: &&GroupVersion| self.aggregated.iter().any(|a| a.group == entry.group && a.version == entry.version);
-        let own = self.builtin.iter().chain(&self.custom).filter(|entry| !taken(entry));
-        Index::new(own.chain(&self.aggregated).cloned())
+    fn index(&mut self) -> Arc<Index> {
+        if let Some(index) = &self.index {
+            return index.clone();
+        }
+        for group in self.custom.values_mut().filter(|group| group.entries.is_none()) {
+            let joined = custom::join(group.definitions.values().flatten());
+            group.entries = Some(joined.into_iter().map(|version| Arc::new(version.into())).collect());
+        }
+        // A version that an extension API server has is its alone.
+        let taken: HashSet<(&str, &str)> = self.aggregated.iter().map(|a| (&*a.group, &*a.version.version)).collect();
+        let custom = self.custom.values().flat_map(|group| group.entries.iter().flatten());
+        let own = self.builtin.iter().chain(custom).filter(|entry| !taken.contains(&(&*entry.group, &*entry.version.version)));
+        let index = Arc::new(Index::of(own.chain(&self.aggregated).cloned()));
+        self.index = Some(index.clone());
+        index
     }
+}
+
+fn entries(versions: Vec<GroupVersion>) -> Vec<Arc<Entry>> {
+    versions.into_iter().map(|version| Arc::new(version.into())).collect()
 }
 
 impl Served {
     pub fn new(builtin: Vec<GroupVersion>) -> Served {
-        let parts = Parts { builtin, custom: Vec::new(), aggregated: Vec::new() };
-        Served { index: ArcSwap::from_pointee(parts.index()), parts: Mutex::new(parts) }
+        let parts = Parts { builtin: entries(builtin), custom: BTreeMap::new(), aggregated: Vec::new(), index: None };
+        Served(Mutex::new(parts))
     }
 
-    pub fn load(&self) -> Guard<Arc<Index>> {
-        self.index.load()
+    pub fn load(&self) -> Arc<Index> {
+        self.0.lock().index()
     }
 
-    /// Replaces what custom resources there are.
-    pub fn set_custom(&self, custom: Vec<GroupVersion>) {
-        self.set(|parts| parts.custom = custom);
+    /// Replaces what a definition of custom resources brings to its group; nothing where it brings none any more.
+    pub fn set_custom(&self, group: &str, definition: &str, versions: Vec<GroupVersion>) {
+        self.set(|parts| {
+            let here = parts.custom.entry(group.to_owned()).or_default();
+            if versions.is_empty() {
+                here.definitions.remove(definition);
+            } else {
+                here.definitions.insert(definition.to_owned(), versions);
+            }
+            here.entries = None;
+            if here.definitions.is_empty() {
+                parts.custom.remove(group);
+            }
+        });
     }
 
     /// Replaces what others serve.
     pub fn set_aggregated(&self, aggregated: Vec<GroupVersion>) {
-        self.set(|parts| parts.aggregated = aggregated);
+        self.set(|parts| parts.aggregated = entries(aggregated));
     }
 
     fn set(&self, change: impl FnOnce(&mut Parts)) {
-        // The lock is held until the index is there, so that the last change wins.
-        let mut parts = self.parts.lock();
+        let mut parts = self.0.lock();
         change(&mut parts);
-        self.index.store(Arc::new(parts.index()));
+        parts.index = None;
     }
 }
 
@@ -196,7 +270,9 @@ mod tests {
     fn a_version_of_others_hides_ours_and_comes_back() {
         let served = Served::new(vec![entry("", "v1"), entry("metrics.k8s.io", "v1beta1")]);
         served.set_aggregated(vec![GroupVersion { stale: true, ..entry("metrics.k8s.io", "v1beta1") }]);
-        served.set_custom(vec![entry("example.com", "v1")]);
+        served.set_custom("example.com", "things.example.com", vec![entry("example.com", "v1")]);
+        served.set_custom("example.org", "things.example.org", vec![entry("example.org", "v1")]);
+        served.set_custom("example.org", "things.example.org", Vec::new());
         let stale = |served: &Served| served.load().entries().iter().map(|e| (e.name(), e.stale)).collect::<Vec<_>>();
         let expected = [("v1".to_owned(), false), ("example.com/v1".to_owned(), false), ("metrics.k8s.io/v1beta1".to_owned(), true)];
         assert_eq!(stale(&served), expected);
@@ -232,7 +308,7 @@ mod tests {
             ("a.example.com", "v10"),
         ];
         let index = Index::new(given.map(|(g, v)| entry(g, v)));
-        let names: Vec<String> = index.entries().iter().map(GroupVersion::name).collect();
+        let names: Vec<String> = index.entries().iter().map(|entry| entry.name()).collect();
         let expected = [
             "apiregistration.k8s.io/v1",
             "v1",

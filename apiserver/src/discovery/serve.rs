@@ -9,7 +9,7 @@ use http::header::{ACCEPT, CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::Value;
 
-use super::{Index, aggregated, documents};
+use super::{Index, documents};
 use crate::api::Api;
 use crate::endpoints::negotiate::{self, Encoding, Offer, header};
 use crate::endpoints::options::Query;
@@ -121,19 +121,18 @@ fn aggregated_form(accept: &str) -> Option<bool> {
 }
 
 fn aggregated_response(index: &Index, request: &Authorized, core: bool, protobuf: bool) -> Answer {
-    let document = if core { aggregated::api(index) } else { aggregated::apis(index) };
-    let json = respond::json_text(&document, false);
-    let etag = format!("\"{}\"", aggregated::etag(&json));
+    let document = index.aggregated(core);
+    let etag = format!("\"{}\"", document.etag);
     let unchanged = header(&request.headers, &IF_NONE_MATCH).split(',').any(|t| t.trim() == etag);
     let mut response = if unchanged {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else if protobuf {
-        let body = protobuf::builtin().encode_object(&document).map_err(|e| Status::unknown(e.to_string()))?;
+        let body = protobuf::builtin().encode_object(&document.value()).map_err(|e| Status::unknown(e.to_string()))?;
         respond::bytes(StatusCode::OK, AGGREGATED_PROTOBUF, body.into())
     } else {
-        respond::compress(respond::bytes(StatusCode::OK, AGGREGATED_JSON, json.clone()), &request.headers, &json)
+        respond::kept(respond::bytes(StatusCode::OK, AGGREGATED_JSON, document.json.clone()), &request.headers, || document.gzip())
     };
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&etag) {

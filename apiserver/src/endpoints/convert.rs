@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use apimachinery::schema::canonical::{Empties, canonicalize};
+use apimachinery::schema::canonical::{Empties, canonicalize, holds_empties};
 use serde_json::Value;
 
 use super::body::set_type_meta;
@@ -39,6 +39,14 @@ pub fn from_storage(resource: &Resource, value: Value) -> Value {
 /// The object's managed fields and the rest, as the resource's version; borrowed where it is stored so.
 pub fn view<'a>(resource: &Resource, value: &'a Value) -> Cow<'a, Value> {
     if resource.conversion.is_some() { Cow::Owned(from_storage(resource, value.clone())) } else { Cow::Borrowed(value) }
+}
+
+/// Takes the empty lists and maps away that storage would not keep: owners have been found by then.
+pub fn drop_empties(resource: &Resource, value: &mut Value) {
+    let stored = &resource.stored;
+    if !stored.keeps_empties && holds_empties(&stored.types, stored.type_id, value) {
+        canonicalize(&stored.types, stored.type_id, value, Empties::Drop);
+    }
 }
 
 /// What becomes of empty lists and maps of a stored kind.

@@ -11,6 +11,8 @@ use super::present::{Presenter, include_object};
 use super::{Answer, Call, body, convert, meta, negotiate, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
+use crate::audit;
+use crate::registry::read::at;
 use crate::storage;
 
 /// Generated names that are taken are replaced this many times.
@@ -25,6 +27,7 @@ pub async fn create(call: &mut Call) -> Answer {
     let decoded = body::decode_as(&call.resource, &bytes, encoding)?;
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let object = decoded.value;
+    audit::request_object(&object, |object| call.complete(object));
     let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let created = store(call, object, &manager, options.dry_run).await?;
@@ -47,27 +50,27 @@ pub enum Created {
 pub async fn store(call: &mut Call, mut object: Value, manager: &str, dry_run: bool) -> Result<Created, Status> {
     meta::wipe_system_fields(&mut object);
     let namespace = call.namespace().to_owned();
-    if call.resource.custom.is_some() && !call.resource.namespaced {
-        // Upstream forgives a namespace here, and forgets it.
-        meta::metadata_mut(&mut object).shift_remove("namespace");
-    }
     meta::ensure_namespace(&mut object, &namespace)?;
-    if !meta::text(&object, "resourceVersion").is_empty() {
-        return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
-    }
+    let has_revision = !meta::text(&object, "resourceVersion").is_empty();
     let reset = managed_fields::asks_for_reset(&object);
     call.complete(&mut object);
-    meta::dedup_owner_references(&mut object, &mut call.warnings);
+    meta::dedup_owner_references(&mut object, "", &mut call.warnings);
     let resource = call.resource.clone();
     call.track_owners(None, &mut object, manager, &resource.filter, reset).await;
-    store_owned(call, object, dry_run).await
+    place(call, object, dry_run, has_revision).await
 }
 
 /// The creation of an object whose owners are settled (by an apply, or by [`store`]); complete, in the resource's version.
 pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Result<Created, Status> {
+    place(call, object, dry_run, false).await
+}
+
+/// An object that claims to have a revision is told so only when there is nothing else to say.
+async fn place(call: &mut Call, object: Value, dry_run: bool, has_revision: bool) -> Result<Created, Status> {
     let resource = call.resource.clone();
     let namespace = call.namespace().to_owned();
     let mut object = convert::to_storage(&resource, object);
+    convert::drop_empties(&resource, &mut object);
     let options = serde_json::json!({ "kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1" });
     let name = meta::text(&object, "name").to_owned();
     let mut warnings = std::mem::take(&mut call.warnings);
@@ -94,7 +97,11 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
         }
         let name = meta::text(&candidate, "name").to_owned();
         let taken = allocation::begin(call, &mut candidate, None, dry_run).await?;
-        if let Err(refused) = call.admit_new(&mut candidate, &namespace, dry_run, &options).await {
+        let mut admitted = call.admit_new(&mut candidate, &namespace, dry_run, &options).await;
+        if has_revision {
+            admitted = admitted.and_then(|()| Err(Status::unknown("resourceVersion should not be set on objects to be created")));
+        }
+        if let Err(refused) = admitted {
             taken.finish(&call.api, false).await;
             return Err(refused);
         }
@@ -106,10 +113,21 @@ pub async fn store_owned(call: &mut Call, object: Value, dry_run: bool) -> Resul
             Err(Refused::Storage(storage::Error::AlreadyExists)) if generated => {
                 return Err(Status::generate_name_conflict(resource.group(), &resource.plural, &name, 1));
             }
+            Err(Refused::Storage(storage::Error::AlreadyExists)) => return Err(already_exists(call, &name)),
             Err(Refused::Storage(error)) => return Err(call.storage_error(error, &name)),
             Err(Refused::Conversion(status)) => return Err(*status),
         }
     }
+}
+
+/// The name is taken; whether by an object on its way out is worth to know.
+fn already_exists(call: &Call, name: &str) -> Status {
+    let mut status = Status::already_exists(call.resource.group(), &call.resource.plural, name);
+    let taken = call.resource.stored.cache().and_then(|cache| cache.get(call.namespace(), name));
+    if taken.is_some_and(|object| !at(&object.value(), "/metadata/deletionTimestamp").is_null()) {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    status
 }
 
 /// Why an object was not created.

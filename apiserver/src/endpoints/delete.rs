@@ -109,6 +109,18 @@ pub async fn read_options(call: &mut Call) -> Result<DeleteOptions, Status> {
     if let Some(id) = types.lookup("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions") {
         apimachinery::schema::decode::decode(types, id, &mut value).map_err(|e| Status::bad_request(e.to_string()))?;
     }
+    crate::audit::request_object(&value, |options| {
+        let is_empty = |name: &str| options.get(name).and_then(Value::as_str).is_none_or(str::is_empty);
+        let (no_kind, no_version) = (is_empty("kind"), is_empty("apiVersion"));
+        if let Some(map) = options.as_object_mut() {
+            if no_version {
+                map.shift_insert(0, "apiVersion".to_owned(), "meta.k8s.io/v1".into());
+            }
+            if no_kind {
+                map.shift_insert(0, "kind".to_owned(), "DeleteOptions".into());
+            }
+        }
+    });
     DeleteOptions::from_body(&value)
 }
 

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::aggregation;
 use crate::api::Api;
+use crate::audit;
 use crate::catalog::{Resource, SubresourceKind};
 use crate::filters::Authorized;
 use crate::resource_metrics;
@@ -22,6 +23,7 @@ use crate::storage::{self, Freshness, Object};
 /// Finds the endpoint and runs it.
 pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     if let Some(registration) = api.aggregation.claimed(&request.info.path, |document| api.openapi.publishes(document)) {
+        audit::passed_on();
         return aggregation::proxy::serve(&api, &registration, request).await;
     }
     if let Some(metrics) = api.resource_metrics.as_ref().filter(|_| resource_metrics::serve::is_for(&request)) {
@@ -36,8 +38,7 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
         return Err(not_found());
     }
     let Some(resource) = catalog.find(&info.group, &info.version, &info.resource).cloned() else {
-        let is_builtin = catalog.iter().any(|r| r.custom.is_none() && *r.gvk.group == *info.group);
-        if info.prefix == "api" || is_builtin {
+        if info.prefix == "api" || catalog.is_builtin_group(&info.group) {
             return Err(not_found());
         }
         return Ok(respond::page_not_found());
@@ -51,7 +52,10 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     let form = negotiate::of_errors(&call.request.headers, &call.request.raw_query);
     let answer = match check_route(&call) {
         Ok(()) => {
-            call.warnings.extend(deprecation(&call.resource));
+            if let Some(warning) = deprecation(&call.resource) {
+                audit::annotate("k8s.io/deprecated", || "true".to_owned());
+                call.warnings.push(warning);
+            }
             run(&mut call).await
         }
         Err(refused) => Err(refused),

@@ -49,7 +49,10 @@ pub fn wipe_system_fields(object: &mut Value) {
 /// `expected` is empty for cluster-scoped kinds.
 pub fn ensure_namespace(object: &mut Value, expected: &str) -> Result<(), Status> {
     let found = text(object, "namespace");
-    if found.is_empty() && !expected.is_empty() {
+    if expected.is_empty() {
+        // Upstream forgives a namespace here, and forgets it.
+        metadata_mut(object).shift_remove("namespace");
+    } else if found.is_empty() {
         set_text(object, "namespace", expected);
     } else if found != expected {
         return Err(Status::bad_request(
@@ -100,7 +103,7 @@ pub fn keep_system_fields(new: &mut Value, old: &Value) {
 }
 
 /// Drops repeated owner references and says so.
-pub fn dedup_owner_references(object: &mut Value, warnings: &mut Vec<String>) {
+pub fn dedup_owner_references(object: &mut Value, when: &str, warnings: &mut Vec<String>) {
     let Some(Value::Array(owners)) = object.get_mut("metadata").and_then(|m| m.get_mut("ownerReferences")) else { return };
     let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
     let mut seen: HashSet<String> = HashSet::with_capacity(owners.len());
@@ -119,7 +122,7 @@ pub fn dedup_owner_references(object: &mut Value, warnings: &mut Vec<String>) {
     *owners = kept;
     if !repeated.is_empty() {
         warnings.push(format!(
-            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
             repeated.join(", ")
         ));
     }

@@ -70,9 +70,11 @@ impl Call {
         self.resource.subresources.get(&*self.request.info.subresource)
     }
 
-    /// What the resource has of an offer: custom objects are no protobuf.
+    /// What the resource has of an offer: custom objects are no protobuf, and the status of what extends the API is no table.
     pub fn offer(&self, offer: negotiate::Offer) -> negotiate::Offer {
-        negotiate::Offer { whole_as_protobuf: self.resource.custom.is_none(), ..offer }
+        let extends = matches!(self.resource.group(), "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        let tables = offer.tables && !(extends && self.request.info.subresource == "status");
+        negotiate::Offer { whole_as_protobuf: self.resource.custom.is_none(), tables, ..offer }
     }
 
     /// `NotFound` of the named object.

@@ -63,6 +63,8 @@ pub struct Offer {
     pub encodings: &'static [Encoding],
     /// Tables and metadata can be asked for.
     pub transforms: bool,
+    /// Tables too, not metadata alone.
+    pub tables: bool,
     /// The answer is a stream of watch events.
     pub stream: bool,
     /// Whole objects can be had as protobuf.
@@ -70,10 +72,10 @@ pub struct Offer {
 }
 
 impl Offer {
-    pub const OBJECT: Offer = Offer { encodings: &Encoding::ALL, transforms: true, stream: false, whole_as_protobuf: true };
-    pub const WATCH: Offer = Offer { encodings: &Encoding::ALL, transforms: true, stream: true, whole_as_protobuf: true };
+    pub const OBJECT: Offer = Offer { encodings: &Encoding::ALL, transforms: true, tables: true, stream: false, whole_as_protobuf: true };
+    pub const WATCH: Offer = Offer { encodings: &Encoding::ALL, transforms: true, tables: true, stream: true, whole_as_protobuf: true };
     /// Status and other answers that are never transformed.
-    pub const PLAIN: Offer = Offer { encodings: &Encoding::ALL, transforms: false, stream: false, whole_as_protobuf: true };
+    pub const PLAIN: Offer = Offer { encodings: &Encoding::ALL, transforms: false, tables: false, stream: false, whole_as_protobuf: true };
 }
 
 /// One clause of an Accept header.
@@ -189,7 +191,7 @@ fn options(clause: &Clause<'_>, encoding: Encoding, offer: Offer) -> Option<Form
                 _ => return None,
             };
             match kind {
-                "Table" if encoding != Encoding::Protobuf => Transform::Table(version),
+                "Table" if encoding != Encoding::Protobuf && offer.tables => Transform::Table(version),
                 "PartialObjectMetadata" => Transform::Metadata(version),
                 "PartialObjectMetadataList" => Transform::MetadataList(version),
                 _ => return None,

@@ -78,7 +78,7 @@ async fn health(api: &Api, request: &Authorized, segments: &[&str]) -> Response<
     let excluded: Vec<&str> = query.all("exclude").collect();
     let endpoint = segments[0];
     if let Some(single) = segments.get(1) {
-        if !CHECKS.contains(single) {
+        if !checks(api).contains(single) {
             return respond::page_not_found();
         }
         if healthy(api, single, endpoint).await {
@@ -88,7 +88,7 @@ async fn health(api: &Api, request: &Authorized, segments: &[&str]) -> Response<
     }
     let mut report = String::new();
     let mut failed = Vec::new();
-    for check in CHECKS {
+    for check in checks(api) {
         if excluded.contains(&check) {
             report.push_str(&format!("[+]{check} excluded: ok\n"));
         } else if healthy(api, check, endpoint).await {
@@ -109,9 +109,15 @@ async fn health(api: &Api, request: &Authorized, segments: &[&str]) -> Response<
     respond::text(StatusCode::INTERNAL_SERVER_ERROR, report)
 }
 
+/// The checks that there are; what encrypts values is checked if it can fail.
+fn checks(api: &Api) -> Vec<&'static str> {
+    CHECKS.into_iter().chain(api.encryption.health_check()).collect()
+}
+
 async fn healthy(api: &Api, check: &str, endpoint: &str) -> bool {
     match check {
         "etcd" => matches!(tokio::time::timeout(STORE_TIMEOUT, api.storage.store().revision()).await, Ok(Ok(_))),
+        "kms-providers" => api.encryption.check().await.inspect_err(|why| tracing::warn!(why, "health check failed")).is_ok(),
         // A server that is shutting down is alive but no longer ready.
         "shutdown" => endpoint != "readyz" || !*api.shutdown.borrow(),
         _ => true,
@@ -129,6 +135,10 @@ fn metrics(api: &Api) -> Response<Body> {
     let mut text = api.metrics.render();
     api.flow_control.render(&mut text);
     api.aggregation.availability.render(&mut text);
+    api.encryption.render(&mut text);
+    if let Some(audit) = &api.audit {
+        audit.render(&mut text);
+    }
     let mut response = respond::text(StatusCode::OK, text);
     let headers = response.headers_mut();
     headers.remove("x-content-type-options");

@@ -24,6 +24,7 @@ pub async fn patch(call: &mut Call) -> Answer {
     let form = negotiate::output(&call.request.headers, call.query.get("pretty"), call.offer(negotiate::Offer::OBJECT))?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
+    crate::audit::request_patch(&bytes);
     let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
     let written = if patch_type == PatchType::Apply {
@@ -146,7 +147,8 @@ fn check_patched(call: &mut Call, patched: Patched, options: &WriteOptions) -> R
         restore::restore(&call.resource.types, call.resource.type_id, &mut object)
             .map_err(|e| undecodable(&before, Some(shown), &e.to_string()))?;
     }
-    let unknown = call.resource.read(&mut object).map_err(|e| undecodable(&before, shown.as_ref(), &e))?;
+    let encoding = if shown.is_some() { as_restored } else { str::to_owned };
+    let unknown = call.resource.read(&mut object).map_err(|e| undecodable(&before, shown.as_ref(), &encoding(&e)))?;
     if shown.is_some() {
         embedded::rewrite(&call.resource.embedded, &mut object);
     }
@@ -177,7 +179,7 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
         if !std::mem::replace(&mut is_checked, true) {
             config.validate(options.field_validation, &mut call.warnings)?;
         }
-        call.resource.read(&mut object).map_err(|e| Status::bad_request(body::cannot_be_handled(&call.resource.gvk, &e)))?;
+        typed(call, &config.value, &mut object)?;
         embedded::rewrite(&call.resource.embedded, &mut object);
         write::complete_applied(&call.resource, &mut object);
         if call.resource.namespaced {
@@ -205,6 +207,30 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
         }
     }
     Err(update::modified(call))
+}
+
+/// What is said of a value whose type reads it from text, where a tree is converted.
+fn as_restored(why: &str) -> String {
+    if why.starts_with("illegal base64") { format!("error decoding from json: {why}") } else { why.to_owned() }
+}
+
+/// Reads what an apply has put together as an object of its kind. Numbers become what their fields hold, however little that is.
+fn typed(call: &Call, config: &Value, object: &mut Value) -> Result<(), Status> {
+    let resource = &call.resource;
+    if resource.custom.is_some() {
+        return match resource.read(object) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(Status::bad_request(body::cannot_be_handled(&resource.gvk, &why))),
+        };
+    }
+    let restored = restore::restore(&resource.types, resource.type_id, object).map_err(|e| e.to_string());
+    restored.and_then(|()| resource.read(object).map(drop)).map_err(|why| {
+        let gvk = &resource.gvk;
+        let kind = format!("{}/{}, Kind={}", gvk.group, gvk.version, gvk.kind);
+        let named = format!("{}/{}; {kind}", meta::text(config, "namespace"), meta::text(config, "name"));
+        let unconverted = format!("unable to convert unstructured object to {kind}: {}", as_restored(&why));
+        Status::unknown(format!("failed to convert new object ({named}) to proper version: {unconverted}"))
+    })
 }
 
 /// An applied configuration, and what a strict reader would have refused in its text.

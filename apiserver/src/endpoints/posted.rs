@@ -57,6 +57,7 @@ pub async fn read(call: &mut Call, kind: Kind) -> Result<Posted, Status> {
     }
     apply_defaults(&types, &call.resource.hooks, kind.type_id, &mut object);
     canonicalize(&types, kind.type_id, &mut object, Empties::Drop);
+    crate::audit::request_object(&object, |_| {});
     own(call, &kind, &mut object, &options.manager(call.user_agent()));
     // What ownership added takes its place among the fields.
     canonicalize(&types, kind.type_id, &mut object, Empties::Drop);

@@ -2,6 +2,8 @@
 //!
 //! JSON of the stored version is copied from the object; every other form is made at most once per revision where it is worth keeping.
 
+use std::borrow::Cow;
+
 use apimachinery::protobuf::{self, envelope};
 use apimachinery::status::Status;
 use apimachinery::{json, yaml};
@@ -39,7 +41,9 @@ pub struct ListMeta {
 impl ListMeta {
     pub fn to_value(&self) -> Value {
         let mut map = Map::new();
-        map.insert("resourceVersion".to_owned(), Value::String(self.resource_version.clone()));
+        if !self.resource_version.is_empty() {
+            map.insert("resourceVersion".to_owned(), Value::String(self.resource_version.clone()));
+        }
         if !self.continue_token.is_empty() {
             map.insert("continue".to_owned(), Value::String(self.continue_token.clone()));
         }
@@ -114,7 +118,11 @@ impl Presenter<'_> {
     /// An object that is not stored (a dry run, a review) as a response; `value` is in the resource's version.
     pub fn value(&self, code: StatusCode, value: &Value) -> Result<Response<Body>, Status> {
         let version = super::meta::text(value, "resourceVersion").to_owned();
-        Ok(respond::bytes(code, self.form.encoding.media_type(), self.value_bytes(value, &version)?))
+        let mut value = Cow::Borrowed(value);
+        if self.leaves_out_annotations() {
+            self.leave_out_annotations(value.to_mut());
+        }
+        Ok(respond::bytes(code, self.form.encoding.media_type(), self.value_bytes(&value, &version)?))
     }
 
     /// Whether the form is of metadata, from which version annotations are left out.
@@ -130,8 +138,13 @@ impl Presenter<'_> {
     /// A stored object in the resource's version, as the form shows it.
     fn shown(&self, object: &Object) -> Value {
         let mut value = convert::from_storage(self.resource, object.value());
+        self.leave_out_annotations(&mut value);
+        value
+    }
+
+    fn leave_out_annotations(&self, value: &mut Value) {
         if self.leaves_out_annotations() {
-            let metadata = super::meta::metadata_mut(&mut value);
+            let metadata = super::meta::metadata_mut(value);
             if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
                 annotations
                     .retain(|name, _| !version_annotations(&self.resource.gvk.group, &self.resource.plural).contains(&name.as_str()));
@@ -140,7 +153,6 @@ impl Presenter<'_> {
                 }
             }
         }
-        value
     }
 
     fn value_bytes(&self, value: &Value, resource_version: &str) -> Result<Bytes, Status> {

@@ -78,11 +78,29 @@ pub fn json_text(value: &Value, pretty: bool) -> Bytes {
 
 /// Compresses a response that is one whole body, if it is large and the client accepts gzip.
 pub fn compress(response: Response<Body>, request_headers: &HeaderMap, body: &Bytes) -> Response<Body> {
-    if body.len() < GZIP_THRESHOLD_BYTES || !accepts_gzip(request_headers) {
-        return response;
-    }
+    kept(response, request_headers, || gzip(body))
+}
+
+/// A body compressed, if it is large.
+pub fn gzip(body: &[u8]) -> Option<Bytes> {
+    if is_large(body) { pack(body) } else { None }
+}
+
+/// Whether a body is large enough to be sent compressed.
+pub fn is_large(body: &[u8]) -> bool {
+    body.len() >= GZIP_THRESHOLD_BYTES
+}
+
+/// A body compressed, however small it is.
+pub fn pack(body: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::new(GZIP_LEVEL));
-    let Ok(compressed) = encoder.write_all(body).and_then(|()| encoder.finish()) else { return response };
+    let compressed = encoder.write_all(body).and_then(|()| encoder.finish()).ok()?;
+    Some(compressed.into())
+}
+
+/// Sends a body compressed that is kept so, if there is such a one and the client accepts it.
+pub fn kept(response: Response<Body>, request_headers: &HeaderMap, compressed: impl FnOnce() -> Option<Bytes>) -> Response<Body> {
+    let Some(compressed) = accepts_gzip(request_headers).then(compressed).flatten() else { return response };
     let (mut head, _) = response.into_parts();
     compressed_head(&mut head.headers);
     Response::from_parts(head, Body::from(compressed))

@@ -98,6 +98,7 @@ async fn replace(call: &mut Call, form: &negotiate::Form) -> Answer {
     let decoded = body::decode(&bytes, encoding, &expected)?;
     body::validate_fields(&gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut wanted = decoded.value;
+    crate::audit::request_object(&wanted, |_| {});
     meta::ensure_namespace(&mut wanted, call.namespace())?;
     update::check_name(call, &wanted)?;
     write_scale(call, form, &options, move |_, _| Ok(Wanted { scale: wanted.clone(), settled: false })).await
@@ -107,6 +108,7 @@ async fn patch_scale(call: &mut Call, form: &negotiate::Form) -> Answer {
     let patch_type = negotiate::patch_type(&call.request.headers)?;
     let bytes = call.read_body().await?;
     let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
+    crate::audit::request_patch(&bytes);
     let (manager, field_validation) = (options.manager(call.user_agent()), options.field_validation);
     let force = options.force.unwrap_or(false);
     write_scale(call, form, &options, move |call, current| {

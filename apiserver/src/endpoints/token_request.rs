@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::posted::{self, Kind, Posted};
 use super::{Answer, Call, meta, write};
+use crate::audit;
 use crate::registry::authentication::{self, GROUP};
 use crate::registry::read::{at, int_at, list_at, str_at};
 use crate::storage::{self, Freshness};
@@ -33,6 +34,7 @@ pub async fn token_request(call: &mut Call) -> Answer {
     let now = call.request.now.as_second();
     let seconds = int_at(&posted.object, "/spec/expirationSeconds");
     let claims = claims(&issuer, &posted.object, &call.request.info.namespace, account, bound, now);
+    audit::annotate("authentication.kubernetes.io/issued-credential-id", || format!("JTI={}", claims.id));
     let keys = issuer.keys.ready().await.ok_or_else(|| Status::internal_error("failed to generate token: there is no signing key"))?;
     let token =
         jws::sign(&keys.signer, &claims.to_payload()).map_err(|e| Status::internal_error(&format!("failed to generate token: {e}")))?;

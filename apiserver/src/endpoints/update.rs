@@ -14,6 +14,7 @@ use super::present::{Presenter, include_object};
 use super::{Answer, Call, body, convert, meta, negotiate, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
+use crate::audit;
 use crate::storage::{self, Object};
 
 /// Replaces the object by the request's body.
@@ -25,6 +26,7 @@ pub async fn update(call: &mut Call) -> Answer {
     let decoded = body::decode_as(&call.resource, &bytes, encoding)?;
     body::validate_fields(&call.resource.gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
+    audit::request_object(&object, |object| call.complete(object));
     check_names(call, &mut object)?;
     let include = include_object(&form, call.query.get("includeObject").unwrap_or(""))?;
     let manager = options.manager(call.user_agent());
@@ -107,7 +109,7 @@ pub fn check_name(call: &Call, object: &Value) -> Result<(), Status> {
     if name != call.name() {
         return refuse(format!("the name of the object ({name}) does not match the name on the URL ({})", call.name()));
     }
-    if !namespace.is_empty() && namespace != call.namespace() {
+    if call.resource.namespaced && !namespace.is_empty() && namespace != call.namespace() {
         return refuse(format!("the namespace of the object ({namespace}) does not match the namespace on the URL ({})", call.namespace()));
     }
     Ok(())
@@ -147,7 +149,9 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     let old = current.value_with_texts();
     let mut object = change.object;
     let mut warnings = std::mem::take(&mut call.warnings);
-    meta::dedup_owner_references(&mut object, &mut warnings);
+    // A patch is looked at later upstream, and so says.
+    let when = if call.request.method == http::Method::PATCH { " after mutating admission happens" } else { "" };
+    meta::dedup_owner_references(&mut object, when, &mut warnings);
     let resource = call.resource.clone();
     if !change.apply {
         let (_, filter) = call.update_rules().ok_or_else(|| Status::method_not_supported(resource.group(), &resource.plural, "update"))?;
@@ -156,6 +160,7 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
         call.track_owners(Some(&live), &mut object, &change.manager, filter, change.reset).await;
     }
     let mut new = convert::to_storage(&resource, object);
+    convert::drop_empties(&resource, &mut new);
     let options = serde_json::json!({ "kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1" });
     {
         let attributes = call.attributes(Operation::Update, current.name(), call.namespace(), change.dry_run, &options);

@@ -6,12 +6,13 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use apimachinery::field::{ErrorList, Path};
+use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::managed_fields::{self, Converted, Converter, Filter};
+use apimachinery::schema::canonical::{Empties, canonicalize};
 use apimachinery::schema::defaults::apply_defaults;
 use apimachinery::schema::embedded;
 use apimachinery::status::Status;
-use apimachinery::validation::{FinalizerRule, MetaRules, validate_object_meta, validate_object_meta_update};
+use apimachinery::validation::{FinalizerRule, MetaRules, validate_object_meta, validate_object_meta_update, validate_path_segment_name};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -19,7 +20,8 @@ use super::body::set_type_meta;
 use super::{Call, convert, meta};
 use crate::admission::{Attributes, Operation};
 use crate::catalog::{Resource, Stored, SubresourceKind};
-use crate::registry::{Cx, UpdateStrategy};
+use crate::registry::resource::admin_access;
+use crate::registry::{Cx, METADATA_CHECKED_AGAIN, PLAIN_FINALIZERS, UpdateStrategy};
 use crate::storage;
 
 /// Times a write whose object changes underneath is tried again before the client is told.
@@ -227,12 +229,32 @@ impl Call {
         MetaRules { namespaced: self.resource.namespaced, name: self.resource.check_name, finalizers: finalizer_rule(&self.resource) }
     }
 
+    /// The rules of any kind: a name that can be part of a path.
+    fn common_rules(&self) -> MetaRules {
+        MetaRules { name: validate_path_segment_name, finalizers: FinalizerRule::Qualified, ..self.meta_rules() }
+    }
+
+    /// The error at a place that asks for administrative access to devices, where the namespace does not allow it.
+    fn unpermitted(&self, place: Option<String>) -> Option<Error> {
+        let place = place.filter(|_| self.resource.group() == "resource.k8s.io")?;
+        let catalog = self.api.catalog.load();
+        let namespace = catalog.stored_resource("", "namespaces").and_then(|n| n.cache()).and_then(|n| n.get("", self.namespace()));
+        let allowed = namespace.is_some_and(|n| n.labels().get(admin_access::NAMESPACE_LABEL) == Some("true"));
+        (!allowed).then(|| Error::forbidden(&Path::new(&place), admin_access::refusal()))
+    }
+
     /// The last steps of a creation: preparation, validation, admission. `object` is in the storage version.
     pub async fn admit_new(&mut self, object: &mut Value, namespace: &str, dry_run: bool, options: &Value) -> Result<(), Status> {
         let cx = self.cx();
         self.resource.strategy.prepare_for_create(&cx, object);
-        let of_metadata = validate_object_meta(metadata(object), &self.meta_rules(), &Path::new("metadata"));
-        let errors = self.resource.strategy.validate_whole(&cx, object, of_metadata);
+        let path = Path::new("metadata");
+        let mut of_metadata: ErrorList = self.unpermitted(admin_access::asked_by(object)).into_iter().collect();
+        of_metadata.extend(validate_object_meta(metadata(object), &self.meta_rules(), &path));
+        let mut errors = self.resource.strategy.validate_whole(&cx, object, of_metadata);
+        if errors.is_empty() {
+            // What holds for all kinds comes last, for a kind's own words are better.
+            errors = validate_object_meta(metadata(object), &self.common_rules(), &path);
+        }
         let name = meta::text(object, "name").to_owned();
         self.invalid(&name, &errors)?;
         let mut warnings = self.resource.strategy.warnings_on_create(&cx, object);
@@ -262,7 +284,16 @@ impl Call {
         if self.resource.custom.is_none() {
             canonical(&self.resource, new);
         }
-        let mut errors = validate_object_meta_update(metadata(new), metadata(old), finalizer_rule(&self.resource), &Path::new("metadata"));
+        let path = Path::new("metadata");
+        let mut errors = validate_object_meta(metadata(new), &self.common_rules(), &path);
+        errors.extend(validate_object_meta_update(metadata(new), metadata(old), finalizer_rule(&self.resource), &path));
+        if self.request.info.subresource == "status" {
+            errors.extend(self.unpermitted(admin_access::granted_by(new, old)));
+        }
+        let checked_again = METADATA_CHECKED_AGAIN.contains(&(self.resource.group(), &*self.resource.plural));
+        if checked_again && self.request.info.subresource.is_empty() {
+            errors.extend(validate_object_meta(metadata(new), &self.meta_rules(), &path));
+        }
         errors.extend(strategy.validate_update(&cx, new, old));
         let name = meta::text(new, "name").to_owned();
         self.invalid(&name, &errors)?;
@@ -306,14 +337,15 @@ pub fn storage_status(resource: &Resource, error: storage::Error, name: &str) ->
     }
 }
 
-/// Default, then canonical form, in the resource's own version.
+/// Default, then canonical form, in the resource's own version. Empty lists and maps that are always written stay, for they
+/// have owners; [`convert::drop_empties`] follows.
 pub fn complete(resource: &Resource, object: &mut Value) {
     set_type_meta(object, &resource.gvk);
     if let Some(form) = &resource.custom {
         return form.complete(object);
     }
     apply_defaults(&resource.types, &resource.hooks, resource.type_id, object);
-    apimachinery::schema::canonical::canonicalize(&resource.types, resource.type_id, object, convert::empties(&resource.stored));
+    canonicalize(&resource.types, resource.type_id, object, Empties::Keep);
 }
 
 /// The same for the outcome of an apply.
@@ -342,10 +374,12 @@ fn metadata(object: &Value) -> &Value {
     object.get("metadata").unwrap_or(&Value::Null)
 }
 
-/// The groups that extend the API check finalizers as qualified names alone.
+/// The groups that extend the API, and custom resources, check finalizers as qualified names alone.
 fn finalizer_rule(resource: &Resource) -> FinalizerRule {
     match resource.group() {
+        _ if resource.custom.is_some() => FinalizerRule::Qualified,
         "apiextensions.k8s.io" | "apiregistration.k8s.io" | "admissionregistration.k8s.io" => FinalizerRule::Qualified,
+        group if PLAIN_FINALIZERS.contains(&(group, &*resource.plural)) => FinalizerRule::Qualified,
         _ => FinalizerRule::Standard,
     }
 }

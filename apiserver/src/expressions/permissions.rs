@@ -37,6 +37,7 @@ impl cel::Authorizer for Permissions {
         match decision {
             Decision::Allow(reason) => AccessDecision { allowed: true, reason, error: None },
             Decision::Deny(reason) | Decision::NoOpinion(reason) => AccessDecision { allowed: false, reason, error: None },
+            Decision::Failed { error, reason, .. } => AccessDecision { allowed: false, reason, error: Some(error) },
         }
     }
 }

@@ -1,13 +1,17 @@
 //! Who asks: whom a front proxy names, client certificates, bearer tokens, or nobody in particular.
 //!
-//! Maps credentials to a [`User`]; never decides what a user may do. Service account tokens are verified by [`crate::tokens`].
+//! Maps credentials to a [`User`]; never decides what a user may do. Service account tokens are verified by [`crate::tokens`], those of
+//! other issuers by [`crate::authentication`].
 
 use std::collections::HashMap;
 use std::path::Path;
 
+use futures::future::BoxFuture;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
+use rustls::server::VerifierBuilderError;
 
 use super::super::endpoints::negotiate::header;
 use super::client_certificate::ClientCertificates;
@@ -50,11 +54,31 @@ pub struct Verified {
     pub audiences: Vec<String>,
 }
 
-/// Verifies service account tokens (and whatever other issuer is configured later).
+/// `None` if the token is not one of the verifier's; an error if it is and must be refused.
+pub type Verification = Result<Option<Verified>, String>;
+
+/// Verifies the tokens of some issuer.
 pub trait TokenVerifier: Send + Sync {
-    /// `None` if the token is not one of this verifier's; an error if it is and must be refused. The token must be meant for
-    /// one of the audiences; without any, for this API server.
-    fn verify(&self, token: &str, audiences: Option<&[String]>) -> Result<Option<Verified>, String>;
+    /// The token must be meant for one of the audiences; without any, for this API server.
+    fn verify<'a>(&'a self, token: &'a str, audiences: Option<&'a [String]>) -> BoxFuture<'a, Verification>;
+}
+
+/// Whether requests without credentials are let in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Anonymous {
+    pub enabled: bool,
+    /// Only to these paths; to all if empty.
+    pub paths: Vec<String>,
+}
+
+impl Anonymous {
+    pub fn everywhere(enabled: bool) -> Anonymous {
+        Anonymous { enabled, paths: Vec::new() }
+    }
+
+    fn lets_in(&self, path: &str) -> bool {
+        self.enabled && (self.paths.is_empty() || self.paths.iter().any(|allowed| allowed == path))
+    }
 }
 
 /// The configured ways in.
@@ -63,7 +87,7 @@ pub struct Authenticator {
     client_certificates: Option<ClientCertificates>,
     static_tokens: HashMap<String, User>,
     verifiers: Vec<Box<dyn TokenVerifier>>,
-    anonymous: bool,
+    anonymous: Anonymous,
     /// Who this server is to tokens.
     audiences: Vec<String>,
 }
@@ -81,7 +105,7 @@ impl Authenticator {
     pub fn new(
         static_tokens: HashMap<String, User>,
         verifiers: Vec<Box<dyn TokenVerifier>>,
-        anonymous: bool,
+        anonymous: Anonymous,
         audiences: Vec<String>,
     ) -> Authenticator {
         Authenticator { front_proxy: None, client_certificates: None, static_tokens, verifiers, anonymous, audiences }
@@ -98,7 +122,7 @@ impl Authenticator {
     }
 
     /// The user of a request, or `None` if its credentials are refused (401).
-    pub fn authenticate(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Option<User> {
+    pub async fn authenticate(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>], path: &str) -> Option<User> {
         let mut refused = false;
         for known in [self.proxied(headers, certificates), self.certified(certificates)] {
             match known {
@@ -119,7 +143,7 @@ impl Authenticator {
             }
         };
         match bearer_token(headers).or(in_protocols.as_deref()) {
-            Some(token) => match self.token(token, None) {
+            Some(token) => match self.token(token, None).await {
                 Ok(verified) => Some(verified.user),
                 Err(reason) => {
                     tracing::debug!(reason, "token refused");
@@ -128,9 +152,19 @@ impl Authenticator {
             },
             // Whoever shows what is not believed is not taken for somebody else.
             None if refused => None,
-            None if header(headers, &AUTHORIZATION).is_empty() || self.anonymous => self.anonymous.then(User::anonymous),
-            None => None,
+            None => self.anonymous.lets_in(path).then(User::anonymous),
         }
+    }
+
+    /// From now on, others certify users and front proxies. Where nobody did before, nobody does.
+    pub fn believe(&self, users: RootCertStore, proxies: RootCertStore) -> Result<(), VerifierBuilderError> {
+        if let Some(known) = &self.client_certificates {
+            known.replace(users)?;
+        }
+        if let Some(proxy) = &self.front_proxy {
+            proxy.certificates.replace(proxies)?;
+        }
+        Ok(())
     }
 
     fn proxied(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<Option<User>, String> {
@@ -153,7 +187,7 @@ impl Authenticator {
 
     /// The user of a bearer token that is meant for one of `audiences` (for this server without any); also what TokenReview
     /// asks, and shows the error of.
-    pub fn token(&self, token: &str, audiences: Option<&[String]>) -> Result<Verified, String> {
+    pub async fn token(&self, token: &str, audiences: Option<&[String]>) -> Result<Verified, String> {
         const INVALID: &str = "invalid bearer token";
         let mut errors = vec![INVALID.to_owned()];
         if let Some(user) = self.static_tokens.get(token) {
@@ -164,7 +198,7 @@ impl Authenticator {
             }
         }
         for verifier in &self.verifiers {
-            match verifier.verify(token, audiences) {
+            match verifier.verify(token, audiences).await {
                 Ok(Some(verified)) => return Ok(Verified { user: verified.user.authenticated(), audiences: verified.audiences }),
                 Ok(None) => {}
                 Err(reason) => errors.push(reason),

@@ -1,7 +1,11 @@
 //! May they? Asks the configured authorizers in order; the first opinion counts, and no opinion is a refusal.
+//!
+//! Most authorizers know at once. One that has to ask somebody else gives its [`Answer`] later; those who cannot wait for that block their
+//! thread ([`Authorizer::authorize`]).
 
 use apimachinery::field::quote;
 use apimachinery::status::Status;
+use futures::future::BoxFuture;
 
 use super::authentication::User;
 use super::request_info::RequestInfo;
@@ -14,6 +18,38 @@ pub enum Decision {
     Deny(String),
     /// With the reasons that a refusal may quote.
     NoOpinion(String),
+    /// Nobody could be asked. `is_final`: whoever comes later is not asked either.
+    Failed {
+        error: String,
+        reason: String,
+        is_final: bool,
+    },
+}
+
+impl Decision {
+    /// The reason of what is not allowed; for a failure, what failed.
+    pub fn refusal(self) -> Option<String> {
+        match self {
+            Decision::Allow(_) => None,
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Some(reason),
+            Decision::Failed { error, .. } => Some(error),
+        }
+    }
+}
+
+/// A decision, now or later.
+pub enum Answer<'a> {
+    Now(Decision),
+    Later(BoxFuture<'a, Decision>),
+}
+
+impl Answer<'_> {
+    pub async fn wait(self) -> Decision {
+        match self {
+            Answer::Now(decision) => decision,
+            Answer::Later(decision) => decision.await,
+        }
+    }
 }
 
 /// What a user may do, as far as an authorizer can list it.
@@ -27,7 +63,13 @@ pub struct Rules {
 
 /// One source of permissions.
 pub trait Authorizer: Send + Sync {
+    /// The decision; one that somebody else takes blocks the thread until it is there.
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision;
+
+    /// The decision, for those who can wait.
+    fn ask<'a>(&'a self, user: &'a User, request: &'a RequestInfo) -> Answer<'a> {
+        Answer::Now(self.authorize(user, request))
+    }
 
     /// What a user may do in a namespace.
     fn rules(&self, _user: &User, _namespace: &str) -> Rules {
@@ -69,26 +111,98 @@ impl Authorizer for AlwaysDeny {
     }
 }
 
-/// Several authorizers as one, each with the name under which its reasons are told.
-pub struct Union(pub Vec<(&'static str, Box<dyn Authorizer>)>);
+/// One of several authorizers.
+pub struct Member {
+    /// Under which its reasons are told.
+    pub name: String,
+    pub authorizer: Box<dyn Authorizer>,
+    /// Whether it may have to ask somebody else.
+    pub asks_others: bool,
+}
+
+impl Member {
+    /// One that knows at once.
+    pub fn local(name: &str, authorizer: impl Authorizer + 'static) -> Member {
+        Member { name: name.to_owned(), authorizer: Box::new(authorizer), asks_others: false }
+    }
+}
+
+/// Several authorizers as one.
+pub struct Union(pub Vec<Member>);
+
+impl Union {
+    /// Whether one of them may have to ask somebody else.
+    pub fn asks_others(&self) -> bool {
+        self.0.iter().any(|member| member.asks_others)
+    }
+}
+
+/// What the members that had no opinion said.
+#[derive(Default)]
+struct Undecided {
+    reasons: Vec<String>,
+    errors: Vec<String>,
+}
+
+impl Undecided {
+    /// Counts a member's decision; gives it back if it settles the matter.
+    fn settle(&mut self, name: &str, decision: Decision) -> Option<Decision> {
+        let mut tell = |reason: String| {
+            if !reason.is_empty() {
+                self.reasons.push(format!("{name}: {reason}"));
+            }
+        };
+        match decision {
+            Decision::NoOpinion(reason) => tell(reason),
+            Decision::Failed { error, reason, is_final: false } => {
+                tell(reason);
+                self.errors.push(error);
+            }
+            decided => return Some(decided),
+        }
+        None
+    }
+
+    fn decision(self) -> Decision {
+        let reason = self.reasons.join("\n");
+        if self.errors.is_empty() {
+            return Decision::NoOpinion(reason);
+        }
+        Decision::Failed { error: aggregate_errors(&self.errors), reason, is_final: false }
+    }
+}
 
 impl Authorizer for Union {
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision {
-        let mut reasons = Vec::new();
-        for (name, authorizer) in &self.0 {
-            match authorizer.authorize(user, request) {
-                Decision::NoOpinion(reason) if reason.is_empty() => {}
-                Decision::NoOpinion(reason) => reasons.push(format!("{name}: {reason}")),
-                decided => return decided,
+        let mut undecided = Undecided::default();
+        for member in &self.0 {
+            if let Some(decided) = undecided.settle(&member.name, member.authorizer.authorize(user, request)) {
+                return decided;
             }
         }
-        Decision::NoOpinion(reasons.join("\n"))
+        undecided.decision()
+    }
+
+    fn ask<'a>(&'a self, user: &'a User, request: &'a RequestInfo) -> Answer<'a> {
+        if !self.asks_others() {
+            return Answer::Now(self.authorize(user, request));
+        }
+        Answer::Later(Box::pin(async move {
+            let mut undecided = Undecided::default();
+            for member in &self.0 {
+                let decision = member.authorizer.ask(user, request).wait().await;
+                if let Some(decided) = undecided.settle(&member.name, decision) {
+                    return decided;
+                }
+            }
+            undecided.decision()
+        }))
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Rules {
         let mut all = Rules::default();
-        for (_, authorizer) in &self.0 {
-            let more = authorizer.rules(user, namespace);
+        for member in &self.0 {
+            let more = member.authorizer.rules(user, namespace);
             all.rules.extend(more.rules);
             all.errors.extend(more.errors);
             all.incomplete |= more.incomplete;

@@ -3,11 +3,10 @@
 //! The handshake has proved that the client holds the key ([`crate::tls`]); here the chain is verified, and what was found is kept for a
 //! while, since clients send many requests with one certificate. Never decides what a user may do.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -15,8 +14,9 @@ use rustls::{CertificateError, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authentication::User;
+use crate::expiring::Expiring;
 
-/// Chains whose verdict is kept; the oldest half goes when there are more.
+/// Chains whose verdict is kept.
 const MAX_KNOWN: usize = 2048;
 /// How long a verdict is kept: an expired certificate is found out so much later at most.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
@@ -55,8 +55,8 @@ type Verdict = Result<Arc<Subject>, String>;
 
 /// Verifies chains against some authorities.
 pub struct ClientCertificates {
-    verifier: Arc<dyn ClientCertVerifier>,
-    known: Mutex<HashMap<Vec<u8>, (Instant, Verdict)>>,
+    verifier: ArcSwap<Arc<dyn ClientCertVerifier>>,
+    known: Expiring<Vec<u8>, Verdict>,
 }
 
 impl ClientCertificates {
@@ -65,9 +65,14 @@ impl ClientCertificates {
         if authorities.is_empty() {
             return Ok(None);
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider).build()?;
-        Ok(Some(ClientCertificates { verifier, known: Mutex::default() }))
+        Ok(Some(ClientCertificates { verifier: ArcSwap::from_pointee(verifier(authorities)?), known: Expiring::new(MAX_KNOWN) }))
+    }
+
+    /// From now on, other authorities count. Nothing that was found out before does.
+    pub fn replace(&self, authorities: RootCertStore) -> Result<(), rustls::server::VerifierBuilderError> {
+        self.verifier.store(Arc::new(verifier(authorities)?));
+        self.known.clear();
+        Ok(())
     }
 
     /// Whom a chain, the client's certificate first, is of. The chain must not be empty.
@@ -75,27 +80,17 @@ impl ClientCertificates {
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
         chain.iter().for_each(|certificate| digest.update(certificate));
         let digest = digest.finish().as_ref().to_vec();
-        let now = Instant::now();
-        if let Some((until, verdict)) = self.known.lock().get(&digest)
-            && now < *until
-        {
-            return verdict.clone();
+        if let Some(verdict) = self.known.get(&digest) {
+            return verdict;
         }
         let verdict = self.verify(chain);
-        let mut known = self.known.lock();
-        if known.len() >= MAX_KNOWN {
-            known.retain(|_, (until, _)| now < *until);
-        }
-        if known.len() >= MAX_KNOWN {
-            known.clear();
-        }
-        known.insert(digest, (now + KNOWN_FOR, verdict.clone()));
+        self.known.keep(digest, verdict.clone(), KNOWN_FOR);
         verdict
     }
 
     fn verify(&self, chain: &[CertificateDer<'static>]) -> Verdict {
         let [certificate, intermediates @ ..] = chain else { return Err("x509: no certificate".to_owned()) };
-        self.verifier.verify_client_cert(certificate, intermediates, UnixTime::now()).map_err(|error| refusal(&error))?;
+        self.verifier.load().verify_client_cert(certificate, intermediates, UnixTime::now()).map_err(|error| refusal(&error))?;
         let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| format!("x509: {error}"))?;
         let subject = parsed.subject();
         let texts = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().ok().map(str::to_owned);
@@ -107,6 +102,12 @@ impl ClientCertificates {
             fingerprint: ring::digest::digest(&ring::digest::SHA256, certificate).as_ref().iter().map(|b| format!("{b:02x}")).collect(),
         }))
     }
+}
+
+fn verifier(authorities: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>, rustls::server::VerifierBuilderError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider).build()?;
+    Ok(verifier)
 }
 
 /// In Go's words, for the log.

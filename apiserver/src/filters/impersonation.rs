@@ -11,7 +11,7 @@ use apimachinery::validation::name_is_dns_subdomain;
 use http::HeaderMap;
 
 use super::authentication::User;
-use super::authorization::{Authorizer, Decision, forbidden};
+use super::authorization::{Authorizer, forbidden};
 use super::request_info::{RequestInfo, percent_decode};
 use crate::tokens::claims::{groups, split_user_name};
 
@@ -27,7 +27,12 @@ const UNAUTHENTICATED: &str = "system:unauthenticated";
 const AUTHENTICATED: &str = "system:authenticated";
 
 /// The user that a request acts as: its sender, or whom the headers name. Takes the headers out.
-pub fn acting_user(authorizer: &dyn Authorizer, sender: User, headers: &mut HeaderMap, request: &RequestInfo) -> Result<User, Status> {
+pub async fn acting_user(
+    authorizer: &dyn Authorizer,
+    sender: User,
+    headers: &mut HeaderMap,
+    request: &RequestInfo,
+) -> Result<User, Status> {
     let Some(wanted) = wanted(headers)? else { return Ok(sender) };
     let names: Vec<_> = headers.keys().filter(|name| is_impersonation(name.as_str())).cloned().collect();
     for name in names {
@@ -38,8 +43,12 @@ pub fn acting_user(authorizer: &dyn Authorizer, sender: User, headers: &mut Head
         if !mode.applies(&wanted, &sender) {
             continue;
         }
-        match (Check { authorizer, sender: &sender, mode }).run(&wanted, request) {
-            Ok(user) => return Ok(user),
+        match (Check { authorizer, sender: &sender, mode }).run(&wanted, request).await {
+            Ok(user) => {
+                let constraint = if mode == Mode::Legacy { String::new() } else { format!("impersonate:{}", mode.name()) };
+                crate::audit::impersonated(&user, &constraint);
+                return Ok(user);
+            }
             Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
         }
     }
@@ -157,18 +166,18 @@ impl Check<'_> {
         self.mode != Mode::Legacy
     }
 
-    fn run(&self, wanted: &User, request: &RequestInfo) -> Result<User, Status> {
+    async fn run(&self, wanted: &User, request: &RequestInfo) -> Result<User, Status> {
         if self.constrained() {
             let verb = format!("impersonate-on:{}:{}", self.mode.name(), request.verb);
-            self.ask(RequestInfo { verb, ..request.clone() })?;
+            self.ask(RequestInfo { verb, ..request.clone() }).await?;
         }
         let mut user = wanted.clone();
-        self.name(wanted, &mut user)?;
+        self.name(wanted, &mut user).await?;
         if !wanted.uid.is_empty() {
-            self.ask(self.about(AUTHENTICATION, "uids", &wanted.uid))?;
+            self.ask(self.about(AUTHENTICATION, "uids", &wanted.uid)).await?;
         }
-        self.groups(&wanted.groups)?;
-        self.extra(&wanted.extra)?;
+        self.groups(&wanted.groups).await?;
+        self.extra(&wanted.extra).await?;
         let missing = if user.name == "system:anonymous" {
             Some(UNAUTHENTICATED)
         } else {
@@ -194,7 +203,7 @@ impl Check<'_> {
         }
     }
 
-    fn ask(&self, mut question: RequestInfo) -> Result<(), Status> {
+    async fn ask(&self, mut question: RequestInfo) -> Result<(), Status> {
         let decision = if self.mode == Mode::AssociatedNode {
             // The answer holds for an account on all its nodes, so neither the node nor what tells it may matter.
             if question.verb == "impersonate:associated-node" {
@@ -203,13 +212,13 @@ impl Check<'_> {
             let mut keys: Vec<String> = self.sender.extra.iter().map(|(key, _)| key.clone()).collect();
             keys.sort_unstable();
             let extra = vec![("authentication.kubernetes.io/associated-node-keys".to_owned(), keys)];
-            self.authorizer.authorize(&User { extra, ..self.sender.clone() }, &question)
+            self.authorizer.ask(&User { extra, ..self.sender.clone() }, &question).wait().await
         } else {
-            self.authorizer.authorize(self.sender, &question)
+            self.authorizer.ask(self.sender, &question).wait().await
         };
-        match decision {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(self.sender, &question, &reason)),
+        match decision.refusal() {
+            None => Ok(()),
+            Some(reason) => Err(forbidden(self.sender, &question, &reason)),
         }
     }
 
@@ -218,7 +227,7 @@ impl Check<'_> {
         if self.constrained() { AUTHENTICATION } else { "" }
     }
 
-    fn name(&self, wanted: &User, user: &mut User) -> Result<(), Status> {
+    async fn name(&self, wanted: &User, user: &mut User) -> Result<(), Status> {
         let mut question = self.about(self.home(), "users", &wanted.name);
         if let (Some(node), true) = (node_name(&wanted.name), self.constrained()) {
             question.resource = "nodes".to_owned();
@@ -233,10 +242,10 @@ impl Check<'_> {
                 user.groups = groups(namespace);
             }
         }
-        self.ask(question)
+        self.ask(question).await
     }
 
-    fn groups(&self, wanted: &[String]) -> Result<(), Status> {
+    async fn groups(&self, wanted: &[String]) -> Result<(), Status> {
         let about = |name: &str| self.about(self.home(), "groups", name);
         if self.constrained() {
             let refuse = |name: &str, why: &str| Err(forbidden(self.sender, &about(name), why));
@@ -246,25 +255,33 @@ impl Check<'_> {
             if wanted.iter().any(|group| group == MASTERS) {
                 return refuse(MASTERS, "impersonating the system:masters group is not allowed");
             }
-            if wanted.len() >= MANY && self.ask(about("*")).is_ok() {
+            if wanted.len() >= MANY && self.ask(about("*")).await.is_ok() {
                 return Ok(());
             }
         }
-        wanted.iter().try_for_each(|group| self.ask(about(group)))
+        for group in wanted {
+            self.ask(about(group)).await?;
+        }
+        Ok(())
     }
 
-    fn extra(&self, wanted: &[(String, Vec<String>)]) -> Result<(), Status> {
+    async fn extra(&self, wanted: &[(String, Vec<String>)]) -> Result<(), Status> {
         let about = |key: &str, value: &str| RequestInfo { subresource: key.to_owned(), ..self.about(AUTHENTICATION, "userextras", value) };
         if self.constrained() {
             if let Some(why) = wanted.iter().find_map(|(key, values)| unfit(key, values)) {
                 return Err(forbidden(self.sender, &about("", ""), &why));
             }
             let many = wanted.iter().map(|(_, values)| values.len()).sum::<usize>() >= MANY;
-            if many && self.ask(about("*", "*")).is_ok() {
+            if many && self.ask(about("*", "*")).await.is_ok() {
                 return Ok(());
             }
         }
-        wanted.iter().try_for_each(|(key, values)| values.iter().try_for_each(|value| self.ask(about(key, value))))
+        for (key, values) in wanted {
+            for value in values {
+                self.ask(about(key, value)).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -289,6 +306,7 @@ mod tests {
     use http::{HeaderName, HeaderValue, Method};
 
     use super::*;
+    use crate::filters::authorization::Decision;
 
     /// Allows the verbs and resources of a list of `verb resource`.
     struct Listed(&'static [&'static str]);
@@ -300,39 +318,41 @@ mod tests {
         }
     }
 
-    fn act(allowed: &'static [&'static str], headers: &[(&'static str, &'static str)]) -> Result<User, String> {
+    async fn act(allowed: &'static [&'static str], headers: &[(&'static str, &'static str)]) -> Result<User, String> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let request = RequestInfo::parse(&Method::GET, "/api/v1/namespaces/a/pods", "");
         let sender = User { name: "boss".into(), ..User::default() };
-        acting_user(&Listed(allowed), sender, &mut map, &request).map_err(|s| s.message)
+        acting_user(&Listed(allowed), sender, &mut map, &request).await.map_err(|s| s.message)
     }
 
-    #[test]
-    fn the_old_verb_lets_a_user_act_as_anybody() {
-        let user = act(&["impersonate users", "impersonate groups"], &[("impersonate-user", "alice"), ("impersonate-group", "g")]).unwrap();
+    #[tokio::test]
+    async fn the_old_verb_lets_a_user_act_as_anybody() {
+        let user =
+            act(&["impersonate users", "impersonate groups"], &[("impersonate-user", "alice"), ("impersonate-group", "g")]).await.unwrap();
         assert_eq!((user.name.as_str(), user.groups.as_slice()), ("alice", ["g".to_owned(), AUTHENTICATED.to_owned()].as_slice()));
-        let account = act(&["impersonate serviceaccounts"], &[("impersonate-user", "system:serviceaccount:a:b")]).unwrap();
+        let account = act(&["impersonate serviceaccounts"], &[("impersonate-user", "system:serviceaccount:a:b")]).await.unwrap();
         assert_eq!(account.groups, ["system:serviceaccounts", "system:serviceaccounts:a", AUTHENTICATED]);
-        assert_eq!(act(&[], &[]).unwrap().name, "boss");
+        assert_eq!(act(&[], &[]).await.unwrap().name, "boss");
     }
 
-    #[test]
-    fn constrained_modes_ask_about_the_request_too() {
+    #[tokio::test]
+    async fn constrained_modes_ask_about_the_request_too() {
         let node =
-            act(&["impersonate-on:arbitrary-node:list pods", "impersonate:arbitrary-node nodes"], &[("impersonate-user", "system:node:n")]);
+            act(&["impersonate-on:arbitrary-node:list pods", "impersonate:arbitrary-node nodes"], &[("impersonate-user", "system:node:n")])
+                .await;
         assert_eq!(node.unwrap().groups, ["system:nodes", AUTHENTICATED]);
-        let refused = act(&["impersonate:user-info users"], &[("impersonate-user", "alice")]).unwrap_err();
+        let refused = act(&["impersonate:user-info users"], &[("impersonate-user", "alice")]).await.unwrap_err();
         let expect =
             r#"pods is forbidden: User "boss" cannot impersonate-on:user-info:list resource "pods" in API group "" in the namespace "a""#;
         assert_eq!(refused, expect);
     }
 
-    #[test]
-    fn groups_without_a_user_are_a_bad_request() {
+    #[tokio::test]
+    async fn groups_without_a_user_are_a_bad_request() {
         let expect = r#"requested &user.DefaultInfo{Name:"", UID:"", Groups:[]string{"g"}, Extra:map[string][]string(nil)} without impersonating a user name"#;
-        assert_eq!(act(&[], &[("impersonate-group", "g")]).unwrap_err(), expect);
+        assert_eq!(act(&[], &[("impersonate-group", "g")]).await.unwrap_err(), expect);
     }
 }

@@ -1,8 +1,9 @@
 //! What every request passes on its way in, in this order and no other:
-//! panic, request info, audit id, deadline, authentication, impersonation, flow control, authorization, dispatch.
+//! panic, request info, audit id, deadline, authentication, audit, impersonation, flow control, authorization, dispatch.
 //!
 //! Only [`serve`] makes an [`Authorized`] request, so no endpoint can be reached around the filters.
 
+mod audit;
 pub mod authentication;
 pub mod authorization;
 pub mod client_certificate;
@@ -13,8 +14,9 @@ pub mod web_socket_token;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use apimachinery::field::quote;
 use apimachinery::status::Status;
 use axum::body::Body;
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 
 use crate::api::Api;
+use crate::audit::{Layer, annotate, decide, spent};
 use crate::endpoints::negotiate::{self, Form};
 use crate::endpoints::options::Query;
 use crate::endpoints::{dispatch, respond};
@@ -77,8 +80,18 @@ impl Authorized {
 }
 
 /// The names of the steps of [`serve`], in order; a test holds them to it.
-pub const ORDER: [&str; 9] =
-    ["panic", "request_info", "audit_id", "deadline", "authentication", "impersonation", "flow_control", "authorization", "dispatch"];
+pub const ORDER: [&str; 10] = [
+    "panic",
+    "request_info",
+    "audit_id",
+    "deadline",
+    "authentication",
+    "audit",
+    "impersonation",
+    "flow_control",
+    "authorization",
+    "dispatch",
+];
 
 /// The longest a request that is not a watch may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -108,7 +121,17 @@ fn nowhere() -> Peer {
 }
 
 async fn answer(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
-    match AssertUnwindSafe(pass(api, request, peer, sender)).catch_unwind().await {
+    let audit_id = audit_id(request.headers());
+    let caught = match api.audit.clone() {
+        None => AssertUnwindSafe(pass(api, request, peer, sender, audit_id)).catch_unwind().await,
+        Some(auditor) => {
+            let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or(""));
+            let id = String::from_utf8_lossy(audit_id.as_bytes()).into_owned();
+            let seen = audit::seen(&request, &id, peer.address.ip(), is_long_running(&info));
+            audit::watched(&auditor, seen, &info, pass(api, request, peer, sender, audit_id)).await
+        }
+    };
+    match caught {
         Ok(response) => response,
         Err(_) => {
             // The panic hook has logged it; the client learns only that this request failed.
@@ -124,10 +147,10 @@ struct Common {
     flow: Option<(HeaderValue, HeaderValue)>,
 }
 
-async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
+async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, sender: Sender, audit_id: HeaderValue) -> Response<Body> {
     let query = request.uri().query().unwrap_or("").to_owned();
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
-    let mut common = Common { audit_id: audit_id(request.headers()), flow: None };
+    let mut common = Common { audit_id, flow: None };
     request.headers_mut().insert("audit-id", common.audit_id.clone());
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
@@ -135,7 +158,7 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
     let verdict = admit(&api, &mut head.headers, &query, &info, (&peer, sender), &mut common).await;
     let counted = info.clone();
     let response = match verdict {
-        Err(refused) => refused.respond(&form),
+        Err(refused) => refused.respond(&form, head.uri.path_and_query().map_or("/", |path| path.as_str())),
         // The seat is kept until the answer (of a watch: its beginning) is made.
         Ok((user, _seat)) => {
             let long_running = is_long_running(&info);
@@ -170,10 +193,14 @@ enum Refused {
     Status { status: Status, nosniff: bool },
     /// No seat was to be had.
     Busy(Refusal),
+    /// It had to be told of, and could not be.
+    NotAudited,
+    /// Who should have said whether it is allowed could not be asked. Plain text, as upstream answers.
+    Unanswered(String),
 }
 
 impl Refused {
-    fn respond(self, form: &Form) -> Response<Body> {
+    fn respond(self, form: &Form, uri: &str) -> Response<Body> {
         match self {
             Refused::Status { status, nosniff } => {
                 let mut response = respond::status(&status, form);
@@ -182,10 +209,20 @@ impl Refused {
                 }
                 response
             }
+            Refused::Unanswered(text) => {
+                let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+                let mut response = respond::text(StatusCode::INTERNAL_SERVER_ERROR, text);
+                response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+                response
+            }
             Refused::Busy(refusal) => {
                 let mut response = respond::text(StatusCode::TOO_MANY_REQUESTS, "Too many requests, please try again later.\n");
                 response.headers_mut().insert(http::header::RETRY_AFTER, refusal.retry_after_seconds.into());
                 response
+            }
+            Refused::NotAudited => {
+                let text = format!("Internal Server Error: {}: failed to store audit event\n", apimachinery::field::quote(uri));
+                respond::text(StatusCode::INTERNAL_SERVER_ERROR, text)
             }
         }
     }
@@ -203,19 +240,43 @@ async fn admit(
     if !is_long_running(info) {
         check_deadline(query).map_err(plain)?;
     }
+    let since = Instant::now();
     let user = match sender {
-        Sender::Shown => api.authenticator.authenticate(headers, &peer.certificates),
+        Sender::Shown => api.authenticator.authenticate(headers, &peer.certificates, &info.path).await,
         Sender::Vouched(user) => Some(user.authenticated()),
     };
+    spent(Layer::Authentication, since);
+    if !decide(user.as_ref(), info).await {
+        return Err(Refused::NotAudited);
+    }
     let user = user.ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
     api.authenticator.clear(headers);
-    let user =
-        impersonation::acting_user(&*api.authorizer, user, headers, info).map_err(|status| Refused::Status { status, nosniff: true })?;
+    let since = Instant::now();
+    let acting = impersonation::acting_user(&*api.authorizer, user, headers, info).await;
+    let user = acting.map_err(|status| Refused::Status { status, nosniff: true })?;
+    spent(Layer::Impersonation, since);
+    let since = Instant::now();
     let seat = take_seat(api, &user, info, common).await?;
-    match api.authorizer.authorize(&user, info) {
-        Decision::Allow(_) => Ok((user, seat)),
+    spent(Layer::ApfQueueWait, since);
+    let since = Instant::now();
+    let decision = api.authorizer.ask(&user, info).wait().await;
+    spent(Layer::Authorization, since);
+    match decision {
+        Decision::Allow(reason) => {
+            annotate("authorization.k8s.io/decision", || "allow".to_owned());
+            annotate("authorization.k8s.io/reason", || reason);
+            Ok((user, seat))
+        }
         Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+            annotate("authorization.k8s.io/decision", || "forbid".to_owned());
+            annotate("authorization.k8s.io/reason", || reason.clone());
             Err(Refused::Status { status: authorization::forbidden(&user, info, &reason), nosniff: true })
+        }
+        Decision::Failed { error, .. } => {
+            annotate("authorization.k8s.io/reason", || "internal error".to_owned());
+            tracing::warn!(user = user.name, path = info.path, error, "cannot tell whether this is allowed");
+            let address = if query.is_empty() { info.path.clone() } else { format!("{}?{query}", info.path) };
+            Err(Refused::Unanswered(format!("Internal Server Error: {}: {error}\n", quote(&address))))
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Everything that follows (authorization, flow control, audit, dispatch) speaks of a [`RequestInfo`], never of paths.
 
 use apimachinery::selector::field::{Selector, Term};
+use apimachinery::selector::label::{Requirement, Selector as LabelSelector};
 use http::Method;
 
 /// A request in the API's terms (authorization.k8s.io ResourceAttributes / NonResourceAttributes).
@@ -25,6 +26,8 @@ pub struct RequestInfo {
     pub parts: Vec<String>,
     /// What a list, a watch or a deletion of many is limited to, if that can be read.
     pub field_selector: Vec<Term>,
+    /// The same for labels.
+    pub label_selector: Vec<Requirement>,
 }
 
 /// Subresources of `namespaces`; any other segment after a namespace's name is a resource in it.
@@ -95,8 +98,12 @@ impl RequestInfo {
             info.verb = "deletecollection".to_owned();
         }
         if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
-            let text = form_pairs(query).into_iter().find(|(key, _)| key == "fieldSelector").map(|(_, value)| value);
-            info.field_selector = text.and_then(|text| Selector::parse(&text).ok()).map(|s| s.terms().to_vec()).unwrap_or_default();
+            let pairs = form_pairs(query);
+            let text = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+            let fields = text("fieldSelector").and_then(|text| Selector::parse(text).ok());
+            info.field_selector = fields.map(|selector| selector.terms().to_vec()).unwrap_or_default();
+            let labels = text("labelSelector").and_then(|text| LabelSelector::parse(text).ok());
+            info.label_selector = labels.map(|selector| selector.requirements().to_vec()).unwrap_or_default();
         }
         info
     }

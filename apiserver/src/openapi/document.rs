@@ -16,41 +16,102 @@ fn security_scheme() -> Value {
     json!({"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"}})
 }
 
+/// What a document says of itself.
+pub struct Frame<'a> {
+    pub title: &'a str,
+    pub version: &'a str,
+    /// Says how one proves who one is.
+    pub secured: bool,
+}
+
+impl<'a> Frame<'a> {
+    /// Of the server's own resources.
+    pub fn of_server(version: &'a str) -> Frame<'a> {
+        Frame { title: "Kubernetes", version, secured: true }
+    }
+}
+
+/// Of the custom resources of a group and version.
+pub const OF_CUSTOM_RESOURCES: Frame<'static> = Frame { title: "Kubernetes CRD Swagger", version: "v0.1.0", secured: false };
+
 /// A version 3 document about some operations.
-pub fn v3(operations: &[Operation], definitions: Definitions<'_>, version: &str) -> Value {
+pub fn v3(operations: &[Operation], definitions: Definitions<'_>, frame: &Frame<'_>) -> Value {
     let schemas = reachable(roots(operations), definitions, Flavour::V3);
     let mut components = Map::new();
     if !schemas.is_empty() {
         components.insert("schemas".into(), schemas.into());
     }
-    components.insert("securitySchemes".into(), security_scheme());
+    if frame.secured {
+        components.insert("securitySchemes".into(), security_scheme());
+    }
     json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": version},
+        "info": {"title": frame.title, "version": frame.version},
         "paths": paths(operations, Flavour::V3),
         "components": components,
     })
 }
 
-/// The version 2 document about all operations.
-pub fn v2(operations: &[Operation], definitions: Definitions<'_>, version: &str) -> Value {
-    let mut paths = paths(operations, Flavour::V2);
-    let parameters = share_parameters(&mut paths);
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": version},
-        "paths": paths,
-        "definitions": reachable(roots(operations), definitions, Flavour::V2),
-        "parameters": parameters,
-        "securityDefinitions": security_scheme(),
-        "security": [{"BearerToken": []}],
-    })
+/// The version 2 document, which is about everything, in the making. It is written part by part: as a tree it would take many times the
+/// room.
+#[derive(Default)]
+pub struct V2 {
+    /// Texts by path, and by name.
+    paths: BTreeMap<String, String>,
+    parameters: BTreeMap<String, String>,
+    definitions: BTreeMap<String, String>,
+    /// Definitions that have been referred to and are not there.
+    wanted: BTreeSet<String>,
+}
+
+impl V2 {
+    /// Adds operations, and the definitions that they reach of those that are their own.
+    pub fn add(&mut self, operations: &[Operation], own: &dyn Fn(&str) -> Option<Value>) {
+        let mut paths = paths(operations, Flavour::V2);
+        let parameters = share_parameters(&mut paths);
+        self.paths.extend(paths.into_iter().map(|(path, item)| (path, item.to_string())));
+        self.parameters.extend(parameters.into_iter().map(|(name, parameter)| (name, parameter.to_string())));
+        let mut missing = BTreeSet::new();
+        let found = found(roots(operations), &|name, _| own(name), Flavour::V2, &mut missing);
+        self.definitions.extend(found.into_iter().map(|(name, definition)| (name, definition.to_string())));
+        self.wanted.append(&mut missing);
+    }
+
+    /// The text, with the definitions that all operations share.
+    pub fn finish(mut self, shared: &dyn Fn(&str) -> Option<Value>, version: &str) -> String {
+        let wanted = self.wanted.into_iter().filter(|name| !self.definitions.contains_key(name)).collect();
+        let found = found(wanted, &|name, _| shared(name), Flavour::V2, &mut BTreeSet::new());
+        self.definitions.extend(found.into_iter().map(|(name, definition)| (name, definition.to_string())));
+        let info = json!({"title": "Kubernetes", "version": version});
+        let mut out = format!("{{\"swagger\":\"2.0\",\"info\":{info}");
+        for (field, texts) in [("paths", &self.paths), ("definitions", &self.definitions), ("parameters", &self.parameters)] {
+            out.push_str(&format!(",\"{field}\":{{"));
+            for (i, (name, text)) in texts.iter().enumerate() {
+                out.push_str(if i == 0 { "" } else { "," });
+                out.push_str(&Value::from(name.as_str()).to_string());
+                out.push(':');
+                out.push_str(text);
+            }
+            out.push('}');
+        }
+        out.push_str(&format!(",\"securityDefinitions\":{},\"security\":[{{\"BearerToken\":[]}}]}}", security_scheme()));
+        out
+    }
 }
 
 /// The definitions of `names` and of all that they refer to, sorted by name.
 fn reachable(names: BTreeSet<String>, definitions: Definitions<'_>, flavour: Flavour) -> Map<String, Value> {
+    found(names, definitions, flavour, &mut BTreeSet::new()).into_iter().collect()
+}
+
+/// The definitions of `names` and of all that they refer to. Those that there are not are `missing`.
+fn found(
+    names: BTreeSet<String>,
+    definitions: Definitions<'_>,
+    flavour: Flavour,
+    missing: &mut BTreeSet<String>,
+) -> BTreeMap<String, Value> {
     let mut found: BTreeMap<String, Value> = BTreeMap::new();
-    let mut missing = BTreeSet::new();
     let mut wanted: Vec<String> = names.into_iter().collect();
     while let Some(name) = wanted.pop() {
         if found.contains_key(&name) || missing.contains(&name) {
@@ -66,7 +127,7 @@ fn reachable(names: BTreeSet<String>, definitions: Definitions<'_>, flavour: Fla
             }
         }
     }
-    found.into_iter().collect()
+    found
 }
 
 /// Collects the definitions that a schema refers to. Schemas nest only as deep as types are written.

@@ -13,6 +13,7 @@ pub mod schema;
 pub mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::sync::{Arc, OnceLock};
 
 use apimachinery::schema::Types;
@@ -21,7 +22,9 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value, json};
 
 use crate::aggregation::openapi::Documents;
+use crate::endpoints::respond;
 use crate::registry::Definition;
+use document::Frame;
 use operation::{Content, Operation};
 use resource::Resource;
 use schema::Flavour;
@@ -29,27 +32,66 @@ use schema::Flavour;
 /// A document as it is sent.
 #[derive(Debug)]
 pub struct Document {
-    pub json: Bytes,
-    /// Of the JSON text, in upper case hexadecimal: the `hash` of the index and, in quotes, the `ETag`.
+    /// Of the JSON text, or of what it is made from, in upper case hexadecimal: the `hash` of the index and, in quotes, the `ETag`.
     pub hash: String,
     flavour: Flavour,
+    text: Text,
     protobuf: OnceLock<Bytes>,
 }
 
+/// The JSON of a document.
+#[derive(Debug)]
+enum Text {
+    /// With the compressed form, made when it is first asked for.
+    Plain(Bytes, OnceLock<Option<Bytes>>),
+    /// Compressed alone: there are as many documents of custom resources as there are groups, and each repeats what the others say.
+    Packed { gzip: Bytes, is_large: bool },
+}
+
 impl Document {
-    fn new(value: &Value, flavour: Flavour) -> Document {
+    fn plain(value: &Value, flavour: Flavour) -> Document {
         let json = Bytes::from(value.to_string());
-        Document { hash: sha512(&json), json, flavour, protobuf: OnceLock::new() }
+        Document { hash: sha512(&json), flavour, text: Text::Plain(json, OnceLock::new()), protobuf: OnceLock::new() }
+    }
+
+    fn packed(json: &[u8], hash: String, flavour: Flavour) -> Document {
+        let text = match respond::pack(json) {
+            Some(gzip) => Text::Packed { gzip, is_large: respond::is_large(json) },
+            None => Text::Plain(Bytes::copy_from_slice(json), OnceLock::new()),
+        };
+        Document { hash, flavour, text, protobuf: OnceLock::new() }
+    }
+
+    pub fn json(&self) -> Bytes {
+        match &self.text {
+            Text::Plain(json, _) => json.clone(),
+            Text::Packed { gzip, .. } => {
+                let mut json = Vec::with_capacity(gzip.len() * 10);
+                flate2::read::GzDecoder::new(&**gzip).read_to_end(&mut json).expect("it was compressed here");
+                json.into()
+            }
+        }
+    }
+
+    /// The JSON compressed, if it is large enough for that.
+    pub fn gzip(&self) -> Option<Bytes> {
+        match &self.text {
+            Text::Plain(json, gzip) => gzip.get_or_init(|| respond::gzip(json)).clone(),
+            Text::Packed { gzip, is_large } => is_large.then(|| gzip.clone()),
+        }
     }
 
     /// The same document as a gnostic message (`application/com.github.proto-openapi.spec.v3.v1.0+protobuf`, and
     /// `…spec.v2@v1.0+protobuf`), made when it is first asked for.
     pub fn protobuf(&self) -> Bytes {
         let encode = || {
-            let value: Value = serde_json::from_slice(&self.json).expect("the document was written from a value");
+            let value: Value = serde_json::from_slice(&self.json()).expect("the document was written from a value");
             Bytes::from(gnostic::encode(&value, self.flavour))
         };
-        self.protobuf.get_or_init(encode).clone()
+        match (&self.text, self.flavour) {
+            (Text::Packed { .. }, Flavour::V3) => encode(),
+            _ => self.protobuf.get_or_init(encode).clone(),
+        }
     }
 }
 
@@ -61,27 +103,84 @@ fn sha512(bytes: &[u8]) -> String {
 /// Gives a definition by name, in the form of a version.
 pub type DefinitionsOf = dyn Fn(&str, Flavour) -> Option<Value> + Send + Sync;
 
+/// Reads what a definition of custom resources publishes of one version.
+type Read = dyn Fn() -> (Resource, Box<DefinitionsOf>) + Send + Sync;
+
+/// What a definition of custom resources publishes of one version.
+pub struct Published {
+    /// Tells it from any other.
+    digest: [u8; 64],
+    /// What is read is many times larger than the definition, and not kept.
+    read: Box<Read>,
+}
+
+impl Published {
+    pub fn new(digest: [u8; 64], read: impl Fn() -> (Resource, Box<DefinitionsOf>) + Send + Sync + 'static) -> Published {
+        Published { digest, read: Box::new(read) }
+    }
+}
+
 /// What one document is about. Operations are not kept: they are larger than the document they end up in.
 struct Part {
-    resources: Vec<Resource>,
-    /// The operation on no resource that the document has or consists of.
-    plain: Operation,
-    /// Consulted before the built-in types.
-    own: Option<Box<DefinitionsOf>>,
+    source: Source,
     /// The group-version, for types that are in every one; none for documents on no resource.
     group_version: Option<(String, String)>,
+    hash: OnceLock<String>,
     document: OnceLock<Arc<Document>>,
 }
 
+enum Source {
+    BuiltIn {
+        resources: Vec<Resource>,
+        /// The operation on no resource that the document has or consists of.
+        plain: Box<Operation>,
+    },
+    /// Of definitions of custom resources, by name. What serves them publishes no discovery.
+    Custom(imbl::OrdMap<String, Arc<Published>>),
+}
+
+/// What is read of a part to make a document.
+struct Contents {
+    operations: Vec<Operation>,
+    /// Consulted before the built-in types.
+    own: Vec<Box<DefinitionsOf>>,
+}
+
+impl Contents {
+    fn definition(&self, name: &str, flavour: Flavour) -> Option<Value> {
+        self.own.iter().find_map(|own| own(name, flavour))
+    }
+}
+
 impl Part {
-    fn operations(&self) -> Vec<Operation> {
-        // What serves custom resources publishes no discovery.
-        let plain = (!self.resources.iter().any(|r| r.custom)).then(|| self.plain.clone());
-        self.resources.iter().flat_map(operation::operations).chain(plain).collect()
+    fn new(source: Source, group_version: Option<(String, String)>) -> Part {
+        Part { source, group_version, hash: OnceLock::new(), document: OnceLock::new() }
+    }
+
+    fn contents(&self) -> Contents {
+        match &self.source {
+            Source::BuiltIn { resources, plain } => {
+                let operations = resources.iter().flat_map(operation::operations).chain([(**plain).clone()]).collect();
+                Contents { operations, own: Vec::new() }
+            }
+            Source::Custom(definitions) => {
+                let mut contents = Contents { operations: Vec::new(), own: Vec::new() };
+                for published in definitions.values() {
+                    let (resource, own) = (published.read)();
+                    contents.operations.extend(operation::operations(&resource));
+                    contents.own.push(own);
+                }
+                contents
+            }
+        }
     }
 
     fn group(&self) -> Option<(&str, &str)> {
         self.group_version.as_ref().map(|(group, version)| (group.as_str(), version.as_str()))
+    }
+
+    fn is_custom(&self) -> bool {
+        matches!(self.source, Source::Custom(_))
     }
 }
 
@@ -128,26 +227,47 @@ impl OpenApi {
             groups.entry((r.group.clone(), r.version.clone())).or_default().push(r);
         }
         for (path, plain) in roots(groups.keys().map(|(group, _)| group.as_str()).collect()) {
-            out.put(path, Part { resources: Vec::new(), plain, own: None, group_version: None, document: OnceLock::new() });
+            out.put(path, Part::new(Source::BuiltIn { resources: Vec::new(), plain: Box::new(plain) }, None));
         }
         for ((group, version), resources) in groups {
-            out.set_group_version(&group, &version, resources, None);
+            let path = group_version_path(&group, &version);
+            let plain = operation::discovery(&format!("/{path}/"), "APIResources", "get available resources", "APIResourceList");
+            out.put(path, Part::new(Source::BuiltIn { resources, plain: Box::new(plain) }, Some((group, version))));
         }
         out
     }
 
-    /// Adds or replaces the document of a group-version. `own` gives definitions that the built-in types do not have
-    /// (those of custom resources); it is asked first.
-    pub fn set_group_version(&self, group: &str, version: &str, resources: Vec<Resource>, own: Option<Box<DefinitionsOf>>) {
-        let path = group_version_path(group, version);
-        let plain = operation::discovery(&format!("/{path}/"), "APIResources", "get available resources", "APIResourceList");
-        let group_version = Some((group.into(), version.into()));
-        self.put(path, Part { resources, plain, own, group_version, document: OnceLock::new() });
+    /// Adds or replaces what a definition of custom resources publishes of a version. Of a group and version that the server has itself
+    /// nothing is added.
+    pub fn set_custom(&self, group: &str, version: &str, definition: &str, published: Published) {
+        self.change_custom(group, version, |definitions| {
+            definitions.insert(definition.to_owned(), Arc::new(published));
+        });
     }
 
-    /// Forgets the document of a group-version that is no longer served.
-    pub fn remove_group_version(&self, group: &str, version: &str) {
-        self.parts.write().remove(&group_version_path(group, version));
+    /// Forgets what a definition has published of a version that it does not serve any more.
+    pub fn remove_custom(&self, group: &str, version: &str, definition: &str) {
+        self.change_custom(group, version, |definitions| {
+            definitions.remove(definition);
+        });
+    }
+
+    fn change_custom(&self, group: &str, version: &str, change: impl FnOnce(&mut imbl::OrdMap<String, Arc<Published>>)) {
+        let path = group_version_path(group, version);
+        let mut parts = self.parts.write();
+        let mut definitions = match parts.get(&path).map(|part| &part.source) {
+            Some(Source::BuiltIn { .. }) => return,
+            Some(Source::Custom(definitions)) => definitions.clone(),
+            None => imbl::OrdMap::new(),
+        };
+        change(&mut definitions);
+        if definitions.is_empty() {
+            parts.remove(&path);
+        } else {
+            let group_version = Some((group.to_owned(), version.to_owned()));
+            parts.insert(path, Arc::new(Part::new(Source::Custom(definitions), group_version)));
+        }
+        drop(parts);
         self.changed();
     }
 
@@ -184,7 +304,7 @@ impl OpenApi {
             whole => whole.generation,
         };
         let parts: Vec<(String, Arc<Part>)> = self.parts.read().iter().map(|(path, part)| (path.clone(), part.clone())).collect();
-        let entry = |path: &str, part: &Part| json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={}", self.document(part).hash)});
+        let entry = |path: &str, part: &Part| json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={}", self.hash(part))});
         let mut paths: Map<String, Value> = parts.iter().map(|(path, part)| (path.clone(), entry(path, part))).collect();
         let aggregated = self.aggregated.read();
         for (path, url) in &aggregated.v3 {
@@ -213,17 +333,38 @@ impl OpenApi {
         Some(self.document(&part))
     }
 
-    fn document(&self, part: &Part) -> Arc<Document> {
-        let build = || {
-            let groups = if part.own.is_some() { schema::known_to_clients() } else { part.group().into_iter().collect() };
-            let definitions = |name: &str, flavour| self.definition(part.own.as_deref(), name, flavour, &groups);
-            Arc::new(Document::new(&document::v3(&part.operations(), &definitions, &self.version), Flavour::V3))
-        };
-        part.document.get_or_init(build).clone()
+    /// The hash of a part's document. Those of custom resources are told apart by what they are made from: they are not all made only
+    /// because one asks for the index.
+    fn hash<'p>(&self, part: &'p Part) -> &'p str {
+        part.hash.get_or_init(|| match &part.source {
+            Source::BuiltIn { .. } => self.document(part).hash.clone(),
+            Source::Custom(definitions) => {
+                let mut whole = self.version.clone().into_bytes();
+                for (name, published) in definitions {
+                    whole.extend_from_slice(name.as_bytes());
+                    whole.extend_from_slice(&published.digest);
+                }
+                sha512(&whole)
+            }
+        })
     }
 
-    fn definition(&self, own: Option<&DefinitionsOf>, name: &str, flavour: Flavour, groups: &[(&str, &str)]) -> Option<Value> {
-        own.and_then(|own| own(name, flavour)).or_else(|| schema::definition(self.types, name, flavour, groups))
+    fn document(&self, part: &Part) -> Arc<Document> {
+        let build = || {
+            let contents = part.contents();
+            let (groups, frame) = match part.is_custom() {
+                true => (schema::known_to_clients(), document::OF_CUSTOM_RESOURCES),
+                false => (part.group().into_iter().collect(), Frame::of_server(&self.version)),
+            };
+            let definitions =
+                |name: &str, flavour| contents.definition(name, flavour).or_else(|| schema::definition(self.types, name, flavour, &groups));
+            let value = document::v3(&contents.operations, &definitions, &frame);
+            Arc::new(match part.is_custom() {
+                true => Document::packed(value.to_string().as_bytes(), self.hash(part).to_owned(), Flavour::V3),
+                false => Document::plain(&value, Flavour::V3),
+            })
+        };
+        part.document.get_or_init(build).clone()
     }
 
     /// `/openapi/v2`: one document about everything.
@@ -233,30 +374,26 @@ impl OpenApi {
             whole => whole.generation,
         };
         let parts: Vec<Arc<Part>> = self.parts.read().values().cloned().collect();
-        let operations: Vec<Operation> = parts.iter().flat_map(|p| p.operations()).collect();
         let groups: Vec<(&str, &str)> = parts.iter().filter_map(|p| p.group()).collect();
-        let own = |name: &str, flavour| parts.iter().filter_map(|p| p.own.as_ref()).find_map(|own| own(name, flavour));
-        let definitions = |name: &str, flavour| own(name, flavour).or_else(|| schema::definition(self.types, name, flavour, &groups));
-        let mut document = document::v2(&operations, &definitions, &self.version);
-        for other in self.aggregated.read().v2.iter() {
-            merge::into(&mut document, other);
+        let builtin = |name: &str| schema::definition(self.types, name, Flavour::V2, &groups);
+        let mut v2 = document::V2::default();
+        for part in &parts {
+            let contents = part.contents();
+            v2.add(&contents.operations, &|name| contents.definition(name, Flavour::V2));
         }
-        let document = Arc::new(Document::new(&document, Flavour::V2));
+        let mut text = v2.finish(&builtin, &self.version);
+        let others = self.aggregated.read().v2.clone();
+        if !others.is_empty() {
+            let mut document: Value = serde_json::from_str(&text).expect("the document was written from values");
+            others.iter().for_each(|other| merge::into(&mut document, other));
+            text = document.to_string();
+        }
+        let document = Arc::new(Document::packed(text.as_bytes(), sha512(text.as_bytes()), Flavour::V2));
         let mut whole = self.whole.lock();
         if whole.generation == generation {
             whole.v2 = Some(document.clone());
         }
         document
-    }
-
-    /// `/openapi/v2` as JSON.
-    pub fn v2_json(&self) -> Bytes {
-        self.document_v2().json.clone()
-    }
-
-    /// `/openapi/v2` as a gnostic message.
-    pub fn v2_protobuf(&self) -> Bytes {
-        self.document_v2().protobuf()
     }
 }
 
@@ -358,7 +495,7 @@ mod tests {
 
     #[test]
     fn a_document_has_its_operations_and_what_they_reach() {
-        let apps = parsed(&sample().document_v3("apis/apps/v1").expect("a document").json);
+        let apps = parsed(&sample().document_v3("apis/apps/v1").expect("a document").json());
         let item = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
         assert_eq!(item["get"]["operationId"], "readAppsV1NamespacedDeployment");
         assert_eq!(item["delete"]["responses"]["202"]["description"], "Accepted");
@@ -372,7 +509,7 @@ mod tests {
 
     #[test]
     fn streams_are_operations_without_objects() {
-        let core = parsed(&sample().document_v3("api/v1").expect("a document").json);
+        let core = parsed(&sample().document_v3("api/v1").expect("a document").json());
         let exec = &core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/exec"];
         assert_eq!(exec["post"]["operationId"], "connectCoreV1PostNamespacedPodExec");
         assert_eq!(exec["post"]["responses"]["200"]["content"], json!({"*/*": {"schema": {"type": "string"}}}));
@@ -386,22 +523,28 @@ mod tests {
         let api = sample();
         let (index, v2) = (api.index(), api.document_v2());
         assert!(Arc::ptr_eq(&v2, &api.document_v2()), "the document is kept");
-        let definition = |name: &str, _| (name == "com.example.v1.Widget").then(|| json!({"type": "object"}));
-        let widget =
-            Resource { schema: "com.example.v1.Widget".into(), custom: true, ..resource("apps", "widgets", "Deployment", Vec::new()) };
-        api.set_group_version("example.com", "v1", vec![Resource { group: "example.com".into(), ..widget }], Some(Box::new(definition)));
+        let published = || {
+            Published::new([0; 64], || {
+                let group = "example.com".into();
+                let resource = resource("apps", "widgets", "Deployment", Vec::new());
+                let widget = Resource { group, schema: "com.example.v1.Widget".into(), custom: true, ..resource };
+                (widget, Box::new(|name: &str, _| (name == "com.example.v1.Widget").then(|| json!({"type": "object"}))))
+            })
+        };
+        api.set_custom("example.com", "v1", "widgets.example.com", published());
+        api.set_custom("apps", "v1", "widgets.apps", published());
         assert_ne!(index, api.index());
-        assert!(parsed(&api.v2_json())["definitions"]["com.example.v1.Widget"].is_object());
-        let custom = parsed(&api.document_v3("apis/example.com/v1").expect("a document").json);
+        assert!(parsed(&api.document_v2().json())["definitions"]["com.example.v1.Widget"].is_object());
+        let custom = parsed(&api.document_v3("apis/example.com/v1").expect("a document").json());
         let paths: Vec<&String> = custom["paths"].as_object().expect("paths").keys().collect();
         assert!(paths.iter().all(|p| !p.contains("/watch/")), "{paths:?}");
-        api.remove_group_version("example.com", "v1");
+        api.remove_custom("example.com", "v1", "widgets.example.com");
         assert_eq!(index, api.index());
     }
 
     #[test]
     fn version_2_shares_parameters_under_upstreams_names() {
-        let v2 = parsed(&sample().v2_json());
+        let v2 = parsed(&sample().document_v2().json());
         let item = &v2["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
         assert_eq!(item["parameters"][1], json!({"$ref": "#/parameters/namespace-vgWSWtn3"}));
         assert_eq!(item["delete"]["parameters"][0], json!({"$ref": "#/parameters/body-2Y1dVQaQ"}));

@@ -65,6 +65,7 @@ fn media_types(custom: bool, streams: bool) -> Vec<&'static str> {
 
 /// The query parameters of the options of one verb.
 struct VerbOptions {
+    get: Vec<Parameter>,
     list: Vec<Parameter>,
     create: Vec<Parameter>,
     update: Vec<Parameter>,
@@ -74,7 +75,7 @@ struct VerbOptions {
 
 static OPTIONS: LazyLock<VerbOptions> = LazyLock::new(|| {
     let of = |name: &str| parameters_of(builtin(), &format!("{META}{name}Options"));
-    VerbOptions { list: of("List"), create: of("Create"), update: of("Update"), patch: of("Patch"), delete: of("Delete") }
+    VerbOptions { get: of("Get"), list: of("List"), create: of("Create"), update: of("Update"), patch: of("Patch"), delete: of("Delete") }
 });
 
 /// Letters, digits and underscores of `text`; a letter that follows something else is capitalized, the first if asked.
@@ -198,7 +199,9 @@ impl<'a> Endpoint<'a> {
         let path = format!("{}{path}", self.root);
         let (id, tag) = id_and_tag(verb, rest, &path);
         let r = self.resource;
-        let (group, version, kind) = self.sub.map_or((&r.group, &r.version, &r.kind), |s| (&s.group, &s.version, &s.kind));
+        // Custom subresources are not told from the kind they are of.
+        let sub = self.sub.filter(|_| !r.custom);
+        let (group, version, kind) = sub.map_or((&r.group, &r.version, &r.kind), |s| (&s.group, &s.version, &s.kind));
         let mut parameters = Vec::new();
         if path.contains("{name}") {
             parameters.push(Parameter::path("name", format!("name of the {kind}")));
@@ -219,7 +222,7 @@ impl<'a> Endpoint<'a> {
             kind: Some((group.clone(), version.clone(), kind.clone())),
             parameters,
             body: None,
-            consumes: vec![ANY_TYPE],
+            consumes: if r.custom { media_types(true, false) } else { vec![ANY_TYPE] },
             produces: media_types(r.custom, false),
             responses: Vec::new(),
         }
@@ -244,12 +247,17 @@ impl<'a> Endpoint<'a> {
             let rest = format!("collection{}", self.name());
             let description = format!("delete collection of {kind}");
             let mut op = self.operation(&self.collection, "delete", "deletecollection", "delete", &rest, description);
-            op.parameters.extend(OPTIONS.delete.iter().cloned());
-            op.parameters.extend(OPTIONS.list.iter().filter(|p| p.name != "watch" && p.name != "allowWatchBookmarks").cloned());
-            // Both sets of options may have one of the same name.
-            op.parameters.sort_by(|a, b| (&a.name, a.place).cmp(&(&b.name, b.place)));
-            op.parameters.dedup_by(|a, b| a.name == b.name && a.place == b.place);
-            op.body = Some(Body { schema: format!("{META}DeleteOptions"), required: false });
+            if self.resource.custom {
+                // All options of lists, and none of deletions.
+                op.parameters.extend(OPTIONS.list.iter().cloned());
+            } else {
+                op.parameters.extend(OPTIONS.delete.iter().cloned());
+                op.parameters.extend(OPTIONS.list.iter().filter(|p| p.name != "watch" && p.name != "allowWatchBookmarks").cloned());
+                // Both sets of options may have one of the same name.
+                op.parameters.sort_by(|a, b| (&a.name, a.place).cmp(&(&b.name, b.place)));
+                op.parameters.dedup_by(|a, b| a.name == b.name && a.place == b.place);
+                op.body = Some(Body { schema: format!("{META}DeleteOptions"), required: false });
+            }
             op.responses = vec![("200", "OK", Content::Object(format!("{META}Status")))];
             out.push(op);
         }
@@ -262,7 +270,7 @@ impl<'a> Endpoint<'a> {
     }
 
     fn list(&self, path: &str, rest: &str) -> Operation {
-        let watched = self.offers("watch");
+        let watched = self.offers("watch") && !self.resource.custom;
         let verbs = if watched { "list or watch" } else { "list" };
         let description = format!("{verbs} objects of kind {}", self.resource.kind);
         let mut op = self.operation(path, "get", "list", "list", rest, description);
@@ -308,6 +316,9 @@ impl<'a> Endpoint<'a> {
             if let Some(sub) = self.sub {
                 op.parameters.extend(sub.options.iter().cloned());
             }
+            if self.resource.custom {
+                op.parameters.extend(OPTIONS.get.iter().cloned());
+            }
             if self.schema == Content::Text {
                 op.produces.insert(0, "text/plain");
             }
@@ -352,7 +363,8 @@ impl<'a> Endpoint<'a> {
             op.parameters.extend(OPTIONS.patch.iter().cloned());
             op.body = Some(Body { schema: PATCH.into(), required: true });
             op.consumes = PATCH_TYPES.into_iter().filter(|t| !self.resource.custom || !t.contains("strategic")).collect();
-            op.responses = written.to_vec();
+            // That an object may be made by it is not said of custom ones.
+            op.responses = written[..if self.resource.custom { 1 } else { 2 }].to_vec();
             out.push(op);
         }
     }

@@ -95,8 +95,16 @@ fn document_response(request: &Authorized, document: &super::Document, protobuf:
         response
     } else {
         let answer = if protobuf == V2_PROTOBUF { V2_PROTOBUF_ANSWER } else { V3_PROTOBUF_ANSWER };
-        let (media_type, body) = if wants_protobuf { (answer, document.protobuf()) } else { (JSON, document.json.clone()) };
-        respond::compress(respond::bytes(StatusCode::OK, media_type, body.clone()), &request.headers, &body)
+        match wants_protobuf {
+            true => {
+                let body = document.protobuf();
+                respond::compress(respond::bytes(StatusCode::OK, answer, body.clone()), &request.headers, &body)
+            }
+            false => match document.gzip().filter(|_| respond::accepts_gzip(&request.headers)) {
+                Some(packed) => respond::kept(respond::bytes(StatusCode::OK, JSON, Bytes::new()), &request.headers, || Some(packed)),
+                None => respond::bytes(StatusCode::OK, JSON, document.json()),
+            },
+        }
     };
     if let Ok(value) = HeaderValue::from_str(&etag) {
         response.headers_mut().insert(ETAG, value);

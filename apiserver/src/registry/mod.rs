@@ -173,6 +173,48 @@ pub struct Definition {
     pub reset_fields: &'static [&'static str],
 }
 
+/// Resources (group, plural) whose metadata is checked at an update as thoroughly as at creation: a prefix of generated names must
+/// be what the kind allows.
+pub const METADATA_CHECKED_AGAIN: [(&str, &str); 32] = [
+    ("", "configmaps"),
+    ("", "endpoints"),
+    ("", "limitranges"),
+    ("", "namespaces"),
+    ("", "nodes"),
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "pods"),
+    ("", "secrets"),
+    ("", "serviceaccounts"),
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicies"),
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings"),
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+    ("apps", "controllerrevisions"),
+    ("discovery.k8s.io", "endpointslices"),
+    ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
+    ("networking.k8s.io", "ingressclasses"),
+    ("networking.k8s.io", "ingresses"),
+    ("networking.k8s.io", "ipaddresses"),
+    ("node.k8s.io", "runtimeclasses"),
+    ("resource.k8s.io", "resourceclaims"),
+    ("resource.k8s.io", "resourceclaimtemplates"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "csistoragecapacities"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "volumeattributesclasses"),
+    ("storagemigration.k8s.io", "storageversionmigrations"),
+];
+
+/// Resources (group, plural) whose finalizers need only be qualified names, besides the groups that extend the API; all others ask
+/// for a prefix.
+pub const PLAIN_FINALIZERS: [(&str, &str); 4] =
+    [("", "events"), ("coordination.k8s.io", "leases"), ("node.k8s.io", "runtimeclasses"), ("policy", "poddisruptionbudgets")];
+
 /// Resources (group, plural) whose deletion answers with the object as it was, where others answer with a Status.
 pub const RETURN_DELETED_OBJECT: [(&str, &str); 16] = [
     ("", "persistentvolumeclaims"),

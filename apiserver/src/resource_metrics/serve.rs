@@ -25,7 +25,8 @@ use crate::registry::{Column, Description, Printer, printer};
 use crate::storage::Object;
 use crate::system::watched::cache;
 
-const OFFER: Offer = Offer { encodings: &[Encoding::Json, Encoding::Yaml], transforms: true, stream: false, whole_as_protobuf: false };
+const OFFER: Offer =
+    Offer { encodings: &[Encoding::Json, Encoding::Yaml], transforms: true, tables: true, stream: false, whole_as_protobuf: false };
 
 /// Whether a request is for this file.
 pub fn is_for(request: &Authorized) -> bool {

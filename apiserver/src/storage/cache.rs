@@ -4,21 +4,24 @@
 //! the order of their revisions; nothing here writes. The map is persistent: a snapshot costs
 //! nothing and holds no lock, and the past is the present with the log undone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use imbl::OrdMap;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, OnceCell};
 
+use super::Error;
 use super::log::{Event, EventKind, Expired, Log, LogLimits, Position, Scope};
 use super::object::Object;
 use super::progress::Progress;
 use super::resource::ResourceSpec;
-use super::store::Revision;
+use super::store::{Key, Revision};
 
 /// How many events a watcher takes at a time.
 const READ_LIMIT: usize = 256;
@@ -31,10 +34,22 @@ type Map = OrdMap<Arc<str>, Arc<Object>>;
 /// A resource in memory.
 pub struct Resource {
     pub spec: ResourceSpec,
+    /// Tells it from those that it replaces, or that replace it.
+    pub(super) number: u64,
     /// Set when the resource has been loaded.
     pub(super) ready: OnceCell<()>,
     state: RwLock<State>,
+    /// What is in the store and cannot be decrypted, by its key here.
+    unreadable: RwLock<BTreeMap<Arc<str>, Unreadable>>,
     progress: Arc<Progress>,
+}
+
+/// A value that cannot be decrypted now.
+#[derive(Clone)]
+pub(super) struct Unreadable {
+    pub key: Key,
+    pub stored: Bytes,
+    pub why: Arc<str>,
 }
 
 struct State {
@@ -67,10 +82,53 @@ pub(super) struct CacheChange {
 impl Resource {
     /// A resource whose load is under way.
     pub(super) fn new(spec: ResourceSpec, limits: LogLimits, progress: Arc<Progress>) -> Resource {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let log = Log::new(Revision(0), limits, spec.fields.len());
         let zero = Revision(0);
         let state = State { map: Map::new(), log, revision: zero, loaded: zero, waiting: Some(Vec::new()), pinned: VecDeque::new() };
-        Resource { spec, ready: OnceCell::new(), state: RwLock::new(state), progress }
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let (state, unreadable) = (RwLock::new(state), RwLock::default());
+        Resource { spec, number, ready: OnceCell::new(), state, unreadable, progress }
+    }
+
+    /// Notes what has become of a key: that it cannot be read, or that there is nothing to say of it.
+    pub(super) fn note(&self, key: &str, unreadable: Option<Unreadable>) {
+        if unreadable.is_none() && self.unreadable.read().is_empty() {
+            return;
+        }
+        let mut all = self.unreadable.write();
+        match unreadable {
+            Some(unreadable) => all.insert(key.into(), unreadable),
+            None => all.remove(key),
+        };
+    }
+
+    /// Everything that cannot be read, and nothing else.
+    pub(super) fn note_all(&self, unreadable: BTreeMap<Arc<str>, Unreadable>) {
+        *self.unreadable.write() = unreadable;
+    }
+
+    /// Some of what cannot be read.
+    pub(super) fn unreadable(&self, limit: usize) -> Vec<Unreadable> {
+        self.unreadable.read().values().take(limit).cloned().collect()
+    }
+
+    pub(super) fn first_unreadable(&self) -> Option<Error> {
+        self.unreadable.read().values().next().map(|first| self.error(first))
+    }
+
+    /// Why an object is not here.
+    pub(super) fn why_absent(&self, namespace: &str, name: &str) -> Error {
+        let unreadable = self.unreadable.read();
+        if unreadable.is_empty() {
+            return Error::NotFound;
+        }
+        let key = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
+        unreadable.get(key.as_str()).map_or(Error::NotFound, |found| self.error(found))
+    }
+
+    fn error(&self, unreadable: &Unreadable) -> Error {
+        Error::Unreadable { key: format!("/registry/{}", &*unreadable.key), why: unreadable.why.clone() }
     }
 
     /// Replaces everything by what was loaded at a revision, then applies what has waited. Watchers are expired.
@@ -90,11 +148,9 @@ impl Resource {
         }
     }
 
-    /// Expires all watchers: the resource is no longer followed.
-    pub(super) fn expire(&self, wake: &mut Vec<Arc<Notify>>) {
-        let mut state = self.state.write();
-        let now = state.revision;
-        state.log.reset(now, wake);
+    /// Expires all watchers, those to come too: the resource is no longer followed.
+    pub(super) fn close(&self, wake: &mut Vec<Arc<Notify>>) {
+        self.state.write().log.close(wake);
     }
 
     /// Applies changes in order. Those that a load has brought already are passed over.
@@ -184,12 +240,13 @@ impl Resource {
         Ok(Cursor { resource: self.clone(), scope, position, wake, delivered: after })
     }
 
-    /// All objects as of now and a watcher of what happens afterwards, without a gap.
+    /// All objects as of now and a watcher of what happens afterwards, without a gap. The watcher of a resource that is no longer
+    /// followed is expired from the start.
     pub fn list_and_watch(self: &Arc<Self>, scope: Scope) -> (Snapshot, Cursor) {
         let progress = self.progress.now();
         let mut state = self.state.write();
         let snapshot = Snapshot { map: state.map.clone(), revision: progress.max(state.revision) };
-        let (position, wake) = state.log.subscribe(&scope, snapshot.revision).expect("the log never starts after the cache's own revision");
+        let (position, wake) = state.log.subscribe_at_end(&scope, snapshot.revision);
         drop(state);
         let delivered = snapshot.revision;
         (snapshot, Cursor { resource: self.clone(), scope, position, wake, delivered })

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::Notify;
 
-use super::cache::{CacheChange, Resource};
+use super::cache::{CacheChange, Resource, Unreadable};
 use super::object::Object;
-use super::store::{Batch, Entry, Revision, Round, StoreError, StoreEvent};
+use super::store::{Batch, Entry, Key, Loaded, Revision, Round, StoreError, StoreEvent};
 use super::{Error, Inner};
 
 /// The pauses before following a store again that has broken off.
@@ -21,6 +21,10 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 /// How often unused encodings are dropped.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60);
+
+/// How often what could not be decrypted is tried again, and how many values of a resource.
+const READ_AGAIN_PERIOD: Duration = Duration::from_secs(2);
+const READ_AGAIN_LIMIT: usize = 16;
 
 /// Applies every batch of the store, forever. A stream that breaks is taken up where it broke; if
 /// the store has forgotten that place, everything is loaded anew and watchers are expired.
@@ -84,12 +88,18 @@ pub(super) async fn upkeep(inner: Arc<Inner>) {
             inner.each_resource(|r| r.sweep_encodings());
         }
     };
-    futures::join!(compactions, sweeps);
+    let again = async {
+        loop {
+            tokio::time::sleep(READ_AGAIN_PERIOD).await;
+            inner.read_again().await;
+        }
+    };
+    futures::join!(compactions, sweeps, again);
 }
 
 impl Inner {
     fn each_resource(&self, f: impl Fn(&Resource)) {
-        let resources: Vec<_> = self.resources.read().values().cloned().collect();
+        let resources: Vec<_> = self.resources.read().all().cloned().collect();
         resources.iter().for_each(|r| f(r));
     }
 
@@ -98,11 +108,13 @@ impl Inner {
         let mut wake: Vec<Arc<Notify>> = Vec::new();
         let mut changes: Vec<(Arc<Resource>, Vec<CacheChange>)> = Vec::new();
         for event in batch.events {
-            let Some((resource, key)) = self.route(&event.key) else { continue };
-            let change = self.change(&resource, key, &event);
-            match changes.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &resource)) {
-                Some((_, list)) => list.push(change),
-                None => changes.push((resource, vec![change])),
+            let Some((resource, replaced, key)) = self.resources.read().route(&event.key) else { continue };
+            for resource in std::iter::once(resource).chain(replaced) {
+                let change = self.change(&resource, key, &event);
+                match changes.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &resource)) {
+                    Some((_, list)) => list.push(change),
+                    None => changes.push((resource, vec![change])),
+                }
             }
         }
         for (resource, list) in changes {
@@ -113,7 +125,9 @@ impl Inner {
     }
 
     fn change(&self, resource: &Resource, key: &str, event: &StoreEvent) -> CacheChange {
-        let object = event.value.as_ref().and_then(|stored| self.object(resource, key, &event.key, stored, event.revision));
+        let readable = event.value.as_ref().filter(|_| event.unreadable.is_none());
+        let object = readable.and_then(|stored| self.object(resource, key, &event.key, stored, event.revision));
+        resource.note(key, event.value.as_ref().and_then(|stored| unreadable(&event.key, stored, event.unreadable.as_ref())));
         let key = match &object {
             Some(object) => object.key().clone(),
             None => resource.shared_key(key).unwrap_or_else(|| key.into()),
@@ -125,7 +139,7 @@ impl Inner {
     /// otherwise. `None`, with a report, for bytes that cannot be understood: such an object is not served.
     fn object(&self, resource: &Resource, key: &str, full: &str, stored: &Bytes, revision: Revision) -> Option<Arc<Object>> {
         let shared = resource.shared_key(key).unwrap_or_else(|| key.into());
-        if let Some(write) = self.pending.find(full, stored) {
+        if let Some(write) = self.pending.find(resource, full, stored) {
             let object = Arc::new(Object::new(shared, &write.prepared, revision));
             write.landed(object.clone());
             return Some(object);
@@ -145,7 +159,14 @@ impl Inner {
 
     /// Fills a resource's cache from the store.
     pub(super) async fn load(&self, resource: &Arc<Resource>) -> Result<Revision, Error> {
-        let (objects, revision) = self.load_objects(resource, None).await?;
+        let loaded = self.store.load(&format!("{}/", resource.spec.prefix), None).await?;
+        let prefix = resource.spec.prefix.len() + 1;
+        let hidden = loaded.entries.iter().filter_map(|entry| {
+            let hidden = unreadable(&entry.key, &entry.value, entry.unreadable.as_ref())?;
+            Some((Arc::from(&entry.key[prefix..]), hidden))
+        });
+        resource.note_all(hidden.collect());
+        let (objects, revision) = self.objects(resource, loaded);
         let mut wake = Vec::new();
         resource.reset(objects, revision, &mut wake);
         notify(wake);
@@ -153,22 +174,48 @@ impl Inner {
     }
 
     pub(super) async fn load_objects(&self, resource: &Resource, at: Option<Revision>) -> Result<(Vec<Arc<Object>>, Revision), StoreError> {
-        let prefix = format!("{}/", resource.spec.prefix);
-        let loaded = self.store.load(&prefix, at).await?;
-        let object = |Entry { key, revision, value }: Entry| self.object(resource, &key[prefix.len()..], &key, &value, revision);
-        Ok((loaded.entries.into_iter().filter_map(object).collect(), loaded.revision))
+        let loaded = self.store.load(&format!("{}/", resource.spec.prefix), at).await?;
+        Ok(self.objects(resource, loaded))
+    }
+
+    fn objects(&self, resource: &Resource, loaded: Loaded) -> (Vec<Arc<Object>>, Revision) {
+        let prefix = resource.spec.prefix.len() + 1;
+        let readable = loaded.entries.into_iter().filter(|entry| entry.unreadable.is_none());
+        let object = |Entry { key, revision, value, .. }: Entry| self.object(resource, &key[prefix..], &key, &value, revision);
+        (readable.filter_map(object).collect(), loaded.revision)
+    }
+
+    /// Loads resources anew of which something can be read that could not before.
+    async fn read_again(&self) {
+        let resources: Vec<_> = self.resources.read().all().cloned().collect();
+        for resource in resources {
+            let mut better = false;
+            for unreadable in resource.unreadable(READ_AGAIN_LIMIT) {
+                better |= self.store.can_read(&unreadable.key, &unreadable.stored).await;
+            }
+            if better && let Err(error) = self.load(&resource).await {
+                tracing::warn!(resource = &*resource.spec.prefix, %error, "loading anew failed; will try again");
+            }
+        }
     }
 
     /// Loads every resource anew: the revision after which to follow the store again.
     async fn reload(&self) -> Result<Revision, Error> {
         let from = self.store.revision().await?;
-        let resources: Vec<_> = self.resources.read().values().cloned().collect();
+        let resources: Vec<_> = self.resources.read().all().cloned().collect();
         for resource in &resources {
             self.load(resource).await?;
         }
         self.progress.advance(from);
         Ok(from)
     }
+}
+
+/// A value that could not be decrypted, with a report.
+fn unreadable(key: &Key, stored: &Bytes, why: Option<&Arc<str>>) -> Option<Unreadable> {
+    let why = why?.clone();
+    tracing::error!(key = &**key, %why, "a stored object cannot be decrypted");
+    Some(Unreadable { key: key.clone(), stored: stored.clone(), why })
 }
 
 /// Wakes each of those to be woken once.

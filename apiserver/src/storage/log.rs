@@ -116,6 +116,8 @@ pub(super) struct Log {
     next: u64,
     /// Every event after this revision is in the ring.
     start: Revision,
+    /// No more events will come, and so nobody is to wait for them.
+    closed: bool,
     cost: usize,
     limits: LogLimits,
     all: Arc<Notify>,
@@ -140,6 +142,7 @@ impl Log {
             ring: VecDeque::new(),
             next: 0,
             start,
+            closed: false,
             cost: 0,
             limits,
             all: Arc::default(),
@@ -239,15 +242,26 @@ impl Log {
         }
     }
 
+    /// Expires every reader, those to come too.
+    pub fn close(&mut self, wake: &mut Vec<Arc<Notify>>) {
+        self.closed = true;
+        self.reset(self.start, wake);
+    }
+
     /// Takes a place after `revision`; it must be given back with [`Log::unsubscribe`].
     pub fn subscribe(&mut self, scope: &Scope, after: Revision) -> Result<(Position, Arc<Notify>), Expired> {
-        if after < self.start {
+        if after < self.start || self.closed {
             return Err(Expired { requested: after, oldest: self.start });
         }
+        Ok(self.subscribe_at_end(scope, after))
+    }
+
+    /// Takes a place after a revision that is no older than the start of the log.
+    pub fn subscribe_at_end(&mut self, scope: &Scope, after: Revision) -> (Position, Arc<Notify>) {
         let first = self.first();
         let from = first + self.ring.partition_point(|e| e.revision <= after) as u64;
         if *scope == Scope::All {
-            return Ok((Position(from), self.all.clone()));
+            return (Position(from), self.all.clone());
         }
         if !self.topics.contains_key(scope) {
             let topic = Topic { events: VecDeque::new(), complete_from: self.next, readers: 0, wake: Arc::default() };
@@ -267,7 +281,7 @@ impl Log {
             }
             topic.complete_from = from;
         }
-        Ok((Position(from), topic.wake.clone()))
+        (Position(from), topic.wake.clone())
     }
 
     pub fn unsubscribe(&mut self, scope: &Scope) {
@@ -283,8 +297,12 @@ impl Log {
         }
     }
 
-    /// The next events of a scope, at most `limit`, and the place after them. `None` if the reader has been outrun.
+    /// The next events of a scope, at most `limit`, and the place after them. `None` if the reader has been outrun, or nothing
+    /// will come any more.
     pub fn read(&self, scope: &Scope, at: Position, limit: usize) -> Option<(Vec<Arc<Event>>, Position)> {
+        if self.closed {
+            return None;
+        }
         let first = self.first();
         if *scope == Scope::All {
             let skip = usize::try_from(at.0.checked_sub(first)?).ok()?;

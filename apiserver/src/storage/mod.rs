@@ -13,7 +13,9 @@ pub mod cache;
 mod dispatch;
 pub mod embedded;
 pub mod encode;
+pub mod encrypted;
 pub mod etcd;
+mod followed;
 pub mod intern;
 pub mod key;
 pub mod log;
@@ -25,7 +27,6 @@ pub mod store;
 mod suite;
 mod write;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub use resource::{Codec, CodecError, FieldOrder, JsonCodec, ResourceSpec, Selec
 pub use store::{Key, Revision, Store, StoreError};
 
 use encode::Encoder;
+use followed::Followed;
 use intern::Interner;
 use progress::Progress;
 use write::Pending;
@@ -61,6 +63,9 @@ pub enum Error {
     Conflict { current: Revision },
     #[error(transparent)]
     Expired(#[from] Expired),
+    /// It is there, but cannot be decrypted.
+    #[error("unable to transform key {key:?}: {why}")]
+    Unreadable { key: String, why: Arc<str> },
     /// A read asked for a revision that did not come in time.
     #[error("Too large resource version: {requested}, current: {current}")]
     TooLargeRevision { requested: Revision, current: Revision },
@@ -109,7 +114,7 @@ struct Inner {
     progress: Arc<Progress>,
     /// History before this revision is gone.
     compacted: AtomicU64,
-    resources: RwLock<HashMap<Arc<str>, Arc<Resource>>>,
+    resources: RwLock<Followed>,
     pending: Pending,
 }
 
@@ -132,14 +137,11 @@ impl Storage {
     }
 
     /// Loads a resource into memory. A prefix that is registered already gives the resource that is there, whatever the
-    /// description: unregister it first if that has changed. Objects that cannot be decoded are reported and left out.
+    /// description: use [`Storage::replace`] if that has changed. Objects that cannot be decoded are reported and left out.
     pub async fn register(&self, spec: ResourceSpec) -> Result<Arc<Resource>, Error> {
         let inner = &self.inner;
-        let resource = {
-            let mut resources = inner.resources.write();
-            let new = || Arc::new(Resource::new(spec.clone(), inner.config.log, inner.progress.clone()));
-            resources.entry(spec.prefix.clone()).or_insert_with(new).clone()
-        };
+        let resource = inner.resources.write().get_or_insert(&spec.prefix.clone(), || inner.resource(spec));
+        inner.store.declare(&resource.spec.prefix, &resource.spec.kind);
         // From here on the resource's changes wait in it, so that the load may take its time.
         let loaded = resource.ready.get_or_try_init(|| async { inner.load(&resource).await.map(|_| ()) }).await;
         if let Err(error) = loaded {
@@ -149,15 +151,31 @@ impl Storage {
         Ok(resource)
     }
 
-    /// Forgets a resource (a custom resource whose definition is gone). Its watchers are expired; its objects stay in the store.
-    pub fn unregister(&self, resource: &Resource) {
-        let mut resources = self.inner.resources.write();
-        if resources.get(&resource.spec.prefix).is_some_and(|known| std::ptr::eq(&**known, resource)) {
-            resources.remove(&resource.spec.prefix);
+    /// Loads a resource that takes the place of another of the same prefix, whose description has changed. The old one is kept
+    /// up to date all the same, for those who still read it; unregister it when nobody is led to it any more. If the load
+    /// fails, everything is as it was.
+    pub async fn replace(&self, old: &Arc<Resource>, spec: ResourceSpec) -> Result<Arc<Resource>, Error> {
+        let resource = self.inner.resource(spec);
+        self.inner.resources.write().succeed(old, resource.clone());
+        let loaded = resource.ready.get_or_try_init(|| async { self.inner.load(&resource).await.map(|_| ()) }).await;
+        if let Err(error) = loaded {
+            self.inner.resources.write().restore(old, &resource);
+            self.retire(&resource);
+            return Err(error);
         }
-        drop(resources);
+        Ok(resource)
+    }
+
+    /// Forgets a resource (a custom resource whose definition is gone or has changed). Its watchers are expired, those to come
+    /// too; its objects stay in the store.
+    pub fn unregister(&self, resource: &Arc<Resource>) {
+        self.inner.resources.write().remove(resource);
+        self.retire(resource);
+    }
+
+    fn retire(&self, resource: &Resource) {
         let mut wake = Vec::new();
-        resource.expire(&mut wake);
+        resource.close(&mut wake);
         dispatch::notify(wake);
     }
 
@@ -201,13 +219,17 @@ impl Storage {
                 resource.get(namespace, name)
             }
         };
-        found.ok_or(Error::NotFound)
+        found.ok_or_else(|| resource.why_absent(namespace, name))
     }
 
     /// All objects of a resource at one revision. Pages of one list read one snapshot: pin it
     /// ([`Resource::pin`]) after the first page and ask for its exact revision later.
     pub async fn list(&self, resource: &Resource, freshness: Freshness) -> Result<Snapshot, Error> {
         self.await_freshness(freshness).await?;
+        // Nobody is to believe that what cannot be read is not there.
+        if let Some(unreadable) = resource.first_unreadable() {
+            return Err(unreadable);
+        }
         let Freshness::Exact(revision) = freshness else { return Ok(resource.snapshot()) };
         let oldest = self.compacted();
         if revision < oldest {
@@ -247,10 +269,8 @@ impl Inner {
         Encoder { order: resource.spec.order, fields: &resource.spec.fields, embedded: &resource.spec.embedded, interner: &self.interner }
     }
 
-    /// The resource of a key, and the object's key in it.
-    fn route<'k>(&self, key: &'k str) -> Option<(Arc<Resource>, &'k str)> {
-        let resources = self.resources.read();
-        key::split(key).find_map(|(prefix, rest)| Some((resources.get(prefix)?.clone(), rest)))
+    fn resource(&self, spec: ResourceSpec) -> Arc<Resource> {
+        Arc::new(Resource::new(spec, self.config.log, self.progress.clone()))
     }
 }
 

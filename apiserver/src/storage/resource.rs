@@ -9,6 +9,8 @@ use apimachinery::schema::embedded::Place;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::encrypted::Kind;
+
 /// The order in which an object's fields are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldOrder {
@@ -78,6 +80,8 @@ impl Codec for JsonCodec {
 pub struct ResourceSpec {
     /// See [`super::key::prefix`].
     pub prefix: Arc<str>,
+    /// As it is named where ciphers are configured.
+    pub kind: Kind,
     pub namespaced: bool,
     pub order: FieldOrder,
     pub fields: Vec<SelectableField>,
@@ -89,6 +93,8 @@ pub struct ResourceSpec {
 impl ResourceSpec {
     /// A resource stored as JSON, without selectable fields.
     pub fn json(prefix: &str, namespaced: bool, order: FieldOrder) -> ResourceSpec {
-        ResourceSpec { prefix: prefix.into(), namespaced, order, fields: Vec::new(), embedded: Arc::default(), codec: Arc::new(JsonCodec) }
+        let kind = Kind { group: "".into(), resource: prefix.into() };
+        let (prefix, codec) = (prefix.into(), Arc::new(JsonCodec));
+        ResourceSpec { prefix, kind, namespaced, order, fields: Vec::new(), embedded: Arc::default(), codec }
     }
 }

@@ -18,6 +18,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+use super::encrypted::Kind;
+
 /// A point in the store's history; one counter for all keys. 0 is before everything; an empty store is at 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
@@ -108,6 +110,8 @@ pub struct Entry {
     /// The revision of the key's last change.
     pub revision: Revision,
     pub value: Bytes,
+    /// Why the value is not what was written but what became of it; see [`super::encrypted`].
+    pub unreadable: Option<Arc<str>>,
 }
 
 /// All entries below a prefix, in key order, as they were at `revision`.
@@ -124,6 +128,8 @@ pub struct StoreEvent {
     pub revision: Revision,
     /// `None` when the key was deleted (or its time ran out).
     pub value: Option<Bytes>,
+    /// As with [`Entry`].
+    pub unreadable: Option<Arc<str>>,
 }
 
 /// Consecutive changes. A revision is never split over two batches.
@@ -164,6 +170,9 @@ pub enum StoreError {
     /// A write could not be made durable. The store refuses all further writes until it is opened anew.
     #[error("the store has failed and refuses writes: {0}")]
     Failed(String),
+    /// The value could not be encrypted, and nothing was written.
+    #[error("unable to transform key {key:?}: {why}")]
+    Unencryptable { key: String, why: String },
     /// Try again later. A transaction that ends so may or may not have happened.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
@@ -195,6 +204,19 @@ pub trait Store: Send + Sync + 'static {
     /// Asks for a batch that tells how far watches are, even if there are no events. Stores whose watches always
     /// tell need not do anything.
     fn request_progress(&self) {}
+
+    /// Tells which resource the keys below a prefix are of, before any of them is read or written.
+    fn declare(&self, _prefix: &str, _kind: &Kind) {}
+
+    /// Whether the key's value would lie there in another form if it were written again.
+    fn is_stale<'a>(&'a self, _key: &'a Key) -> BoxFuture<'a, bool> {
+        Box::pin(std::future::ready(false))
+    }
+
+    /// Whether a value that could not be read can be now, or lies there no more.
+    fn can_read<'a>(&'a self, _key: &'a Key, _stored: &'a Bytes) -> BoxFuture<'a, bool> {
+        Box::pin(std::future::ready(true))
+    }
 
     /// Plays one round of compaction. The answer is the next round to play and, when it is known,
     /// the revision up to which history is now gone.

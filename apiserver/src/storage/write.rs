@@ -44,7 +44,7 @@ impl Storage {
     pub async fn delete(&self, resource: &Resource, namespace: &str, name: &str, expected: Option<Revision>) -> Result<Arc<Object>, Error> {
         let key = key::object(&resource.spec.prefix, namespace, name);
         for _ in 0..DELETE_ATTEMPTS {
-            let Some(object) = self.current(resource, namespace, name).await? else { return Err(Error::NotFound) };
+            let Some(object) = self.current(resource, namespace, name).await? else { return Err(resource.why_absent(namespace, name)) };
             if let Some(expected) = expected
                 && expected != object.revision()
             {
@@ -75,7 +75,7 @@ impl Storage {
         }
         let stored = resource.spec.codec.encode(value, prepared.whole())?;
         let key = key::object(&resource.spec.prefix, &prepared.namespace, &prepared.name);
-        let write = Arc::new(PendingWrite { stored: stored.clone(), prepared, object: OnceLock::new() });
+        let write = Arc::new(PendingWrite { by: resource.number, stored: stored.clone(), prepared, object: OnceLock::new() });
         let guard = self.inner.pending.add(key.clone(), write.clone());
         let change = Change::Put { value: stored, ttl_seconds };
         let revision = self.commit(Txn { key, change, expected }).await?;
@@ -108,6 +108,10 @@ impl Storage {
         }
         // The cache may be behind the store, and then there is something to write after all.
         self.refresh().await?;
+        let key = key::object(&resource.spec.prefix, &prepared.namespace, &prepared.name);
+        if self.inner.store.is_stale(&key).await {
+            return Ok(None);
+        }
         Ok(current())
     }
 
@@ -146,6 +150,8 @@ impl Storage {
 pub(super) struct Pending(Mutex<HashMap<Key, Vec<Arc<PendingWrite>>>>);
 
 pub(super) struct PendingWrite {
+    /// The resource whose fields `prepared` has.
+    by: u64,
     stored: Bytes,
     pub prepared: Prepared,
     object: OnceLock<Arc<Object>>,
@@ -166,11 +172,11 @@ impl Pending {
         PendingGuard { pending: self, key, write }
     }
 
-    /// A write under way of just these bytes, whoever stored them: equal bytes are equal objects.
-    pub fn find(&self, key: &str, stored: &Bytes) -> Option<Arc<PendingWrite>> {
+    /// A write under way of just these bytes to this very resource, whoever stored them: equal bytes are equal objects.
+    pub fn find(&self, resource: &Resource, key: &str, stored: &Bytes) -> Option<Arc<PendingWrite>> {
         let pending = self.0.lock();
         let writes = pending.get(key)?;
-        writes.iter().find(|w| w.object.get().is_none() && w.stored == *stored).cloned()
+        writes.iter().find(|w| w.by == resource.number && w.object.get().is_none() && w.stored == *stored).cloned()
     }
 }
 

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use super::keyed::{self, Next, Reconciler, Source};
 use super::watched::cache;
+use crate::crd::summary::Summary;
 use crate::discovery::priority::{CUSTOM, Priority};
 use crate::loopback::{Loopback, is_overtaken};
-use crate::registry::read::{bool_at, list_at, str_at};
+use crate::registry::read::str_at;
 use crate::storage::{Object, Revision};
 
 pub const GROUP: &str = "apiregistration.k8s.io";
@@ -62,9 +63,8 @@ pub fn spawn(client: &Loopback) {
 
 /// The names of the APIServices that a CustomResourceDefinition has to do with.
 fn names_of(definition: &Object) -> Vec<String> {
-    let value = definition.value();
-    let group = str_at(&value, "/spec/group");
-    list_at(&value, "/spec/versions").iter().map(|v| format!("{}.{group}", str_at(v, "/name"))).collect()
+    let spec = Summary::read(definition).spec;
+    spec.versions.iter().map(|version| format!("{}.{}", version.name, spec.group)).collect()
 }
 
 struct Custom {
@@ -83,9 +83,8 @@ impl Custom {
         }
         snapshot.range("", None).filter(|d| is_of_group(d.name(), group)).any(|definition| {
             let read = || {
-                let value = definition.value();
-                let served = list_at(&value, "/spec/versions").iter().filter(|v| bool_at(v, "/served"));
-                (definition.revision(), served.map(|v| str_at(v, "/name").to_owned()).collect())
+                let served = Summary::read(definition).spec.versions.into_iter().filter(|version| version.served);
+                (definition.revision(), served.map(|version| version.name).collect())
             };
             let known = self.served.entry(definition.name().to_owned()).or_insert_with(read);
             if known.0 != definition.revision() {

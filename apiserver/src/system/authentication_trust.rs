@@ -34,20 +34,20 @@ pub async fn keep(client: &Loopback, settings: &Settings, mut watched: Watched) 
     loop {
         watched.changed().await;
         tokio::time::sleep(PAUSE).await;
-        if let Err(status) = ensure(client, settings).await {
+        if let Err(status) = ensure(client, &settings.client_ca, &settings.front_proxies).await {
             tracing::warn!(error = status.message, "{NAMESPACE}/{NAME} is not as it should be");
         }
     }
 }
 
 /// Creates the object, or adds what this server believes to it.
-pub async fn ensure(client: &Loopback, settings: &Settings) -> Result<(), Status> {
+pub async fn ensure(client: &Loopback, client_ca: &str, front_proxies: &front_proxy::Config) -> Result<(), Status> {
     if !client.serves("", "configmaps") {
         return Ok(());
     }
     let current = client.get("", "configmaps", NAMESPACE, NAME);
     let has = current.as_ref().and_then(|c| c.get("data")).and_then(Value::as_object).cloned().unwrap_or_default();
-    let data = combined(&has, &settings.client_ca, &settings.front_proxies, Timestamp::now())?;
+    let data = combined(&has, client_ca, front_proxies, Timestamp::now())?;
     let Some(mut object) = current else {
         let object = json!({
             "apiVersion": "v1",

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::crd_names::{COLLECTION, ESTABLISHED, GROUP, PLURAL};
 use super::keyed::{self, Next, Reconciler, Source};
 use super::watched::cache;
+use crate::crd::summary::Summary;
 use crate::endpoints::deletion::CUSTOM_RESOURCE_CLEANUP;
 use crate::loopback::{Loopback, is_overtaken};
 use crate::registry::conditions::{Condition, is_true};
@@ -33,8 +34,12 @@ struct Cleanup {
 
 impl Reconciler for Cleanup {
     async fn reconcile(&mut self, name: &str) -> Result<Next, Status> {
-        let Some(mut definition) = self.client.get(GROUP, PLURAL, "", name) else { return Ok(Next::default()) };
-        if str_at(&definition, "/metadata/deletionTimestamp").is_empty() || !has_finalizer(&definition) {
+        let definition = cache(self.client.api(), GROUP, PLURAL).and_then(|definitions| definitions.get("", name));
+        let Some(definition) = definition.filter(|definition| Summary::read(definition).is_being_deleted()) else {
+            return Ok(Next::default());
+        };
+        let mut definition = definition.value();
+        if !has_finalizer(&definition) {
             return Ok(Next::default());
         }
         let path = format!("{COLLECTION}/{name}/status");

@@ -12,9 +12,10 @@ use serde_json::{Map, Value};
 use super::api_services::is_of_group;
 use super::keyed::{self, Next, Reconciler, Source};
 use super::watched::cache;
+use crate::crd::summary::Summary;
 use crate::loopback::Loopback;
 use crate::registry::conditions::{Condition, find, is_true};
-use crate::registry::read::{list_at, str_at};
+use crate::registry::read::str_at;
 use crate::storage::Revision;
 
 pub const GROUP: &str = "apiextensions.k8s.io";
@@ -46,10 +47,11 @@ struct Claims {
 }
 
 impl Claims {
-    /// Those of one definition.
-    fn of(definition: &Value) -> Claims {
-        let text = |field: &str| str_at(definition, &format!("/status/acceptedNames/{field}")).to_owned();
-        let short = list_at(definition, "/status/acceptedNames/shortNames").iter().filter_map(|n| n.as_str().map(str::to_owned));
+    /// Those of one definition, by the names that it has.
+    fn of(names: &Map<String, Value>) -> Claims {
+        let text = |field: &str| names.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let short = names.get("shortNames").and_then(Value::as_array).into_iter().flatten();
+        let short = short.filter_map(|n| n.as_str().map(str::to_owned));
         let resources = [text("plural"), text("singular")].into_iter().chain(short).collect();
         Claims { resources, kinds: [text("kind"), text("listKind")].into() }
     }
@@ -66,7 +68,7 @@ impl Names {
         let mut all = Claims::default();
         let mut others = Vec::new();
         for definition in snapshot.range("", None).filter(|d| is_of_group(d.name(), group)) {
-            let read = || (definition.revision(), Claims::of(&definition.value()));
+            let read = || (definition.revision(), Claims::of(&Summary::read(definition).status.accepted_names.unwrap_or_default()));
             let known = self.accepted.entry(definition.name().to_owned()).or_insert_with(read);
             if known.0 != definition.revision() {
                 *known = read();
@@ -84,11 +86,16 @@ impl Names {
 impl Reconciler for Names {
     async fn reconcile(&mut self, name: &str) -> Result<Next, Status> {
         let group = name.split_once('.').map_or("", |(_, group)| group).to_owned();
-        let Some(mut definition) = self.client.get(GROUP, PLURAL, "", name) else {
+        let Some(definition) = cache(self.client.api(), GROUP, PLURAL).and_then(|definitions| definitions.get("", name)) else {
             // Its names are free now, and others may wait for them.
             let (_, others) = self.claims(name, &group);
             return Ok(Next { also: others, ..Next::default() });
         };
+        let summary = Summary::read(&definition);
+        if summary.has_its_names() && (!summary.is_true(NAMES_ACCEPTED) || summary.is_true(ESTABLISHED)) {
+            return Ok(Next::default());
+        }
+        let mut definition = definition.value();
         let path = format!("{COLLECTION}/{name}/status");
         let mut also = Vec::new();
         if definition.pointer("/spec/names") != definition.pointer("/status/acceptedNames") {
@@ -220,7 +227,7 @@ mod tests {
         assert_eq!(str_at(&first, "/status/conditions/1/reason"), "Installing");
         assert_eq!(established(&first).reason, "InitialNamesAccepted");
         let same = first.clone();
-        assert!(!accept(&mut first, &Claims::of(&same), Timestamp::UNIX_EPOCH));
+        assert!(!accept(&mut first, &Claims::of(same["status"]["acceptedNames"].as_object().unwrap()), Timestamp::UNIX_EPOCH));
     }
 
     #[test]
@@ -228,7 +235,7 @@ mod tests {
         let mut first = definition("ones", &["o", "p"]);
         accept(&mut first, &Claims::default(), Timestamp::UNIX_EPOCH);
         let mut second = definition("twos", &["o", "p", "q"]);
-        assert!(accept(&mut second, &Claims::of(&first), Timestamp::UNIX_EPOCH));
+        assert!(accept(&mut second, &Claims::of(first["status"]["acceptedNames"].as_object().unwrap()), Timestamp::UNIX_EPOCH));
         // Singular, short names, kind and list kind are taken; the last conflict is told.
         assert_eq!(second["status"]["acceptedNames"], json!({"plural": "twos", "kind": ""}));
         let names = &second["status"]["conditions"][0];

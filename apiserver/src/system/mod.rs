@@ -67,7 +67,7 @@ pub async fn prepare(api: &Arc<Api>, settings: &Settings) -> Result<(), Status> 
         Ok(())
     };
     let accounts = async {
-        authentication_trust::ensure(&client, settings).await?;
+        authentication_trust::ensure(&client, &settings.client_ca, &settings.front_proxies).await?;
         legacy_token_tracking::ensure(&client).await
     };
     tokio::try_join!(flow_control, services, accounts, priority_classes::ensure(&client), api_services::ensure_builtin(&client),)?;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::catalog::{Catalog, Stored};
-use crate::filters::authentication::{TokenVerifier, User, Verified};
+use crate::filters::authentication::{TokenVerifier, User, Verification, Verified};
 
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 const NAMESPACE: &str = "kube-system";
@@ -36,18 +37,22 @@ impl Bootstrap {
     fn secret(&self, id: &str) -> Option<Value> {
         Some(self.secrets.as_ref()?.cache()?.get(NAMESPACE, &format!("bootstrap-token-{id}"))?.value())
     }
-}
 
-impl TokenVerifier for Bootstrap {
-    fn verify(&self, token: &str, audiences: Option<&[String]>) -> Result<Option<Verified>, String> {
-        let Some((id, secret)) = parse(token) else { return Ok(None) };
+    fn check(&self, token: &str, audiences: Option<&[String]>) -> Option<Verified> {
+        let (id, secret) = parse(token)?;
         let wanted = audiences.unwrap_or(&self.audiences);
         let common: Vec<String> = self.audiences.iter().filter(|audience| wanted.contains(audience)).cloned().collect();
         if common.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let user = self.secret(id).and_then(|object| user_of(&object, id, secret, Timestamp::now()));
-        Ok(user.map(|user| Verified { user, audiences: common }))
+        let user = user_of(&self.secret(id)?, id, secret, Timestamp::now())?;
+        Some(Verified { user, audiences: common })
+    }
+}
+
+impl TokenVerifier for Bootstrap {
+    fn verify<'a>(&'a self, token: &'a str, audiences: Option<&'a [String]>) -> BoxFuture<'a, Verification> {
+        Box::pin(std::future::ready(Ok(self.check(token, audiences))))
     }
 }
 

@@ -41,10 +41,22 @@ pub fn parse(token: &str) -> Option<Unverified<'_>> {
     let text = |name: &str| header.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
     let (algorithm, key_id) = (text("alg"), text("kid"));
     payload.is_object().then_some(())?;
+    // Extensions that must be understood are not.
+    header.get("crit").is_none().then_some(())?;
     Some(Unverified { signed, signature: decode(signature)?, algorithm, key_id, payload })
 }
 
 impl Unverified<'_> {
+    /// What the token says that it was signed by.
+    pub fn algorithm(&self) -> &str {
+        &self.algorithm
+    }
+
+    /// What was signed, and the signature.
+    pub fn signed(&self) -> (&[u8], &[u8]) {
+        (self.signed.as_bytes(), &self.signature)
+    }
+
     /// Whether the key made the signature, by the key's own algorithm.
     pub fn is_signed_by(&self, key: &PublicKey) -> bool {
         let algorithm: &dyn VerificationAlgorithm = match key.algorithm {

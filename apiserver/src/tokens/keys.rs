@@ -70,7 +70,7 @@ impl Algorithm {
 
 /// The key that signs.
 pub struct Signer {
-    pub(super) key: Arc<dyn SigningKey>,
+    pub(crate) key: Arc<dyn SigningKey>,
     pub algorithm: Algorithm,
     /// `kid`: the SHA-256 of the public key, in URL-safe base64.
     pub id: String,
@@ -166,7 +166,7 @@ fn generate(private_path: &Path, public_path: &Path) -> Result<(Signer, PublicKe
 }
 
 /// The signer of a PEM private key (PKCS #8, PKCS #1 or SEC 1), with its public half.
-pub(super) fn signer(pem: &[u8]) -> Result<(Signer, PublicKey), String> {
+pub(crate) fn signer(pem: &[u8]) -> Result<(Signer, PublicKey), String> {
     let der = PrivateKeyDer::from_pem_slice(pem).map_err(|e| e.to_string())?;
     let key = any_supported_type(&der).map_err(|e| e.to_string())?;
     let spki = key.public_key().ok_or("the key does not tell its public half")?;

@@ -5,6 +5,7 @@
 
 pub mod bootstrap;
 pub mod claims;
+pub mod digest;
 pub mod discovery;
 pub mod jws;
 pub mod keys;

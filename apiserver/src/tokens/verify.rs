@@ -1,16 +1,21 @@
 //! Tokens as credentials: signature, issuer, audience, time, and whether what the token is bound to still exists.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::field::quote;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::claims::{self, Claims, LEEWAY_SECONDS, Ref};
+use super::digest::{Digest, Digester};
 use super::legacy::{self, LastUsed};
 use super::{Issuer, jws};
+use crate::audit;
 use crate::catalog::{Catalog, Stored};
-use crate::filters::authentication::{TokenVerifier, User, Verified};
+use crate::expiring::Expiring;
+use crate::filters::authentication::{TokenVerifier, User, Verification, Verified};
 
 /// What is known of an object that a token names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,23 +73,50 @@ pub struct Verifier<O> {
     pub objects: O,
     /// Where the use of tokens that secrets hold is told.
     pub last_used: LastUsed,
+    pub known: KnownSignatures,
 }
 
+/// Tokens whose signature was verified. What else makes a token good is looked at each time.
+pub struct KnownSignatures {
+    digester: Digester,
+    digests: Expiring<Digest, ()>,
+}
+
+impl Default for KnownSignatures {
+    fn default() -> KnownSignatures {
+        KnownSignatures { digester: Digester::default(), digests: Expiring::new(MAX_KNOWN) }
+    }
+}
+
+/// Signatures that are known to be good; keys are the same as long as the process lives.
+const MAX_KNOWN: usize = 32 * 1024;
+const KNOWN_FOR: Duration = Duration::from_secs(600);
+
 impl<O: Objects> TokenVerifier for Verifier<O> {
-    fn verify(&self, token: &str, audiences: Option<&[String]>) -> Result<Option<Verified>, String> {
+    fn verify<'a>(&'a self, token: &'a str, audiences: Option<&'a [String]>) -> BoxFuture<'a, Verification> {
+        Box::pin(std::future::ready(self.check(token, audiences)))
+    }
+}
+
+impl<O: Objects> Verifier<O> {
+    fn check(&self, token: &str, audiences: Option<&[String]>) -> Verification {
         let Some(parsed) = jws::parse(token) else { return Ok(None) };
         let claims = Claims::from_payload(&parsed.payload);
         let is_legacy = claims.issuer == legacy::ISSUER;
         if !is_legacy && !self.issuer.issuers.contains(&claims.issuer) {
             return Ok(None);
         }
-        let keys = self.issuer.keys.now();
-        let mut candidates = keys.iter().flat_map(|keys| keys.candidates(&parsed.key_id)).peekable();
-        if candidates.peek().is_none() {
-            return Err("invalid signature, no keys found".to_owned());
-        }
-        if !candidates.any(|key| parsed.is_signed_by(key)) {
-            return Err("go-jose/go-jose: error in cryptographic primitive".to_owned());
+        let digest = self.known.digester.of(token, &[]);
+        if self.known.digests.get(&digest).is_none() {
+            let keys = self.issuer.keys.now();
+            let mut candidates = keys.iter().flat_map(|keys| keys.candidates(&parsed.key_id)).peekable();
+            if candidates.peek().is_none() {
+                return Err("invalid signature, no keys found".to_owned());
+            }
+            if !candidates.any(|key| parsed.is_signed_by(key)) {
+                return Err("go-jose/go-jose: error in cryptographic primitive".to_owned());
+            }
+            self.known.digests.keep(digest, (), KNOWN_FOR);
         }
         let (own, wanted) = (&self.issuer.audiences, audiences.unwrap_or(&self.issuer.audiences));
         let has = if claims.audiences.is_empty() { own } else { &claims.audiences };
@@ -93,6 +125,10 @@ impl<O: Objects> TokenVerifier for Verifier<O> {
             return Err(format!("token audiences {} is invalid for the target audiences {}", list(has), list(wanted)));
         }
         let now = Timestamp::now();
+        let subject = || parsed.payload.get("sub").and_then(serde_json::Value::as_str).unwrap_or("").to_owned();
+        if claims.audiences.is_empty() {
+            audit::annotate("authentication.k8s.io/legacy-token", subject);
+        }
         let user = if is_legacy {
             let (user, used) = legacy::user_of(&parsed.payload, token, &self.objects, now);
             if let Some(used) = used {
@@ -100,7 +136,12 @@ impl<O: Objects> TokenVerifier for Verifier<O> {
             }
             user?
         } else {
-            user_of(&claims, &self.objects, now.as_second())?
+            let user = user_of(&claims, &self.objects, now.as_second())?;
+            if let Some(late) = claims.warn_after.map(|at| now.as_second() - at).filter(|late| *late > 0) {
+                let told = || format!("subject: {}, seconds after warning threshold: {late}", subject());
+                audit::annotate("authentication.k8s.io/stale-token", told);
+            }
+            user
         };
         Ok(Some(Verified { user, audiences: common }))
     }

@@ -1,7 +1,7 @@
 //! Connections to webhooks, kept for the next call.
 //!
-//! A connection is kept under all that it depends on: the address, the name that the peer has proved to have, and whom it was trusted
-//! by. So a changed configuration never meets an old connection, which is closed when it has been idle for a while. HTTP/2 where the
+//! A connection is kept under all that it depends on: the address, the name that the peer has proved to have, whom it was trusted
+//! by, and what was shown to it. So a changed configuration never meets an old connection, which is closed when it has been idle for a while. HTTP/2 where the
 //! peer speaks it, with calls side by side on one connection; else HTTP/1.1, with one call at a time on each.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -45,18 +45,31 @@ pub struct Peer {
     pub server_name: String,
     /// The authorities that must have certified it, PEM; the machine's without.
     pub authorities: Option<Arc<[u8]>>,
+    /// Whatever else the configuration of TLS depends on.
+    pub identity: Option<Arc<[u8]>>,
 }
 
-/// How to make a connection that is not kept yet.
+/// How to make a connection that is not kept yet. TLS is left out if the target is without.
 pub struct Way<'a> {
     pub target: &'a Target,
     pub trust: &'a (dyn Fn() -> Result<Arc<ClientConfig>, String> + Sync),
 }
 
-/// A POST: what it says in each version of HTTP.
-pub struct Post<'a> {
+/// A request: what it says in each version of HTTP.
+pub struct Call<'a> {
+    pub method: Method,
     pub authority: &'a str,
     pub path_and_query: &'a str,
+    /// Beside those that each call has.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// What came back, whole.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
     pub body: Bytes,
 }
 
@@ -85,11 +98,11 @@ enum Failure {
 }
 
 impl Connections {
-    /// Posts and reads the whole answer. A kept connection that has ended meanwhile is replaced by a new one: what is asked of webhooks
+    /// Sends and reads the whole answer. A kept connection that has ended meanwhile is replaced by a new one: what is asked of webhooks
     /// can be asked twice.
-    pub async fn post(self: &Arc<Self>, peer: &Peer, way: &Way<'_>, post: &Post<'_>) -> Result<(StatusCode, Bytes), String> {
+    pub async fn call(self: &Arc<Self>, peer: &Peer, way: &Way<'_>, call: &Call<'_>) -> Result<Reply, String> {
         while let Some(sender) = self.take(peer) {
-            match self.exchange(peer, sender, post).await {
+            match self.exchange(peer, sender, call).await {
                 Err(Failure::Gone(why)) => {
                     tracing::debug!(peer = peer.address, why, "a kept connection has ended");
                     self.forget_shared(peer);
@@ -99,22 +112,22 @@ impl Connections {
             }
         }
         let sender = connect(peer, way).await?;
-        self.exchange(peer, sender, post).await.map_err(|failure| match failure {
+        self.exchange(peer, sender, call).await.map_err(|failure| match failure {
             Failure::Gone(why) | Failure::Other(why) => why,
         })
     }
 
-    async fn exchange(self: &Arc<Self>, peer: &Peer, sender: Sender, post: &Post<'_>) -> Result<(StatusCode, Bytes), Failure> {
+    async fn exchange(self: &Arc<Self>, peer: &Peer, sender: Sender, call: &Call<'_>) -> Result<Reply, Failure> {
         match sender {
             Sender::Many(mut sender) => {
                 sender.ready().await.map_err(gone)?;
                 self.keep(peer, |kept| kept.shared = Some(sender.clone()));
-                let answer = read(sender.send_request(post.request(true)?).await.map_err(failure)?).await;
+                let answer = read(sender.send_request(call.request(true)?).await.map_err(failure)?).await;
                 answer.map_err(Failure::Other)
             }
             Sender::One(mut sender) => {
                 sender.ready().await.map_err(gone)?;
-                let answer = read(sender.send_request(post.request(false)?).await.map_err(failure)?).await.map_err(Failure::Other)?;
+                let answer = read(sender.send_request(call.request(false)?).await.map_err(failure)?).await.map_err(Failure::Other)?;
                 if !sender.is_closed() {
                     self.keep(peer, |kept| {
                         if kept.idle.len() < MAX_IDLE {
@@ -185,32 +198,41 @@ async fn sweep(connections: Weak<Connections>) {
     }
 }
 
-impl Post<'_> {
+impl Call<'_> {
     /// HTTP/2 has the authority in the address, HTTP/1.1 in a header.
     fn request(&self, absolute: bool) -> Result<Request<Full<Bytes>>, Failure> {
+        let request = Request::builder().method(self.method.clone());
         let request = if absolute {
-            Request::post(format!("https://{}{}", self.authority, self.path_and_query))
+            request.uri(format!("https://{}{}", self.authority, self.path_and_query))
         } else {
-            Request::post(self.path_and_query).header(http::header::HOST, self.authority)
+            request.uri(self.path_and_query).header(http::header::HOST, self.authority)
         };
-        request
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .header(http::header::ACCEPT, "application/json, */*")
-            .header(http::header::USER_AGENT, "kube-apiserver-admission")
-            .header(http::header::CONTENT_LENGTH, self.body.len())
-            .body(Full::new(self.body.clone()))
-            .map_err(|error| Failure::Other(error.to_string()))
+        let made = request.header(http::header::ACCEPT, "application/json, */*").body(Full::new(self.body.clone()));
+        let mut request = made.map_err(|error| Failure::Other(error.to_string()))?;
+        let headers = request.headers_mut();
+        if self.method != Method::GET {
+            headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(http::header::CONTENT_LENGTH, self.body.len().into());
+        }
+        headers.extend(self.headers.clone());
+        Ok(request)
     }
 }
 
 async fn connect(peer: &Peer, way: &Way<'_>) -> Result<Sender, String> {
+    let ended = |error: hyper::Error| tracing::debug!(%error, "a webhook's connection ended");
+    if !way.target.https {
+        let stream = backend::dial(way.target).await.map_err(|error| error.to_string())?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        tokio::spawn(async move { connection.await.unwrap_or_else(ended) });
+        return Ok(Sender::One(sender));
+    }
     let config = (way.trust)()?;
     let name = ServerName::try_from(peer.server_name.clone()).map_err(|_| format!("{} is no server name", peer.server_name))?;
     let connector = TlsConnector::from(config);
     let stream = backend::connect_verified(way.target, &connector, name).await.map_err(|error| error.to_string())?;
     let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = TokioIo::new(stream);
-    let ended = |error: hyper::Error| tracing::debug!(%error, "a webhook's connection ended");
     if speaks_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
@@ -248,9 +270,8 @@ fn is_connection_end(error: &hyper::Error) -> bool {
     false
 }
 
-async fn read(response: hyper::Response<Incoming>) -> Result<(StatusCode, Bytes), String> {
-    let status = response.status();
-    let mut body = response.into_body();
+async fn read(response: hyper::Response<Incoming>) -> Result<Reply, String> {
+    let (head, mut body) = response.into_parts();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| error.to_string())?;
@@ -261,5 +282,5 @@ async fn read(response: hyper::Response<Incoming>) -> Result<(StatusCode, Bytes)
             whole.extend_from_slice(&data);
         }
     }
-    Ok((status, whole.freeze()))
+    Ok(Reply { status: head.status, headers: head.headers, body: whole.freeze() })
 }

@@ -4,6 +4,8 @@
 //! keeps the connections. Knows nothing of what is asked. Errors are in the words of Go's HTTP client, which people know from upstream.
 
 mod connections;
+pub mod kubeconfig;
+pub mod remote;
 pub(crate) mod trust;
 
 use std::sync::Arc;
@@ -13,12 +15,13 @@ use apimachinery::field::quote;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{StatusCode, Uri};
+use http::header::USER_AGENT;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use rand::RngExt;
 use serde_json::Value;
 
 pub use connections::Connections;
-use connections::{Peer, Post, Way};
+use connections::{Call, Peer, Reply, Way};
 
 use crate::admission::Lookup;
 use crate::endpoints::subresources::location::{self, Target};
@@ -79,7 +82,7 @@ impl Webhook {
     pub async fn post(&self, lookup: &dyn Lookup, body: Bytes, timeout: Duration) -> Result<Value, String> {
         let shown = |what: String| format!("Post {}: {what}", quote(&self.url(timeout)));
         match tokio::time::timeout(timeout, self.exchange(lookup, body, timeout)).await {
-            Ok(Ok((status, answer))) => read_answer(status, &answer),
+            Ok(Ok(answer)) => read_answer(answer.status, &answer.body),
             Ok(Err(error)) => Err(shown(error)),
             Err(_) => Err(shown("context deadline exceeded".to_owned())),
         }
@@ -117,13 +120,14 @@ impl Webhook {
         }
     }
 
-    async fn exchange(&self, lookup: &dyn Lookup, body: Bytes, timeout: Duration) -> Result<(StatusCode, Bytes), String> {
+    async fn exchange(&self, lookup: &dyn Lookup, body: Bytes, timeout: Duration) -> Result<Reply, String> {
         let Destination { target, server_name, authority, path } = self.destination(lookup)?;
-        let peer = Peer { address: target.authority(), server_name, authorities: self.ca_bundle.clone() };
+        let peer = Peer { address: target.authority(), server_name, authorities: self.ca_bundle.clone(), identity: None };
         let way = Way { target: &target, trust: &|| trust::client_config(self.ca_bundle.as_deref()) };
         let path_and_query = with_query(&path, &timeout_query(timeout));
-        let post = Post { authority: &authority, path_and_query: &path_and_query, body };
-        lookup.webhook_connections().post(&peer, &way, &post).await
+        let headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static("kube-apiserver-admission"))]);
+        let call = Call { method: Method::POST, authority: &authority, path_and_query: &path_and_query, headers, body };
+        lookup.webhook_connections().call(&peer, &way, &call).await
     }
 }
 

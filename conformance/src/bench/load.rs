@@ -36,6 +36,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// What requests took that were sent by other means.
+    pub fn of(latencies: Vec<Duration>, elapsed: Duration) -> Tally {
+        let mut latencies_us: Vec<u32> = latencies.iter().map(|l| u32::try_from(l.as_micros()).unwrap_or(u32::MAX)).collect();
+        latencies_us.sort_unstable();
+        Tally { done: latencies_us.len() as u64, elapsed, latencies_us }
+    }
+
     pub fn per_second(&self) -> f64 {
         self.done as f64 / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
     }

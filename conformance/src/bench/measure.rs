@@ -9,6 +9,7 @@ pub enum Unit {
     PerSecond,
     Milliseconds,
     Megabytes,
+    Kilobytes,
     Bytes,
     Percent,
 }

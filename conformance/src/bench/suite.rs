@@ -8,10 +8,10 @@ use super::connection::{Endpoint, JSON, PROTOBUF};
 use super::load::{Load, Until};
 use super::measure::{Better, Measure, Report, Unit};
 use super::process::memory;
-use super::{fixture, list, watch};
+use super::{definitions, fixture, list, watch};
 
 /// One server's run never takes longer.
-const RUN_TIMEOUT: Duration = Duration::from_secs(180);
+const RUN_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a server is left alone before its idle memory is read.
 const IDLE: Duration = Duration::from_secs(3);
 
@@ -23,6 +23,8 @@ pub struct Sizes {
     pub lists: usize,
     pub clients: usize,
     pub fan_outs: [FanOutSize; 2],
+    /// Definitions of custom resources.
+    pub definitions: u64,
 }
 
 /// One fan-out: so many watchers, so many creates.
@@ -51,6 +53,7 @@ impl Sizes {
             FanOutSize::new("watch_many", "watch_many_arrived", 200, 2000),
             FanOutSize::new("watch_more", "watch_more_arrived", 1000, 500),
         ],
+        definitions: 2000,
     };
     /// Enough to see that everything works; the numbers mean nothing.
     pub const QUICK: Self = Self {
@@ -62,6 +65,7 @@ impl Sizes {
             FanOutSize::new("watch_many", "watch_many_arrived", 20, 50),
             FanOutSize::new("watch_more", "watch_more_arrived", 100, 20),
         ],
+        definitions: 20,
     };
 }
 
@@ -98,6 +102,9 @@ pub async fn run(subject: &Subject<'_>, sizes: Sizes, progress: impl Fn(&str)) -
         }
         if !subject.processes.is_empty() {
             memory_rows(subject, "loaded", &mut measures)?;
+            // A server without processes is the bare one, which serves no definitions.
+            progress(&format!("{} definitions", sizes.definitions));
+            many_definitions(subject, sizes, &mut measures).await.context("definitions")?;
         }
         anyhow::Ok(())
     };
@@ -115,7 +122,7 @@ pub async fn clean(endpoint: &Endpoint, sizes: Sizes) -> anyhow::Result<()> {
     for size in sizes.fan_outs {
         fixture::remove(&mut connection, &namespace(size)).await?;
     }
-    Ok(())
+    definitions::remove(endpoint, sizes.definitions).await
 }
 
 fn namespace(size: FanOutSize) -> String {
@@ -215,6 +222,35 @@ async fn fan_out(endpoint: &Endpoint, size: FanOutSize, measures: &mut Vec<Measu
             .with("expected", found.expected)
             .with("other_events", found.others)
             .with("watches_ended_early", found.ended_early),
+    );
+    Ok(())
+}
+
+async fn many_definitions(subject: &Subject<'_>, sizes: Sizes, measures: &mut Vec<Measure>) -> anyhow::Result<()> {
+    let weigh = || -> anyhow::Result<u64> {
+        let memories = subject.processes.iter().map(|(_, id)| memory(*id).map(|memory| memory.now_bytes));
+        memories.sum()
+    };
+    let before = weigh()?;
+    let found = definitions::run(subject.endpoint, sizes.definitions, sizes.read).await?;
+    tokio::time::sleep(IDLE).await;
+    let each = weigh()?.saturating_sub(before) as f64 / 1e3 / found.count.max(1) as f64;
+    let work = format!("{} definitions of 30 KB, made and served", found.count);
+    measures.push(
+        Measure::per_second("definitions", work, found.per_second())
+            .with("p50_ms", found.creates.quantile_ms(0.5))
+            .with("p99_ms", found.creates.quantile_ms(0.99)),
+    );
+    measures.push(Measure::new("definition_memory", "  memory of each", each, Unit::Kilobytes, Better::Lower));
+    measures.push(
+        Measure::milliseconds("definitions_beside", "  GET of something else meanwhile, p99", found.beside.quantile_ms(0.99))
+            .with("p99_alone_ms", found.alone.quantile_ms(0.99))
+            .with("p50_ms", found.beside.quantile_ms(0.5)),
+    );
+    measures.push(Measure::milliseconds("definitions_discovery", "  aggregated discovery", found.discovery_ms));
+    measures.push(
+        Measure::milliseconds("definitions_openapi", "  OpenAPI v3 of a group", found.openapi_document_ms)
+            .with("index_ms", found.openapi_index_ms),
     );
     Ok(())
 }

@@ -45,6 +45,7 @@ fn value(value: f64, unit: Unit) -> String {
         Unit::PerSecond => format!("{number}/s"),
         Unit::Milliseconds => format!("{number} ms"),
         Unit::Megabytes => format!("{number} MB"),
+        Unit::Kilobytes => format!("{number} KB"),
         Unit::Bytes => format!("{} B", grouped(value)),
         // Rounding must not hide a lost event.
         Unit::Percent => format!("{} %", (value * 100.0).floor() / 100.0),

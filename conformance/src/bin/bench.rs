@@ -13,6 +13,9 @@ use conformance::bench::servers::{self, AnswerBytes, Running};
 use conformance::bench::suite::{self, Sizes, Subject};
 use conformance::bench::table;
 
+/// How many definitions of custom resources the reference is given.
+const REFERENCE_DEFINITIONS: u64 = 200;
+
 /// Measures Kubernetes API servers on this machine.
 #[derive(Parser)]
 struct Cli {
@@ -144,6 +147,8 @@ fn keep(reports: &mut Vec<Report>, found: anyhow::Result<Report>) {
 }
 
 async fn measure_reference(binary: &Path, sizes: Sizes) -> anyhow::Result<Report> {
+    // It takes more than ten megabytes for each definition, and longer for each than for the one before.
+    let sizes = Sizes { definitions: sizes.definitions.min(REFERENCE_DEFINITIONS), ..sizes };
     one("reference", servers::reference(binary).await?, sizes).await
 }
 

@@ -15,6 +15,7 @@ use apiserver::endpoints::respond;
 use apiserver::filters::authorization::forbidden;
 use apiserver::filters::client_certificate::ClientCertificates;
 use apiserver::filters::request_info::RequestInfo;
+use apiserver::pki::Identity;
 use apiserver::server::{self, Peer};
 use apiserver::tls;
 use axum::body::Body;
@@ -102,7 +103,8 @@ impl SecureServing {
         }
         let (certificate, key) = self.identity(name)?;
         let authorities = tls::roots(&self.client_ca(client).await?).context("client CA")?;
-        let acceptor = tls::acceptor(&certificate, &key, &authorities).context("serving HTTPS")?;
+        let identity = Identity { certificate, key };
+        let serving = tls::server_config(&identity, &[], &authorities, &tls::Settings::default()).context("serving HTTPS")?;
         let certificates = ClientCertificates::certified_by(authorities).context("client CA")?;
         let address = SocketAddr::new(self.bind_address, port);
         let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
@@ -118,7 +120,7 @@ impl SecureServing {
             let state = state.clone();
             async move { answer(&state, &request, &peer).await }
         };
-        server::serve(listener, acceptor, handler, signal(shutdown)).await;
+        server::serve(listener, server::Tls::new(serving), handler, signal(shutdown)).await;
         Ok(())
     }
 
@@ -204,7 +206,7 @@ fn is_always_allowed(allowed: &[String], path: &str) -> bool {
 
 /// Asks the API server who sends this and whether they may.
 async fn admit(state: &State, request: &Request<hyper::body::Incoming>, peer: &Peer) -> Result<(), Status> {
-    let user = state.reviews.user(request.headers(), &peer.certificates).await?;
+    let user = state.reviews.user(request.headers(), &peer.certificates, request.uri().path()).await?;
     let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or(""));
     let verb = request.method().as_str().to_ascii_lowercase();
     match state.reviews.allows(&user, request.uri().path(), &verb).await? {

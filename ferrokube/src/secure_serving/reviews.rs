@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use apimachinery::status::Status;
-use apiserver::filters::authentication::{Authenticator, User};
+use apiserver::filters::authentication::{Anonymous, Authenticator, User};
 use apiserver::filters::client_certificate::ClientCertificates;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -27,18 +27,19 @@ pub struct Reviews {
 
 impl Reviews {
     pub fn new(authentication: Client, authorization: Client, certificates: Option<ClientCertificates>) -> Reviews {
-        let certificates = Authenticator::new(HashMap::new(), Vec::new(), true, Vec::new()).with_client_certificates(certificates);
+        let anybody = Authenticator::new(HashMap::new(), Vec::new(), Anonymous::everywhere(true), Vec::new());
+        let certificates = anybody.with_client_certificates(certificates);
         Reviews { authentication, authorization, certificates, slots: Semaphore::new(MAX_AT_ONCE) }
     }
 
     /// The sender of a request.
-    pub async fn user(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<User, Status> {
+    pub async fn user(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>], path: &str) -> Result<User, Status> {
         let token = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
         let refused = || Status::unauthorized("Unauthorized");
         let Some(token) = token.filter(|_| certificates.is_empty()) else {
             let mut headers = headers.clone();
             headers.remove(AUTHORIZATION);
-            return self.certificates.authenticate(&headers, certificates).ok_or_else(refused);
+            return self.certificates.authenticate(&headers, certificates, path).await.ok_or_else(refused);
         };
         let _slot = self.slots.acquire().await.map_err(|_| refused())?;
         let spec = TokenReviewSpec { token: token.trim().to_owned(), ..TokenReviewSpec::default() };

@@ -21,9 +21,13 @@ async fn annotate(objects: &Api<DynamicObject>, name: &str, key: &str) {
     let started = Instant::now();
     loop {
         assert!(started.elapsed() < DEADLINE, "{key} cannot be written");
-        let Ok(mut current) = objects.get(name).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
+        let mut current = match objects.get(name).await {
+            Ok(current) => current,
+            Err(error) => {
+                assert!(!matches!(&error, kube::Error::Api(status) if status.code == 404), "{name} was never away: {error}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
         };
         current.annotations_mut().insert(key.to_owned(), "x".to_owned());
         if objects.replace(name, &PostParams::default(), &current).await.is_ok() {
@@ -50,7 +54,12 @@ async fn follow(client: Client, version: &'static str, done: Arc<AtomicBool>) ->
         let Ok(events) = objects.watch(&parameters, after.as_deref().unwrap_or("0")).await else { continue };
         let mut events = events.boxed();
         let mut last = after.as_deref().and_then(|rv| rv.parse::<u64>().ok()).unwrap_or(0);
-        while let Ok(Some(event)) = events.try_next().await {
+        let ended_well = loop {
+            let event = match events.try_next().await {
+                Ok(Some(event)) => event,
+                Ok(None) => break true,
+                Err(_) => break false,
+            };
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     assert_eq!(shown(version, &object), "h:1");
@@ -62,11 +71,16 @@ async fn follow(client: Client, version: &'static str, done: Arc<AtomicBool>) ->
                     let before = known.insert(object.name_any(), keys).unwrap_or_default();
                     assert!(before.is_subset(&known[&object.name_any()]), "nothing that was seen is gone");
                 }
-                WatchEvent::Error(status) if status.code == 410 => after = None,
+                WatchEvent::Error(status) => {
+                    if status.code == 410 {
+                        after = None;
+                    }
+                    break false;
+                }
                 _ => {}
             }
-        }
-        if finishing {
+        };
+        if finishing && ended_well {
             return known;
         }
     }

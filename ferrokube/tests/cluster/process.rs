@@ -70,6 +70,11 @@ impl Cluster {
         Client::try_from(config).expect("a client")
     }
 
+    /// What the administrator's client is made of.
+    pub async fn administrator(&self) -> Config {
+        self.config().await
+    }
+
     async fn config(&self) -> Config {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig")

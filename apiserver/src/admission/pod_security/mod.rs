@@ -1,6 +1,6 @@
 //! PodSecurity: the Pod Security Standards, as the labels of a namespace ask for them.
 //!
-//! Pods are held to what is enforced; whoever makes pods for others is warned. Audit annotations wait for an audit log.
+//! Pods are held to what is enforced; whoever makes pods for others is warned, and what was found is told to the audit log.
 
 mod baseline;
 mod checks;
@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
+use apimachinery::field::{self, ErrorList};
 use apimachinery::status::Status;
 use serde_json::Value;
 
 use self::checks::{Pod, details, evaluate, reasons};
 use self::policy::{Level, LevelVersion, Policy, policy_of};
 use super::{Attributes, Lookup, Operation, Plugin};
+use crate::audit;
 use crate::registry::read::{at, bool_at, list_at, str_at};
 
 /// Pods of a namespace that are held against a new level, and how long that may take.
@@ -149,10 +151,29 @@ fn one_of_each_first(pods: Vec<Arc<Value>>) -> Vec<Arc<Value>> {
 }
 
 /// What the namespace of a write asks for. A namespace that is gone asks for nothing that could be known.
-fn namespace_policy(attributes: &Attributes<'_>, lookup: &dyn Lookup) -> Option<(Policy, bool)> {
+fn namespace_policy(attributes: &Attributes<'_>, lookup: &dyn Lookup) -> Option<(Policy, ErrorList)> {
     let namespace = lookup.get("", "namespaces", "", attributes.namespace)?;
-    let (policy, errors) = policy_of(&namespace);
-    Some((policy, errors.is_empty()))
+    Some(policy_of(&namespace))
+}
+
+/// Tells the audit log.
+fn annotate(key: &str, value: impl FnOnce() -> String) {
+    audit::annotate(&format!("pod-security.kubernetes.io/{key}"), value);
+}
+
+/// Tells the audit log of labels that cannot be read, and of what the policy for it finds.
+fn annotate_findings(policy: &Policy, errors: &ErrorList, pod: &Pod<'_>) {
+    // What is looked for only to be told is not looked for if nobody is told.
+    if audit::current().is_none() {
+        return;
+    }
+    if !errors.is_empty() {
+        annotate("error", || format!("Failed to parse policy: {}", field::aggregate(errors)));
+    }
+    let violations = evaluate(policy.audit, pod);
+    if !violations.is_empty() {
+        annotate("audit-violations", || format!("would violate PodSecurity \"{}\": {}", policy.audit, details(&violations)));
+    }
 }
 
 fn check_pod(
@@ -165,11 +186,12 @@ fn check_pod(
     if IGNORED_SUBRESOURCES.contains(&attributes.subresource) {
         return Ok(());
     }
-    let Some((policy, is_valid)) = namespace_policy(attributes, lookup) else {
+    let Some((policy, errors)) = namespace_policy(attributes, lookup) else {
         let why = format!("failed to lookup namespace {}", apimachinery::field::quote(attributes.namespace));
         return Err(Status::internal_error(&why));
     };
-    if is_valid && policy.is_fully_privileged() {
+    if errors.is_empty() && policy.is_fully_privileged() {
+        annotate("enforce-policy", || policy.enforce.to_string());
         return Ok(());
     }
     if let Some(old) = old.filter(|_| attributes.operation == Operation::Update)
@@ -177,6 +199,8 @@ fn check_pod(
     {
         return Ok(());
     }
+    annotate("enforce-policy", || policy.enforce.to_string());
+    annotate_findings(&policy, &errors, &pod_of(pod));
     let enforced = evaluate(policy.enforce, &pod_of(pod));
     if !enforced.is_empty() {
         let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&enforced));
@@ -193,7 +217,8 @@ fn warn_of_template(attributes: &Attributes<'_>, lookup: &dyn Lookup, template: 
     if template.is_null() {
         return;
     }
-    if let Some((policy, _)) = namespace_policy(attributes, lookup) {
+    if let Some((policy, errors)) = namespace_policy(attributes, lookup) {
+        annotate_findings(&policy, &errors, &pod_of(template));
         warn(policy.warn, &pod_of(template), warnings);
     }
 }

@@ -34,6 +34,8 @@ pub enum SideEffects {
 /// A webhook.
 pub struct Hook {
     pub name: String,
+    /// The configuration that it is part of.
+    pub configuration: String,
     /// Distinct among all webhooks, and the same in both rounds.
     pub id: String,
     pub mutating: bool,
@@ -70,6 +72,7 @@ impl Hook {
         let compile = |condition: &Value| Expression::in_force(str_at(condition, "/expression").trim());
         Hook {
             id: format!("{within}/{name}/{index}"),
+            configuration: within.to_owned(),
             mutating,
             client: Webhook::read(at(webhook, "/clientConfig")),
             ignores_failures: str_at(webhook, "/failurePolicy") == "Ignore",

@@ -6,8 +6,9 @@
 mod hook;
 mod review;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use apimachinery::json;
 use apimachinery::patch::json::Patch;
 use apimachinery::status::Status;
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use serde_json::Value;
 use super::matching::Invocation;
 use super::rounds::Rounds;
 use super::{Attributes, Cluster, Lookup, MutatingPlugin, Operation, WaitingPlugin};
+use crate::audit::event::Level;
+use crate::audit::{self, Layer};
 use crate::endpoints::{convert, versions, write};
 use crate::expressions::{self, Permissions, Variables};
 pub use hook::is_exempt;
@@ -105,17 +108,36 @@ async fn ask(
     let answer =
         review::read(&said, &uid, version, hook.mutating).map_err(|why| failed(format!("received invalid webhook response: {why}")))?;
     warnings.extend(answer.warnings.iter().cloned());
+    for (key, value) in &answer.annotations {
+        audit::annotate(&format!("{}/{key}", hook.name), || value.clone());
+    }
     match &answer.denial {
         Some(result) => Err(Failure::Refused(Box::new(review::denial(&hook.name, result)))),
         None => Ok(answer),
     }
 }
 
+/// Which webhook of a round one is, which names what the audit log is told of it.
+#[derive(Clone, Copy)]
+struct Place {
+    round: u8,
+    index: usize,
+}
+
+impl Place {
+    fn key(self, what: &str) -> String {
+        format!("{what}.webhook.admission.k8s.io/round_{}_index_{}", self.round, self.index)
+    }
+}
+
 /// What a webhook's failure means for the write.
-fn judge(hook: &Hook, failure: Failure) -> Result<(), Status> {
+fn judge(hook: &Hook, failure: Failure, place: Place) -> Result<(), Status> {
     match failure {
         Failure::Refused(status) => Err(*status),
         Failure::Calling(why) if hook.ignores_failures => {
+            audit::annotate(&place.key(if hook.mutating { "failed-open.mutation" } else { "failed-open.validating" }), || {
+                hook.name.clone()
+            });
             tracing::warn!(webhook = hook.name, "failing open: {why}");
             Ok(())
         }
@@ -218,8 +240,9 @@ impl MutatingWebhooks {
         warnings: &mut Vec<String>,
         rounds: &mut Rounds,
     ) -> Result<(), Status> {
-        for hook in hooks {
+        for (index, hook) in hooks.iter().enumerate() {
             let Some(invocation) = hook.matcher.concerns(attributes, cluster, Some(object), old)? else { continue };
+            let place = Place { round: u8::from(rounds.is_second()), index };
             if rounds.is_second() && !rounds.webhooks.is_to_be_asked_again(&hook.id) {
                 continue;
             }
@@ -227,14 +250,26 @@ impl MutatingWebhooks {
             let shown_old = converted(cluster, attributes, &invocation, old).await?;
             let about = Versioned { attributes, new: Some(&shown), old: shown_old.as_ref() };
             if !is_asked(cluster, hook, &invocation, &about).await? {
+                audit::annotate(&place.key("mutation"), || told_of(hook, "mutated", false.into()));
                 continue;
             }
-            let outcome = match ask(cluster, hook, &invocation, &about, warnings).await {
-                Ok(answer) => apply(attributes, &invocation, &shown, &answer, &hook.name),
-                Err(failure) => judge(hook, failure).map(|()| None),
-            }?;
-            if let Some(patched) = outcome
-                && patched != shown
+            let since = Instant::now();
+            let answer = ask(cluster, hook, &invocation, &about, warnings).await;
+            audit::spent(Layer::MutatingWebhook, since);
+            let outcome = match answer {
+                Ok(answer) => {
+                    let outcome = apply(attributes, &invocation, &shown, &answer, &hook.name);
+                    if matches!(outcome, Ok(Some(_))) {
+                        annotate_patch(hook, place, answer.patch.as_deref().unwrap_or_default());
+                    }
+                    outcome
+                }
+                Err(failure) => judge(hook, failure, place).map(|()| None),
+            };
+            let mutated = matches!(&outcome, Ok(Some(patched)) if *patched != shown);
+            audit::annotate(&place.key("mutation"), || told_of(hook, "mutated", mutated.into()));
+            if let Some(patched) = outcome?
+                && mutated
             {
                 *object = taken_back(cluster, attributes, &invocation, patched).await?;
                 rounds.webhooks.require_again();
@@ -246,6 +281,20 @@ impl MutatingWebhooks {
         }
         Ok(())
     }
+}
+
+/// What the audit log is told of a webhook.
+fn told_of(hook: &Hook, what: &str, value: Value) -> String {
+    json::to_string(&serde_json::json!({ "configuration": hook.configuration, "webhook": hook.name, what: value }))
+}
+
+/// Tells the audit log of a patch, if it is told of objects.
+fn annotate_patch(hook: &Hook, place: Place, patch: &[u8]) {
+    audit::annotate_from(Level::Request, &place.key("patch"), || {
+        let mut told = told_of(hook, "patch", serde_json::from_slice(patch).unwrap_or_default());
+        told.insert_str(told.len() - 1, ",\"patchType\":\"JSONPatch\"");
+        told
+    });
 }
 
 /// Whether the object is one of the resource's own kind, and not what a subresource takes.
@@ -316,8 +365,9 @@ impl MutatingPlugin for MutatingWebhooks {
                 return Ok(());
             }
             let old = old.map(|old| convert::from_storage(attributes.resource, old.clone()));
-            for hook in hooks(cluster, MUTATING) {
+            for (index, hook) in hooks(cluster, MUTATING).into_iter().enumerate() {
                 let Some(invocation) = hook.matcher.concerns(attributes, cluster, None, old.as_ref())? else { continue };
+                let place = Place { round: 0, index };
                 let shown = converted(cluster, attributes, &invocation, old.as_ref()).await?;
                 let about = Versioned { attributes, new: None, old: shown.as_ref() };
                 if !is_asked(cluster, &hook, &invocation, &about).await? {
@@ -332,7 +382,7 @@ impl MutatingPlugin for MutatingWebhooks {
                         return Err(Status::internal_error(&why));
                     }
                     Ok(_) => {}
-                    Err(failure) => judge(&hook, failure)?,
+                    Err(failure) => judge(&hook, failure, place)?,
                 }
             }
             Ok(())
@@ -343,7 +393,7 @@ impl MutatingPlugin for MutatingWebhooks {
 /// Asks a validating webhook, if it is to be asked, and says what that means for the write.
 async fn validate_one(
     cluster: &dyn Cluster,
-    hook: &Hook,
+    (hook, place): (&Hook, Place),
     invocation: &Invocation,
     attributes: &Attributes<'_>,
     (new, old): (Option<&Value>, Option<&Value>),
@@ -355,7 +405,10 @@ async fn validate_one(
     if !is_asked(cluster, hook, invocation, &about).await? {
         return Ok(());
     }
-    ask(cluster, hook, invocation, &about, warnings).await.map(drop).or_else(|failure| judge(hook, failure))
+    let since = Instant::now();
+    let answer = ask(cluster, hook, invocation, &about, warnings).await;
+    audit::spent(Layer::ValidatingWebhook, since);
+    answer.map(drop).or_else(|failure| judge(hook, failure, place))
 }
 
 /// The webhooks that may refuse what is written. They are asked at the same time.
@@ -388,7 +441,8 @@ impl WaitingPlugin for ValidatingWebhooks {
                 }
             }
             let (new, old) = (new.as_ref(), old.as_ref());
-            let asked = concerned.iter().map(|(hook, invocation)| async move {
+            let asked = concerned.iter().enumerate().map(|(index, (hook, invocation))| async move {
+                let hook = (*hook, Place { round: 0, index });
                 let mut warnings = Vec::new();
                 let outcome = validate_one(cluster, hook, invocation, attributes, (new, old), &mut warnings).await;
                 (outcome, warnings)

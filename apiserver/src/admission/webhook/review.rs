@@ -47,6 +47,8 @@ pub struct Answer {
     /// A JSON patch, decoded from base64; never empty.
     pub patch: Option<Vec<u8>>,
     pub warnings: Vec<String>,
+    /// For the audit log.
+    pub annotations: Vec<(String, String)>,
 }
 
 fn kind(gvk: &Gvk) -> Value {
@@ -137,7 +139,9 @@ pub fn read(review: &Value, uid: &str, version: &str, mutating: bool) -> Result<
     check_patch(patch.is_some(), patch_type, version, mutating)?;
     let warnings = list_at(response, "/warnings").iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let denial = (!bool_at(response, "/allowed")).then(|| at(response, "/status").clone());
-    Ok(Answer { denial, patch: patch.filter(|_| mutating), warnings })
+    let annotations = at(response, "/auditAnnotations").as_object().into_iter().flatten();
+    let annotations = annotations.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
+    Ok(Answer { denial, patch: patch.filter(|_| mutating), warnings, annotations })
 }
 
 fn check_patch(has_patch: bool, patch_type: Option<&str>, version: &str, mutating: bool) -> Result<(), String> {

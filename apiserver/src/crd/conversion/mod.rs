@@ -105,11 +105,9 @@ mod tests {
 
     use super::*;
     use crate::admission::testing::Objects;
-    use crate::crd::schema::Schema;
 
     fn converter() -> Converter {
-        let form =
-            || Form { schema: Schema::read(&json!({"type": "object"})), rules: None, deprecation: None, terminating: false, scale: None };
+        let form = || Form::of_schema(&json!({"type": "object"}));
         let forms = ["g.x/v1", "g.x/v2"].into_iter().map(|v| (v.to_owned(), Arc::new(form()))).collect();
         // Nobody listens at port 1: whoever asks fails.
         let client = json!({"clientConfig": {"url": "https://127.0.0.1:1/"}, "conversionReviewVersions": ["v1"]});

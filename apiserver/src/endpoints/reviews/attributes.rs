@@ -2,7 +2,7 @@
 
 use apimachinery::field::Path;
 use apimachinery::selector::field::{Selector as FieldSelector, Term};
-use apimachinery::selector::label::Selector as LabelSelector;
+use apimachinery::selector::label::{Operator, Requirement, Selector as LabelSelector};
 use apimachinery::validation::{LabelSelectorOptions, validate_label_selector_requirement};
 use apimachinery::view::view;
 use serde_json::Value;
@@ -34,6 +34,7 @@ pub fn question(spec: &Value) -> Question {
             terms
         }
     };
+    let label_selector = label_requirements(at(resource, "/labelSelector"));
     if let Some(some_understood) = label_problem(at(resource, "/labelSelector")) {
         problems.push(ignored("labelSelector", some_understood));
     }
@@ -47,6 +48,7 @@ pub fn question(spec: &Value) -> Question {
         subresource: text("/subresource"),
         name: text("/name"),
         field_selector,
+        label_selector,
         ..RequestInfo::default()
     };
     Question { request, problems }
@@ -77,8 +79,27 @@ fn field_terms(selector: &Value) -> Result<Vec<Term>, Vec<Term>> {
     if terms.len() == requirements.len() { Ok(terms) } else { Err(terms) }
 }
 
-/// Whether something of a label selector was not understood, and if so, whether something else was. No authorizer here looks
-/// at the labels themselves.
+/// What of a label selector was understood. Dropping a requirement only widens the question.
+fn label_requirements(selector: &Value) -> Vec<Requirement> {
+    let requirements = list_at(selector, "/requirements");
+    if requirements.is_empty() {
+        return LabelSelector::parse(str_at(selector, "/rawSelector")).map(|s| s.requirements().to_vec()).unwrap_or_default();
+    }
+    let requirement = |requirement: &Value| {
+        let operator = match str_at(requirement, "/operator") {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            _ => return None,
+        };
+        let values = list_at(requirement, "/values").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        Requirement::new(str_at(requirement, "/key").to_owned(), operator, values).ok()
+    };
+    requirements.iter().filter_map(requirement).collect()
+}
+
+/// Whether something of a label selector was not understood, and if so, whether something else was.
 fn label_problem(selector: &Value) -> Option<bool> {
     const STRICT: LabelSelectorOptions =
         LabelSelectorOptions { allow_invalid_label_value_in_selector: false, allow_unknown_operator_in_requirement: false };

@@ -26,7 +26,7 @@ pub async fn token_review(call: &mut Call) -> Answer {
     let audiences: Vec<String> = list_at(&posted.object, "/spec/audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let authenticator = &call.api.authenticator;
     let wanted = if audiences.is_empty() { authenticator.audiences() } else { &audiences };
-    posted.object["status"] = match authenticator.token(str_at(&posted.object, "/spec/token"), Some(wanted)) {
+    posted.object["status"] = match authenticator.token(str_at(&posted.object, "/spec/token"), Some(wanted)).await {
         Ok(verified) => json!({ "authenticated": true, "user": user_info(&verified.user), "audiences": verified.audiences }),
         Err(error) => json!({ "user": {}, "error": error }),
     };

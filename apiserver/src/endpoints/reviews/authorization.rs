@@ -16,11 +16,15 @@ pub async fn access_review(call: &mut Call) -> Answer {
     let mut posted = read(call).await?;
     let spec = at(&posted.object, "/spec");
     let user = if &*call.resource.plural == "selfsubjectaccessreviews" { call.request.user.clone() } else { user_of(spec) };
-    let Question { request, problems } = attributes::question(spec);
-    let (allowed, denied, reason) = match call.api.authorizer.authorize(&user, &request) {
+    let Question { request, mut problems } = attributes::question(spec);
+    let (allowed, denied, reason) = match call.api.authorizer.ask(&user, &request).wait().await {
         Decision::Allow(reason) => (true, false, reason),
         Decision::Deny(reason) => (false, true, reason),
         Decision::NoOpinion(reason) => (false, false, reason),
+        Decision::Failed { error, reason, is_final } => {
+            problems.push(error);
+            (false, is_final, reason)
+        }
     };
     posted.object["status"] = json!({ "allowed": allowed, "denied": denied, "reason": reason, "evaluationError": problems.join("; ") });
     posted.created(call)

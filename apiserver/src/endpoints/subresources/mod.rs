@@ -54,6 +54,7 @@ pub async fn posted(call: &mut Call, takes: &Takes<'_>) -> Result<Posted, Status
     let decoded = body::decode(&bytes, encoding, &body::Expected { gvk: &gvk, types: &types, type_id })?;
     body::validate_fields(&gvk, decoded.problems, options.field_validation, &mut call.warnings)?;
     let mut object = decoded.value;
+    crate::audit::request_object(&object, |_| {});
     body::set_type_meta(&mut object, &takes.gvk);
     let namespace = call.namespace().to_owned();
     meta::ensure_namespace(&mut object, &namespace)?;

@@ -8,7 +8,6 @@ use super::location::encode_query;
 use super::{connect_admission, node, pod_translation};
 use crate::endpoints::options::Query;
 use crate::endpoints::{Answer, Call};
-use crate::filters::authorization::Decision;
 use crate::registry::core::pod::connect;
 use crate::registry::read::{list_at, str_at};
 use crate::streaming::{remote_command, tunnel, web_socket};
@@ -24,7 +23,7 @@ pub async fn stream(call: &mut Call) -> Answer {
         _ => stream_parameters(&call.query),
     };
     connect_admission(call).await?;
-    may_create(call)?;
+    may_create(call).await?;
     let pod = call.fresh_named().await?.value();
     let (namespace, name) = (str_at(&pod, "/metadata/namespace"), str_at(&pod, "/metadata/name"));
     let path = if subresource == "portforward" {
@@ -58,16 +57,16 @@ fn wanted(query: &Query) -> remote_command::Streams {
 }
 
 /// Whoever connects by GET, as web sockets do, must also be allowed to create.
-fn may_create(call: &Call) -> Result<(), Status> {
+async fn may_create(call: &Call) -> Result<(), Status> {
     let info = &call.request.info;
     if info.verb == "create" {
         return Ok(());
     }
     let mut create = info.clone();
     create.verb = "create".to_owned();
-    match call.api.authorizer.authorize(&call.request.user, &create) {
-        Decision::Allow(_) => Ok(()),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(Status::forbidden(&info.group, &info.resource, &info.name, &reason)),
+    match call.api.authorizer.ask(&call.request.user, &create).wait().await.refusal() {
+        None => Ok(()),
+        Some(reason) => Err(Status::forbidden(&info.group, &info.resource, &info.name, &reason)),
     }
 }
 

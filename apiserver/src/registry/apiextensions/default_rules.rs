@@ -5,8 +5,10 @@ use serde_json::Value;
 
 use super::internal::present;
 use super::traverse::{MAX_DEPTH, sorted_entries};
+use crate::crd::rules::Rules;
 use crate::crd::schema::Schema;
 use crate::crd::{self, strategy};
+use crate::expressions::BUDGET;
 use crate::registry::read::bool_at;
 
 const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
@@ -14,12 +16,16 @@ const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 /// All defaults of a structural schema; `pruned` says that they may have no unknown fields.
 pub fn validate(schema: &Value, pruned: bool, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
+    let mut budget = BUDGET;
     each(schema, true, false, path, &mut |default, path| {
+        if budget < 0 {
+            return;
+        }
         let path = path.child("default");
         if pruned && default.has_unknown_fields() {
             errors.push(Error::invalid(&path, default.value.clone(), "must not have unknown fields"));
         }
-        errors.extend(default.errors(&path));
+        errors.extend(default.errors(&path, &mut budget));
     });
     errors
 }
@@ -45,7 +51,8 @@ impl Default<'_> {
         !self.inside_meta && has_unknown(self.value, Some(self.schema), self.embedded)
     }
 
-    fn errors(&self, path: &Path<'_>) -> ErrorList {
+    /// `budget` is what rules in CEL may still cost.
+    fn errors(&self, path: &Path<'_>, budget: &mut i64) -> ErrorList {
         let base = path.to_string();
         let mut schema = Schema::read(self.schema);
         schema.embedded |= self.embedded;
@@ -55,7 +62,11 @@ impl Default<'_> {
                 return errors;
             }
         }
-        crd::validate::validate(&schema, self.value, None, Some(&base))
+        let errors = crd::validate::validate(&schema, self.value, None, Some(&base));
+        match Rules::read_part(self.schema, self.embedded) {
+            Some(rules) if errors.is_empty() => rules.run_on_default(self.value, &base, budget),
+            _ => errors,
+        }
     }
 }
 
@@ -129,6 +140,22 @@ mod tests {
         assert_eq!(check(object(json!({"y": 1}))), [r#"s.properties[a].default: Invalid value: {"y":1}: must not have unknown fields"#]);
         assert!(check(json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "default": {"y": [{"z": 1}]}})).is_empty());
         assert!(check(json!({"type": "object", "additionalProperties": {"type": "string"}, "default": {"y": "1"}})).is_empty());
+    }
+
+    #[test]
+    fn defaults_keep_the_rules_of_their_schemas() {
+        let check = |rules: Value| -> Vec<String> {
+            let property = json!({"type": "integer", "default": 3, "x-kubernetes-validations": rules});
+            let schema = json!({"type": "object", "properties": {"o": {"type": "object", "default": {}, "properties": {"a": property}}}});
+            validate(&schema, true, &Path::new("s")).iter().map(ToString::to_string).collect()
+        };
+        assert!(check(json!([{"rule": "self < 5"}, {"rule": "self >= oldSelf"}])).is_empty());
+        assert_eq!(
+            check(json!([{"rule": "self > 5"}])),
+            ["s.properties[o].properties[a].default: Invalid value: 3: failed rule: self > 5"]
+        );
+        assert_eq!(check(json!([{"rule": "oldSelf.hasValue()", "optionalOldSelf": true}])).len(), 1, "as a value that was not there");
+        assert_eq!(check(json!([{"rule": "self > oldSelf"}])).len(), 1, "as one that stays");
     }
 
     #[test]

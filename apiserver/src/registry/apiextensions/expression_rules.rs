@@ -5,6 +5,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use super::internal::shown_rule;
+use super::tolerance::Expressions;
 use crate::crd::rule::Scope;
 use crate::registry::read::{list_at, str_at};
 
@@ -15,11 +16,12 @@ const MAX_TOTAL_COST: u64 = 100_000_000;
 /// How many of the most expensive rules are named when all together cost too much.
 const NAMED: usize = 4;
 
-/// The errors of all rules within a schema that is sound otherwise.
-pub fn validate(schema: &Value, path: &Path<'_>) -> ErrorList {
-    let mut walk = Walk { errors: ErrorList::new(), total: 0, expensive: Vec::new() };
+/// The errors of all rules within a schema that is sound otherwise. Of expressions that are `in_force`, more is known than new ones may
+/// use; in a schema that is `unchanged`, each may cost what it costs.
+pub fn validate(schema: &Value, in_force: &Expressions, unchanged: bool, path: &Path<'_>) -> ErrorList {
+    let mut walk = Walk { in_force, unchanged, errors: ErrorList::new(), total: 0, expensive: Vec::new() };
     walk.schema(schema, true, Some(1), None, path);
-    let Walk { mut errors, total, expensive } = walk;
+    let Walk { mut errors, total, expensive, .. } = walk;
     if total > MAX_TOTAL_COST {
         let contributed = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
         errors.extend(expensive.iter().map(|(_, at)| Error::forbidden(&Path::new(at), contributed)));
@@ -29,14 +31,16 @@ pub fn validate(schema: &Value, path: &Path<'_>) -> ErrorList {
     errors
 }
 
-struct Walk {
+struct Walk<'r> {
+    in_force: &'r Expressions,
+    unchanged: bool,
     errors: ErrorList,
     total: u64,
     /// The most expensive rules and their places.
     expensive: Vec<(u64, String)>,
 }
 
-impl Walk {
+impl Walk<'_> {
     /// `cardinality` is how often the schema's data may stand in an object, if its surroundings say so; `uncorrelated` the part of the
     /// schema around it whose data cannot be told apart from what was there before.
     fn schema(&mut self, schema: &Value, is_root: bool, cardinality: Option<u64>, uncorrelated: Option<&str>, path: &Path<'_>) {
@@ -68,10 +72,18 @@ impl Walk {
             self.errors.push(Error::internal(&path, why));
             return;
         };
+        let is_in_force = |rule: &Value| {
+            self.in_force.rules.contains(str_at(rule, "/rule")) || self.in_force.messages.contains(str_at(rule, "/messageExpression"))
+        };
+        let in_force = rules.iter().any(is_in_force);
+        let known = if in_force { Scope::new(schema, is_root, true) } else { None };
+        let scope_of = |is_known: bool| known.as_ref().filter(|_| is_known).unwrap_or(&scope);
         let cardinality = cardinality.unwrap_or_else(|| scope.schema.max_cardinality());
         for (i, rule) in rules.iter().enumerate() {
             let path = path.index(i);
-            let compiled = scope.compile(schema, rule);
+            let for_rule = scope_of(self.in_force.rules.contains(str_at(rule, "/rule")));
+            let for_message = scope_of(self.in_force.messages.contains(str_at(rule, "/messageExpression")));
+            let compiled = for_rule.compile_with(for_message, schema, rule);
             let rule_path = path.child("rule");
             let message_path = path.child("messageExpression");
             let cost = compiled.max_cost.saturating_mul(cardinality);
@@ -98,7 +110,7 @@ impl Walk {
     }
 
     fn limit(&mut self, cost: u64, what: &str, path: &Path<'_>) {
-        if cost > MAX_COST {
+        if cost > MAX_COST && !self.unchanged {
             self.errors.push(Error::forbidden(path, exceeded(what, cost, MAX_COST)));
         }
     }
@@ -145,7 +157,7 @@ mod tests {
     use super::*;
 
     fn errors(schema: Value) -> Vec<String> {
-        validate(&schema, &Path::new("s")).iter().map(ToString::to_string).collect()
+        validate(&schema, &Expressions::default(), false, &Path::new("s")).iter().map(ToString::to_string).collect()
     }
 
     fn rules(ty: Value, rules: Value) -> Value {
@@ -166,12 +178,27 @@ mod tests {
     #[test]
     fn rules_may_not_cost_too_much() {
         let list = json!({"type": "array", "items": {"type": "array", "items": {"type": "string"}}});
-        let found = errors(rules(list, json!([{"rule": "self.all(x, x.all(y, y == 'a'))"}])));
+        let schema = rules(list, json!([{"rule": "self.all(x, x.all(y, y == 'a'))"}]));
+        let found = errors(schema.clone());
+        let unchanged = validate(&schema, &Expressions::default(), true, &Path::new("s"));
+        assert!(unchanged.iter().all(|error| error.to_string().contains("rule cost total")), "{unchanged:?}");
         assert_eq!(
             found[0],
             "s.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
         );
         assert!(found[1].contains("contributed to estimated rule cost total"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_in_force_may_use_more_than_what_is_new() {
+        let schema =
+            rules(json!({"type": "string"}), json!([{"rule": "[1, 2].includes(1)", "messageExpression": "[1].includes(1) ? 'a' : 'b'"}]));
+        let in_force = |rules: &[&str], messages: &[&str]| {
+            let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect();
+            validate(&schema, &Expressions { rules: texts(rules), messages: texts(messages) }, false, &Path::new("s")).len()
+        };
+        let (rule, message) = ("[1, 2].includes(1)", "[1].includes(1) ? 'a' : 'b'");
+        assert_eq!([in_force(&[], &[]), in_force(&[rule], &[]), in_force(&[rule], &[message])], [1, 1, 0]);
     }
 
     #[test]

@@ -38,8 +38,8 @@ const AT_ROOT: [&str; 22] = [
 const META_FIELDS: [&str; 3] = ["metadata", "kind", "apiVersion"];
 const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 
-/// The validation of a version, or of all; `path` is that of its `openAPIV3Schema`'s parent.
-pub fn validate(schema: &Value, has_status: bool, must_be_structural: bool, rules: &Rules, path: &Path<'_>) -> ErrorList {
+/// The validation of a version, or of all, for which the name of the first stands; `path` is that of its `openAPIV3Schema`'s parent.
+pub fn validate(schema: &Value, version: &str, has_status: bool, must_be_structural: bool, rules: &Rules, path: &Path<'_>) -> ErrorList {
     let path = path.child("openAPIV3Schema");
     let mut errors = ErrorList::new();
     if has_status {
@@ -63,7 +63,7 @@ pub fn validate(schema: &Value, has_status: bool, must_be_structural: bool, rule
     validate_schema(schema, true, &context, rules, &path, &mut errors);
     // Of a schema that is not sound, rules in CEL would make no sense.
     if has_sound_form && errors.len() == before {
-        errors.extend(expression_rules::validate(schema, &path));
+        errors.extend(expression_rules::validate(schema, &rules.in_force, rules.unchanged.contains(version), &path));
     }
     // Why a schema cannot be read says no more than the rules that forbid it do, if one does.
     if errors.is_empty()
@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     fn check(schema: Value, has_status: bool) -> Vec<String> {
-        validate(&schema, has_status, true, &Rules::for_create(), &Path::new("s")).iter().map(ToString::to_string).collect()
+        validate(&schema, "v1", has_status, true, &Rules::for_create(), &Path::new("s")).iter().map(ToString::to_string).collect()
     }
 
     #[test]

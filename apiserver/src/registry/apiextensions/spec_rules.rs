@@ -135,7 +135,7 @@ fn validate_version(version: &Version<'_>, spec: &Spec<'_>, must_be_structural: 
     errors.extend(validate_deprecation(version.raw, &path.child("deprecationWarning")));
     if let Some(schema) = version.own.schema() {
         let has_status = spec.has_status(version.name);
-        errors.extend(schema_rules::validate(schema, has_status, must_be_structural, rules, &path.child("schema")));
+        errors.extend(schema_rules::validate(schema, version.name, has_status, must_be_structural, rules, &path.child("schema")));
     }
     errors.extend(validate_parts(&version.own, path));
     let fields = version.own.selectable_fields;
@@ -225,7 +225,8 @@ fn validate_common(spec: &Spec<'_>, must_be_structural: bool, rules: &Rules, pat
     let common = &spec.common;
     let mut errors = ErrorList::new();
     if let Some(schema) = common.schema() {
-        errors.extend(schema_rules::validate(schema, spec.has_any_status(), must_be_structural, rules, &path.child("validation")));
+        let path = path.child("validation");
+        errors.extend(schema_rules::validate(schema, spec.version, spec.has_any_status(), must_be_structural, rules, &path));
     }
     errors.extend(validate_parts(common, path));
     if !common.selectable_fields.is_empty() {

@@ -29,6 +29,33 @@ pub struct Rules {
     pub valid_ca_bundle: bool,
     /// Versions that may name more fields than that; "" for what all versions have in common.
     pub many_selectable_fields: BTreeSet<String>,
+    /// Expressions that are in force, which may use what new ones may not use yet.
+    pub in_force: Expressions,
+    /// Versions whose schemas stay as they are: what a single expression may cost is no matter any more.
+    pub unchanged: BTreeSet<String>,
+}
+
+/// Expressions of schemas, by their texts.
+#[derive(Default)]
+pub struct Expressions {
+    pub rules: BTreeSet<String>,
+    pub messages: BTreeSet<String>,
+}
+
+impl Expressions {
+    fn of(spec: &Spec<'_>) -> Expressions {
+        let mut found = Expressions::default();
+        for schema in spec.schemas() {
+            traverse::any(schema, &mut |schema| {
+                for rule in list_at(schema, "/x-kubernetes-validations") {
+                    found.rules.insert(str_at(rule, "/rule").to_owned());
+                    found.messages.extend(Some(str_at(rule, "/messageExpression").to_owned()).filter(|text| !text.is_empty()));
+                }
+                false
+            });
+        }
+        found
+    }
 }
 
 impl Rules {
@@ -45,6 +72,8 @@ impl Rules {
             map_key_presence: true,
             valid_ca_bundle: false,
             many_selectable_fields: BTreeSet::new(),
+            in_force: Expressions::default(),
+            unchanged: BTreeSet::new(),
         }
     }
 
@@ -69,6 +98,8 @@ impl Rules {
             map_key_presence: !any(&mut |schema| !list_type_rules::validate_presence(schema, &apimachinery::field::Path::ROOT).is_empty()),
             valid_ca_bundle: established && had_valid_ca_bundle(old),
             many_selectable_fields: many_selectable_fields(new, old),
+            in_force: Expressions::of(&spec),
+            unchanged: unchanged(new, old),
         }
     }
 }
@@ -107,6 +138,16 @@ fn many_selectable_fields(new: &Value, old: &Value) -> BTreeSet<String> {
     found
 }
 
+/// The versions whose schemas are what they were.
+fn unchanged(new: &Value, old: &Value) -> BTreeSet<String> {
+    let versions = list_at(new, "/spec/versions").iter();
+    let same = versions.filter(|version| {
+        let before = list_at(old, "/spec/versions").iter().find(|v| at(v, "/name") == at(version, "/name"));
+        before.is_some_and(|before| at(before, "/schema") == at(version, "/schema"))
+    });
+    same.map(|version| str_at(version, "/name").to_owned()).collect()
+}
+
 /// Whether a schema uses what only structural schemas may use.
 pub fn needs_structure(schema: &Value) -> bool {
     traverse::any(schema, &mut |schema| {
@@ -141,6 +182,12 @@ mod tests {
         let bad = definition(
             json!({"properties": {"a": {"type": "text"}, "s": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "object"}}}}),
         );
+        assert!(rules.unchanged.contains("v1") && rules.in_force.rules.is_empty());
+        let ruled = definition(json!({"type": "object", "properties": {"a": {"type": "string",
+            "x-kubernetes-validations": [{"rule": "self != ''", "messageExpression": "self"}, {"rule": "true"}]}}}));
+        let rules = Rules::for_update(&good, &ruled);
+        assert!(rules.unchanged.is_empty());
+        assert_eq!((rules.in_force.rules.len(), rules.in_force.messages.len()), (2, 1));
         let rules = Rules::for_update(&good, &bad);
         assert!(!rules.structural && !rules.valid_types && !rules.atomic_sets && rules.map_key_presence);
     }

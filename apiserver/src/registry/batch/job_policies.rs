@@ -6,7 +6,7 @@ use k8s_openapi::api::batch::v1::{
     JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
     SuccessPolicy, SuccessPolicyRule,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::indexes;
 
@@ -98,7 +98,7 @@ fn validate_exit_codes(codes: &PodFailurePolicyOnExitCodesRequirement, spec: &Jo
     }
     let values_path = path.child("values");
     if codes.values.is_empty() {
-        errors.push(Error::invalid(&values_path, json!([]), "at least one value is required"));
+        errors.push(Error::invalid(&values_path, Value::Null, "at least one value is required"));
     } else if codes.values.len() > MAX_EXIT_CODES {
         errors.push(Error::too_many(&values_path, codes.values.len(), MAX_EXIT_CODES));
     }

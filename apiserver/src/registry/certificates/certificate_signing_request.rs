@@ -51,14 +51,16 @@ pub static RESOURCE: Definition = Definition {
 
 const SPEC: &str = "io.k8s.api.certificates.v1.CertificateSigningRequestSpec";
 
-/// The requestor's description is that of the request: so upstream has it.
+const SIGNER_NAME: &str = "Requested signer for the request. It is a qualified name in the form: `scope-hostname.io/name`. If empty, it will be defaulted:\n 1. If it's a kubelet client certificate, it is assigned\n    \"kubernetes.io/kube-apiserver-client-kubelet\".\n 2. If it's a kubelet serving certificate, it is assigned\n    \"kubernetes.io/kubelet-serving\".\n 3. Otherwise, it is assigned \"kubernetes.io/legacy-unknown\".\nDistribution of trust for signers happens out of band. You can select on this field using `spec.signerName`.";
+
+/// Upstream's columns keep the descriptions of v1beta1; the requestor's is that of the request.
 const COLUMNS: &[Column] = &[
     printer::NAME,
     printer::AGE,
-    text("SignerName", Description::Field(SPEC, "signerName")),
-    text("Requestor", Description::Field(SPEC, "request")),
+    text("SignerName", Description::Text(SIGNER_NAME)),
+    text("Requestor", Description::Text("Base64-encoded PKCS#10 CSR data")),
     text("RequestedDuration", Description::Field(SPEC, "expirationSeconds")),
-    text("Condition", Description::Field("io.k8s.api.certificates.v1.CertificateSigningRequestStatus", "conditions")),
+    text("Condition", Description::Text("Conditions applied to the request, such as approval or denial.")),
 ];
 
 const NANOSECONDS: i64 = 1_000_000_000;

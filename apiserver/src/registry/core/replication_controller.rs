@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use apimachinery::field::{Error, ErrorKind, ErrorList, Path};
-use apimachinery::validation::{is_dns1123_label, name_is_dns_subdomain, validate_nonnegative_field};
+use apimachinery::validation::{is_dns1123_label, long_name, validate_nonnegative_field};
 use apimachinery::view::view;
 use k8s_openapi::api::core::v1::{PodTemplateSpec, ReplicationController, ReplicationControllerSpec};
 use serde_json::Value;
@@ -37,7 +37,8 @@ pub static RESOURCE: Definition = Definition {
     short_names: &["rc"],
     categories: &["all"],
     schema: "io.k8s.api.core.v1.ReplicationController",
-    name: |name, prefix| if prefix { name_is_dns_subdomain(name, prefix) } else { Vec::new() },
+    // A declared rule looks at the name, and none at a prefix.
+    name: |_, _| Vec::new(),
     strategy: &ControllerStrategy,
     subresources: &[
         Subresource {
@@ -177,7 +178,7 @@ fn validate(new: &ReplicationController, old: Option<&ReplicationControllerSpec>
     let name = new.metadata.name.as_deref().unwrap_or_default();
     if old.is_none() && !name.is_empty() {
         let metadata = Path::new("metadata");
-        errors.extend(name_is_dns_subdomain(name, false).into_iter().map(|m| Error::invalid(&metadata.child("name"), name, m)));
+        errors.extend(long_name(&metadata.child("name"), name));
     }
     let replicas = path.child("replicas");
     match spec.replicas {

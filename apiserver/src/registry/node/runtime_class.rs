@@ -1,7 +1,7 @@
 //! RuntimeClasses: which handler of a node's runtime runs a pod, what it costs and where it runs.
 
 use apimachinery::field::{Error, ErrorList, Path};
-use apimachinery::validation::{is_dns1123_label, name_is_dns_label, name_is_dns_subdomain, validate_labels};
+use apimachinery::validation::{name_is_dns_label, name_is_dns_subdomain, short_name, validate_labels};
 use apimachinery::view::view;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
@@ -95,10 +95,7 @@ fn validate(new: &Value, old: Option<&Value>) -> ErrorList {
             }
         }
         None if class.handler.is_empty() => declared.push(Error::required(&path, "")),
-        None => {
-            let problems = is_dns1123_label(&class.handler);
-            declared.extend(problems.into_iter().map(|message| Error::invalid(&path, class.handler.as_str(), message)));
-        }
+        None => declared.extend(short_name(&path, &class.handler)),
     }
     if let Some(overhead) = class.overhead {
         let resources = ResourceRequirements { limits: overhead.pod_fixed, ..ResourceRequirements::default() };

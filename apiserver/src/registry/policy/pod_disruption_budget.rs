@@ -2,7 +2,7 @@
 
 use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::validation::{
-    LabelSelectorOptions, name_is_dns_subdomain, validate_conditions, validate_label_selector, validate_nonnegative_field,
+    LabelSelectorOptions, validate_conditions, validate_label_selector, validate_nonnegative_field, validate_path_segment_name,
 };
 use apimachinery::view::view;
 use jiff::Timestamp;
@@ -28,7 +28,7 @@ pub static RESOURCE: Definition = Definition {
     short_names: &["pdb"],
     categories: &[],
     schema: "io.k8s.api.policy.v1.PodDisruptionBudget",
-    name: name_is_dns_subdomain,
+    name: validate_path_segment_name,
     strategy: &Main,
     subresources: &[Subresource {
         name: "status",

@@ -4,6 +4,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use k8s_openapi::api::resource::v1::{DeviceSelector, OpaqueDeviceConfiguration};
 use serde_json::Value;
 
+use super::device_expression;
 use super::names::declared_driver;
 
 pub const MAX_SELECTORS: usize = 32;
@@ -58,6 +59,7 @@ pub fn validate_selectors(selectors: &[DeviceSelector], age: Age, path: &Path<'_
             Some(cel) if age == Age::New && cel.expression.len() > MAX_EXPRESSION_BYTES => {
                 errors.push(Error::too_long(&path.child("expression"), MAX_EXPRESSION_BYTES));
             }
+            Some(cel) if age == Age::New => errors.extend(device_expression::validate(&cel.expression, &path.child("expression"))),
             Some(_) => {}
         }
     }

@@ -12,7 +12,7 @@ use crate::registry::declared::{Findings, changed, max_items};
 use crate::registry::printer;
 use crate::registry::read::{at, str_at};
 use crate::registry::strategy::{bump_generation_if_changed, set_generation};
-use crate::registry::{ALL_VERBS, Cx, Definition, Scope, Strategy, UpdateStrategy};
+use crate::registry::{ALL_VERBS, Cx, Definition, Printer, Scope, Strategy, UpdateStrategy};
 
 pub static RESOURCE: Definition = Definition {
     group: super::GROUP,
@@ -30,7 +30,10 @@ pub static RESOURCE: Definition = Definition {
     strategy: &Main,
     subresources: &[],
     selectable: &[],
-    printer: printer::DEFAULT,
+    printer: Printer {
+        columns: &[printer::NAME, printer::AGE],
+        cells: |object, now| vec![printer::name(object), printer::object_age(object, now)],
+    },
     reset_fields: &[],
 };
 
@@ -71,7 +74,10 @@ fn validate(class: &Value, old: Option<&Value>) -> ErrorList {
     }
 
     if old.is_none() {
-        findings.declared.extend(long_name(&Path::new("metadata.name"), str_at(class, "/metadata/name")));
+        let name = str_at(class, "/metadata/name");
+        if !name.is_empty() {
+            findings.declared.extend(long_name(&Path::new("metadata.name"), name));
+        }
     }
     if is_new("/spec/selectors") {
         findings.declared.extend(max_items(selectors, MAX_SELECTORS, &path.child("selectors")));

@@ -1,7 +1,6 @@
 //! resource.k8s.io/v1: devices, who offers them and who claims them.
 //!
-//! Expressions are checked for their length, not compiled. Whether a namespace allows administrative access is for those who
-//! know namespaces: see [`admin_access`].
+//! Whether a namespace allows administrative access is for those who know namespaces: see [`admin_access`].
 
 pub mod admin_access;
 pub mod allocation_rules;
@@ -11,6 +10,7 @@ pub mod claim_rules;
 pub mod config_rules;
 pub mod defaults;
 pub mod device_class;
+pub mod device_expression;
 pub mod device_rules;
 pub mod device_taint_rule;
 pub mod disabled;

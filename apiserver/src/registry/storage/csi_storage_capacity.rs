@@ -7,12 +7,10 @@ use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use serde_json::Value;
 
 use crate::registry::core::node_selector::deprecated_label;
-use crate::registry::core::persistent_volume::or_unset;
 use crate::registry::core::persistent_volume_claim::is_refused_today;
 use crate::registry::core::resource::{quantity, validate_not_negative};
-use crate::registry::printer::{self, NAME};
-use crate::registry::read::{at, str_at};
-use crate::registry::{ALL_VERBS, Cx, Definition, Description, Printer, Scope, Strategy, UpdateStrategy};
+use crate::registry::printer;
+use crate::registry::{ALL_VERBS, Cx, Definition, Scope, Strategy, UpdateStrategy};
 
 const TYPE: &str = "io.k8s.api.storage.v1.CSIStorageCapacity";
 
@@ -31,14 +29,7 @@ pub static RESOURCE: Definition = Definition {
     strategy: &CapacityStrategy,
     subresources: &[],
     selectable: &[],
-    printer: Printer {
-        columns: &[
-            NAME,
-            printer::text("StorageClassName", Description::Field(TYPE, "storageClassName")),
-            printer::text("Capacity", Description::Field(TYPE, "capacity")),
-        ],
-        cells: |object, _| vec![printer::name(object), str_at(object, "/storageClassName").into(), or_unset(at(object, "/capacity"))],
-    },
+    printer: printer::DEFAULT,
     reset_fields: &[],
 };
 

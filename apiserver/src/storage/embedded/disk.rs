@@ -139,7 +139,7 @@ impl View {
     pub fn entries(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
         let mut entries = Vec::new();
         self.each(prefix, |key, slot, value| {
-            entries.push(Entry { key, revision: slot.revision, value: Bytes::copy_from_slice(value) });
+            entries.push(Entry { key, revision: slot.revision, value: Bytes::copy_from_slice(value), unreadable: None });
             Ok(())
         })?;
         Ok(entries)

@@ -115,7 +115,8 @@ impl Writer {
                 None
             }
         };
-        plan.events.push(StoreEvent { key: key.clone(), revision, value: value.as_ref().map(|(v, _)| v.clone()) });
+        let told = value.as_ref().map(|(v, _)| v.clone());
+        plan.events.push(StoreEvent { key: key.clone(), revision, value: told, unreadable: None });
         plan.records.push(Record { key, value });
     }
 

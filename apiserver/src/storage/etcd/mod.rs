@@ -132,7 +132,7 @@ impl Etcd {
                 let (key, value) = kv.into_key_value();
                 let key = key.get(self.root.len()..).and_then(|k| std::str::from_utf8(k).ok());
                 let key = key.ok_or_else(|| StoreError::Corrupt("a key is not text".to_owned()))?;
-                loaded.entries.push(Entry { key: Key::new(key), revision, value: Bytes::from(value) });
+                loaded.entries.push(Entry { key: Key::new(key), revision, value: Bytes::from(value), unreadable: None });
             }
             if !more {
                 return Ok(loaded);

@@ -338,11 +338,18 @@ async fn a_new_process_serves_what_the_old_one_stored() {
     assert_eq!(next(&mut cursor).await[0].object.name(), "p4");
 }
 
-/// A store whose watches break when they are told to, once with a transient error and then for good.
+/// A store that breaks when it is told to: its watches, once with a transient error and then for good, and its loads.
 struct Breaking {
     store: Arc<dyn Store>,
     lost: Arc<AtomicBool>,
     compacted: AtomicBool,
+    refuses: AtomicBool,
+}
+
+impl Breaking {
+    fn over(store: Arc<dyn Store>) -> Breaking {
+        Breaking { store, lost: Arc::default(), compacted: AtomicBool::new(false), refuses: AtomicBool::new(false) }
+    }
 }
 
 impl Store for Breaking {
@@ -350,6 +357,9 @@ impl Store for Breaking {
         self.store.commit(txn)
     }
     fn load<'a>(&'a self, prefix: &'a str, at: Option<Revision>) -> BoxFuture<'a, Result<Loaded, StoreError>> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Unavailable("busy".to_owned())) });
+        }
         self.store.load(prefix, at)
     }
     fn watch(&self, after: Revision) -> BoxStream<'static, Result<Batch, StoreError>> {
@@ -376,8 +386,7 @@ async fn a_lost_watch_is_resumed_and_lost_history_is_loaded_anew() {
     for forgets in [false, true] {
         let backend = Backend::embedded();
         let lost = Arc::new(AtomicBool::new(false));
-        let store = Breaking { store: backend.open().await, lost: lost.clone(), compacted: AtomicBool::new(false) };
-        let store = Arc::new(store);
+        let store = Arc::new(Breaking { lost: lost.clone(), ..Breaking::over(backend.open().await) });
         let storage = Storage::open(store.clone(), Config::default()).await.unwrap();
         let pods = storage.register(pods()).await.unwrap();
         storage.create(&pods, &pod("ns", "a", "", 0), None).await.unwrap();
@@ -451,6 +460,78 @@ async fn a_resource_that_is_forgotten_expires_its_watchers_and_can_come_back() {
     assert_eq!(all(&after.snapshot()).len(), 1);
     storage.delete(&after, "ns", "a", None).await.unwrap();
     assert!(after.snapshot().is_empty());
+}
+
+/// `pods()` with another selectable field.
+fn pods_by_generation() -> ResourceSpec {
+    let generation = SelectableField {
+        name: "metadata.generation".into(),
+        value: Arc::new(|v: &Value| Cow::Owned(v["metadata"]["generation"].to_string())),
+    };
+    ResourceSpec { fields: vec![generation], ..pods() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resource_that_is_replaced_is_read_and_written_without_a_gap() {
+    let backend = Backend::embedded();
+    let World { storage, pods: first } = world(&backend, Config::default()).await;
+    let storage = Arc::new(storage);
+    let current = Arc::new(parking_lot::Mutex::new(first));
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (storage, current, stop) = (storage.clone(), current.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut n = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    n += 1;
+                    let name = format!("p{writer}-{}", n % 5);
+                    let resource = current.lock().clone();
+                    let written = storage.update(&resource, &pod("ns", &name, "n1", n), None, None).await.unwrap();
+                    let resource = current.lock().clone();
+                    let read = storage.get(&resource, "ns", &name, Freshness::Latest).await.unwrap();
+                    assert_eq!(read.json(), written.json(), "whoever was answered reads what was written");
+                }
+            })
+        })
+        .collect();
+    for round in 0..40 {
+        let old = current.lock().clone();
+        let (spec, field) = if round % 2 == 0 { (pods_by_generation(), "metadata.generation") } else { (pods(), "spec.nodeName") };
+        let new = storage.replace(&old, spec).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        *current.lock() = new.clone();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let (_, mut cursor) = old.list_and_watch(Scope::All);
+        storage.unregister(&old);
+        assert!(cursor.try_next().is_err() && old.watch(Scope::All, Revision(u64::MAX)).is_err(), "nobody waits for what will not come");
+        for object in new.snapshot().range("", None) {
+            let value = object.value();
+            let expected = if field == "spec.nodeName" { "n1".to_owned() } else { value["metadata"]["generation"].to_string() };
+            assert_eq!(object.field(0).map(|f| f.to_string()), Some(expected), "{field} after round {round}");
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replacement_that_cannot_be_loaded_changes_nothing() {
+    let backend = Backend::embedded();
+    let store = Arc::new(Breaking::over(backend.open().await));
+    let storage = Storage::open(store.clone(), Config::default()).await.unwrap();
+    let old = storage.register(pods()).await.unwrap();
+    let (_, mut cursor) = old.list_and_watch(Scope::All);
+    store.refuses.store(true, Ordering::SeqCst);
+    assert!(storage.replace(&old, pods_by_generation()).await.is_err());
+    storage.create(&old, &pod("ns", "a", "n1", 1), None).await.unwrap();
+    assert_eq!(next(&mut cursor).await[0].object.name(), "a");
+    assert!(Arc::ptr_eq(&old, &storage.register(pods()).await.unwrap()));
+    store.refuses.store(false, Ordering::SeqCst);
+    let new = storage.replace(&old, pods_by_generation()).await.unwrap();
+    assert_eq!(new.get("ns", "a").unwrap().field(0).map(|f| f.to_string()), Some("1".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -99,7 +99,7 @@ pub(super) async fn random_operations_agree_with_a_model(mut backend: Backend) {
         revision += 1;
         assert_eq!(done, Revision(revision), "each write is one revision");
         let value = (!deletes).then_some(value);
-        history.push(StoreEvent { key: key(&name), revision: done, value: value.clone().map(Bytes::from) });
+        history.push(StoreEvent { key: key(&name), revision: done, value: value.clone().map(Bytes::from), unreadable: None });
         match value {
             Some(value) => model.insert(name, (revision, value)),
             None => model.remove(&name),

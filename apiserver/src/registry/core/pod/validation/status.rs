@@ -237,7 +237,7 @@ fn validate_ips(new: &[&str], old: &[&str], path: &Path<'_>) -> ErrorList {
     }
     let parsed: Vec<Option<Ip>> = new.iter().map(|ip| Ip::parse_sloppy(ip)).collect();
     if let Some(bad) = parsed.iter().position(Option::is_none) {
-        let detail = format!("failed to check for dual stack with error:invalid IP[{bad}]: <nil>");
+        let detail = format!("failed to check for dual stack with error:invalid IP[{bad}]: {}", new[bad]);
         errors.push(Error::internal(path, detail));
     }
     let families: BTreeSet<bool> = parsed.iter().flatten().map(|ip| ip.is_v6()).collect();

@@ -118,7 +118,9 @@ fn validate_only_added_tolerations(new: &[Toleration], old: &[Toleration], path:
 }
 
 fn validate_only_deleted_gates(new: &[PodSchedulingGate], old: &[PodSchedulingGate], path: &Path<'_>) -> ErrorList {
-    let added = new.iter().enumerate().filter(|(_, gate)| !old.contains(gate));
+    // Of a name that stands twice, the last is told.
+    let is_last = |i: usize, gate: &PodSchedulingGate| !new[i + 1..].contains(gate);
+    let added = new.iter().enumerate().filter(|(i, gate)| !old.contains(gate) && is_last(*i, gate));
     added
         .map(|(i, gate)| {
             let detail = format!("only deletion is allowed, but found new scheduling gate '{}'", gate.name);

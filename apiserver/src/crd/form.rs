@@ -113,7 +113,7 @@ impl Form {
     /// Defaults the outcome of an apply, and sorts its members. Nulls stay where no default replaces them: nobody has read this object
     /// from a request, so that it is refused for what its applier left of it.
     pub fn complete_applied(&self, object: &mut Value) {
-        prune::default(&self.schema, object);
+        prune::default(self.schema(), object);
         self.sort(object);
     }
 

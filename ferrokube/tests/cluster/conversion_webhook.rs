@@ -135,7 +135,10 @@ pub async fn serve() -> Server {
     let seen = Arc::new(Seen::default());
     let app = Router::new().route("/convert", post(answer)).route("/admit", post(admit)).with_state(seen.clone());
     let counter = seen.clone();
-    let serving = webhook_server::serve(app, move || drop(counter.connections.fetch_add(1, Ordering::SeqCst))).await;
+    let count = move || {
+        counter.connections.fetch_add(1, Ordering::SeqCst);
+    };
+    let serving = webhook_server::serve(app, count).await;
     Server { port: serving.port, ca: serving.ca.clone(), seen, _serving: serving }
 }
 

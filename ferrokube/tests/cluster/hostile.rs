@@ -98,7 +98,7 @@ async fn explode(Json(review): Json<Value>) -> Json<Value> {
 
 async fn endless() -> axum::body::Body {
     let chunk = axum::body::Bytes::from(vec![b' '; 1 << 16]);
-    axum::body::Body::from_stream(futures::stream::repeat(Ok::<_, std::io::Error>(chunk)))
+    axum::body::Body::from_stream(futures::stream::repeat(Ok::<_, std::convert::Infallible>(chunk)))
 }
 
 async fn deep() -> ([(&'static str, &'static str); 1], String) {

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::schema::embedded::TEXT;
+
 /// A place in an object, as it is printed in errors: `spec.containers[0].name`, `metadata.labels[a]`.
 ///
 /// Cheap to build on the stack while walking; rendered only when an error is made.
@@ -124,6 +126,22 @@ impl ErrorKind {
     }
 }
 
+/// A value without what only this server keeps in it: the texts of embedded objects.
+fn shown(mut value: Value) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.shift_remove(TEXT);
+                map.values_mut().for_each(strip);
+            }
+            Value::Array(items) => items.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    strip(&mut value);
+    value
+}
+
 /// One refused field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Error {
@@ -136,7 +154,7 @@ pub struct Error {
 
 impl Error {
     fn make(kind: ErrorKind, path: &Path<'_>, value: Option<Value>, detail: impl Into<String>) -> Error {
-        Error { kind, field: path.to_string(), value, detail: detail.into() }
+        Error { kind, field: path.to_string(), value: value.map(shown), detail: detail.into() }
     }
 
     pub fn not_found(path: &Path<'_>, value: impl Into<Value>) -> Error {

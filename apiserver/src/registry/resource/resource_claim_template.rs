@@ -82,10 +82,15 @@ fn declared(template: &Value) -> ErrorList {
 
 /// A specification as messages show it: the metadata is embedded, and its fields keep their JSON names.
 fn shown(spec: &Value) -> Value {
-    let metadata = ["labels", "annotations"].into_iter().filter_map(|field| {
-        let entries = at(spec, "/metadata").get(field).filter(|entries| entries.as_object().is_some_and(|map| !map.is_empty()))?;
-        Some((field.to_owned(), entries.clone()))
-    });
+    let is_set = |value: &Value| match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        scalar => *scalar != 0,
+    };
+    let metadata = at(spec, "/metadata").as_object().into_iter().flatten();
+    let metadata = metadata.filter(|(_, value)| is_set(value)).map(|(field, value)| (field.clone(), value.clone()));
     let claim = go_struct::show(at(spec, "/spec"), &CLAIM);
     metadata.chain([("Spec".to_owned(), claim)]).collect::<Map<_, _>>().into()
 }

@@ -108,7 +108,7 @@ impl Inner {
         let mut wake: Vec<Arc<Notify>> = Vec::new();
         let mut changes: Vec<(Arc<Resource>, Vec<CacheChange>)> = Vec::new();
         for event in batch.events {
-            let Some((resource, replaced, key)) = self.resources.read().route(&event.key) else { continue };
+            let Some(Route { resource, replaced, key }) = self.resources.read().route(&event.key) else { continue };
             for resource in std::iter::once(resource).chain(replaced) {
                 let change = self.change(&resource, key, &event);
                 match changes.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &resource)) {

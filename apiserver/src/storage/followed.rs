@@ -9,6 +9,15 @@ use std::sync::Arc;
 use super::cache::Resource;
 use super::key;
 
+/// Where the changes of a key go.
+pub(super) struct Route<'k> {
+    pub resource: Arc<Resource>,
+    /// Those that the resource has replaced and that are still read.
+    pub replaced: Vec<Arc<Resource>>,
+    /// The object's key in them.
+    pub key: &'k str,
+}
+
 #[derive(Default)]
 pub(super) struct Followed {
     by_prefix: HashMap<Arc<str>, Arc<Resource>>,
@@ -49,10 +58,10 @@ impl Followed {
         self.by_prefix.values().chain(&self.replaced)
     }
 
-    /// The resource of a key, those that it has replaced, and the object's key in them.
-    pub fn route<'k>(&self, key: &'k str) -> Option<(Arc<Resource>, Vec<Arc<Resource>>, &'k str)> {
-        let (resource, rest) = key::split(key).find_map(|(prefix, rest)| Some((self.by_prefix.get(prefix)?.clone(), rest)))?;
+    /// Where the changes of a key go.
+    pub fn route<'k>(&self, key: &'k str) -> Option<Route<'k>> {
+        let (resource, key) = key::split(key).find_map(|(prefix, rest)| Some((self.by_prefix.get(prefix)?.clone(), rest)))?;
         let replaced = self.replaced.iter().filter(|r| r.spec.prefix == resource.spec.prefix).cloned().collect();
-        Some((resource, replaced, rest))
+        Some(Route { resource, replaced, key })
     }
 }

@@ -6,6 +6,7 @@ mod chance;
 mod model;
 mod objects;
 mod schemas;
+mod versions;
 
 use std::collections::BTreeSet;
 

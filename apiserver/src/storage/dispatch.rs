@@ -12,6 +12,7 @@ use futures::StreamExt as _;
 use tokio::sync::Notify;
 
 use super::cache::{CacheChange, Resource, Unreadable};
+use super::followed::Route;
 use super::object::Object;
 use super::store::{Batch, Entry, Key, Loaded, Revision, Round, StoreError, StoreEvent};
 use super::{Error, Inner};

@@ -1,6 +1,6 @@
 //! What administrators do with kubectl: whoever they are known as, asking what they may, handing out roles, tokens and certificates.
 //!
-//! Runs the real program; `FERROKUBE_TEST_KUBECTL` names it.
+//! Runs the real program: the one that `FERROKUBE_TEST_KUBECTL` names, or that `make compatibility` has built.
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -19,11 +19,12 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `None`, with a message, on machines without kubectl.
 fn program() -> Option<String> {
-    let path = std::env::var("FERROKUBE_TEST_KUBECTL").unwrap_or_else(|_| "/work/ref/bin/kubectl".to_owned());
+    let built = || concat!(env!("CARGO_MANIFEST_DIR"), "/../target/upstream/kubectl").to_owned();
+    let path = std::env::var("FERROKUBE_TEST_KUBECTL").unwrap_or_else(|_| built());
     if Path::new(&path).exists() {
         return Some(path);
     }
-    writeln!(std::io::stderr(), "skipped, there is no {path}").expect("stderr");
+    writeln!(std::io::stderr(), "skipped, there is no {path}; FERROKUBE_TEST_KUBECTL can name a kubectl of v1.37").expect("stderr");
     None
 }
 

@@ -1,6 +1,5 @@
 //! What is asked from outside, served by a test over TLS: an issuer of tokens, and webhooks that know tokens and permissions.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,9 +12,9 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+
+use crate::webhook_server;
 
 /// What the webhooks were asked, and what they are to say.
 #[derive(Default)]
@@ -36,13 +35,7 @@ pub struct Outside {
     pub ca: String,
     pub seen: Arc<Seen>,
     key: Mutex<(String, EcdsaKeyPair)>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _serving: webhook_server::Serving,
 }
 
 pub fn now() -> i64 {
@@ -153,22 +146,9 @@ fn answers(seen: &Seen, headers: &http::HeaderMap) -> Result<(), StatusCode> {
 
 /// Starts the server on a free port.
 pub async fn serve() -> Outside {
-    let mut parameters = rcgen::CertificateParams::new(Vec::<String>::new()).expect("parameters");
-    parameters.subject_alt_names.push(rcgen::SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let certificate = parameters.self_signed(&key).expect("a certificate");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-    let chain = CertificateDer::pem_slice_iter(certificate.pem().as_bytes()).collect::<Result<Vec<_>, _>>().expect("a chain");
-    let private = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).expect("a key");
-    let config = builder.with_no_client_auth().with_single_cert(chain, private).expect("a usable identity");
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-    let url = format!("https://127.0.0.1:{}", listener.local_addr().expect("an address").port());
     let seen = Arc::new(Seen::default());
     let (pair, jwk) = new_key("first");
     *seen.keys.lock().expect("no test has failed") = vec![jwk];
-    seen.url.lock().expect("no test has failed").clone_from(&url);
     let app = Router::new()
         .route("/.well-known/openid-configuration", get(describe))
         .route("/keys", get(keys))
@@ -176,18 +156,8 @@ pub async fn serve() -> Outside {
         .route("/tokens", post(review_token))
         .route("/access", post(review_access))
         .with_state(seen.clone());
-    let task = tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.expect("a connection");
-            let Ok(stream) = acceptor.accept(stream).await else { continue };
-            let app = app.clone();
-            tokio::spawn(async move {
-                let builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
-                let service = hyper_util::service::TowerToHyperService::new(app);
-                // A client that goes away is nobody's concern.
-                let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    Outside { url, ca: certificate.pem(), seen, key: Mutex::new(("first".to_owned(), pair)), task }
+    let serving = webhook_server::serve(app, || {}).await;
+    let url = format!("https://127.0.0.1:{}", serving.port);
+    seen.url.lock().expect("no test has failed").clone_from(&url);
+    Outside { url, ca: serving.ca.clone(), seen, key: Mutex::new(("first".to_owned(), pair)), _serving: serving }
 }

@@ -2,14 +2,18 @@
 //!
 //! Knows connections and nothing of the API: each request goes to one handler, with the peer's address and certificate.
 
+mod lingering;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
+use http::StatusCode;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,6 +23,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+
+use self::lingering::Lingering;
 
 /// Connections open at once; more wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 50_000;
@@ -133,9 +139,19 @@ where
         None => Arc::new([]),
     };
     let peer = Peer { address, local, certificates };
+    let upgraded = Arc::new(AtomicBool::new(false));
+    let stream = Lingering::new(stream, upgraded.clone());
     let service = service_fn(move |request| {
-        let answer = handler(request, peer.clone());
-        async move { Ok::<_, Infallible>(answer.await) }
+        // On the heap: what serves a request is big, and is moved several times before it is first asked.
+        let answer = Box::pin(handler(request, peer.clone()));
+        let upgraded = upgraded.clone();
+        async move {
+            let answer = answer.await;
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                upgraded.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);

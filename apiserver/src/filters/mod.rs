@@ -13,6 +13,7 @@ pub mod request_info;
 pub mod web_socket_token;
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -123,12 +124,16 @@ fn nowhere() -> Peer {
 async fn answer(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
     let audit_id = audit_id(request.headers());
     let caught = match api.audit.clone() {
-        None => AssertUnwindSafe(pass(api, request, peer, sender, audit_id)).catch_unwind().await,
+        None => {
+            let passing = pin!(pass(api, request, peer, sender, audit_id));
+            AssertUnwindSafe(passing).catch_unwind().await
+        }
         Some(auditor) => {
             let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or(""));
             let id = String::from_utf8_lossy(audit_id.as_bytes()).into_owned();
             let seen = audit::seen(&request, &id, peer.address.ip(), is_long_running(&info));
-            audit::watched(&auditor, seen, &info, pass(api, request, peer, sender, audit_id)).await
+            let passing = pin!(pass(api, request, peer, sender, audit_id));
+            audit::watched(&auditor, seen, &info, passing).await
         }
     };
     match caught {
@@ -174,7 +179,7 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
                 upgrade,
                 _sealed: Sealed,
             };
-            let answer = dispatch::dispatch(api.clone(), request);
+            let answer = pin!(dispatch::dispatch(api.clone(), request));
             let answered = if long_running { Ok(answer.await) } else { tokio::time::timeout(REQUEST_TIMEOUT, answer).await };
             match answered {
                 Ok(Ok(response)) => response,

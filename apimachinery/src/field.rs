@@ -289,8 +289,11 @@ pub fn quote(s: &str) -> String {
 
 /// Whether Go calls the character printable: letters, marks, numbers, punctuation, symbols and the ASCII space.
 pub fn is_print(c: char) -> bool {
+    if c.is_ascii() {
+        return matches!(c, ' '..='~');
+    }
     // Debug formatting escapes exactly the unprintable characters, quotes and backslash, and a mark that nothing precedes.
-    matches!(c, '"' | '\'' | '\\') || ['x', c].iter().collect::<String>().escape_debug().nth(2).is_none()
+    ['x', c].iter().collect::<String>().escape_debug().nth(2).is_none()
 }
 
 #[cfg(test)]

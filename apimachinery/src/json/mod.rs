@@ -6,4 +6,4 @@ mod parse;
 mod write;
 
 pub use parse::{Error, MAX_DEPTH, parse, places};
-pub use write::{to_string, to_vec, write, write_float, write_pretty};
+pub use write::{Long, to_string, to_vec, write, write_float, write_pretty};

@@ -1,6 +1,6 @@
 //! Writing, byte for byte as Go's encoder does: HTML characters and line separators escaped, floats in ES6 form.
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 /// The compact text.
 pub fn to_vec(value: &Value) -> Vec<u8> {
@@ -47,6 +47,77 @@ pub fn write(out: &mut Vec<u8>, value: &Value) {
 /// Appends the text indented by two spaces a level.
 pub fn write_pretty(out: &mut Vec<u8>, value: &Value) {
     indented(out, value, 0);
+}
+
+/// The text of an object with one long array in it, written item by item: nobody needs to have the array.
+pub struct Long {
+    /// Up to the array's bracket.
+    before: Vec<u8>,
+    /// From the member after the array on.
+    after: Vec<u8>,
+    pretty: bool,
+    items: usize,
+}
+
+impl Long {
+    /// `frame` is the object; what its member `array` holds is left out.
+    pub fn new(frame: &Map<String, Value>, array: &str, pretty: bool) -> Long {
+        let (mut before, mut after) = (vec![b'{'], Vec::new());
+        let mut out = &mut before;
+        for (i, (key, value)) in frame.iter().enumerate() {
+            match (i > 0, pretty) {
+                (comma, true) => new_line(out, comma, 1),
+                (true, false) => out.push(b','),
+                (false, false) => {}
+            }
+            write_text(out, key);
+            out.extend(if pretty { b": ".as_slice() } else { b":" });
+            if key == array {
+                out.push(b'[');
+                out = &mut after;
+            } else if pretty {
+                indented(out, value, 1);
+            } else {
+                write(out, value);
+            }
+        }
+        if pretty {
+            new_line(out, false, 0);
+        }
+        out.push(b'}');
+        Long { before, after, pretty, items: 0 }
+    }
+
+    pub fn begin(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.before);
+    }
+
+    pub fn item(&mut self, out: &mut Vec<u8>, value: &Value) {
+        self.separate(out);
+        if self.pretty {
+            indented(out, value, 2);
+        } else {
+            write(out, value);
+        }
+    }
+
+    /// What stands between items; the caller writes the next one.
+    pub fn separate(&mut self, out: &mut Vec<u8>) {
+        match (self.items > 0, self.pretty) {
+            (comma, true) => new_line(out, comma, 2),
+            (true, false) => out.push(b','),
+            (false, false) => {}
+        }
+        self.items += 1;
+    }
+
+    pub fn end(&self, out: &mut Vec<u8>) {
+        if self.pretty && self.items > 0 {
+            new_line(out, false, 1);
+        }
+        out.push(b']');
+        out.extend_from_slice(&self.after);
+    }
 }
 
 fn indented(out: &mut Vec<u8>, value: &Value, level: usize) {
@@ -209,5 +280,31 @@ mod tests {
         write_pretty(&mut out, &json!({"a": [1, {"b": {}}], "c": []}));
         let expected = "{\n  \"a\": [\n    1,\n    {\n      \"b\": {}\n    }\n  ],\n  \"c\": []\n}";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_long_array_written_item_by_item_reads_as_if_written_at_once() {
+        for items in [json!([]), json!([1]), json!([{"a": [], "b": {}}, [1, 2], "c"])] {
+            for frame in [json!({"rows": []}), json!({"a": {"b": 1}, "rows": [], "z": [1]}), json!({"rows": [], "z": {}})] {
+                let mut whole = frame.clone();
+                whole["rows"] = items.clone();
+                for pretty in [false, true] {
+                    let mut long = Long::new(frame.as_object().expect("an object"), "rows", pretty);
+                    let mut out = Vec::new();
+                    long.begin(&mut out);
+                    for item in items.as_array().expect("an array") {
+                        long.item(&mut out, item);
+                    }
+                    long.end(&mut out);
+                    let mut expected = Vec::new();
+                    if pretty {
+                        write_pretty(&mut expected, &whole);
+                    } else {
+                        write(&mut expected, &whole);
+                    }
+                    assert_eq!(String::from_utf8(out), String::from_utf8(expected));
+                }
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
+use smol_str::SmolStr;
 
 use super::{
     path::PathElement,
@@ -118,7 +119,7 @@ fn key_to_element(key: &str) -> Result<Option<PathElement>, FieldsError> {
             let Value::Object(map) = parse(content)? else {
                 return Err(FieldsError::Content(format!("expect an object in {key}")));
             };
-            let mut fields: Vec<(Box<str>, Value)> = map.into_iter().map(|(name, value)| (name.into(), value)).collect();
+            let mut fields: Vec<(SmolStr, Value)> = map.into_iter().map(|(name, value)| (name.into(), value)).collect();
             fields.sort_by(|a, b| a.0.cmp(&b.0));
             PathElement::Key(fields.into())
         }

@@ -3,18 +3,20 @@
 //! Owns the order of steps (which is the order of FieldsV1) and their text in conflict messages. Knows nothing of schemas.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use serde_json::Value;
+use smol_str::SmolStr;
 
 use crate::{field::quote, go_print};
 
-/// A step from an object to one of its parts.
+/// A step from an object to one of its parts. Clones are cheap: sets of them are made for every write.
 #[derive(Clone, Debug)]
 pub enum PathElement {
     /// A struct's field or a map's key.
-    Field(Box<str>),
+    Field(SmolStr),
     /// The item of an associative list whose key fields have these values; sorted by name.
-    Key(Box<[(Box<str>, Value)]>),
+    Key(Arc<[(SmolStr, Value)]>),
     /// The item of a set with this value.
     Value(Value),
     /// The item of an atomic list at this place.
@@ -81,7 +83,7 @@ impl Ord for PathElement {
     }
 }
 
-fn compare_keys(a: &[(Box<str>, Value)], b: &[(Box<str>, Value)]) -> Ordering {
+fn compare_keys(a: &[(SmolStr, Value)], b: &[(SmolStr, Value)]) -> Ordering {
     for ((name_a, value_a), (name_b, value_b)) in a.iter().zip(b) {
         let order = name_a.cmp(name_b).then_with(|| compare_values(value_a, value_b));
         if order != Ordering::Equal {
@@ -175,7 +177,7 @@ mod tests {
 
     #[test]
     fn steps_are_ordered_by_sort_then_content() {
-        let key = |v: Value| PathElement::Key(Box::new([("port".into(), v)]));
+        let key = |v: Value| PathElement::Key(Arc::new([("port".into(), v)]));
         let ordered = [
             PathElement::field("a"),
             PathElement::field("b"),
@@ -195,7 +197,7 @@ mod tests {
     fn paths_print_as_in_conflict_messages() {
         let path = [
             PathElement::field("spec"),
-            PathElement::Key(Box::new([("containerPort".into(), json!(80)), ("protocol".into(), json!("TCP"))])),
+            PathElement::Key(Arc::new([("containerPort".into(), json!(80)), ("protocol".into(), json!("TCP"))])),
             PathElement::Value(json!("f")),
             PathElement::Index(2),
         ];

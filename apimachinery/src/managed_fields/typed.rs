@@ -3,6 +3,7 @@
 //! The one place that reads [`crate::schema`] for ownership. Walks ([`super::compare`], [`super::merge`], …) see only [`Atom`]s.
 
 use serde_json::{Map, Value};
+use smol_str::SmolStr;
 
 use super::path::PathElement;
 use crate::schema::{Field, ListKind, ListType, StructType, Type, TypeId, Types};
@@ -220,10 +221,10 @@ impl<'a> Schema<'a> {
             Value::Null => return Err("associative list with keys may not have a null element".to_owned()),
             _ => return Err("associative list with keys may not have non-map elements".to_owned()),
         };
-        let mut fields: Vec<(Box<str>, Value)> = Vec::with_capacity(keys.len());
+        let mut fields: Vec<(SmolStr, Value)> = Vec::with_capacity(keys.len());
         for key in keys {
             if let Some(value) = map.get(&**key) {
-                fields.push((key.clone(), value.clone()));
+                fields.push((SmolStr::new(key), value.clone()));
                 continue;
             }
             let Some(item_map) = self.resolve(element).map else {
@@ -231,7 +232,7 @@ impl<'a> Schema<'a> {
             };
             // A key without a value and without a default is left out: then its absence tells items apart.
             if let Some(default) = item_map.named(key).and_then(key_default) {
-                fields.push((key.clone(), default));
+                fields.push((SmolStr::new(key), default));
             }
         }
         if fields.is_empty() && !keys.is_empty() {

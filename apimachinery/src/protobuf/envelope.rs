@@ -61,15 +61,29 @@ pub fn unwrap(data: &[u8]) -> Result<Unknown<'_>, DecodeError> {
     Ok(unknown)
 }
 
-/// The message of a list, from the message of its `ListMeta` and those of its items, which are copied as they are.
-pub fn encode_list<'i>(list_meta: &[u8], items: impl IntoIterator<Item = &'i [u8]>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(list_meta.len() + 8);
-    push_bytes_field(&mut out, 1, list_meta);
-    for item in items {
-        push_bytes_field(&mut out, 2, item);
-    }
+/// An envelope around a list of encoded items, in parts: this, each item as [`push_list_item`] writes it, and [`LIST_END`].
+///
+/// `list_meta` is the message of the list's `ListMeta`; `lengths` are those of the items, in bytes.
+pub fn list_begin(api_version: &str, kind: &str, list_meta: &[u8], lengths: impl Iterator<Item = usize>) -> Vec<u8> {
+    let mut meta = Vec::with_capacity(list_meta.len() + 8);
+    push_bytes_field(&mut meta, 1, list_meta);
+    let items: usize = lengths.map(|length| 1 + length_bytes(length) + length).sum();
+    let mut type_meta = Vec::with_capacity(api_version.len() + kind.len() + 8);
+    push_bytes_field(&mut type_meta, 1, api_version.as_bytes());
+    push_bytes_field(&mut type_meta, 2, kind.as_bytes());
+    let mut out = PREFIX.to_vec();
+    push_bytes_field(&mut out, 1, &type_meta);
+    push_head(&mut out, 2, meta.len() + items);
+    out.extend_from_slice(&meta);
     out
 }
+
+pub fn push_list_item(out: &mut Vec<u8>, item: &[u8]) {
+    push_bytes_field(out, 2, item);
+}
+
+/// The envelope's empty content encoding and content type.
+pub const LIST_END: [u8; 4] = [3 << 3 | BYTES, 0, 4 << 3 | BYTES, 0];
 
 /// The message of an object's `PartialObjectMetadata`, which is its field 1 alone.
 pub fn partial_object_metadata(message: &[u8]) -> Result<Vec<u8>, DecodeError> {
@@ -136,14 +150,22 @@ fn for_each_bytes<'b>(
 }
 
 fn push_bytes_field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    push_head(out, number, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+fn push_head(out: &mut Vec<u8>, number: u8, mut length: usize) {
     out.push(number << 3 | BYTES);
-    let mut length = bytes.len();
     while length >= 0x80 {
         out.push(length as u8 | 0x80);
         length >>= 7;
     }
     out.push(length as u8);
-    out.extend_from_slice(bytes);
+}
+
+/// How many bytes a length is written in.
+fn length_bytes(length: usize) -> usize {
+    (usize::BITS - (length | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 #[cfg(test)]
@@ -175,11 +197,18 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_its_metadata_and_its_items() {
-        let long = vec![7_u8; 200];
-        let list = encode_list(b"m", [&b"i"[..], &long]);
-        assert_eq!(&list[..9], b"\x0a\x01m\x12\x01i\x12\xc8\x01");
-        assert_eq!(list.len(), 9 + 200);
+    fn a_list_in_parts_is_an_envelope_around_its_metadata_and_its_items() {
+        for length in [0, 1, 127, 128, 16_383, 16_384] {
+            let items = [vec![7_u8; length], b"i".to_vec()];
+            let mut list = list_begin("v1", "PodList", b"m", items.iter().map(Vec::len));
+            let mut message = b"\x0a\x01m".to_vec();
+            for item in &items {
+                push_list_item(&mut list, item);
+                push_bytes_field(&mut message, 2, item);
+            }
+            list.extend(LIST_END);
+            assert_eq!(list, wrap("v1", "PodList", &message), "an item of {length} bytes");
+        }
         assert_eq!(partial_object_metadata(b"\x0a\x01m\x10\x05").as_deref(), Ok(&b"\x0a\x01m"[..]));
     }
 }

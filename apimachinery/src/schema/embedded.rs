@@ -5,7 +5,7 @@
 //! it travels as a member of the object: [`crate::protobuf`] writes it in place of the object, stores keep it, and whoever shows an
 //! object as JSON forgets it first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -32,30 +32,58 @@ pub type Place = Vec<Step>;
 
 /// Where objects of a type have others in them.
 pub fn places(types: &Types, id: TypeId) -> Vec<Place> {
-    let mut found = Vec::new();
-    look_into(types, &Type::Struct(id), &mut Vec::new(), &mut found);
-    found
+    Search { types, empty: HashSet::new() }.below(&Type::Struct(id), 0)
 }
 
-fn look_into(types: &Types, ty: &Type, way: &mut Place, found: &mut Vec<Place>) {
-    if way.len() > MAX_DEPTH {
-        return;
-    }
-    match ty {
-        Type::RawExtension => found.push(way.clone()),
-        Type::List(list) => {
-            way.push(Step::Each);
-            look_into(types, &list.item, way, found);
-            way.pop();
+struct Search<'t> {
+    types: &'t Types,
+    /// Structs below which there is nothing embedded, however deep.
+    empty: HashSet<TypeId>,
+}
+
+impl Search<'_> {
+    /// The ways from a value of this type.
+    fn below(&mut self, ty: &Type, depth: usize) -> Vec<Place> {
+        match ty {
+            _ if depth > MAX_DEPTH => Vec::new(),
+            Type::RawExtension => vec![Place::new()],
+            Type::List(list) => self.through(&Step::Each, &list.item, depth),
+            Type::Struct(id) if self.is_empty(*id) => Vec::new(),
+            Type::Struct(id) => {
+                let types = self.types;
+                let fields = types.get(*id).fields.iter();
+                fields.flat_map(|field| self.through(&Step::Member(field.json.clone()), &field.ty, depth)).collect()
+            }
+            _ => Vec::new(),
         }
-        Type::Struct(id) => {
-            for field in &types.get(*id).fields {
-                way.push(Step::Member(field.json.clone()));
-                look_into(types, &field.ty, way, found);
-                way.pop();
+    }
+
+    fn through(&mut self, step: &Step, ty: &Type, depth: usize) -> Vec<Place> {
+        let below = self.below(ty, depth + 1);
+        below.into_iter().map(|place| std::iter::once(step.clone()).chain(place).collect()).collect()
+    }
+
+    fn is_empty(&mut self, id: TypeId) -> bool {
+        let mut seen = HashSet::from([id]);
+        let mut left = vec![id];
+        while let Some(next) = left.pop() {
+            if self.empty.contains(&next) {
+                continue;
+            }
+            for field in &self.types.get(next).fields {
+                let mut ty = &field.ty;
+                while let Type::List(list) = ty {
+                    ty = &list.item;
+                }
+                match ty {
+                    Type::RawExtension => return false,
+                    Type::Struct(below) if seen.insert(*below) => left.push(*below),
+                    _ => {}
+                }
             }
         }
-        _ => {}
+        self.empty.extend(seen);
+        true
     }
 }
 

@@ -26,7 +26,7 @@ pub async fn delete_collection(call: &mut Call) -> Answer {
         }
     }
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: IncludeObject::Metadata, now: call.request.now };
-    presenter.list(&page.objects, &page.meta, &call.request.headers)
+    presenter.list(page.objects, &page.meta, &call.request.headers)
 }
 
 fn is_not_found(status: &Status) -> bool {

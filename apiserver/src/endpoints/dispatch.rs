@@ -24,7 +24,7 @@ use crate::storage::{self, Freshness, Object};
 pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     if let Some(registration) = api.aggregation.claimed(&request.info.path, |document| api.openapi.publishes(document)) {
         audit::passed_on();
-        return aggregation::proxy::serve(&api, &registration, request).await;
+        return Box::pin(aggregation::proxy::serve(&api, &registration, request)).await;
     }
     if let Some(metrics) = api.resource_metrics.as_ref().filter(|_| resource_metrics::serve::is_for(&request)) {
         return resource_metrics::serve::serve(&api, metrics, &request).await;
@@ -155,14 +155,15 @@ async fn run(call: &mut Call) -> Answer {
     let named = call.request.info.parts.len() > 1;
     match call.subresource().map(|s| &s.kind) {
         Some(SubresourceKind::Scale) => return scale::scale(call).await,
-        Some(SubresourceKind::Endpoint) => return connect::connect(call).await,
+        // On the heap, as it is rare and would make every request's future as big as its own.
+        Some(SubresourceKind::Endpoint) => return Box::pin(connect::connect(call)).await,
         _ => {}
     }
     if call.request.method == Method::POST && named {
         return Err(not_allowed());
     }
     if !call.resource.allows("get") && call.request.method == Method::POST {
-        return connect::connect(call).await;
+        return Box::pin(connect::connect(call)).await;
     }
     match call.request.info.verb.as_str() {
         "create" => create::create(call).await,

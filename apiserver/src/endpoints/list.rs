@@ -33,7 +33,7 @@ pub async fn list(call: &mut Call) -> Answer {
     let filter = Filter::parse(&call.resource, call.namespace(), &options.label_selector, &options.field_selector)?;
     let page = read_page(call, &options, &filter).await?;
     let presenter = Presenter { resource: &call.resource, form: &form, include_object: include, now: call.request.now };
-    presenter.list(&page.objects, &page.meta, &call.request.headers)
+    presenter.list(page.objects, &page.meta, &call.request.headers)
 }
 
 /// A page of a list, and what its metadata says.

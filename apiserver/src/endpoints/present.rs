@@ -2,7 +2,11 @@
 //!
 //! JSON of the stored version is copied from the object; every other form is made at most once per revision where it is worth keeping.
 
+mod list;
+
 use std::borrow::Cow;
+use std::convert::Infallible;
+use std::sync::Arc;
 
 use apimachinery::protobuf::{self, envelope};
 use apimachinery::status::Status;
@@ -11,8 +15,9 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+pub use self::list::ListMeta;
 use super::convert;
 use super::negotiate::{Encoding, Form, Transform};
 use super::respond;
@@ -23,35 +28,11 @@ use crate::storage::{EncodingId, Object};
 
 /// Presents objects of one resource to one client.
 pub struct Presenter<'a> {
-    pub resource: &'a Resource,
+    pub resource: &'a Arc<Resource>,
     pub form: &'a Form,
     /// Of Tables; from `includeObject`.
     pub include_object: IncludeObject,
     pub now: Timestamp,
-}
-
-/// The metadata of a list.
-#[derive(Clone, Debug, Default)]
-pub struct ListMeta {
-    pub resource_version: String,
-    pub continue_token: String,
-    pub remaining: Option<i64>,
-}
-
-impl ListMeta {
-    pub fn to_value(&self) -> Value {
-        let mut map = Map::new();
-        if !self.resource_version.is_empty() {
-            map.insert("resourceVersion".to_owned(), Value::String(self.resource_version.clone()));
-        }
-        if !self.continue_token.is_empty() {
-            map.insert("continue".to_owned(), Value::String(self.continue_token.clone()));
-        }
-        if let Some(remaining) = self.remaining {
-            map.insert("remainingItemCount".to_owned(), remaining.into());
-        }
-        Value::Object(map)
-    }
 }
 
 /// `includeObject` of a Table request; other forms do not read it.
@@ -69,9 +50,6 @@ pub fn include_object(form: &Form, text: &str) -> Result<IncludeObject, Status> 
         ))),
     }
 }
-
-/// Bytes in a chunk of a list's body.
-const CHUNK_BYTES: usize = 128 * 1024;
 
 impl Presenter<'_> {
     /// One stored object as a response.
@@ -104,7 +82,7 @@ impl Presenter<'_> {
         let plain = self.form.transform == Transform::None && !self.form.pretty;
         match self.form.encoding {
             Encoding::Json if plain => {
-                let text = self.json(object)?;
+                let text = self.json(object);
                 let mut out = BytesMut::with_capacity(text.len() + 1);
                 out.extend_from_slice(&text);
                 out.extend_from_slice(b"\n");
@@ -170,11 +148,13 @@ impl Presenter<'_> {
     }
 
     /// The JSON of the resource's version, without a newline.
-    pub fn json(&self, object: &Object) -> Result<Bytes, Status> {
+    fn json(&self, object: &Object) -> Bytes {
         if self.resource.conversion.is_none() {
-            return Ok(object.json().clone());
+            return object.json().clone();
         }
-        object.encoding(self.encoding_id(0), |o| Ok(json::to_vec(&convert::from_storage(self.resource, o.value())).into()))
+        let Ok(text) = object
+            .encoding(self.encoding_id(0), |o| Ok::<_, Infallible>(json::to_vec(&convert::from_storage(self.resource, o.value())).into()));
+        text
     }
 
     /// The protobuf message of the resource's version, without an envelope.
@@ -202,141 +182,6 @@ impl Presenter<'_> {
         .into())
     }
 
-    /// A list as a response. The body is made of chunks, so that a large list is never one allocation.
-    pub fn list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta, request: &http::HeaderMap) -> Result<Response<Body>, Status> {
-        if let Transform::Metadata(_) = self.form.transform {
-            let name = self.internal_name();
-            return Err(Status::no_such_form(format!(
-                "you requested PartialObjectMetadata, but the requested object is a list (*{name}List)"
-            )));
-        }
-        let chunks = match (self.form.encoding, &self.form.transform) {
-            (Encoding::Json, Transform::None) if !self.form.pretty => self.json_list(objects, meta)?,
-            (Encoding::Protobuf, _) if self.resource.custom.is_none() && !self.leaves_out_annotations() => {
-                vec![self.protobuf_list(objects, meta)?]
-            }
-            _ => vec![self.value_list(objects, meta)?],
-        };
-        let media_type = self.form.encoding.media_type();
-        if let [whole] = chunks.as_slice() {
-            return Ok(respond::compress(respond::bytes(StatusCode::OK, media_type, whole.clone()), request, whole));
-        }
-        Ok(respond::chunks(respond::bytes(StatusCode::OK, media_type, Bytes::new()), request, chunks))
-    }
-
-    fn list_head(&self, kind: &str, api_version: &str, meta: &ListMeta) -> Vec<u8> {
-        let mut head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":").into_bytes();
-        head.extend_from_slice(&json::to_vec(&meta.to_value()));
-        head.extend_from_slice(b",\"items\":[");
-        head
-    }
-
-    fn json_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Vec<Bytes>, Status> {
-        let custom = self.resource.custom.is_some();
-        let head = if custom {
-            format!("{{\"apiVersion\":\"{}\",\"items\":[", self.resource.api_version()).into_bytes()
-        } else {
-            self.list_head(&self.resource.list_kind, &self.resource.api_version(), meta)
-        };
-        let mut chunks = Vec::new();
-        let total: usize = objects.iter().map(|o| o.json().len() + 1).sum();
-        let mut out = BytesMut::with_capacity((head.len() + total + 3).min(CHUNK_BYTES + CHUNK_BYTES / 8));
-        out.extend_from_slice(&head);
-        for (i, object) in objects.iter().enumerate() {
-            if i > 0 {
-                out.extend_from_slice(b",");
-            }
-            let text = self.json(object)?;
-            if custom {
-                out.extend_from_slice(&text);
-            } else {
-                out.extend_from_slice(b"{");
-                out.extend_from_slice(self.without_type_meta(&text));
-            }
-            if out.len() >= CHUNK_BYTES {
-                chunks.push(out.split().freeze());
-                out.reserve(CHUNK_BYTES + CHUNK_BYTES / 8);
-            }
-        }
-        out.extend_from_slice(b"]");
-        if custom {
-            let tail = format!(",\"kind\":\"{}\",\"metadata\":", self.resource.list_kind);
-            out.extend_from_slice(tail.as_bytes());
-            out.extend_from_slice(&json::to_vec(&custom_list_meta(meta)));
-        }
-        out.extend_from_slice(b"}\n");
-        chunks.push(out.freeze());
-        Ok(chunks)
-    }
-
-    /// What follows `{"kind":"Pod","apiVersion":"v1",`: the items of a built-in list carry no type.
-    fn without_type_meta<'t>(&self, text: &'t [u8]) -> &'t [u8] {
-        match text.strip_prefix(&*self.resource.type_meta_prefix) {
-            Some(rest) => rest.strip_prefix(b",").unwrap_or(rest),
-            None => text.strip_prefix(b"{").unwrap_or(text),
-        }
-    }
-
-    fn protobuf_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Bytes, Status> {
-        let types = protobuf::builtin();
-        let list_meta_id = apimachinery::schema::builtin()
-            .lookup("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
-            .ok_or_else(|| Status::internal_error("no schema for ListMeta"))?;
-        let list_meta = types.encode(list_meta_id, &meta.to_value()).map_err(|e| Status::internal_error(&e.to_string()))?;
-        let messages = objects.iter().map(|o| self.message(o)).collect::<Result<Vec<_>, _>>()?;
-        if let Transform::Metadata(version) | Transform::MetadataList(version) = &self.form.transform {
-            let items = messages
-                .iter()
-                .map(|m| envelope::partial_object_metadata(m))
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|e| Status::internal_error(&e.to_string()))?;
-            let message = envelope::encode_list(&list_meta, items.iter().map(Vec::as_slice));
-            return Ok(envelope::wrap(&format!("meta.k8s.io/{version}"), "PartialObjectMetadataList", &message).into());
-        }
-        let message = envelope::encode_list(&list_meta, messages.iter().map(|m| &**m));
-        Ok(envelope::wrap(&self.resource.api_version(), &self.resource.list_kind, &message).into())
-    }
-
-    fn value_list(&self, objects: &[std::sync::Arc<Object>], meta: &ListMeta) -> Result<Bytes, Status> {
-        let values: Vec<Value> = objects.iter().map(|o| self.shown(o)).collect();
-        let shown = match &self.form.transform {
-            Transform::Table(version) if self.resource.conversion.is_some() => {
-                let stored: Vec<Value> = objects.iter().map(|o| o.value()).collect();
-                let rows = stored.iter().zip(&values).map(|(printed, object)| Shown { printed, object });
-                self.table(version, rows, meta, true)
-            }
-            Transform::Table(version) => self.table(version, values.iter().map(|v| Shown { printed: v, object: v }), meta, true),
-            Transform::Metadata(version) | Transform::MetadataList(version) => {
-                let items = values.iter().map(|v| metadata_only(v, version)).collect();
-                list_value("PartialObjectMetadataList", &format!("meta.k8s.io/{version}"), meta, items)
-            }
-            Transform::None if self.resource.custom.is_some() => serde_json::json!({
-                "apiVersion": self.resource.api_version(),
-                "items": values,
-                "kind": &*self.resource.list_kind,
-                "metadata": custom_list_meta(meta),
-            }),
-            Transform::None => {
-                let items = values
-                    .into_iter()
-                    .map(|mut v| {
-                        if let Some(map) = v.as_object_mut() {
-                            map.shift_remove("kind");
-                            map.shift_remove("apiVersion");
-                        }
-                        v
-                    })
-                    .collect();
-                list_value(&self.resource.list_kind, &self.resource.api_version(), meta, items)
-            }
-        };
-        Ok(match self.form.encoding {
-            Encoding::Yaml => yaml::to_string(&shown).into(),
-            Encoding::Protobuf => protobuf::builtin().encode_object(&shown).map_err(|e| Status::unknown(e.to_string()))?.into(),
-            Encoding::Json => respond::json_text(&shown, self.form.pretty),
-        })
-    }
-
     fn table<'v>(&self, version: &str, values: impl Iterator<Item = Shown<'v>>, meta: &ListMeta, with_columns: bool) -> Value {
         table::build(&*self.resource.printer, version, values, &meta.to_value(), self.include_object, with_columns, self.now)
     }
@@ -357,7 +202,7 @@ impl Presenter<'_> {
                 let shown = metadata_only(&self.shown(object), version);
                 Ok(protobuf::builtin().encode_object(&shown).map_err(|e| Status::unknown(e.to_string()))?.into())
             }
-            (Transform::None, _) => self.json(object),
+            (Transform::None, _) => Ok(self.json(object)),
             (Transform::Metadata(version) | Transform::MetadataList(version), _) => {
                 let value = self.shown(object);
                 Ok(json::to_vec(&metadata_only(&value, version)).into())
@@ -385,16 +230,6 @@ impl Presenter<'_> {
     }
 }
 
-/// The metadata of a list of custom objects: sorted, and with its continuation even where there is none.
-fn custom_list_meta(meta: &ListMeta) -> Value {
-    let mut value = meta.to_value();
-    if let Some(map) = value.as_object_mut() {
-        map.insert("continue".to_owned(), Value::String(meta.continue_token.clone()));
-    }
-    value.sort_all_objects();
-    value
-}
-
 /// `PartialObjectMetadata` of an object.
 pub fn metadata_only(value: &Value, version: &str) -> Value {
     serde_json::json!({
@@ -402,8 +237,4 @@ pub fn metadata_only(value: &Value, version: &str) -> Value {
         "apiVersion": format!("meta.k8s.io/{version}"),
         "metadata": value.get("metadata").cloned().unwrap_or_default(),
     })
-}
-
-fn list_value(kind: &str, api_version: &str, meta: &ListMeta, items: Vec<Value>) -> Value {
-    serde_json::json!({ "kind": kind, "apiVersion": api_version, "metadata": meta.to_value(), "items": items })
 }

@@ -106,16 +106,21 @@ pub fn kept(response: Response<Body>, request_headers: &HeaderMap, compressed: i
     Response::from_parts(head, Body::from(compressed))
 }
 
-/// A body of chunks: compressed as it goes out, if the client accepts gzip. Lists of more than one chunk are always large.
-pub fn chunks(mut response: Response<Body>, request_headers: &HeaderMap, chunks: Vec<Bytes>) -> Response<Body> {
+/// A body of chunks, each made when the client takes it: compressed as it goes out, if the client accepts gzip. Lists of more than one chunk
+/// are always large.
+pub fn chunks(
+    mut response: Response<Body>,
+    request_headers: &HeaderMap,
+    chunks: impl Iterator<Item = Bytes> + Send + 'static,
+) -> Response<Body> {
     if !accepts_gzip(request_headers) {
-        let stream = futures::stream::iter(chunks.into_iter().map(Ok::<_, std::convert::Infallible>));
+        let stream = futures::stream::iter(chunks.map(Ok::<_, std::convert::Infallible>));
         *response.body_mut() = Body::from_stream(stream);
         return response;
     }
     compressed_head(response.headers_mut());
     let encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
-    let stream = futures::stream::unfold((Some(encoder), chunks.into_iter()), |(encoder, mut rest)| async move {
+    let stream = futures::stream::unfold((Some(encoder), chunks), |(encoder, mut rest)| async move {
         let mut encoder = encoder?;
         match rest.next() {
             Some(chunk) => {

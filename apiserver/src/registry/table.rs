@@ -74,7 +74,8 @@ fn column(column: &Column) -> Value {
     })
 }
 
-fn row(printer: &dyn Rows, version: &str, shown: &Shown<'_>, include: IncludeObject, now: Timestamp) -> Value {
+/// One row of a Table; see [`build`].
+pub fn row(printer: &dyn Rows, version: &str, shown: &Shown<'_>, include: IncludeObject, now: Timestamp) -> Value {
     let value = shown.object;
     let mut row = Map::new();
     row.insert("cells".to_owned(), Value::Array(printer.cells(shown.printed, now)));

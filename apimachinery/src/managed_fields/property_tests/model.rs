@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use smol_str::SmolStr;
 
 use crate::{
     managed_fields::{Filter, ManagerId, PathElement, path::same},
@@ -177,7 +178,7 @@ impl<'a> Model<'a> {
     fn item(&self, place: Place<'a>, keys: Option<&[Box<str>]>, item: &Value) -> PathElement {
         let Some(keys) = keys else { return PathElement::Value(item.clone()) };
         let Place::Typed { ty: Type::Struct(id), .. } = place else { panic!("an item with keys is a record") };
-        let mut named: Vec<(Box<str>, Value)> = Vec::new();
+        let mut named: Vec<(SmolStr, Value)> = Vec::new();
         for key in keys {
             let field = self.types.get(*id).field(key).expect("a key is a field");
             let always_there = !(field.pointer || field.omit_empty || field.omit_zero);
@@ -188,7 +189,7 @@ impl<'a> Model<'a> {
                 _ => None,
             };
             let value = item.get(&**key).cloned().or_else(|| field.default.clone()).or_else(zero);
-            named.extend(value.map(|value| (key.clone(), value)));
+            named.extend(value.map(|value| (SmolStr::new(key), value)));
         }
         named.sort_by(|a, b| a.0.cmp(&b.0));
         PathElement::Key(named.into())

@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value, json};
+use smol_str::SmolStr;
 
 use super::chance::Chance;
 use crate::{
@@ -190,7 +191,7 @@ impl<'c> Objects<'c> {
         };
         let Type::Struct(id) = &list.item else { return None };
         let value = |key: &str| item.get(key).cloned().or_else(|| self.types.get(*id).field(key)?.default.clone());
-        let mut named: Vec<(Box<str>, Value)> = keys.iter().filter_map(|key| Some((key.clone(), value(key)?))).collect();
+        let mut named: Vec<(SmolStr, Value)> = keys.iter().filter_map(|key| Some((SmolStr::new(key), value(key)?))).collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
         Some(PathElement::Key(named.into()))
     }

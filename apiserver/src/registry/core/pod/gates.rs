@@ -106,21 +106,33 @@ pub(super) fn drop_init_container_annotations(object: &mut Value) {
 
 fn drop_gated(gates: &[Gate], holder: &mut Value, old: Option<&Value>, containers: [&str; 3]) {
     for gate in gates {
-        let paths: Vec<String> = gate.fields.iter().flat_map(|field| expand(field, containers)).collect();
-        let in_use = old.is_some_and(|old| paths.iter().any(|path| is_set(old, path)));
-        if !in_use {
-            for path in &paths {
-                remove(holder, path);
+        let in_use = old.is_some_and(|old| {
+            gate.fields.iter().any(|field| match field.strip_prefix("@/") {
+                Some(rest) => containers.iter().any(|list| items(old.get(list)).any(|container| is_set(container, rest))),
+                None => is_set(old, field),
+            })
+        });
+        if in_use {
+            continue;
+        }
+        for field in gate.fields {
+            match field.strip_prefix("@/") {
+                Some(rest) => {
+                    let lists = containers.iter();
+                    lists.for_each(|list| items_mut(holder.get_mut(list)).for_each(|container| remove(container, rest)));
+                }
+                None => remove(holder, field),
             }
         }
     }
 }
 
-fn expand(field: &str, containers: [&str; 3]) -> Vec<String> {
-    match field.strip_prefix('@') {
-        Some(rest) => containers.iter().map(|list| format!("{list}/*{rest}")).collect(),
-        None => vec![field.to_owned()],
-    }
+fn items(list: Option<&Value>) -> impl Iterator<Item = &Value> {
+    list.and_then(Value::as_array).into_iter().flatten()
+}
+
+fn items_mut(list: Option<&mut Value>) -> impl Iterator<Item = &mut Value> {
+    list.and_then(Value::as_array_mut).into_iter().flatten()
 }
 
 fn is_set(value: &Value, path: &str) -> bool {

@@ -18,6 +18,7 @@ use crate::encryption::Encryption;
 use crate::endpoints::meta;
 use crate::filters::authentication::{Authenticator, User};
 use crate::filters::authorization::{Authorizer, Decision};
+use crate::filters::impersonation::Modes;
 use crate::filters::request_info::RequestInfo;
 use crate::flow_control::FlowControl;
 use crate::loopback::{Loopback, is_overtaken};
@@ -50,6 +51,8 @@ pub struct Api {
     /// What plugins look at with every write.
     pub parsed: Parsed,
     pub flow_control: FlowControl,
+    /// In which mode users last acted as others.
+    pub impersonation: Modes,
     pub discovery: Served,
     pub openapi: OpenApi,
     pub metrics: Metrics,

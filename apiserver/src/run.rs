@@ -23,6 +23,7 @@ use crate::encryption::{self, Encryption};
 use crate::filters::authentication::{Authenticator, TokenFileError, TokenVerifier, read_token_file};
 use crate::filters::client_certificate::ClientCertificates;
 use crate::filters::front_proxy;
+use crate::filters::impersonation::Modes;
 use crate::flow_control::FlowControl;
 use crate::loopback::Loopback;
 use crate::metrics::Metrics;
@@ -290,6 +291,7 @@ impl Server {
             resource_metrics: config.resource_metrics.then(ResourceMetrics::default),
             parsed: Parsed::default(),
             flow_control: FlowControl::with_seats(seats),
+            impersonation: Modes::default(),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
         });

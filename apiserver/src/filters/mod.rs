@@ -149,13 +149,16 @@ async fn answer(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender
 /// Headers that every answer carries.
 struct Common {
     audit_id: HeaderValue,
+    warning: Option<&'static str>,
+    /// Whether the sender is unknown. Over HTTP/2 such get one answer a connection, so that they cannot ask for many things at once.
+    stranger: bool,
     flow: Option<(HeaderValue, HeaderValue)>,
 }
 
 async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, sender: Sender, audit_id: HeaderValue) -> Response<Body> {
     let query = request.uri().query().unwrap_or("").to_owned();
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
-    let mut common = Common { audit_id, flow: None };
+    let mut common = Common { audit_id, warning: None, stranger: false, flow: None };
     request.headers_mut().insert("audit-id", common.audit_id.clone());
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
@@ -189,6 +192,7 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
         }
     };
     api.metrics.request(&counted, response.status().as_u16());
+    common.stranger &= head.version == http::Version::HTTP_2;
     finish(response, common)
 }
 
@@ -251,13 +255,17 @@ async fn admit(
         Sender::Vouched(user) => Some(user.authenticated()),
     };
     spent(Layer::Authentication, since);
+    if user.as_ref().is_none_or(User::is_anonymous) {
+        common.stranger = true;
+        common.warning = authentication::warning(headers);
+    }
     if !decide(user.as_ref(), info).await {
         return Err(Refused::NotAudited);
     }
     let user = user.ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
     api.authenticator.clear(headers);
     let since = Instant::now();
-    let acting = impersonation::acting_user(&*api.authorizer, user, headers, info).await;
+    let acting = impersonation::acting_user(&*api.authorizer, &api.impersonation, user, headers, info).await;
     let user = acting.map_err(|status| Refused::Status { status, nosniff: true })?;
     spent(Layer::Impersonation, since);
     let since = Instant::now();
@@ -332,6 +340,12 @@ fn audit_id(headers: &HeaderMap) -> HeaderValue {
 fn finish(mut response: Response<Body>, common: Common) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert("audit-id", common.audit_id);
+    if common.stranger {
+        headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(value) = common.warning.and_then(|text| HeaderValue::from_str(&format!("299 - {}", quote(text))).ok()) {
+        headers.append(http::header::WARNING, value);
+    }
     if !headers.contains_key(http::header::CACHE_CONTROL) {
         headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     }

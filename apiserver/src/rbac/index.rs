@@ -235,12 +235,12 @@ impl Index {
     }
 
     /// Every rule that a user has in a namespace, and what could not be resolved.
-    pub fn rules<'a>(&'a self, user: &User, namespace: &str) -> (Vec<&'a Rule>, Vec<String>) {
+    pub fn rules<'a>(&'a self, user: &User, namespace: &str) -> (Vec<&'a Rule>, Vec<MissingRole>) {
         let (mut rules, mut errors) = (Vec::new(), Vec::new());
         self.visit(user, namespace, |found| {
             match found {
                 Ok((_, rule)) => rules.push(rule),
-                Err(missing) => errors.push(missing.to_string()),
+                Err(missing) => errors.push(missing),
             }
             true
         });

@@ -58,7 +58,8 @@ impl Authorizer for Rbac {
 
     fn rules(&self, user: &User, namespace: &str) -> Rules {
         let index = self.index.load();
-        let (rules, errors) = index.rules(user, namespace);
+        let (rules, missing) = index.rules(user, namespace);
+        let errors = missing.iter().map(ToString::to_string).collect();
         Rules { rules: rules.into_iter().cloned().collect(), incomplete: false, errors }
     }
 }

@@ -1,6 +1,7 @@
 //! The API server's state: everything that filters and endpoints share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
@@ -51,6 +52,8 @@ pub struct Api {
     /// What plugins look at with every write.
     pub parsed: Parsed,
     pub flow_control: FlowControl,
+    /// The longest that a request may take which is no watch or the like.
+    pub request_timeout: Duration,
     /// In which mode users last acted as others.
     pub impersonation: Modes,
     pub discovery: Served,

@@ -31,6 +31,11 @@ pub struct Rbac {
 }
 
 impl Rbac {
+    /// Over these roles and bindings, for as long as nothing follows others.
+    pub fn of(index: Index) -> Rbac {
+        Rbac { index: Arc::new(ArcSwap::from_pointee(index)) }
+    }
+
     /// The roles and bindings as they are; does not change in the hands of the caller.
     pub fn index(&self) -> Arc<Index> {
         self.index.load_full()

@@ -38,7 +38,7 @@ pub async fn ensure(api: &Arc<Api>, collection: &str, object: Value) -> Result<(
     if call.resource.stored.cache().is_some_and(|c| c.get(call.namespace(), name).is_some()) {
         return Ok(());
     }
-    let own = Own::of(api, &call.request);
+    let own = Own::of(api, &call.request).about(&object);
     match own.tell(201, create::store(&mut call, object, MANAGER, false)).await {
         Ok(_) => Ok(()),
         Err(status) if status.reason == "AlreadyExists" => Ok(()),

@@ -76,7 +76,7 @@ impl Loopback {
     /// POST to a collection's path.
     pub async fn create(&self, collection: &str, object: Value) -> Result<Value, Status> {
         let mut call = self.call(Method::POST, collection, "")?;
-        let own = Own::of(&self.api, &call.request);
+        let own = Own::of(&self.api, &call.request).about(&object);
         own.tell(201, create::store(&mut call, object, self.manager, false)).await.map(value)
     }
 

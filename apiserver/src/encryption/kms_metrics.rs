@@ -109,31 +109,63 @@ impl KmsMetrics {
     pub fn render(&self, out: &mut String, server: &str) {
         let figures = self.0.lock();
         let Figures { calls, keys, told, invalid, seeds } = &*figures;
-        head(out, !seeds.is_empty(), "dek_source_cache_size", "gauge", "Number of records in data encryption key (DEK) source cache. On a restart, this value is an approximation of the number of decrypt RPC calls the server will make to the KMS plugin.");
+        head(
+            out,
+            !seeds.is_empty(),
+            "dek_source_cache_size",
+            "gauge",
+            "Number of records in data encryption key (DEK) source cache. On a restart, this value is an approximation of the number of decrypt RPC calls the server will make to the KMS plugin.",
+        );
         for (plugin, number) in seeds {
             line(out, "dek_source_cache_size", &format!("provider_name=\"{plugin}\""), number);
         }
-        head(out, !invalid.is_empty(), "invalid_key_id_from_status_total", "counter", "Number of times an invalid keyID is returned by the Status RPC call split by error.");
+        head(
+            out,
+            !invalid.is_empty(),
+            "invalid_key_id_from_status_total",
+            "counter",
+            "Number of times an invalid keyID is returned by the Status RPC call split by error.",
+        );
         for ([plugin, what], count) in invalid {
             line(out, "invalid_key_id_from_status_total", &format!("error=\"{what}\",provider_name=\"{plugin}\""), count);
         }
         let of_key = |[direction, plugin, digest]: &[String; 3]| {
-            format!("apiserver_id_hash=\"{server}\",key_id_hash=\"{digest}\",provider_name=\"{plugin}\",transformation_type=\"{direction}\"")
+            format!(
+                "apiserver_id_hash=\"{server}\",key_id_hash=\"{digest}\",provider_name=\"{plugin}\",transformation_type=\"{direction}\""
+            )
         };
         head(out, !keys.is_empty(), "key_id_hash_last_timestamp_seconds", "gauge", "The last time in seconds when a keyID was used.");
         for (labels, (_, last)) in keys {
             line(out, "key_id_hash_last_timestamp_seconds", &of_key(labels), last);
         }
-        head(out, !told.is_empty(), "key_id_hash_status_last_timestamp_seconds", "gauge", "The last time in seconds when a keyID was returned by the Status RPC call.");
+        head(
+            out,
+            !told.is_empty(),
+            "key_id_hash_status_last_timestamp_seconds",
+            "gauge",
+            "The last time in seconds when a keyID was returned by the Status RPC call.",
+        );
         for ([plugin, digest], last) in told {
             let labels = format!("apiserver_id_hash=\"{server}\",key_id_hash=\"{digest}\",provider_name=\"{plugin}\"");
             line(out, "key_id_hash_status_last_timestamp_seconds", &labels, last);
         }
-        head(out, !keys.is_empty(), "key_id_hash_total", "counter", "Number of times a keyID is used split by transformation type, provider, and apiserver identity.");
+        head(
+            out,
+            !keys.is_empty(),
+            "key_id_hash_total",
+            "counter",
+            "Number of times a keyID is used split by transformation type, provider, and apiserver identity.",
+        );
         for (labels, (count, _)) in keys {
             line(out, "key_id_hash_total", &of_key(labels), count);
         }
-        head(out, !calls.is_empty(), "kms_operations_latency_seconds", "histogram", "KMS operation duration with gRPC error code status total.");
+        head(
+            out,
+            !calls.is_empty(),
+            "kms_operations_latency_seconds",
+            "histogram",
+            "KMS operation duration with gRPC error code status total.",
+        );
         for ([plugin, method, code], Calls { within, count, seconds }) in calls {
             let labels = format!("grpc_status_code=\"{code}\",method_name=\"{method}\",provider_name=\"{plugin}\"");
             for (bucket, number) in within.iter().enumerate() {
@@ -149,10 +181,8 @@ impl KmsMetrics {
 fn head(out: &mut String, is_told: bool, name: &str, kind: &str, help: &str) {
     if is_told {
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            out,
-            "# HELP apiserver_envelope_encryption_{name} [ALPHA] {help}\n# TYPE apiserver_envelope_encryption_{name} {kind}"
-        );
+        let _ =
+            writeln!(out, "# HELP apiserver_envelope_encryption_{name} [ALPHA] {help}\n# TYPE apiserver_envelope_encryption_{name} {kind}");
     }
 }
 

@@ -16,6 +16,7 @@ use futures::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
+use serde_json::Value;
 
 use super::Authorized;
 use super::authentication::User;
@@ -85,12 +86,16 @@ pub async fn watched(
 }
 
 /// A request of the server to itself, which comes to no filter, as the audit log tells of it.
-pub struct Own(Option<(Arc<Context>, User, RequestInfo)>);
+pub struct Own {
+    /// Nothing is told without an audit policy.
+    told: Option<(Arc<Context>, User, RequestInfo)>,
+    /// Of what is posted, whose path has no name.
+    metadata: Value,
+}
 
 impl Own {
-    /// Nothing is told without an audit policy.
     pub fn of(api: &Api, request: &Authorized) -> Own {
-        let Some(auditor) = &api.audit else { return Own(None) };
+        let Some(auditor) = &api.audit else { return Own { told: None, metadata: Value::Null } };
         let query = if request.raw_query.is_empty() { String::new() } else { format!("?{}", request.raw_query) };
         let seen = Seen {
             audit_id: uuid::Uuid::new_v4().to_string(),
@@ -99,18 +104,28 @@ impl Own {
             source_ips: vec![Ipv6Addr::LOCALHOST.to_string()],
             long_running: false,
         };
-        Own(Some((Context::new(auditor.clone(), seen), request.user.clone(), request.info.clone())))
+        let told = (Context::new(auditor.clone(), seen), request.user.clone(), request.info.clone());
+        Own { told: Some(told), metadata: Value::Null }
+    }
+
+    /// The request is about this object.
+    pub fn about(mut self, object: &Value) -> Own {
+        if self.told.is_some() {
+            self.metadata = object.get("metadata").cloned().unwrap_or_default();
+        }
+        self
     }
 
     /// Does it, and tells that it is asked for and what came of it: `code` if it goes well.
     pub async fn tell<T>(self, code: u16, doing: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-        let Some((context, user, info)) = self.0 else { return doing.await };
+        let Some((context, user, info)) = self.told else { return doing.await };
         audit::scope(context.clone(), async {
             if !context.decide(Some(&user), &info).await {
                 return Err(Status::internal_error("failed to store audit event"));
             }
             context.annotate("authorization.k8s.io/decision", "allow".to_owned());
             context.annotate("authorization.k8s.io/reason", String::new());
+            context.request_object(&self.metadata, None);
             let done = doing.await;
             match &done {
                 Ok(_) => context.response(code, None, None),

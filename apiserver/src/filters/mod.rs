@@ -183,7 +183,11 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
                 _sealed: Sealed,
             };
             let answer = pin!(dispatch::dispatch(api.clone(), request));
-            let answered = if long_running { Ok(answer.await) } else { tokio::time::timeout(common.timeout.saturating_sub(started.elapsed()), answer).await };
+            let answered = if long_running {
+                Ok(answer.await)
+            } else {
+                tokio::time::timeout(common.timeout.saturating_sub(started.elapsed()), answer).await
+            };
             match answered {
                 Ok(Ok(response)) => response,
                 Ok(Err(status)) => respond::status(&status, &form),

@@ -105,9 +105,7 @@ impl Player<'_> {
         let body = Bytes::from(body);
         match sender.and_then(|sender| sender.token.as_deref()) {
             // Each on a connection of its own: servers end those of strangers.
-            Some(token) => {
-                self.access.endpoint.for_another(&self.filled(token))?.connect().await?.perform(request, &path, body).await
-            }
+            Some(token) => self.access.endpoint.for_another(&self.filled(token))?.connect().await?.perform(request, &path, body).await,
             None => self.connection.perform(request, &path, body).await,
         }
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
@@ -99,7 +101,9 @@ async fn no_certificate_but_a_signed_one_for_clients_is_believed() {
         assert_eq!(who(&target, case, shown(chain, key)).await, None, "one {case} is believed");
     }
 
-    for name in ["", "\u{0}", "a\r\nX-Remote-User: root", "system:masters", "\u{202e}toor", &"n".repeat(60_000), "%s%n", "\u{fffd}", " fuzz"] {
+    for name in
+        ["", "\u{0}", "a\r\nX-Remote-User: root", "system:masters", "\u{202e}toor", &"n".repeat(60_000), "%s%n", "\u{fffd}", " fuzz"]
+    {
         let case = format!("named {:?}", &name[..name.len().min(20)]);
         let certificate = signed(parameters(name, &["system:nodes", "\n", "\u{0}"]), &users);
         if let Some(user) = who(&target, &case, shown(vec![certificate], &key)).await {

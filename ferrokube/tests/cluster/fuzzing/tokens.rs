@@ -42,7 +42,18 @@ fn forged(random: &mut Random, genuine: &str, forger: &Forger) -> Vec<u8> {
     let segments: Vec<&str> = genuine.split('.').collect();
     let (mut header, mut payload, signature) = (decoded(segments[0]), decoded(segments[1]), segments[2]);
     let extreme = |random: &mut Random| {
-        let values = [json!(-1), json!(0), json!(1e300), json!(u64::MAX), json!(i64::MIN), json!(4e18), json!("x"), json!(null), json!([]), json!({"a": {}})];
+        let values = [
+            json!(-1),
+            json!(0),
+            json!(1e300),
+            json!(u64::MAX),
+            json!(i64::MIN),
+            json!(4e18),
+            json!("x"),
+            json!(null),
+            json!([]),
+            json!({"a": {}}),
+        ];
         random.one_of(&values).clone()
     };
     match random.below(11) {
@@ -115,7 +126,9 @@ async fn no_token_but_a_genuine_one_is_believed() {
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
     let request = |token: &[u8]| {
         let length = review.len();
-        let head = format!("POST {WHO} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nAuthorization: Bearer ");
+        let head = format!(
+            "POST {WHO} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nAuthorization: Bearer "
+        );
         [head.as_bytes(), token, b"\r\n\r\n", review.as_bytes()].concat()
     };
     let mut connection = target.way.connect("http/1.1").await;

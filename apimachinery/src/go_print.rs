@@ -96,6 +96,18 @@ pub fn type_name(value: &Value) -> Option<&'static str> {
     }
 }
 
+/// The sort of a JSON value as Go's decoder calls it in `cannot unmarshal … into Go value of type …`.
+pub fn json_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
 /// `%v` of a number: whole numbers as they are, floats in the shortest form, with an exponent from 1e21 on.
 pub fn number(n: &Number) -> String {
     if let Some(i) = n.as_i64() {

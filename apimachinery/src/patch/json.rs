@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use serde_json::{Map, Value};
 
 use super::Answer;
+use crate::go_print::json_kind;
 
 /// What a null operation says.
 static NOTHING: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
@@ -92,14 +93,14 @@ impl<'a> Patch<'a> {
         let list = match patch {
             Value::Null => &[],
             Value::Array(list) => list.as_slice(),
-            other => return Err(Error::Decode { found: go_kind(other), into: "jsonpatch.Patch" }),
+            other => return Err(Error::Decode { found: json_kind(other), into: "jsonpatch.Patch" }),
         };
         let mut operations = Vec::with_capacity(list.len());
         for operation in list {
             operations.push(match operation {
                 Value::Null => None,
                 Value::Object(members) => Some(members),
-                other => return Err(Error::Decode { found: go_kind(other), into: "jsonpatch.Operation" }),
+                other => return Err(Error::Decode { found: json_kind(other), into: "jsonpatch.Operation" }),
             });
         }
         if operations.len() > MAX_OPERATIONS {
@@ -125,19 +126,8 @@ impl<'a> Patch<'a> {
     }
 }
 
-fn go_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 fn check_operations(patch: &Value, unknown: &mut Vec<String>) -> Result<(), Error> {
-    let mismatch = |found: &Value, into: String| Error::StrictDecode { found: go_kind(found), into };
+    let mismatch = |found: &Value, into: String| Error::StrictDecode { found: json_kind(found), into };
     let list = match patch {
         Value::Null => return Ok(()),
         Value::Array(list) => list,

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::{Field, StructType, Type, TypeId, Types, element_go_type};
+use crate::go_print::json_kind;
 use crate::quantity::Quantity;
 use crate::{field, time};
 
@@ -29,7 +30,7 @@ pub fn decode(types: &Types, id: TypeId, value: &mut Value) -> Result<Vec<String
     match value {
         Value::Object(map) => walk.structure(ty, map)?,
         Value::Null => *value = Value::Object(Map::new()),
-        other => return Err(Error::Value { found: describe(other), go_type: format!("{}", ty.go_name) }),
+        other => return Err(Error::Value { found: json_kind(other).to_owned(), go_type: format!("{}", ty.go_name) }),
     }
     Ok(walk.unknown)
 }
@@ -220,26 +221,13 @@ impl<'a> Walk<'a> {
     }
 
     fn mismatch(&self, value: &Value, target: Target<'a>) -> Result<(), Error> {
-        let mut found = describe(value);
+        let mut found = json_kind(value).to_owned();
         let go_type = target.go_type.trim_start_matches('*');
         if value.is_number() && ["int", "uint", "float"].iter().any(|number| go_type.starts_with(number)) {
             found = format!("number {value}");
         }
         Err(Error::Field { found, owner: target.owner.to_owned(), path: self.names.join("."), go_type: go_type.to_owned() })
     }
-}
-
-/// The JSON type as the decoder's errors name it.
-fn describe(value: &Value) -> String {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-    .to_owned()
 }
 
 /// Whether an `omitempty` scalar has the value that means absent, so that defaulting sees one form of absence.
@@ -291,13 +279,13 @@ fn int_or_string(value: &Value) -> Result<(), Error> {
         Value::String(_) => Ok(()),
         Value::Number(n) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(()),
         Value::Number(n) => Err(Error::Value { found: format!("number {n}"), go_type: "int32".to_owned() }),
-        other => Err(Error::Value { found: describe(other), go_type: "int32".to_owned() }),
+        other => Err(Error::Value { found: json_kind(other).to_owned(), go_type: "int32".to_owned() }),
     }
 }
 
 fn time_value(value: &mut Value, parse: fn(&str) -> Result<String, time::Error>) -> Result<(), Error> {
     let Value::String(text) = &*value else {
-        return Err(Error::Value { found: describe(value), go_type: "string".to_owned() });
+        return Err(Error::Value { found: json_kind(value).to_owned(), go_type: "string".to_owned() });
     };
     match parse(text) {
         Ok(canonical) => {
@@ -310,7 +298,7 @@ fn time_value(value: &mut Value, parse: fn(&str) -> Result<String, time::Error>)
 
 fn duration(value: &mut Value) -> Result<(), Error> {
     let Value::String(text) = &*value else {
-        return Err(Error::Value { found: describe(value), go_type: "string".to_owned() });
+        return Err(Error::Value { found: json_kind(value).to_owned(), go_type: "string".to_owned() });
     };
     match time::parse_duration(text) {
         Ok(nanos) => {

@@ -1,6 +1,7 @@
 //! From the claims of a token to a user, as a JwtAuthenticator has it: mappings, required claims, rules. Pure.
 
 use apimachinery::field::quote;
+use apimachinery::go_print::json_kind;
 use serde_json::{Value, json};
 
 use super::config::JwtAuthenticator;
@@ -194,15 +195,7 @@ fn string_or_array(value: &Value) -> Result<Vec<String>, String> {
 
 /// In the words of Go's decoder.
 fn mismatch(value: &Value, wanted: &str) -> String {
-    let found = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    format!("json: cannot unmarshal {found} into Go value of type {wanted}")
+    format!("json: cannot unmarshal {} into Go value of type {wanted}", json_kind(value))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use apimachinery::go_print::json_kind;
 use apimachinery::schema::{self, decode, embedded};
 use apimachinery::status::Status;
 use apimachinery::{field, json, protobuf, yaml};
@@ -125,7 +126,7 @@ pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Resul
     if !value.is_object() {
         let reason = format!(
             "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
-            json_type(&value)
+            json_kind(&value)
         );
         return Err(unrecognized(expected.gvk, body, &reason));
     }
@@ -149,17 +150,6 @@ fn in_order(text: &[u8], repeated: &[String], unknown: &[String]) -> Vec<String>
     let mut problems: Vec<(usize, String)> = repeated.chain(unknown).collect();
     problems.sort_by_key(|(place, _)| *place);
     problems.into_iter().map(|(_, problem)| problem).collect()
-}
-
-fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 fn protobuf_body(body: &[u8], expected: &Expected<'_>) -> Result<Decoded, Status> {

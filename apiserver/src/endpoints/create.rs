@@ -15,7 +15,7 @@ use crate::audit;
 use crate::registry::read::at;
 use crate::storage;
 
-/// Generated names that are taken are replaced this many times.
+/// So many names are made up in search of one that is not taken.
 const NAME_ATTEMPTS: usize = 8;
 
 /// Creates the object in the request's body.
@@ -84,40 +84,44 @@ async fn place(call: &mut Call, object: Value, dry_run: bool, has_revision: bool
         return Err(Status::forbidden(resource.group(), &resource.plural, &name, why));
     }
     let generated = meta::wants_generated_name(&object);
-    let base = meta::text(&object, "generateName").to_owned();
-    let now = call.request.now;
-    meta::fill_system_fields(&mut object, now);
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        // Only a name that was made up may have to be made up again.
-        let mut candidate = if generated { object.clone() } else { std::mem::take(&mut object) };
-        if generated {
-            meta::set_text(&mut candidate, "name", &meta::generate_name(&base));
-        }
-        let name = meta::text(&candidate, "name").to_owned();
-        let taken = allocation::begin(call, &mut candidate, None, dry_run).await?;
-        let mut admitted = call.admit_new(&mut candidate, &namespace, dry_run, &options).await;
-        if has_revision {
-            admitted = admitted.and_then(|()| Err(Status::unknown("resourceVersion should not be set on objects to be created")));
-        }
-        if let Err(refused) = admitted {
-            taken.finish(&call.api, false).await;
-            return Err(refused);
-        }
-        let committed = commit(call, candidate, dry_run).await;
-        taken.finish(&call.api, committed.is_ok()).await;
-        match committed {
-            Ok(created) => return Ok(created),
-            Err(Refused::Storage(storage::Error::AlreadyExists)) if generated && attempt < NAME_ATTEMPTS => {}
-            Err(Refused::Storage(storage::Error::AlreadyExists)) if generated => {
-                return Err(Status::generate_name_conflict(resource.group(), &resource.plural, &name, 1));
-            }
-            Err(Refused::Storage(storage::Error::AlreadyExists)) => return Err(already_exists(call, &name)),
-            Err(Refused::Storage(error)) => return Err(call.storage_error(error, &name)),
-            Err(Refused::Conversion(status)) => return Err(*status),
-        }
+    meta::fill_system_fields(&mut object, call.request.now);
+    if generated {
+        let name = unused_name(call, meta::text(&object, "generateName"));
+        meta::set_text(&mut object, "name", &name);
     }
+    let name = meta::text(&object, "name").to_owned();
+    let taken = allocation::begin(call, &mut object, None, dry_run).await?;
+    let mut admitted = call.admit_new(&mut object, &namespace, dry_run, &options).await;
+    if has_revision {
+        admitted = admitted.and_then(|()| Err(Status::unknown("resourceVersion should not be set on objects to be created")));
+    }
+    if let Err(refused) = admitted {
+        taken.finish(&call.api, false).await;
+        return Err(refused);
+    }
+    let committed = commit(call, object, dry_run).await;
+    taken.finish(&call.api, committed.is_ok()).await;
+    committed.map_err(|refused| match refused {
+        Refused::Storage(storage::Error::AlreadyExists) if generated => {
+            Status::generate_name_conflict(resource.group(), &resource.plural, &name, 1)
+        }
+        Refused::Storage(storage::Error::AlreadyExists) => already_exists(call, &name),
+        Refused::Storage(error) => call.storage_error(error, &name),
+        Refused::Conversion(status) => *status,
+    })
+}
+
+/// A made-up name that nobody has, as far as this server knows; the last try if all are taken.
+fn unused_name(call: &Call, base: &str) -> String {
+    let is_taken = |name: &String| call.resource.stored.cache().is_some_and(|cache| cache.get(call.namespace(), name).is_some());
+    let mut name = meta::generate_name(base);
+    for _ in 1..NAME_ATTEMPTS {
+        if !is_taken(&name) {
+            break;
+        }
+        name = meta::generate_name(base);
+    }
+    name
 }
 
 /// The name is taken; whether by an object on its way out is worth to know.

@@ -1,5 +1,6 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
+use apimachinery::go_print::json_kind;
 use apimachinery::managed_fields::{self, ApplyError};
 use apimachinery::patch::{Answer as Refusal, restore};
 use apimachinery::schema::{TypeId, Types, embedded};
@@ -247,17 +248,14 @@ pub fn read_config(bytes: &[u8]) -> Result<Config, Status> {
         let what = if looks_like_json { "decoding patch: error converting YAML to JSON" } else { "encoding patch" };
         Status::bad_request(format!("error {what}: {e}"))
     })?;
-    let found = match &value {
-        Value::Object(_) => return Ok(Config { value, problem: strict_error }),
-        Value::Null => return Ok(Config { value: Value::Object(Map::new()), problem: None }),
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Number(_) => "number",
-        Value::Bool(_) => "bool",
-    };
-    Err(Status::bad_request(format!(
-        "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
-    )))
+    match value {
+        Value::Object(_) => Ok(Config { value, problem: strict_error }),
+        Value::Null => Ok(Config { value: Value::Object(Map::new()), problem: None }),
+        other => Err(Status::bad_request(format!(
+            "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            json_kind(&other)
+        ))),
+    }
 }
 
 impl Config {

@@ -80,20 +80,6 @@ impl Authorized {
     }
 }
 
-/// The names of the steps of [`serve`], in order; a test holds them to it.
-pub const ORDER: [&str; 10] = [
-    "panic",
-    "request_info",
-    "audit_id",
-    "deadline",
-    "authentication",
-    "audit",
-    "impersonation",
-    "flow_control",
-    "authorization",
-    "dispatch",
-];
-
 /// How the sender of a request is known.
 enum Sender {
     /// By what it shows: a certificate, a token, or nothing.

@@ -4,6 +4,7 @@ mod certificates;
 mod credentials;
 mod escalation;
 mod issuers;
+mod order;
 mod outside;
 mod webhooks;
 

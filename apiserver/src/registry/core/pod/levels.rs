@@ -15,13 +15,14 @@ use crate::registry::core::resource::{is_overcommit_allowed, quantity};
 /// Completes `spec.resources` of a pod that states some of its own requests or limits.
 pub(super) fn default_pod_level_resources(pod: &mut Value) {
     let Some(value) = pod.get_mut("spec") else { return };
-    let spec: PodSpec = view(value);
-    let Some(resources) = value.get_mut("resources").and_then(Value::as_object_mut) else { return };
+    let Some(resources) = value.get("resources").and_then(Value::as_object) else { return };
     let mut limits = list(resources, "limits");
     let mut requests = list(resources, "requests");
     if limits.is_empty() && requests.is_empty() {
         return;
     }
+    let spec: PodSpec = view(value);
+    let Some(resources) = value.get_mut("resources").and_then(Value::as_object_mut) else { return };
     let total_limits = container_limits(&spec);
     for (name, total) in &total_limits {
         if is_huge_pages(name) && !requests.contains_key(name) {

@@ -1,6 +1,7 @@
 //! The API server's state: everything that filters and endpoints share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
@@ -18,6 +19,7 @@ use crate::encryption::Encryption;
 use crate::endpoints::meta;
 use crate::filters::authentication::{Authenticator, User};
 use crate::filters::authorization::{Authorizer, Decision};
+use crate::filters::impersonation::Modes;
 use crate::filters::request_info::RequestInfo;
 use crate::flow_control::FlowControl;
 use crate::loopback::{Loopback, is_overtaken};
@@ -50,6 +52,10 @@ pub struct Api {
     /// What plugins look at with every write.
     pub parsed: Parsed,
     pub flow_control: FlowControl,
+    /// The longest that a request may take which is no watch or the like.
+    pub request_timeout: Duration,
+    /// In which mode users last acted as others.
+    pub impersonation: Modes,
     pub discovery: Served,
     pub openapi: OpenApi,
     pub metrics: Metrics,

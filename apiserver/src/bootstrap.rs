@@ -13,6 +13,7 @@ use crate::endpoints::options::{Query, WriteOptions};
 use crate::endpoints::update::{Change, Failure};
 use crate::endpoints::{Call, create, patch, update};
 use crate::filters::Authorized;
+use crate::filters::audit::Own;
 use crate::rbac;
 
 /// Who owns what the server makes.
@@ -37,7 +38,8 @@ pub async fn ensure(api: &Arc<Api>, collection: &str, object: Value) -> Result<(
     if call.resource.stored.cache().is_some_and(|c| c.get(call.namespace(), name).is_some()) {
         return Ok(());
     }
-    match create::store(&mut call, object, MANAGER, false).await {
+    let own = Own::of(api, &call.request).about(&object);
+    match own.tell(201, create::store(&mut call, object, MANAGER, false)).await {
         Ok(_) => Ok(()),
         Err(status) if status.reason == "AlreadyExists" => Ok(()),
         Err(status) => Err(status),
@@ -49,18 +51,24 @@ pub async fn replace(api: &Arc<Api>, path: &str, mut object: Value) -> Result<()
     let mut call = call(api, Method::PUT, path)?;
     call.complete(&mut object);
     let change = Change { object, reset: false, manager: MANAGER.to_owned(), dry_run: false, apply: false };
-    match update::put(&mut call, change).await {
-        Ok(_) => Ok(()),
-        Err(Failure::Conflict) => Err(update::modified(&call)),
-        Err(Failure::Status(status)) => Err(*status),
-    }
+    let own = Own::of(api, &call.request);
+    let doing = async {
+        match update::put(&mut call, change).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Conflict) => Err(update::modified(&call)),
+            Err(Failure::Status(status)) => Err(*status),
+        }
+    };
+    own.tell(200, doing).await
 }
 
 /// Applies a configuration by force. `path` is the one that a client would PATCH.
 pub async fn apply(api: &Arc<Api>, path: &str, config: &Value, manager: &str) -> Result<(), Status> {
     let mut call = call(api, Method::PATCH, path)?;
     let options = WriteOptions { force: Some(true), ..WriteOptions::default() };
-    patch::apply(&mut call, config.to_string().as_bytes(), &options, manager).await.map(|_| ())
+    let text = config.to_string();
+    let own = Own::of(api, &call.request);
+    own.tell(200, patch::apply(&mut call, text.as_bytes(), &options, manager)).await.map(|_| ())
 }
 
 /// A request of this server to itself.

@@ -97,6 +97,7 @@ mod tests {
             client_ca_file: None,
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
+            request_timeout: Duration::from_secs(60),
             kubelets: crate::run::Kubelets::default(),
             audit: crate::audit::Config::default(),
             encryption: crate::encryption::Config::default(),

@@ -14,6 +14,7 @@ use crate::endpoints::options::{DeleteOptions, Query, WriteOptions};
 use crate::endpoints::update::{self, Change, Failure};
 use crate::endpoints::{Call, create, delete, meta, patch};
 use crate::filters::Authorized;
+use crate::filters::audit::Own;
 use crate::storage;
 
 /// The manager of fields that the API server writes, where nothing more particular is said.
@@ -75,7 +76,8 @@ impl Loopback {
     /// POST to a collection's path.
     pub async fn create(&self, collection: &str, object: Value) -> Result<Value, Status> {
         let mut call = self.call(Method::POST, collection, "")?;
-        create::store(&mut call, object, self.manager, false).await.map(value)
+        let own = Own::of(&self.api, &call.request).about(&object);
+        own.tell(201, create::store(&mut call, object, self.manager, false)).await.map(value)
     }
 
     /// POST to a collection's path; it is no error if the object exists. Says whether it was created.
@@ -98,11 +100,15 @@ impl Loopback {
         let mut call = self.call(Method::PUT, path, "")?;
         call.complete(&mut object);
         let change = Change { object, reset: false, manager: self.manager.to_owned(), dry_run: false, apply: false };
-        match update::put(&mut call, change).await {
-            Ok(written) => Ok(value(written.outcome)),
-            Err(Failure::Conflict) => Err(update::modified(&call)),
-            Err(Failure::Status(status)) => Err(*status),
-        }
+        let own = Own::of(&self.api, &call.request);
+        let doing = async {
+            match update::put(&mut call, change).await {
+                Ok(written) => Ok(value(written.outcome)),
+                Err(Failure::Conflict) => Err(update::modified(&call)),
+                Err(Failure::Status(status)) => Err(*status),
+            }
+        };
+        own.tell(200, doing).await
     }
 
     /// Applies a configuration to an object's path, taking over what others own of it.
@@ -110,7 +116,8 @@ impl Loopback {
         let mut call = self.call(Method::PATCH, path, &format!("fieldManager={}&force=true", self.manager))?;
         let options = WriteOptions::parse(&call.query, "PatchOptions", true)?;
         let text = apimachinery::json::to_string(config);
-        patch::apply(&mut call, text.as_bytes(), &options, self.manager).await.map(|_| ())
+        let own = Own::of(&self.api, &call.request);
+        own.tell(200, patch::apply(&mut call, text.as_bytes(), &options, self.manager)).await.map(|_| ())
     }
 
     /// DELETE of the object with this uid (of whatever is there, if that is empty). An absent object is no error.
@@ -119,7 +126,8 @@ impl Loopback {
         let mut options = DeleteOptions::from_query(&call.query)?;
         options.uid = (!uid.is_empty()).then(|| uid.to_owned());
         let (namespace, name) = (call.namespace().to_owned(), call.name().to_owned());
-        match delete::remove(&mut call, &namespace, &name, &options).await {
+        let own = Own::of(&self.api, &call.request);
+        match own.tell(200, delete::remove(&mut call, &namespace, &name, &options)).await {
             Ok(_) => Ok(()),
             Err(status) if status.reason == "NotFound" => Ok(()),
             Err(status) => Err(status),

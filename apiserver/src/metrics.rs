@@ -6,8 +6,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::filters::request_info::RequestInfo;
+
 /// Label sets of `apiserver_request_total` that are kept; more are counted under `other`, so that memory stays bounded.
 const MAX_SERIES: usize = 4096;
+
+/// Verbs that are told of by name.
+const VERBS: [&str; 14] = [
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "proxy",
+    "connect",
+    "post",
+    "put",
+    "head",
+    "options",
+];
 
 /// All metrics of one server.
 #[derive(Default)]
@@ -30,14 +50,17 @@ struct RequestLabels {
 }
 
 impl Metrics {
-    /// Counts an answered request.
-    pub fn request(&self, info: &crate::filters::request_info::RequestInfo, code: u16) {
+    /// Counts an answered request; `is_served` tells whether the resource that it names exists.
+    pub fn request(&self, info: &RequestInfo, is_served: bool, code: u16) {
+        // What is not there is whatever the sender calls it: of no use, and without bound.
+        let text = |text: &str| if is_served { text.to_owned() } else { String::new() };
+        let verb = if VERBS.contains(&info.verb.as_str()) { info.verb.to_uppercase() } else { "other".to_owned() };
         let labels = RequestLabels {
-            group: info.group.clone(),
-            version: info.version.clone(),
-            resource: info.resource.clone(),
-            subresource: info.subresource.clone(),
-            verb: info.verb.to_uppercase(),
+            group: text(&info.group),
+            version: text(&info.version),
+            resource: text(&info.resource),
+            subresource: text(&info.subresource),
+            verb,
             code,
         };
         let mut requests = self.requests.lock();
@@ -65,7 +88,12 @@ impl Metrics {
             let _ = writeln!(
                 out,
                 "apiserver_request_total{{code=\"{}\",component=\"apiserver\",dry_run=\"\",group=\"{}\",resource=\"{}\",scope=\"\",subresource=\"{}\",verb=\"{}\",version=\"{}\"}} {count}",
-                l.code, l.group, l.resource, l.subresource, l.verb, l.version
+                l.code,
+                escaped(&l.group),
+                escaped(&l.resource),
+                escaped(&l.subresource),
+                l.verb,
+                escaped(&l.version)
             );
         }
         out.push_str("# HELP apiserver_current_inflight_requests [STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.\n# TYPE apiserver_current_inflight_requests gauge\n");
@@ -73,5 +101,29 @@ impl Metrics {
         out.push_str("# HELP apiserver_longrunning_requests [STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.\n# TYPE apiserver_longrunning_requests gauge\n");
         let _ = writeln!(out, "apiserver_longrunning_requests{{verb=\"WATCH\"}} {}", self.watches.load(Ordering::Relaxed));
         out
+    }
+}
+
+/// A label's value, as the text format wants it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    #[test]
+    fn what_a_stranger_makes_up_is_not_told() {
+        let metrics = Metrics::default();
+        let odd = Method::from_bytes(b"FLY").unwrap();
+        metrics.request(&RequestInfo::parse(&Method::GET, "/apis/x/v1/%22%7D%20999%0Aup%201/a", ""), false, 403);
+        metrics.request(&RequestInfo::parse(&odd, "/x", ""), true, 403);
+        metrics.request(&RequestInfo::parse(&Method::GET, "/api/v1/pods/p/a%22b", ""), true, 404);
+        let text = metrics.render();
+        assert!(!text.contains("999") && !text.contains("FLY") && text.contains(r#"subresource="a\"b""#), "{text}");
+        assert!(text.contains(r#"resource="pods""#) && text.contains(r#"verb="other""#));
     }
 }

@@ -1,7 +1,8 @@
 //! The certificates of a cluster that makes its own: a CA with a serving certificate and client certificates, and a CA of its own for the
 //! front proxy, since whoever that one certifies may speak for others.
 //!
-//! Everything is written once, at the first start, and read back afterwards. Nothing here decides who may do what.
+//! Everything is written once, at the first start, and read back afterwards; what ends within a month is made anew. Nothing here decides who
+//! may do what.
 
 use std::fs;
 use std::io::Write;
@@ -9,10 +10,14 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::prelude::{GeneralName, X509Certificate};
+use x509_parser::x509::AttributeTypeAndValue;
 
 /// Why the cluster's certificates could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +26,8 @@ pub enum Error {
     File { path: PathBuf, source: std::io::Error },
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
+    #[error("{0}: no certificate")]
+    NoCertificate(String),
 }
 
 /// Where the files are, under one directory. Names are those that kubeadm uses.
@@ -40,9 +47,29 @@ const FRONT_PROXY_CA: &str = "front-proxy-ca";
 /// The name of the API server's certificate as a front proxy, and of its files.
 pub const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 
-/// Years that the CA is valid; a leaf is valid as long, since `ferrokube certs` is what renews.
+/// What a certificate of the cluster's own says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Of its file, without `.crt`.
+    pub name: String,
+    pub common_name: String,
+    pub organizations: Vec<String>,
+    /// The common name of who certified it.
+    pub authority: String,
+    pub not_after: Timestamp,
+}
+
+impl Described {
+    /// Authorities stay as they are: everything that they have certified, and everybody who trusts them, would have to change too.
+    pub fn is_authority(&self) -> bool {
+        [CA, FRONT_PROXY_CA].contains(&self.name.as_str())
+    }
+}
+
 const CA_YEARS: i64 = 10;
 const LEAF_YEARS: i64 = 1;
+/// What ends sooner is made anew at the next start.
+const RENEW_BEFORE_HOURS: i64 = 30 * 24;
 
 impl Pki {
     /// Opens (or fills) `directory`.
@@ -81,7 +108,7 @@ impl Pki {
 
     /// What the API server shows extension API servers, so that they believe whom it speaks for.
     pub fn front_proxy_client(&self) -> Result<Identity, Error> {
-        if self.path(&format!("{FRONT_PROXY_CLIENT}.crt")).exists() {
+        if self.is_good(FRONT_PROXY_CLIENT)? {
             return self.identity(FRONT_PROXY_CLIENT);
         }
         let mut params = leaf_params(FRONT_PROXY_CLIENT, &[]);
@@ -96,7 +123,7 @@ impl Pki {
 
     /// A client certificate for `user` in `groups`, kept under `name`.
     pub fn client(&self, name: &str, user: &str, groups: &[&str]) -> Result<Identity, Error> {
-        if self.path(&format!("{name}.crt")).exists() {
+        if self.is_good(name)? {
             return self.identity(name);
         }
         let mut params = leaf_params(user, groups);
@@ -114,7 +141,7 @@ impl Pki {
     fn server(&self, name: &str, mut params: CertificateParams, names: &[String], addresses: &[IpAddr]) -> Result<Identity, Error> {
         let list = format!("{name}.sans");
         let wanted = names.iter().cloned().chain(addresses.iter().map(ToString::to_string)).collect::<Vec<_>>().join("\n");
-        if self.path(&list).exists() && self.read(&list)? == wanted {
+        if self.path(&list).exists() && self.read(&list)? == wanted && self.is_good(name)? {
             return self.identity(name);
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -125,6 +152,68 @@ impl Pki {
         let identity = self.issue(CA, name, params)?;
         self.write(&list, &wanted, false)?;
         Ok(identity)
+    }
+
+    /// All certificates, by name.
+    pub fn certificates(&self) -> Result<Vec<Described>, Error> {
+        let entries = fs::read_dir(&self.directory).map_err(|source| Error::File { path: self.directory.clone(), source })?;
+        let names = entries.flatten().filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".crt")?.to_owned()));
+        let mut all = names.map(|name| self.describe(&name)).collect::<Result<Vec<_>, _>>()?;
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    fn describe(&self, name: &str) -> Result<Described, Error> {
+        self.parsed(name, |certificate| Described {
+            name: name.to_owned(),
+            common_name: texts(certificate.subject().iter_common_name()).pop().unwrap_or_default(),
+            organizations: texts(certificate.subject().iter_organization()),
+            authority: texts(certificate.issuer().iter_common_name()).pop().unwrap_or_default(),
+            not_after: Timestamp::from_second(certificate.validity().not_after.timestamp()).unwrap_or(Timestamp::MIN),
+        })
+    }
+
+    fn parsed<T>(&self, name: &str, read: impl FnOnce(&X509Certificate<'_>) -> T) -> Result<T, Error> {
+        let none = || Error::NoCertificate(self.path(&format!("{name}.crt")).display().to_string());
+        let text = self.read(&format!("{name}.crt"))?;
+        let (_, pem) = parse_x509_pem(text.as_bytes()).map_err(|_| none())?;
+        Ok(read(&pem.parse_x509().map_err(|_| none())?))
+    }
+
+    /// Whether a certificate is there that is good for a while.
+    fn is_good(&self, name: &str) -> Result<bool, Error> {
+        if !self.path(&format!("{name}.crt")).exists() {
+            return Ok(false);
+        }
+        let soon = Timestamp::now() + SignedDuration::from_hours(RENEW_BEFORE_HOURS);
+        Ok(self.describe(name)?.not_after > soon)
+    }
+
+    /// Makes a certificate anew, with another key: for the same names, uses and groups, by the same authority.
+    pub fn renew(&self, name: &str) -> Result<Described, Error> {
+        let described = self.describe(name)?;
+        let organizations: Vec<&str> = described.organizations.iter().map(String::as_str).collect();
+        let mut params = leaf_params(&described.common_name, &organizations);
+        let (names, addresses, serves) = self.parsed(name, |certificate| {
+            let (mut names, mut addresses) = (Vec::new(), Vec::new());
+            for general in certificate.subject_alternative_name().ok().flatten().iter().flat_map(|found| &found.value.general_names) {
+                match general {
+                    GeneralName::DNSName(name) => names.push((*name).to_owned()),
+                    GeneralName::IPAddress(bytes) => addresses.extend(address(bytes)),
+                    _ => {}
+                }
+            }
+            let serves = certificate.extended_key_usage().ok().flatten().is_some_and(|usage| usage.value.server_auth);
+            (names, addresses, serves)
+        })?;
+        for name in names {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        params.subject_alt_names.extend(addresses.into_iter().map(SanType::IpAddress));
+        params.extended_key_usages = vec![if serves { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth }];
+        let by_front_proxies = self.describe(FRONT_PROXY_CA)?.common_name == described.authority;
+        self.issue(if by_front_proxies { FRONT_PROXY_CA } else { CA }, name, params)?;
+        self.describe(name)
     }
 
     fn issue(&self, authority: &str, name: &str, params: CertificateParams) -> Result<Identity, Error> {
@@ -149,6 +238,15 @@ impl Pki {
     fn write(&self, name: &str, text: &str, secret: bool) -> Result<(), Error> {
         write_file(&self.path(name), text, secret)
     }
+}
+
+fn texts<'a>(attributes: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) -> Vec<String> {
+    attributes.filter_map(|attribute| attribute.as_str().ok().map(str::to_owned)).collect()
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// Writes a file whole: a crash leaves the old one or the new one. Secrets are readable by the owner alone.
@@ -202,4 +300,51 @@ pub fn kubeconfig(server: &str, ca_pem: &str, user: &str, identity: &Identity) -
         cert = encode(&identity.certificate),
         key = encode(&identity.key),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn identities(pki: &Pki) -> [Identity; 3] {
+        let names = ["localhost".to_owned(), "kubernetes".to_owned()];
+        [
+            pki.serving(&names, &[IpAddr::V4(Ipv4Addr::LOCALHOST)]).unwrap(),
+            pki.client("admin", "ann", &["system:masters", "team"]).unwrap(),
+            pki.front_proxy_client().unwrap(),
+        ]
+    }
+
+    #[test]
+    fn what_is_renewed_says_the_same_with_another_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Pki::open(directory.path()).unwrap();
+        let old = identities(&pki);
+        let before = pki.certificates().unwrap();
+        let names: Vec<&str> = before.iter().map(|described| described.name.as_str()).collect();
+        assert_eq!(names, ["admin", "apiserver", "ca", "front-proxy-ca", "front-proxy-client"]);
+        let sans = |pki: &Pki| pki.parsed("apiserver", |c| format!("{:?}", c.subject_alternative_name().unwrap().unwrap().value)).unwrap();
+        let names_before = sans(&pki);
+        for described in before.iter().filter(|described| !described.is_authority()) {
+            let renewed = pki.renew(&described.name).unwrap();
+            let said = |described: &Described| Described { not_after: Timestamp::MIN, ..described.clone() };
+            assert_eq!(said(&renewed), said(described));
+        }
+        assert_eq!(sans(&pki), names_before);
+        let new = identities(&pki);
+        assert!(old.iter().zip(&new).all(|(old, new)| old.key != new.key && old.certificate != new.certificate));
+        assert!(identities(&pki).iter().zip(&new).all(|(again, new)| again.key == new.key), "what is good is kept");
+    }
+
+    #[test]
+    fn what_ends_soon_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Pki::open(directory.path()).unwrap();
+        let mut params = leaf_params("ann", &[]);
+        params.not_after = params.not_before + std::time::Duration::from_secs(24 * 3600);
+        let short = pki.issue(CA, "admin", params).unwrap();
+        assert_ne!(pki.client("admin", "ann", &[]).unwrap().key, short.key);
+    }
 }

@@ -23,6 +23,7 @@ use crate::encryption::{self, Encryption};
 use crate::filters::authentication::{Authenticator, TokenFileError, TokenVerifier, read_token_file};
 use crate::filters::client_certificate::ClientCertificates;
 use crate::filters::front_proxy;
+use crate::filters::impersonation::Modes;
 use crate::flow_control::FlowControl;
 use crate::loopback::Loopback;
 use crate::metrics::Metrics;
@@ -86,6 +87,8 @@ pub struct Config {
     /// How many requests are worked at; the two add up to what priority levels share.
     pub max_requests_inflight: u32,
     pub max_mutating_requests_inflight: u32,
+    /// How long a request may take that is no watch or the like.
+    pub request_timeout: Duration,
     pub kubelets: Kubelets,
     pub front_proxies: FrontProxies,
     pub audit: audit::Config,
@@ -290,6 +293,8 @@ impl Server {
             resource_metrics: config.resource_metrics.then(ResourceMetrics::default),
             parsed: Parsed::default(),
             flow_control: FlowControl::with_seats(seats),
+            request_timeout: config.request_timeout,
+            impersonation: Modes::default(),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
         });
@@ -341,14 +346,14 @@ fn settings(config: &Config, pki: &Pki, address: SocketAddr) -> Result<system::S
     if advertise_address.is_none() {
         tracing::warn!("no address to advertise: the service kubernetes has no endpoints; see --advertise-address");
     }
-    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".to_owned());
+    let hostname = system::identity_lease::hostname();
     Ok(system::Settings {
         advertise_address,
         port: address.port(),
         service_ranges: config.service_cluster_ip_range.clone(),
         client_ca: serving::client_ca(config, pki)?,
         front_proxies: serving::front_proxy_config(config, pki)?,
-        hostname: hostname.trim().to_owned(),
+        hostname,
     })
 }
 

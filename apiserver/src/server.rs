@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
-use http::StatusCode;
+use http::{Method, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,7 +21,7 @@ use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use self::lingering::Lingering;
@@ -32,6 +32,8 @@ const MAX_CONNECTIONS: usize = 50_000;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The head of a request must have arrived by then (HTTP/1.1).
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(32);
+/// A request's headers over HTTP/2, as upstream allows; over HTTP/1.1 hyper's limit of 417 kB holds.
+const MAX_HEADER_BYTES: u32 = 1 << 20;
 /// Streams of one HTTP/2 connection, as upstream allows.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
 /// Open connections get this long to finish after the shutdown signal.
@@ -77,6 +79,7 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(25 * 1024 * 1024)
         .keep_alive_interval(Some(Duration::from_secs(30)));
@@ -102,6 +105,15 @@ where
     if tokio::time::timeout(DRAIN_TIMEOUT, everyone).await.is_err() {
         tracing::warn!("connections were still open after the drain time");
     }
+}
+
+/// The answer to HEAD: over HTTP/2 nobody else leaves the body out, and clients take one for a broken stream.
+fn without_body(answer: http::Response<Body>) -> http::Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    if let Some(length) = http_body::Body::size_hint(&body).exact() {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    http::Response::from_parts(head, Body::empty())
 }
 
 type Accepted = (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
@@ -141,16 +153,23 @@ where
     let peer = Peer { address, local, certificates };
     let upgraded = Arc::new(AtomicBool::new(false));
     let stream = Lingering::new(stream, upgraded.clone());
-    let service = service_fn(move |request| {
+    let enough = Arc::new(Notify::new());
+    let last = enough.clone();
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (version, head_only) = (request.version(), request.method() == Method::HEAD);
         // On the heap: what serves a request is big, and is moved several times before it is first asked.
         let answer = Box::pin(handler(request, peer.clone()));
-        let upgraded = upgraded.clone();
+        let (upgraded, last) = (upgraded.clone(), last.clone());
         async move {
-            let answer = answer.await;
+            let mut answer = answer.await;
+            // HTTP/2 has no such header; it says goodbye in a frame.
+            if version == Version::HTTP_2 && answer.headers_mut().remove(header::CONNECTION).is_some_and(|value| value == "close") {
+                last.notify_one();
+            }
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 upgraded.store(true, Ordering::Relaxed);
             }
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(if head_only { without_body(answer) } else { answer })
         }
     });
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -158,6 +177,7 @@ where
     tokio::select! {
         result = serving.as_mut() => return result,
         _ = shutdown.wait_for(|stop| *stop) => {}
+        () = enough.notified() => {}
     }
     serving.as_mut().graceful_shutdown();
     serving.await

@@ -149,6 +149,9 @@ pub struct Flags {
     /// How many requests that change something are worked at.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
     pub max_mutating_requests_inflight: u32,
+    /// How long a request may take that is no watch, log or the like; requests may ask for less.
+    #[arg(long, default_value = "1m0s", value_parser = interval)]
+    pub request_timeout: Duration,
     /// Who certifies kubelets; they may show what they like by default.
     #[arg(long)]
     pub kubelet_certificate_authority: Option<PathBuf>,
@@ -256,6 +259,7 @@ impl Flags {
             client_ca_file: self.client_ca_file.clone(),
             max_requests_inflight: self.max_requests_inflight,
             max_mutating_requests_inflight: self.max_mutating_requests_inflight,
+            request_timeout: self.request_timeout,
             kubelets: Kubelets {
                 certificate_authority: self.kubelet_certificate_authority.clone(),
                 client: self.kubelet_client_certificate.clone().zip(self.kubelet_client_key.clone()),

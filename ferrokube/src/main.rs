@@ -6,6 +6,7 @@ mod argv;
 mod audit_flags;
 mod authentication_flags;
 mod authorization_flags;
+mod certs;
 mod client_flags;
 mod control_plane;
 mod controller_manager;
@@ -73,6 +74,9 @@ enum Command {
     Kubelet(kubelet_command::Kubelet),
     /// Start the service proxy of this node alone.
     Proxy(proxy_command::Proxy),
+    /// Show and renew the certificates of a data directory.
+    #[command(subcommand)]
+    Certs(certs::Certs),
     /// Save or restore what the embedded store keeps.
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
@@ -137,6 +141,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Scheduler(command) => command.run(shutdown::token(shutdown)).await,
         Command::Kubelet(command) => command.run(shutdown::token(shutdown)).await,
         Command::Proxy(command) => command.run(shutdown::token(shutdown)).await,
+        Command::Certs(certs) => certs.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
     }
 }

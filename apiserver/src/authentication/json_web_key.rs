@@ -2,6 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use p521::ecdsa::signature::Verifier;
+use p521::ecdsa::{Signature, VerifyingKey};
 use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 use serde_json::Value;
 
@@ -30,10 +32,10 @@ enum Material {
 enum Curve {
     P256,
     P384,
+    P521,
 }
 
-/// The algorithms that tokens may be signed with, as upstream lists them. ES512 is known by name, but its curve is not supported: no key
-/// of it is ever found.
+/// The algorithms that tokens may be signed with, as upstream lists them.
 pub const ALGORITHMS: [&str; 9] = ["ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"];
 
 /// The keys of a set. Keys of types and curves that are not supported are left out.
@@ -58,6 +60,7 @@ impl Key {
                 let (curve, width) = match str_at(key, "/crv") {
                     "P-256" => (Curve::P256, 32),
                     "P-384" => (Curve::P384, 48),
+                    "P-521" => (Curve::P521, 66),
                     _ => return None,
                 };
                 let (x, y) = (bytes("/x")?, bytes("/y")?);
@@ -86,12 +89,19 @@ impl Key {
                 let algorithm: &dyn VerificationAlgorithm = match (curve, token.algorithm()) {
                     (Curve::P256, "ES256") => &signature::ECDSA_P256_SHA256_FIXED,
                     (Curve::P384, "ES384") => &signature::ECDSA_P384_SHA384_FIXED,
+                    (Curve::P521, "ES512") => return signed_on_p521(point, message, made),
                     _ => return false,
                 };
                 UnparsedPublicKey::new(algorithm, point).verify(message, made).is_ok()
             }
         }
     }
+}
+
+/// ring does not know this curve.
+fn signed_on_p521(point: &[u8], message: &[u8], made: &[u8]) -> bool {
+    let key = VerifyingKey::from_sec1_bytes(point);
+    key.is_ok_and(|key| Signature::from_slice(made).is_ok_and(|made| key.verify(message, &made).is_ok()))
 }
 
 fn rsa_parameters(algorithm: &str) -> Option<&'static RsaParameters> {
@@ -130,6 +140,26 @@ mod tests {
             assert!(key.signed(&token) && key.is_named("") && key.is_named(&public.id) && !key.is_named("other"));
             assert!(!parsed(&other.jwk)[0].signed(&token));
         }
+    }
+
+    #[test]
+    fn the_widest_curve_verifies_too() {
+        use p521::ecdsa::SigningKey;
+        use p521::ecdsa::signature::Signer;
+        let signer = SigningKey::from_slice(&[7; 66].map(|byte: u8| byte & 1)).unwrap();
+        let point = signer.verifying_key().to_sec1_point(false);
+        let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let jwk = json!({ "kty": "EC", "crv": "P-521", "kid": "k", "x": encoded(&point.as_bytes()[1..67]), "y": encoded(&point.as_bytes()[67..]) });
+        let [key] = &parse_set(&json!({ "keys": [jwk] }))[..] else { panic!("one key") };
+        let sign = |algorithm: &str| {
+            let signed = format!("{}.{}", encoded(json!({ "alg": algorithm, "kid": "k" }).to_string().as_bytes()), encoded(b"{}"));
+            let made: Signature = signer.sign(signed.as_bytes());
+            format!("{signed}.{}", encoded(&made.to_bytes()))
+        };
+        assert!(key.signed(&jws::parse(&sign("ES512")).unwrap()));
+        assert!(!key.signed(&jws::parse(&sign("ES256")).unwrap()), "by its own algorithm alone");
+        let other = sign("ES512").replacen("e30", "e31", 1);
+        assert!(!jws::parse(&other).is_some_and(|token| key.signed(&token)));
     }
 
     #[test]

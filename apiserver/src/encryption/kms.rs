@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::ciphers::{Gcm, Seeded, random};
 use super::config::Kms;
+use super::kms_metrics::KMS;
 use super::kms_service::{Service, StatusResponse};
 
 const POSITIVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -182,13 +183,20 @@ impl Envelope {
             errors.push(format!("KMSv2 API version should not change after the initial status response version {known}, got {got}"));
         }
         match status.key_id.len() {
-            0 => errors.push("got invalid KMSv2 KeyID hash \"\": keyID is empty".to_owned()),
+            0 => {
+                KMS.invalid(&self.name, "empty");
+                errors.push("got invalid KMSv2 KeyID hash \"\": keyID is empty".to_owned());
+            }
             size if size > MAX_KEY_ID_BYTES => {
+                KMS.invalid(&self.name, "too_long");
                 let hash = hash(&status.key_id);
                 let why = format!("keyID is {size} bytes, which exceeds the max size of {MAX_KEY_ID_BYTES}");
                 errors.push(format!("got invalid KMSv2 KeyID hash \"{hash}\": {why}"));
             }
-            _ => errors.extend(self.rotate(&status.key_id).await.err()),
+            _ => {
+                KMS.told(&self.name, hash(&status.key_id));
+                errors.extend(self.rotate(&status.key_id).await.err());
+            }
         }
         match errors.as_slice() {
             [] => Ok(()),
@@ -246,6 +254,7 @@ impl Envelope {
             seeds.clear();
         }
         seeds.insert(id, opener);
+        KMS.seeds(&self.name, seeds.len());
     }
 
     /// The value sealed, with all that is needed to open it.
@@ -256,6 +265,7 @@ impl Envelope {
             let hash = hash(&current.object.key_id);
             return Err(format!("encryptedDEKSource with keyID hash \"{hash}\" expired, the KMS provider {} is not healthy", self.name));
         }
+        KMS.used("to_storage", &self.name, hash(&current.object.key_id));
         let Opener::Seeded(seeded) = &*current.opener else { return Err("got unexpected nil transformer".to_owned()) };
         Ok(EncryptedObject { encrypted_data: seeded.seal(plain, at)?, ..current.object.clone() }.encode_to_vec())
     }
@@ -271,6 +281,7 @@ impl Envelope {
             Some(opener) => opener,
             None => self.decrypt(&object, id).await?,
         };
+        KMS.used("from_storage", &self.name, hash(&object.key_id));
         let plain = opener.open(&object.encrypted_data, at)?;
         let stale = object.key_id != current.object.key_id || object.encrypted_dek_source_type != current.object.encrypted_dek_source_type;
         Ok((plain, stale))
@@ -313,7 +324,7 @@ impl Drop for Follower {
 }
 
 /// How a key's id is shown: not as it is.
-fn hash(key_id: &str) -> String {
+pub fn hash(key_id: &str) -> String {
     let hex: String = digest(&SHA256, key_id.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }

@@ -3,7 +3,7 @@
 //! Owns the messages and the connection, which is made anew when it has broken.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
@@ -14,6 +14,7 @@ use tonic_prost::ProstCodec;
 use tower::service_fn;
 
 use super::config::Kms;
+use super::kms_metrics::KMS;
 
 const STATUS: &str = "/v2.KeyManagementService/Status";
 const ENCRYPT: &str = "/v2.KeyManagementService/Encrypt";
@@ -70,6 +71,7 @@ pub struct EncryptResponse {
 
 /// A plugin.
 pub struct Service {
+    name: String,
     channel: Channel,
     timeout: Duration,
 }
@@ -84,7 +86,7 @@ impl Service {
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
         let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
-        Service { channel, timeout: kms.timeout }
+        Service { name: kms.name.clone(), channel, timeout: kms.timeout }
     }
 
     pub async fn status(&self) -> Result<StatusResponse, String> {
@@ -117,10 +119,13 @@ impl Service {
                 None => format!("rpc error: code = {:?} desc = {}", status.code(), status.message()),
             })
         };
-        match tokio::time::timeout(self.timeout, call).await {
+        let since = Instant::now();
+        let answer = match tokio::time::timeout(self.timeout, call).await {
             Ok(answer) => answer,
             Err(_) => Err("rpc error: code = DeadlineExceeded desc = context deadline exceeded".to_owned()),
-        }
+        };
+        KMS.called(&self.name, path, since.elapsed(), answer.as_ref().err());
+        answer
     }
 }
 

@@ -6,6 +6,7 @@
 mod ciphers;
 mod config;
 mod kms;
+mod kms_metrics;
 mod kms_service;
 mod metrics;
 
@@ -25,6 +26,7 @@ use self::config::{GroupResource, Key, Provider, Rule};
 use self::kms::{Envelope, Follower};
 use self::metrics::Metrics;
 use crate::storage::encrypted::{Ciphers, Kind};
+use crate::system::identity_lease;
 
 /// How often a file that is to be read again is looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -264,6 +266,7 @@ impl Encryption {
 
     pub fn render(&self, out: &mut String) {
         self.metrics.render(out);
+        kms_metrics::KMS.render(out, &kms::hash(&identity_lease::name(&identity_lease::hostname())));
     }
 }
 

@@ -83,12 +83,12 @@ pub fn compress(response: Response<Body>, request_headers: &HeaderMap, body: &By
 
 /// A body compressed, if it is large.
 pub fn gzip(body: &[u8]) -> Option<Bytes> {
-    if is_large(body) { pack(body) } else { None }
+    if is_large(body.len()) { pack(body) } else { None }
 }
 
 /// Whether a body is large enough to be sent compressed.
-pub fn is_large(body: &[u8]) -> bool {
-    body.len() >= GZIP_THRESHOLD_BYTES
+pub fn is_large(length: usize) -> bool {
+    length >= GZIP_THRESHOLD_BYTES
 }
 
 /// A body compressed, however small it is.

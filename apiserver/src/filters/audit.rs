@@ -3,20 +3,25 @@
 //! What is told is decided by [`crate::audit`] once the sender is known; until then, and where nothing is told, this costs one branch.
 
 use std::any::Any;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
 
+use apimachinery::status::Status;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
+use serde_json::Value;
 
+use super::Authorized;
+use super::authentication::User;
 use super::request_info::RequestInfo;
+use crate::api::Api;
 use crate::audit::bodies::Shown;
 use crate::audit::event::{Level, Stage};
 use crate::audit::{self, Auditor, Context, Seen};
@@ -77,6 +82,59 @@ pub async fn watched(
             context.panicked(message.as_deref().unwrap_or("unknown")).await;
             Err(panic)
         }
+    }
+}
+
+/// A request of the server to itself, which comes to no filter, as the audit log tells of it.
+pub struct Own {
+    /// Nothing is told without an audit policy.
+    told: Option<(Arc<Context>, User, RequestInfo)>,
+    /// Of what is posted, whose path has no name.
+    metadata: Value,
+}
+
+impl Own {
+    pub fn of(api: &Api, request: &Authorized) -> Own {
+        let Some(auditor) = &api.audit else { return Own { told: None, metadata: Value::Null } };
+        let query = if request.raw_query.is_empty() { String::new() } else { format!("?{}", request.raw_query) };
+        let seen = Seen {
+            audit_id: uuid::Uuid::new_v4().to_string(),
+            request_uri: format!("{}{query}", request.info.path),
+            user_agent: user_agent(&request.headers),
+            source_ips: vec![Ipv6Addr::LOCALHOST.to_string()],
+            long_running: false,
+        };
+        let told = (Context::new(auditor.clone(), seen), request.user.clone(), request.info.clone());
+        Own { told: Some(told), metadata: Value::Null }
+    }
+
+    /// The request is about this object.
+    pub fn about(mut self, object: &Value) -> Own {
+        if self.told.is_some() {
+            self.metadata = object.get("metadata").cloned().unwrap_or_default();
+        }
+        self
+    }
+
+    /// Does it, and tells that it is asked for and what came of it: `code` if it goes well.
+    pub async fn tell<T>(self, code: u16, doing: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        let Some((context, user, info)) = self.told else { return doing.await };
+        audit::scope(context.clone(), async {
+            if !context.decide(Some(&user), &info).await {
+                return Err(Status::internal_error("failed to store audit event"));
+            }
+            context.annotate("authorization.k8s.io/decision", "allow".to_owned());
+            context.annotate("authorization.k8s.io/reason", String::new());
+            context.request_object(&self.metadata, None);
+            let done = doing.await;
+            match &done {
+                Ok(_) => context.response(code, None, None),
+                Err(status) => context.response(status.code, Some(status.to_value()), None),
+            }
+            context.complete().await;
+            done
+        })
+        .await
     }
 }
 

@@ -34,6 +34,11 @@ impl User {
         User { name: "system:anonymous".to_owned(), groups: vec!["system:unauthenticated".to_owned()], ..User::default() }
     }
 
+    /// Nobody in particular.
+    pub fn is_anonymous(&self) -> bool {
+        self.name == "system:anonymous" || self.in_group("system:unauthenticated")
+    }
+
     pub fn in_group(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
     }
@@ -213,11 +218,21 @@ impl Authenticator {
     }
 }
 
-/// The token of an `Authorization: Bearer` header.
+/// What follows `Authorization: Bearer`: the word after one space, and whether there is more.
+fn bearer(headers: &HeaderMap) -> Option<(&str, bool)> {
+    let (scheme, rest) = header(headers, &AUTHORIZATION).trim().split_once(' ')?;
+    let (token, more) = rest.split_once(' ').map_or((rest, false), |(token, _)| (token, true));
+    scheme.eq_ignore_ascii_case("bearer").then_some((token, more))
+}
+
 fn bearer_token(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = header(headers, &AUTHORIZATION).trim().split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    bearer(headers).map(|(token, _)| token).filter(|token| !token.is_empty())
+}
+
+/// What the sender should know of a token that was not looked at.
+pub fn warning(headers: &HeaderMap) -> Option<&'static str> {
+    let ignored = bearer(headers).is_some_and(|(token, more)| token.is_empty() && more);
+    ignored.then_some("the provided Authorization header contains extra space before the bearer token, and is ignored")
 }
 
 /// Reads a CSV file of `token,user,uid[,"group1,group2"]`.

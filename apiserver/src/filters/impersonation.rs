@@ -3,12 +3,13 @@
 //! Constrained modes (KEP-5284) are tried first: they ask whether the user may do *this* request as somebody of a kind, and be that
 //! somebody. The old mode, the verb `impersonate`, comes last and knows no such limits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use apimachinery::field::quote;
 use apimachinery::status::Status;
 use apimachinery::validation::name_is_dns_subdomain;
 use http::HeaderMap;
+use parking_lot::Mutex;
 
 use super::authentication::User;
 use super::authorization::{Authorizer, forbidden};
@@ -22,6 +23,8 @@ const EXTRA_PREFIX: &str = "impersonate-extra-";
 const AUTHENTICATION: &str = "authentication.k8s.io";
 /// From this many checks on, one for all is tried first.
 const MANY: usize = 4;
+/// Of so many users it is remembered how they last acted as others; all are forgotten when there are more.
+const MAX_REMEMBERED: usize = 10_000;
 const MASTERS: &str = "system:masters";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
 const AUTHENTICATED: &str = "system:authenticated";
@@ -29,6 +32,7 @@ const AUTHENTICATED: &str = "system:authenticated";
 /// The user that a request acts as: its sender, or whom the headers name. Takes the headers out.
 pub async fn acting_user(
     authorizer: &dyn Authorizer,
+    modes: &Modes,
     sender: User,
     headers: &mut HeaderMap,
     request: &RequestInfo,
@@ -39,7 +43,7 @@ pub async fn acting_user(
         headers.remove(name);
     }
     let mut first_refusal = None;
-    for mode in Mode::ALL {
+    for mode in modes.in_order(&sender.name) {
         if !mode.applies(&wanted, &sender) {
             continue;
         }
@@ -47,6 +51,7 @@ pub async fn acting_user(
             Ok(user) => {
                 let constraint = if mode == Mode::Legacy { String::new() } else { format!("impersonate:{}", mode.name()) };
                 crate::audit::impersonated(&user, &constraint);
+                modes.remember(&sender.name, mode);
                 return Ok(user);
             }
             Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
@@ -100,6 +105,29 @@ fn printed(user: &User) -> String {
         format!("map[string][]string{{{}}}", pairs.join(", "))
     };
     format!("&user.DefaultInfo{{Name:{}, UID:{}, Groups:{}, Extra:{extra}}}", quote(&user.name), quote(&user.uid), list(&user.groups))
+}
+
+/// The mode in which each user last acted as somebody else. It is tried first, so that the old mode costs no more than it did; where several
+/// modes would do, it decides in which the user acts, and what a refusal is about.
+#[derive(Default)]
+pub struct Modes(Mutex<HashMap<Box<str>, Mode>>);
+
+impl Modes {
+    fn in_order(&self, sender: &str) -> Vec<Mode> {
+        let last = self.0.lock().get(sender).copied();
+        last.into_iter().chain(Mode::ALL.into_iter().filter(|mode| Some(*mode) != last)).collect()
+    }
+
+    fn remember(&self, sender: &str, mode: Mode) {
+        let mut last = self.0.lock();
+        if last.get(sender) == Some(&mode) {
+            return;
+        }
+        if last.len() >= MAX_REMEMBERED && !last.contains_key(sender) {
+            last.clear();
+        }
+        last.insert(sender.into(), mode);
+    }
 }
 
 /// A way to act as somebody else.
@@ -325,7 +353,7 @@ mod tests {
         }
         let request = RequestInfo::parse(&Method::GET, "/api/v1/namespaces/a/pods", "");
         let sender = User { name: "boss".into(), ..User::default() };
-        acting_user(&Listed(allowed), sender, &mut map, &request).await.map_err(|s| s.message)
+        acting_user(&Listed(allowed), &Modes::default(), sender, &mut map, &request).await.map_err(|s| s.message)
     }
 
     #[tokio::test]
@@ -348,6 +376,18 @@ mod tests {
         let expect =
             r#"pods is forbidden: User "boss" cannot impersonate-on:user-info:list resource "pods" in API group "" in the namespace "a""#;
         assert_eq!(refused, expect);
+    }
+
+    #[test]
+    fn the_mode_that_was_good_is_tried_first() {
+        let modes = Modes::default();
+        modes.remember("boss", Mode::Legacy);
+        assert_eq!(modes.in_order("boss")[..2], [Mode::Legacy, Mode::AssociatedNode]);
+        assert_eq!(modes.in_order("other"), Mode::ALL);
+        for i in 0..2 * MAX_REMEMBERED {
+            modes.remember(&i.to_string(), Mode::UserInfo);
+        }
+        assert!(modes.0.lock().len() <= MAX_REMEMBERED);
     }
 
     #[tokio::test]

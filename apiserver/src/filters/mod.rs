@@ -3,7 +3,7 @@
 //!
 //! Only [`serve`] makes an [`Authorized`] request, so no endpoint can be reached around the filters.
 
-mod audit;
+pub mod audit;
 pub mod authentication;
 pub mod authorization;
 pub mod client_certificate;
@@ -80,9 +80,6 @@ impl Authorized {
     }
 }
 
-/// The longest a request that is not a watch may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// How the sender of a request is known.
 enum Sender {
     /// By what it shows: a certificate, a token, or nothing.
@@ -135,13 +132,19 @@ async fn answer(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender
 /// Headers that every answer carries.
 struct Common {
     audit_id: HeaderValue,
+    warning: Option<&'static str>,
+    /// Whether the sender is unknown. Over HTTP/2 such get one answer a connection, so that they cannot ask for many things at once.
+    stranger: bool,
+    /// How long the request may take, its wait for a seat included.
+    timeout: Duration,
     flow: Option<(HeaderValue, HeaderValue)>,
 }
 
 async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, sender: Sender, audit_id: HeaderValue) -> Response<Body> {
     let query = request.uri().query().unwrap_or("").to_owned();
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
-    let mut common = Common { audit_id, flow: None };
+    let mut common = Common { audit_id, warning: None, stranger: false, timeout: api.request_timeout, flow: None };
+    let started = Instant::now();
     request.headers_mut().insert("audit-id", common.audit_id.clone());
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
@@ -166,7 +169,11 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
                 _sealed: Sealed,
             };
             let answer = pin!(dispatch::dispatch(api.clone(), request));
-            let answered = if long_running { Ok(answer.await) } else { tokio::time::timeout(REQUEST_TIMEOUT, answer).await };
+            let answered = if long_running {
+                Ok(answer.await)
+            } else {
+                tokio::time::timeout(common.timeout.saturating_sub(started.elapsed()), answer).await
+            };
             match answered {
                 Ok(Ok(response)) => response,
                 Ok(Err(status)) => respond::status(&status, &form),
@@ -174,7 +181,11 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
             }
         }
     };
-    api.metrics.request(&counted, response.status().as_u16());
+    let is_served = response.status().is_success()
+        || !counted.is_resource
+        || api.catalog.load().find(&counted.group, &counted.version, &counted.resource).is_some();
+    api.metrics.request(&counted, is_served, response.status().as_u16());
+    common.stranger &= head.version == http::Version::HTTP_2;
     finish(response, common)
 }
 
@@ -229,7 +240,7 @@ async fn admit(
 ) -> Result<(User, Option<Seat>), Refused> {
     let plain = |status| Refused::Status { status, nosniff: false };
     if !is_long_running(info) {
-        check_deadline(query).map_err(plain)?;
+        common.timeout = deadline(query, api.request_timeout).map_err(plain)?;
     }
     let since = Instant::now();
     let user = match sender {
@@ -237,13 +248,17 @@ async fn admit(
         Sender::Vouched(user) => Some(user.authenticated()),
     };
     spent(Layer::Authentication, since);
+    if user.as_ref().is_none_or(User::is_anonymous) {
+        common.stranger = true;
+        common.warning = authentication::warning(headers);
+    }
     if !decide(user.as_ref(), info).await {
         return Err(Refused::NotAudited);
     }
     let user = user.ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
     api.authenticator.clear(headers);
     let since = Instant::now();
-    let acting = impersonation::acting_user(&*api.authorizer, user, headers, info).await;
+    let acting = impersonation::acting_user(&*api.authorizer, &api.impersonation, user, headers, info).await;
     let user = acting.map_err(|status| Refused::Status { status, nosniff: true })?;
     spent(Layer::Impersonation, since);
     let since = Instant::now();
@@ -294,16 +309,14 @@ fn is_long_running(info: &RequestInfo) -> bool {
         || info.path.starts_with("/debug/pprof/")
 }
 
-/// `timeout` must be a duration.
-fn check_deadline(query: &str) -> Result<(), Status> {
+/// The time that a request asks for by `timeout`, if that is less than it has anyway.
+fn deadline(query: &str, longest: Duration) -> Result<Duration, Status> {
     let query = Query::parse(query);
-    match query.get("timeout").filter(|t| !t.is_empty()) {
-        Some(text) => match apimachinery::time::parse_duration(text) {
-            Ok(_) => Ok(()),
-            Err(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))),
-        },
-        None => Ok(()),
-    }
+    let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(longest) };
+    let asked = apimachinery::time::parse_duration(text)
+        .map_err(|why| Status::bad_request(format!("invalid timeout specified in the request URL - {why}")))?;
+    // Nothing, and less than nothing, is no wish.
+    Ok(u64::try_from(asked).ok().filter(|asked| *asked > 0).map_or(longest, |asked| longest.min(Duration::from_nanos(asked))))
 }
 
 /// The client's id for the request, or a new one.
@@ -318,6 +331,12 @@ fn audit_id(headers: &HeaderMap) -> HeaderValue {
 fn finish(mut response: Response<Body>, common: Common) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert("audit-id", common.audit_id);
+    if common.stranger {
+        headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(value) = common.warning.and_then(|text| HeaderValue::from_str(&format!("299 - {}", quote(text))).ok()) {
+        headers.append(http::header::WARNING, value);
+    }
     if !headers.contains_key(http::header::CACHE_CONTROL) {
         headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     }
@@ -326,4 +345,25 @@ fn finish(mut response: Response<Body>, common: Common) -> Response<Body> {
         headers.insert("x-kubernetes-pf-prioritylevel-uid", level);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_ask_for_less_time_than_it_has() {
+        let minute = Duration::from_secs(60);
+        for (query, expect) in [
+            ("", Some(minute)),
+            ("timeout=", Some(minute)),
+            ("timeout=3s", Some(Duration::from_secs(3))),
+            ("timeout=0s", Some(minute)),
+            ("timeout=-3s", Some(minute)),
+            ("timeout=2h", Some(minute)),
+            ("timeout=soon", None),
+        ] {
+            assert_eq!(deadline(query, minute).ok(), expect, "{query}");
+        }
+    }
 }

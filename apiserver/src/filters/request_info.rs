@@ -11,6 +11,7 @@ use http::Method;
 pub struct RequestInfo {
     /// Whether the path names an API resource.
     pub is_resource: bool,
+    /// As it was sent for resources, without escapes for other paths.
     pub path: String,
     /// The API verb for resources (`get`, `list`, `watch`, …), the lower-case method otherwise.
     pub verb: String,
@@ -37,9 +38,11 @@ impl RequestInfo {
     /// `query` is the raw query string; only `watch` and an exact `metadata.name` field selector matter here.
     pub fn parse(method: &Method, path: &str, query: &str) -> RequestInfo {
         let mut info = RequestInfo { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..RequestInfo::default() };
-        let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+        // Empty segments count: a namespace without a name is none.
+        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let other = |info: RequestInfo| RequestInfo { path: percent_decode(path), ..info };
         if segments.len() < 3 {
-            return info;
+            return other(info);
         }
         let mut rest = match segments[0] {
             "api" => {
@@ -48,13 +51,13 @@ impl RequestInfo {
             }
             "apis" => {
                 if segments.len() < 4 {
-                    return info;
+                    return other(info);
                 }
                 info.prefix = "apis".to_owned();
                 info.group = segments[1].to_owned();
                 &segments[2..]
             }
-            _ => return info,
+            _ => return other(info),
         };
         info.is_resource = true;
         info.version = rest[0].to_owned();
@@ -180,6 +183,9 @@ mod tests {
     fn paths_are_read_as_the_api_server_reads_them() {
         for (method, target, expect) in [
             (Method::GET, "/version", "get /version"),
+            (Method::GET, "/ver%73ion%20a", "get /version a"),
+            (Method::GET, "/api/v1/namespaces//pods", "list /v1 ns= pods  "),
+            (Method::GET, "/api/v1/pods//", "list /v1 ns= pods  "),
             (Method::GET, "/api/v1", "get /api/v1"),
             (Method::GET, "/apis/apps/v1", "get /apis/apps/v1"),
             (Method::GET, "/api/v1/namespaces", "list /v1 ns= namespaces  "),

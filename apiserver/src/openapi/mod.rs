@@ -17,6 +17,7 @@ use std::io::Read as _;
 use std::sync::{Arc, OnceLock};
 
 use apimachinery::schema::Types;
+use axum::body::Body;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value, json};
@@ -28,6 +29,9 @@ use document::Frame;
 use operation::{Content, Operation};
 use resource::Resource;
 use schema::Flavour;
+
+/// Bytes in a chunk of a document that is unpacked as it goes out.
+const CHUNK_BYTES: usize = 128 * 1024;
 
 /// A document as it is sent.
 #[derive(Debug)]
@@ -45,7 +49,7 @@ enum Text {
     /// With the compressed form, made when it is first asked for.
     Plain(Bytes, OnceLock<Option<Bytes>>),
     /// Compressed alone: there are as many documents of custom resources as there are groups, and each repeats what the others say.
-    Packed { gzip: Bytes, is_large: bool },
+    Packed { gzip: Bytes, length: usize },
 }
 
 impl Document {
@@ -56,7 +60,7 @@ impl Document {
 
     fn packed(json: &[u8], hash: String, flavour: Flavour) -> Document {
         let text = match respond::pack(json) {
-            Some(gzip) => Text::Packed { gzip, is_large: respond::is_large(json) },
+            Some(gzip) => Text::Packed { gzip, length: json.len() },
             None => Text::Plain(Bytes::copy_from_slice(json), OnceLock::new()),
         };
         Document { hash, flavour, text, protobuf: OnceLock::new() }
@@ -73,11 +77,23 @@ impl Document {
         }
     }
 
+    /// The length of the JSON, and the JSON as a body. What is kept compressed is unpacked as it goes out: clients that take it slowly, or not at
+    /// all, cost no more than others.
+    pub fn body(&self) -> (usize, Body) {
+        match &self.text {
+            Text::Plain(json, _) => (json.len(), Body::from(json.clone())),
+            Text::Packed { gzip, length } => {
+                let chunks = Unpacking(flate2::read::GzDecoder::new(std::io::Cursor::new(gzip.clone())));
+                (*length, Body::from_stream(futures::stream::iter(chunks)))
+            }
+        }
+    }
+
     /// The JSON compressed, if it is large enough for that.
     pub fn gzip(&self) -> Option<Bytes> {
         match &self.text {
             Text::Plain(json, gzip) => gzip.get_or_init(|| respond::gzip(json)).clone(),
-            Text::Packed { gzip, is_large } => is_large.then(|| gzip.clone()),
+            Text::Packed { gzip, length } => respond::is_large(*length).then(|| gzip.clone()),
         }
     }
 
@@ -91,6 +107,22 @@ impl Document {
         match (&self.text, self.flavour) {
             (Text::Packed { .. }, Flavour::V3) => encode(),
             _ => self.protobuf.get_or_init(encode).clone(),
+        }
+    }
+}
+
+/// A compressed text, chunk by chunk.
+struct Unpacking(flate2::read::GzDecoder<std::io::Cursor<Bytes>>);
+
+impl Iterator for Unpacking {
+    type Item = std::io::Result<Bytes>;
+
+    fn next(&mut self) -> Option<std::io::Result<Bytes>> {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        match (&mut self.0).take(CHUNK_BYTES as u64).read_to_end(&mut chunk) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok(chunk.into())),
+            Err(error) => Some(Err(error)),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, ETAG, EXPIRES, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, ETAG, EXPIRES, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, VARY};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::api::Api;
@@ -102,7 +102,13 @@ fn document_response(request: &Authorized, document: &super::Document, protobuf:
             }
             false => match document.gzip().filter(|_| respond::accepts_gzip(&request.headers)) {
                 Some(packed) => respond::kept(respond::bytes(StatusCode::OK, JSON, Bytes::new()), &request.headers, || Some(packed)),
-                None => respond::bytes(StatusCode::OK, JSON, document.json()),
+                None => {
+                    let (length, body) = document.body();
+                    let mut response = respond::bytes(StatusCode::OK, JSON, Bytes::new());
+                    response.headers_mut().insert(CONTENT_LENGTH, length.into());
+                    *response.body_mut() = body;
+                    response
+                }
             },
         }
     };

@@ -99,15 +99,20 @@ impl Escalation {
         if !resource.is_empty() && self.allows(attributes, "bind", resource, name) {
             return Ok(());
         }
-        let rules = index.referenced(kind, name, attributes.namespace).map_err(|missing| match missing {
-            // The binding's resource, not the role's: upstream words this by the path of the request.
-            MissingRole::Absent { name, .. } => Status::not_found(GROUP, &attributes.resource.plural, &name),
-            MissingRole::Kind(_) => Status::unknown(missing.to_string()),
-        })?;
+        let rules = index.referenced(kind, name, attributes.namespace).map_err(|missing| refusal(attributes, missing))?;
         held(index, attributes, rules.iter()).map_err(|why| {
             let object_name = str_at(new, "/metadata/name");
             Status::forbidden(GROUP, &attributes.resource.plural, object_name, &why)
         })
+    }
+}
+
+/// Of a role that cannot be looked up. The resource of the request, not the role's: upstream words this by the path.
+fn refusal(attributes: &Attributes<'_>, missing: MissingRole) -> Status {
+    match missing {
+        MissingRole::Absent { name, .. } if name.is_empty() => Status::bad_request("Name parameter required.".to_owned()),
+        MissingRole::Absent { name, .. } => Status::not_found(GROUP, &attributes.resource.plural, &name),
+        MissingRole::Kind(_) => Status::unknown(missing.to_string()),
     }
 }
 
@@ -127,6 +132,7 @@ fn held<'a>(index: &Index, attributes: &Attributes<'_>, wanted: impl Iterator<It
         missing.join("\n")
     );
     if !errors.is_empty() {
+        let errors: Vec<String> = errors.into_iter().map(|missing| refusal(attributes, missing).message).collect();
         why.push_str(&format!("; resolution errors: [{}]", crate::filters::authorization::aggregate_errors(&errors)));
     }
     Err(why)

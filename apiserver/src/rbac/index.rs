@@ -40,6 +40,9 @@ struct Subject {
     namespace: Box<str>,
 }
 
+/// What the names of accounts' users begin with.
+const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
+
 type Name = Arc<str>;
 type Bindings = OrdMap<Name, Arc<Binding>>;
 type Rules = Arc<[Rule]>;
@@ -103,7 +106,16 @@ impl Subject {
     }
 
     fn is(&self, user: &User, place: &str) -> bool {
-        if &*self.kind == "Group" { user.in_group(&self.name) } else { self.user(place).is_some_and(|name| name == user.name) }
+        match &*self.kind {
+            "Group" => user.in_group(&self.name),
+            "User" => *self.name == *user.name,
+            "ServiceAccount" => {
+                let namespace = if self.namespace.is_empty() { place } else { &self.namespace };
+                let rest = user.name.strip_prefix(SERVICE_ACCOUNT).and_then(|rest| rest.strip_prefix(namespace));
+                !namespace.is_empty() && rest.and_then(|rest| rest.strip_prefix(':')) == Some(&*self.name)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -154,10 +166,19 @@ impl Place {
     }
 
     /// The bindings with this user among their subjects, by name.
-    fn of<'a>(&'a self, user: &User) -> BTreeMap<&'a str, &'a Arc<Binding>> {
+    fn of<'a>(&'a self, user: &User) -> Box<dyn Iterator<Item = &'a Arc<Binding>> + 'a> {
         let by_group = user.groups.iter().filter_map(|group| self.by_group.get(group.as_str()));
-        let all = self.by_user.get(user.name.as_str()).into_iter().chain(by_group);
-        all.flat_map(|bindings| bindings.iter().map(|(name, binding)| (&**name, binding))).collect()
+        let mut found = self.by_user.get(user.name.as_str()).into_iter().chain(by_group);
+        match (found.next(), found.next()) {
+            (None, _) => Box::new(std::iter::empty()),
+            // In order already: of many bindings only those are looked at that come before one that allows.
+            (Some(only), None) => Box::new(only.values()),
+            (Some(first), Some(second)) => {
+                let all = [first, second].into_iter().chain(found);
+                let sorted: BTreeMap<_, _> = all.flat_map(|bindings| bindings.iter().map(|(name, binding)| (&**name, binding))).collect();
+                Box::new(sorted.into_values())
+            }
+        }
     }
 }
 
@@ -213,7 +234,7 @@ impl Index {
         let local = (!namespace.is_empty()).then_some(namespace);
         for place_name in std::iter::once("").chain(local) {
             let Some(place) = self.places.get(place_name) else { continue };
-            for binding in place.of(user).into_values() {
+            for binding in place.of(user) {
                 let Some(subject) = binding.subjects.iter().find(|s| s.is(user, place_name)) else { continue };
                 let source = Source { binding, subject };
                 match self.referenced(&binding.role_kind, &binding.role_name, place_name) {
@@ -235,12 +256,12 @@ impl Index {
     }
 
     /// Every rule that a user has in a namespace, and what could not be resolved.
-    pub fn rules<'a>(&'a self, user: &User, namespace: &str) -> (Vec<&'a Rule>, Vec<String>) {
+    pub fn rules<'a>(&'a self, user: &User, namespace: &str) -> (Vec<&'a Rule>, Vec<MissingRole>) {
         let (mut rules, mut errors) = (Vec::new(), Vec::new());
         self.visit(user, namespace, |found| {
             match found {
                 Ok((_, rule)) => rules.push(rule),
-                Err(missing) => errors.push(missing.to_string()),
+                Err(missing) => errors.push(missing),
             }
             true
         });

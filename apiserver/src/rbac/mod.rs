@@ -31,6 +31,11 @@ pub struct Rbac {
 }
 
 impl Rbac {
+    /// Over these roles and bindings, for as long as nothing follows others.
+    pub fn of(index: Index) -> Rbac {
+        Rbac { index: Arc::new(ArcSwap::from_pointee(index)) }
+    }
+
     /// The roles and bindings as they are; does not change in the hands of the caller.
     pub fn index(&self) -> Arc<Index> {
         self.index.load_full()
@@ -58,7 +63,8 @@ impl Authorizer for Rbac {
 
     fn rules(&self, user: &User, namespace: &str) -> Rules {
         let index = self.index.load();
-        let (rules, errors) = index.rules(user, namespace);
+        let (rules, missing) = index.rules(user, namespace);
+        let errors = missing.iter().map(ToString::to_string).collect();
         Rules { rules: rules.into_iter().cloned().collect(), incomplete: false, errors }
     }
 }

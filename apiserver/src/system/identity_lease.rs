@@ -44,7 +44,7 @@ struct Identity {
 
 impl Identity {
     fn of(settings: &Settings) -> Identity {
-        let lease = format!("apiserver-{}", digest(&settings.hostname));
+        let lease = name(&settings.hostname);
         let holder = format!("{lease}_{}", uuid::Uuid::new_v4());
         let peer_address = settings.advertise_address.map(|address| std::net::SocketAddr::new(address, settings.port).to_string());
         Identity { lease, holder, hostname: settings.hostname.clone(), peer_address }
@@ -69,6 +69,17 @@ impl Identity {
 }
 
 /// 16 bytes of the SHA-256 of the host's and the component's name, each after its length, in base 32.
+/// This machine's name.
+pub fn hostname() -> String {
+    let read = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".to_owned());
+    read.trim().to_owned()
+}
+
+/// What an API server of a machine is called: its lease, and in metrics.
+pub fn name(hostname: &str) -> String {
+    format!("apiserver-{}", digest(hostname))
+}
+
 fn digest(hostname: &str) -> String {
     let mut input = Vec::with_capacity(hostname.len() + MANAGER.len() + 4);
     for part in [hostname, MANAGER] {

@@ -48,14 +48,18 @@ impl Endpoint {
     /// `url` must be https and name a loopback address: load of this kind is for one's own machine, and only there is a certificate
     /// that nobody vouches for acceptable.
     pub fn new(url: &str, token: &str) -> anyhow::Result<Self> {
-        let mut token = HeaderValue::from_str(&format!("Bearer {token}")).context("the token has characters that a header cannot carry")?;
-        token.set_sensitive(true);
-        Ok(Self { address: loopback(url)?, token: Some(token), tls: connector(None)? })
+        Ok(Self { address: loopback(url)?, token: Some(bearer(token)?), tls: connector(None)? })
     }
 
     /// The same for one who shows a certificate.
     pub fn with_certificate(url: &str, identity: &Identity) -> anyhow::Result<Self> {
         Ok(Self { address: loopback(url)?, token: None, tls: connector(Some(identity))? })
+    }
+
+    /// The same server for somebody else, who has a token or shows nothing.
+    pub fn for_another(&self, token: &str) -> anyhow::Result<Self> {
+        let token = if token.is_empty() { None } else { Some(bearer(token)?) };
+        Ok(Self { address: self.address, token, tls: connector(None)? })
     }
 
     /// A new connection, with nothing sent on it yet.
@@ -76,6 +80,12 @@ impl Endpoint {
         let sender = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.context("connecting took too long")??;
         Ok(Connection { sender, origin: Arc::from(format!("https://{}", self.address)), token: self.token.clone() })
     }
+}
+
+fn bearer(token: &str) -> anyhow::Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).context("the token has characters that a header cannot carry")?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn loopback(url: &str) -> anyhow::Result<SocketAddr> {

@@ -8,21 +8,33 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::matrix;
+
 const STEPS: &str = ".steps.json";
 const ANSWERS: &str = ".answers.json";
 
 /// Requests that are sent one after the other, into a namespace of their own.
 ///
-/// In paths, headers and bodies `{ns}` stands for that namespace; names outside of namespaces are made from it too, so that a scenario can
+/// A step may stand for many ([`matrix`]). In paths, headers, names of principals and bodies `{ns}` stands for that namespace; names outside of namespaces are made from it too, so that a scenario can
 /// be played again on the same server.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
 pub struct Scenario {
-    #[serde(skip)]
     pub name: String,
     /// What it shows.
     pub about: String,
+    /// Those whom steps name as their senders.
+    pub principals: BTreeMap<String, Principal>,
     pub steps: Vec<Step>,
+}
+
+/// As it is written, before [`matrix::expand`] has replaced steps that stand for many.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    about: String,
+    #[serde(default)]
+    principals: BTreeMap<String, Principal>,
+    steps: Vec<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -36,7 +48,7 @@ pub struct Step {
     pub headers: BTreeMap<String, String>,
     /// Who sends it; the administrator if absent.
     #[serde(rename = "as")]
-    pub principal: Option<Principal>,
+    pub sender: Option<Sender>,
     /// Sent as JSON.
     pub body: Option<Value>,
     /// Sent as it is.
@@ -44,15 +56,30 @@ pub struct Step {
     /// Repeats the request until it is answered so, for what servers learn of a moment later. It must be one that leaves nothing behind
     /// as long as it is answered otherwise.
     pub until: Option<Until>,
+    /// What later steps need of the answer: a name, and where in the answer it stands for (a JSON pointer). `{name}` is that text from
+    /// then on, and answers show it as `<name>`.
+    #[serde(default)]
+    pub keep: BTreeMap<String, String>,
 }
 
-/// Whom the administrator impersonates.
+/// One of the scenario's principals, or one of the step's own.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(untagged)]
+pub enum Sender {
+    Named(String),
+    Own(Principal),
+}
+
+/// Whom the administrator impersonates, or whoever has a token.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Principal {
-    pub user: String,
-    #[serde(default)]
+    pub user: Option<String>,
     pub groups: Vec<String>,
+    pub uid: Option<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
+    /// Shown instead of the administrator's credentials; empty for nobody's.
+    pub token: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,6 +102,27 @@ pub struct Answer {
 }
 
 impl Scenario {
+    fn of(name: String, written: Written) -> anyhow::Result<Scenario> {
+        let Written { about, principals, steps } = written;
+        let steps = matrix::expand(steps).with_context(|| name.clone())?;
+        let step = |value: Value| Step::deserialize(&value).with_context(|| format!("{name}: {value}"));
+        let steps = steps.into_iter().map(step).collect::<Result<Vec<_>, _>>()?;
+        for step in &steps {
+            if let Some(Sender::Named(sender)) = &step.sender {
+                ensure!(principals.contains_key(sender), "{name}: {}: there is no principal {sender}", step.name);
+            }
+        }
+        Ok(Scenario { name, about, principals, steps })
+    }
+
+    /// Who sends a step; `None` for the administrator.
+    pub(super) fn sender<'a>(&'a self, step: &'a Step) -> Option<&'a Principal> {
+        match step.sender.as_ref()? {
+            Sender::Named(name) => self.principals.get(name),
+            Sender::Own(principal) => Some(principal),
+        }
+    }
+
     /// # Errors
     /// If there is no record, or it cannot be read.
     pub fn expectations(&self, folder: &Path) -> anyhow::Result<Vec<Answer>> {
@@ -105,7 +153,7 @@ pub fn scenarios(folder: &Path, only: &[String]) -> anyhow::Result<Vec<Scenario>
         ensure!(names.contains(name), "{} has no scenario {name}", folder.display());
     }
     names.retain(|name| only.is_empty() || only.contains(name));
-    let scenario = |name: String| anyhow::Ok(Scenario { name: name.clone(), ..read(&folder.join(format!("{name}{STEPS}")))? });
+    let scenario = |name: String| Scenario::of(name.clone(), read(&folder.join(format!("{name}{STEPS}")))?);
     names.into_iter().map(scenario).collect()
 }
 

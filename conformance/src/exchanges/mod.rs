@@ -6,6 +6,7 @@
 pub mod access;
 pub mod corpus;
 pub mod difference;
+mod matrix;
 mod normal;
 pub mod session;
 

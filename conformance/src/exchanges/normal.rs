@@ -22,6 +22,7 @@ struct Patterns {
     cluster_ip: Regex,
     revision: Regex,
     token_volume: Regex,
+    token: Regex,
 }
 
 static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
@@ -33,6 +34,8 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
         // In objects that a message quotes.
         revision: regex(r#"(resourceVersion\\?":\\?")\d+"#),
         token_volume: regex(&format!("kube-api-access-{GENERATED}")),
+        // A signed one that a server has just made.
+        token: regex(r"\beyJ[\w-]+\.[\w-]{100,}\.[\w-]{40,}"),
     }
 });
 
@@ -42,11 +45,18 @@ pub(super) struct Normal {
     seen: HashMap<(&'static str, String), usize>,
     /// Of names that servers were asked to complete.
     generated: Vec<(String, Regex)>,
+    /// What steps wanted to be kept, and its name.
+    kept: Vec<(String, String)>,
 }
 
 impl Normal {
     pub(super) fn new(namespace: &str) -> Normal {
-        Normal { namespace: namespace.to_owned(), seen: HashMap::new(), generated: Vec::new() }
+        Normal { namespace: namespace.to_owned(), seen: HashMap::new(), generated: Vec::new(), kept: Vec::new() }
+    }
+
+    /// From now on the text is told by its name.
+    pub(super) fn keep(&mut self, name: &str, text: &str) {
+        self.kept.push((text.to_owned(), format!("<{name}>")));
     }
 
     pub(super) fn answer(&mut self, step: &Step, received: &Received) -> Answer {
@@ -86,6 +96,10 @@ impl Normal {
                     // Their order depends on whether a second went by between two writes.
                     items.sort_by_key(owner);
                 }
+                if ["resourceRules", "nonResourceRules"].contains(&key) {
+                    // Upstream tells rules in the order of a hash map of bindings.
+                    items.sort_by_key(Value::to_string);
+                }
                 if key == "causes" && items.iter().all(|cause| cause["reason"] == "FieldManagerConflict") {
                     // Upstream tells the owners in any order.
                     items.sort_by_key(Value::to_string);
@@ -112,12 +126,17 @@ impl Normal {
 
     fn text(&mut self, text: &str) -> String {
         let patterns = &*PATTERNS;
-        let mut text = text.replace(&self.namespace, "<ns>");
+        let mut text = text.to_owned();
+        for (kept, name) in &self.kept {
+            text = text.replace(kept, name);
+        }
+        text = text.replace(&self.namespace, "<ns>");
         // First of all, as a part of one may look like a generated name.
         text = patterns.uid.replace_all(&text, |found: &Captures<'_>| self.ordinal("uid", &found[0])).into_owned();
         for (base, pattern) in &self.generated {
             text = pattern.replace_all(&text, format!("{base}<generated>")).into_owned();
         }
+        text = patterns.token.replace_all(&text, "<signed token>").into_owned();
         text = patterns.token_volume.replace_all(&text, "kube-api-access-<generated>").into_owned();
         text = patterns
             .time

@@ -8,7 +8,7 @@ use http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::corpus::{Answer, Scenario, Step, Until};
+use super::corpus::{Answer, Principal, Scenario, Step, Until};
 use super::normal::Normal;
 use crate::bench::connection::{Connection, JSON, Received};
 
@@ -34,28 +34,93 @@ pub async fn play(access: &Access, scenario: &Scenario) -> anyhow::Result<Vec<An
         ensure!(status == StatusCode::CREATED || status == StatusCode::CONFLICT, "{path}: {status}: {}", String::from_utf8_lossy(&body));
     }
     let mut normal = Normal::new(&namespace);
+    let mut player = Player { access, connection, texts: vec![("{ns}".to_owned(), namespace.clone())] };
     let mut answers = Vec::with_capacity(scenario.steps.len());
     for step in &scenario.steps {
-        let received = perform(&mut connection, &namespace, step).await.with_context(|| format!("{}: {}", scenario.name, step.name))?;
+        let place = || format!("{}: {}", scenario.name, step.name);
+        let received = player.perform(scenario.sender(step), step).await.with_context(place)?;
+        for (name, pointer) in &step.keep {
+            let body = parsed(&received.body);
+            let kept = body.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
+            let kept = kept.with_context(|| format!("{}: the answer has no text at {pointer}: {body}", place()))?;
+            normal.keep(name, kept);
+            player.texts.push((format!("{{{name}}}"), kept.to_owned()));
+        }
         answers.push(normal.answer(step, &received));
     }
     let path = format!("/api/v1/namespaces/{namespace}");
-    connection.exchange(Method::DELETE, &path, Bytes::new()).await?;
+    player.connection.exchange(Method::DELETE, &path, Bytes::new()).await?;
     Ok(answers)
 }
 
-async fn perform(connection: &mut Connection, namespace: &str, step: &Step) -> anyhow::Result<Received> {
-    let deadline = Instant::now() + UNTIL_TIMEOUT;
-    loop {
-        let received = tokio::time::timeout(ANSWER_TIMEOUT, send(connection, namespace, step)).await.context("no answer in time")??;
-        match &step.until {
-            Some(until) if !until.is_met(&received) => {
-                ensure!(Instant::now() < deadline, "still answered with {}: {}", received.status, String::from_utf8_lossy(&received.body));
-                tokio::time::sleep(UNTIL_POLL).await;
+/// Sends steps, each as its sender.
+struct Player<'a> {
+    access: &'a Access,
+    /// The administrator's.
+    connection: Connection,
+    /// What stands for what in steps.
+    texts: Vec<(String, String)>,
+}
+
+impl Player<'_> {
+    async fn perform(&mut self, sender: Option<&Principal>, step: &Step) -> anyhow::Result<Received> {
+        let deadline = Instant::now() + UNTIL_TIMEOUT;
+        loop {
+            let received = tokio::time::timeout(ANSWER_TIMEOUT, self.send(sender, step)).await.context("no answer in time")??;
+            match &step.until {
+                Some(until) if !until.is_met(&received) => {
+                    let body = String::from_utf8_lossy(&received.body);
+                    ensure!(Instant::now() < deadline, "still answered with {}: {body}", received.status);
+                    tokio::time::sleep(UNTIL_POLL).await;
+                }
+                _ => return Ok(received),
             }
-            _ => return Ok(received),
         }
     }
+
+    fn filled(&self, text: &str) -> String {
+        self.texts.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
+    }
+
+    async fn send(&mut self, sender: Option<&Principal>, step: &Step) -> anyhow::Result<Received> {
+        let mut request = Request::builder().method(Method::from_bytes(step.method.as_bytes())?);
+        for (name, value) in &step.headers {
+            request = request.header(name, self.filled(value));
+        }
+        if !step.headers.contains_key("accept") {
+            request = request.header(header::ACCEPT, JSON);
+        }
+        for (name, value) in sender.map(impersonation).unwrap_or_default() {
+            request = request.header(self.filled(&name), self.filled(value));
+        }
+        let body = match (&step.body, &step.text) {
+            (Some(body), _) => self.filled(&body.to_string()),
+            (None, Some(text)) => self.filled(text),
+            (None, None) => String::new(),
+        };
+        if !body.is_empty() && !step.headers.contains_key("content-type") {
+            request = request.header(header::CONTENT_TYPE, JSON);
+        }
+        let path = self.filled(&step.path);
+        let body = Bytes::from(body);
+        match sender.and_then(|sender| sender.token.as_deref()) {
+            // Each on a connection of its own: servers end those of strangers.
+            Some(token) => self.access.endpoint.for_another(&self.filled(token))?.connect().await?.perform(request, &path, body).await,
+            None => self.connection.perform(request, &path, body).await,
+        }
+    }
+}
+
+/// The headers by which the sender acts as somebody else.
+fn impersonation(sender: &Principal) -> Vec<(String, &str)> {
+    let mut headers = Vec::new();
+    headers.extend(sender.user.as_deref().map(|user| ("impersonate-user".to_owned(), user)));
+    headers.extend(sender.uid.as_deref().map(|uid| ("impersonate-uid".to_owned(), uid)));
+    headers.extend(sender.groups.iter().map(|group| ("impersonate-group".to_owned(), group.as_str())));
+    for (key, values) in &sender.extra {
+        headers.extend(values.iter().map(|value| (format!("impersonate-extra-{key}"), value.as_str())));
+    }
+    headers
 }
 
 impl Until {
@@ -65,32 +130,6 @@ impl Until {
         };
         self.status.is_none_or(|status| received.status == status) && self.text.as_ref().is_none_or(says)
     }
-}
-
-async fn send(connection: &mut Connection, namespace: &str, step: &Step) -> anyhow::Result<Received> {
-    let filled = |text: &str| text.replace("{ns}", namespace);
-    let mut request = Request::builder().method(Method::from_bytes(step.method.as_bytes())?);
-    for (name, value) in &step.headers {
-        request = request.header(name, filled(value));
-    }
-    if !step.headers.contains_key("accept") {
-        request = request.header(header::ACCEPT, JSON);
-    }
-    if let Some(principal) = &step.principal {
-        request = request.header("impersonate-user", filled(&principal.user));
-        for group in &principal.groups {
-            request = request.header("impersonate-group", filled(group));
-        }
-    }
-    let body = match (&step.body, &step.text) {
-        (Some(body), _) => filled(&body.to_string()),
-        (None, Some(text)) => filled(text),
-        (None, None) => String::new(),
-    };
-    if !body.is_empty() && !step.headers.contains_key("content-type") {
-        request = request.header(header::CONTENT_TYPE, JSON);
-    }
-    connection.perform(request, &filled(&step.path), Bytes::from(body)).await
 }
 
 fn random_suffix() -> anyhow::Result<String> {

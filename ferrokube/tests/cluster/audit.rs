@@ -160,8 +160,7 @@ async fn the_log_tells_what_the_policy_wants_of_each_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_are_not_let_in_and_those_who_act_as_others_are_told_of() {
     let directory = tempfile::tempdir().expect("a directory");
-    let rules =
-        "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- {level: Metadata, resources: [{group: \"\", resources: [secrets]}]}\n";
+    let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- {level: Metadata, resources: [{group: \"\", resources: [secrets]}]}\n- {level: Metadata, users: [\"system:apiserver\"]}\n";
     let policy = write(directory.path(), "policy.yaml", rules);
     let log = directory.path().join("audit.log");
     let flags = [format!("--audit-policy-file={policy}"), format!("--audit-log-path={}", log.display())];
@@ -186,6 +185,11 @@ async fn those_who_are_not_let_in_and_those_who_act_as_others_are_told_of() {
     assert_eq!(acting[1]["impersonatedUser"], json!({ "username": "alice", "groups": ["system:authenticated"] }));
     assert_eq!(acting[1]["responseStatus"]["reason"], "Forbidden");
     assert_eq!(acting[1]["annotations"]["authorization.k8s.io/decision"], "forbid");
+    // What the server makes for itself is told of as well.
+    let own = |event: &Value| event["objectRef"]["resource"] == "namespaces" && event["objectRef"]["name"] == "kube-system";
+    let own = await_events(&log, 1, |event| own(event) && event["stage"] == "ResponseComplete").await;
+    assert_eq!((&own[0]["verb"], &own[0]["user"]["username"]), (&json!("create"), &json!("system:apiserver")));
+    assert_eq!((&own[0]["responseStatus"]["code"], &own[0]["sourceIPs"]), (&json!(201), &json!(["::1"])));
 }
 
 #[derive(Default)]

@@ -13,6 +13,7 @@ mod crash;
 mod encryption;
 mod etcd;
 mod exchanges;
+mod fuzzing;
 mod hostile;
 mod kms_plugin;
 mod node;

@@ -7,6 +7,7 @@ mod bootstrap;
 mod clients;
 mod codecs;
 mod components;
+mod connections;
 mod conversion;
 mod conversion_load;
 mod conversion_webhook;

@@ -11,9 +11,49 @@ use targets::TARGETS;
 const MUTATIONS: usize = 300;
 /// What changes meaning wherever it stands.
 const TOKENS: &[&[u8]] = &[
-    b"\0", b"\xff", b"\n", b"\"", b"\\u0000", b"\\ud800", b"{", b"}", b"[", b"]", b":", b",", b"null", b"true", b"-0", b"1e999", b"18446744073709551616",
-    b"0.1", b"&a ", b"*a", b"<<: ", b"- ", b"? ", b"|", b"!!int ", b"$patch", b"$setElementOrder/", b"$retainKeys", b"in (a,b)", b"!=", b"notin", b"Ki", b"e-30",
-    b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", b"\x0a\x7f", b"\x12\x00", b"1h", b"9223372036854775807", b"L", b"@every ", b"*/", b"~1", b"/-",
+    b"\0",
+    b"\xff",
+    b"\n",
+    b"\"",
+    b"\\u0000",
+    b"\\ud800",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b":",
+    b",",
+    b"null",
+    b"true",
+    b"-0",
+    b"1e999",
+    b"18446744073709551616",
+    b"0.1",
+    b"&a ",
+    b"*a",
+    b"<<: ",
+    b"- ",
+    b"? ",
+    b"|",
+    b"!!int ",
+    b"$patch",
+    b"$setElementOrder/",
+    b"$retainKeys",
+    b"in (a,b)",
+    b"!=",
+    b"notin",
+    b"Ki",
+    b"e-30",
+    b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01",
+    b"\x0a\x7f",
+    b"\x12\x00",
+    b"1h",
+    b"9223372036854775807",
+    b"L",
+    b"@every ",
+    b"*/",
+    b"~1",
+    b"/-",
 ];
 
 const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","labels":{"a":"1"}},"spec":{"containers":[{"name":"c","image":"i","ports":[{"containerPort":80,"protocol":"TCP"}],"env":[{"name":"A","value":"1"}],"resources":{"requests":{"cpu":"100m"}}}],"tolerations":[{"key":"k","tolerationSeconds":5}]}}"#;
@@ -27,8 +67,18 @@ fn examples() -> Vec<Vec<u8>> {
         "a: &x [1, 0x1f, 0o17, .inf, 2001-01-01, ~, yes]\nb: *x\nc:\n- - d\n  - ? e\n    : f\n--- \nz: 1\n",
         "a=1,b!=2,c in (x,y),d notin (z),e,!f,g>1,h<2",
         "metadata.name=a,spec.nodeName!=b\\,c,status.phase==Running",
-        "1.5Gi", "100m", "-1e3", "12E", "0.000000001", "1h2m3.5s", "-1.5us", "2020-01-01T00:00:00.123456Z", "2020-02-30T25:61:00+23:59",
-        "*/5 1-10/2 * JAN-MAR ?", "@every 1h30m", "TZ=Europe/Berlin 0 0 1 1 *",
+        "1.5Gi",
+        "100m",
+        "-1e3",
+        "12E",
+        "0.000000001",
+        "1h2m3.5s",
+        "-1.5us",
+        "2020-01-01T00:00:00.123456Z",
+        "2020-02-30T25:61:00+23:59",
+        "*/5 1-10/2 * JAN-MAR ?",
+        "@every 1h30m",
+        "TZ=Europe/Berlin 0 0 1 1 *",
         "\x000\x01",
         "{\"data\":{\"a\":\"b\"}}\n{\"data\":{\"a\":null,\"c\":\"d\"}}",
         "{\"a\":[1,2]}\n[{\"op\":\"add\",\"path\":\"/a/-\",\"value\":3},{\"op\":\"move\",\"from\":\"/a/0\",\"path\":\"/b\"},{\"op\":\"test\",\"path\":\"/a~1\",\"value\":1}]",
@@ -40,7 +90,8 @@ fn examples() -> Vec<Vec<u8>> {
     ];
     let mut all: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     all.push([b"\0", POD.as_bytes()].concat());
-    for object in [POD, r#"{"kind":"Service","apiVersion":"v1","metadata":{"name":"s"},"spec":{"ports":[{"port":81,"targetPort":"web"}]}}"#] {
+    for object in [POD, r#"{"kind":"Service","apiVersion":"v1","metadata":{"name":"s"},"spec":{"ports":[{"port":81,"targetPort":"web"}]}}"#]
+    {
         let object = serde_json::from_str(object).expect("JSON");
         all.push(apimachinery::protobuf::builtin().encode_object(&object).expect("an object"));
     }

@@ -30,7 +30,8 @@ pub fn read_json(data: &[u8]) {
     let Ok((value, _)) = json::parse(data) else { return };
     let written = json::to_vec(&value);
     let (again, repeated) = json::parse(&written).expect("what is written can be read");
-    assert_eq!(again, value);
+    // A whole number is written as one, whatever it was read from.
+    assert_eq!(json::to_vec(&again), written);
     assert!(repeated.is_empty(), "a field is written once");
 }
 

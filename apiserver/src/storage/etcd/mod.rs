@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, GetResponse, KvClient, PutOptions, TlsOptions, Txn as EtcdTxn, TxnOp,
-    TxnOpResponse, TxnResponse,
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, GetResponse, KvClient, PutOptions, TlsOptions, Txn as EtcdTxn,
+    TxnOp, TxnOpResponse, TxnResponse,
 };
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::BoxStream;
@@ -68,7 +68,8 @@ impl Etcd {
         let status = repeated(Repeat::Always, || {
             let mut client = client.maintenance_client();
             async move { client.status().await }
-        }).await?;
+        })
+        .await?;
         Ok(Etcd {
             client,
             root: root(&options.prefix),

@@ -16,7 +16,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CONFORMANCE_FLAGS = $(if $(FRESH),--fresh) $(if $(FOCUS),--focus '$(FOCUS)') $(if $(PROCESSES),--processes $(PROCESSES))
 
-.PHONY: up down test check bench compatibility conformance build-packages node-packages test-packages
+.PHONY: up down test check bench fuzz compatibility conformance build-packages node-packages test-packages
 
 up: build-packages node-packages
 	@echo "==> building (release); the first time takes some minutes"
@@ -44,6 +44,15 @@ bench: build-packages
 	./target/release/examples/store_rate
 	./target/release/bench compare --ours target/release/ferrokube --bare target/release/bare --json target/bench.json \
 	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(BENCH_FLAGS)
+
+# One of fuzz/fuzz_targets under libFuzzer, for some seconds. The coverage that it steers by is had from the stable compiler.
+fuzz: SECONDS = 60
+fuzz:
+	cd fuzz && mkdir -p corpus/$(TARGET) && RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	  -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1" \
+	  cargo run --release --target $$(rustc -vV | sed -n 's/host: //p') --bin $(TARGET) -- \
+	  corpus/$(TARGET) -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048
 
 # Upstream's scheduler, controller manager, kubectl and Helm with our cluster. Needs Go and root.
 compatibility: build-packages node-packages

@@ -45,6 +45,7 @@ pub fn read_only(request: &Authorized) -> Result<(), Status> {
 }
 
 fn version(request: &Authorized) -> Answer {
+    negotiate::route_accepts(&request.headers, &[negotiate::Encoding::Json])?;
     let query = Query::parse(&request.raw_query);
     let form = negotiate::output(&request.headers, query.get("pretty"), Offer::PLAIN)?;
     let value = crate::discovery::documents::version(&crate::version::BUILD);

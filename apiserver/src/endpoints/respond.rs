@@ -37,6 +37,11 @@ pub fn page_not_found() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
+/// The answer to a path with a `%` that begins no escape: Go's server refuses it before anything else has seen it.
+pub fn broken_path() -> Response<Body> {
+    text(StatusCode::BAD_REQUEST, "400 Bad Request")
+}
+
 /// A Status in `form`'s encoding; transformations do not apply to it.
 pub fn status(status: &Status, form: &Form) -> Response<Body> {
     let code =

@@ -105,6 +105,9 @@ fn nowhere() -> Peer {
 }
 
 async fn answer(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
+    if !request_info::has_whole_escapes(request.uri().path()) {
+        return respond::broken_path();
+    }
     let audit_id = audit_id(request.headers());
     let caught = match api.audit.clone() {
         None => {

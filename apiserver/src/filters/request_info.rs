@@ -130,16 +130,21 @@ impl RequestInfo {
     }
 }
 
-/// Decoded `key=value` pairs of a query string, in order.
+/// Decoded `key=value` pairs of a query string, in order; as upstream has it, one with a broken escape counts for nothing.
 pub fn form_pairs(query: &str) -> Vec<(String, String)> {
     query
         .split('&')
-        .filter(|pair| !pair.is_empty())
+        .filter(|pair| !pair.is_empty() && has_whole_escapes(pair))
         .map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (percent_decode(&key.replace('+', " ")), percent_decode(&value.replace('+', " ")))
         })
         .collect()
+}
+
+/// Whether every `%` has its two digits.
+pub fn has_whole_escapes(text: &str) -> bool {
+    text.split('%').skip(1).all(|after| after.len() >= 2 && after.bytes().take(2).all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Decodes `%xx`; what is not a valid escape stays as it is, invalid UTF-8 is replaced.
@@ -151,7 +156,7 @@ pub fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let escape = (bytes[i] == b'%').then(|| bytes.get(i + 1..i + 3)).flatten();
+        let escape = (bytes[i] == b'%').then(|| bytes.get(i + 1..i + 3)).flatten().filter(|hex| hex.iter().all(u8::is_ascii_hexdigit));
         match escape.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()) {
             Some(byte) => {
                 out.push(byte);
@@ -206,6 +211,8 @@ mod tests {
     #[test]
     fn escapes_are_decoded_and_broken_ones_kept() {
         assert_eq!(percent_decode("a%3Db%2"), "a=b%2");
+        assert_eq!(percent_decode("%+1"), "%+1");
+        assert_eq!(form_pairs("a=%zz&b=%2&c%=1&d=%41"), [("d".into(), "A".into())]);
         assert_eq!(form_pairs("a=1&b=x+y&c"), [("a".into(), "1".into()), ("b".into(), "x y".into()), ("c".into(), String::new())]);
     }
 }

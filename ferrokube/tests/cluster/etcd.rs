@@ -59,7 +59,7 @@ impl Drop for EtcdServer {
     }
 }
 
-fn binary() -> String {
+pub fn binary() -> String {
     std::env::var("FERROKUBE_TEST_ETCD").unwrap_or_else(|_| "/usr/bin/etcd".to_owned())
 }
 

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use etcd_client::LeaseClient;
 use tokio::sync::Mutex;
 
+use super::super::store::StoreError;
+use super::retry::{Repeat, repeated};
+
 /// A lease is shared for this share of its time to live, and never for longer than `REUSE_SECONDS`.
 const REUSE_DIVISOR: i64 = 20;
 const REUSE_SECONDS: i64 = 60;
@@ -27,7 +30,7 @@ struct Lease {
 
 impl Leases {
     /// A lease that outlives `ttl_seconds` from now, but not by much.
-    pub async fn get(&self, client: &mut LeaseClient, ttl_seconds: u32) -> Result<i64, etcd_client::Error> {
+    pub async fn get(&self, client: LeaseClient, ttl_seconds: u32) -> Result<i64, StoreError> {
         let ttl = i64::from(ttl_seconds);
         let slack = reuse_seconds(ttl);
         let mut last = self.0.lock().await;
@@ -38,7 +41,12 @@ impl Leases {
             lease.keys += 1;
             return Ok(lease.id);
         }
-        let granted = client.grant(ttl + slack, None).await?;
+        // One that is granted twice ends by itself.
+        let attempt = || {
+            let mut client = client.clone();
+            async move { client.grant(ttl + slack, None).await }
+        };
+        let granted = repeated(Repeat::Always, attempt).await?;
         *last = Some(Lease { id: granted.id(), expires: now + seconds(ttl + slack), keys: 1 });
         Ok(granted.id())
     }

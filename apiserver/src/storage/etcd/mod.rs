@@ -5,14 +5,15 @@
 
 mod address;
 mod lease;
+mod retry;
 mod watch;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, PutOptions, TlsOptions, Txn as EtcdTxn, TxnOp,
-    TxnOpResponse, TxnResponse,
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, GetResponse, KvClient, PutOptions, TlsOptions, Txn as EtcdTxn,
+    TxnOp, TxnOpResponse, TxnResponse,
 };
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::BoxStream;
@@ -21,6 +22,7 @@ use tokio::sync::watch::Sender;
 use super::store::{Batch, Change, Entry, Expected, Key, Loaded, Revision, Round, Store, StoreError, Txn};
 pub use address::Address;
 use lease::Leases;
+use retry::{Repeat, repeated};
 use watch::{ProgressBy, Watch};
 
 /// Where all API servers on an etcd agree on compactions: outside the root, as upstream has it.
@@ -31,8 +33,6 @@ const PAGE_KEYS: i64 = 1000;
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024 * 1024 - 1;
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// A transaction that takes longer is given up; it may still have happened.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How to reach an etcd: `--etcd-servers` and its kin.
 #[derive(Clone, Default)]
@@ -64,8 +64,12 @@ impl Etcd {
         if let Some(tls) = options.tls {
             connect = connect.with_tls(tls);
         }
-        let mut client = Client::connect(&options.endpoints, Some(connect)).await.map_err(unavailable)?;
-        let status = limited(client.status()).await?;
+        let client = Client::connect(&options.endpoints, Some(connect)).await.map_err(unavailable)?;
+        let status = repeated(Repeat::Always, || {
+            let mut client = client.maintenance_client();
+            async move { client.status().await }
+        })
+        .await?;
         Ok(Etcd {
             client,
             root: root(&options.prefix),
@@ -77,6 +81,22 @@ impl Etcd {
 
     fn kv(&self) -> KvClient {
         self.client.kv_client().max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    async fn transact(&self, request: EtcdTxn) -> Result<TxnResponse, StoreError> {
+        let attempt = || {
+            let (mut kv, request) = (self.kv(), request.clone());
+            async move { kv.txn(request).await }
+        };
+        repeated(Repeat::Unsent, attempt).await
+    }
+
+    async fn get(&self, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, StoreError> {
+        let attempt = || {
+            let (mut kv, key, options) = (self.kv(), key.clone(), options.clone());
+            async move { kv.get(key, Some(options)).await }
+        };
+        repeated(Repeat::Always, attempt).await
     }
 
     async fn run(&self, txn: Txn) -> Result<Revision, StoreError> {
@@ -93,8 +113,7 @@ impl Etcd {
             Change::Put { value, ttl_seconds } => {
                 let options = match ttl_seconds {
                     Some(ttl) => {
-                        let mut client = self.client.lease_client();
-                        let lease = self.leases.get(&mut client, *ttl).await.map_err(unavailable)?;
+                        let lease = self.leases.get(self.client.lease_client(), *ttl).await?;
                         Some(PutOptions::new().with_lease(lease))
                     }
                     None => None,
@@ -103,19 +122,19 @@ impl Etcd {
             }
         };
         let request = EtcdTxn::new().when(when).and_then([then]).or_else([TxnOp::get(path, Some(GetOptions::new().with_keys_only()))]);
-        let response = limited(self.kv().txn(request)).await?;
+        let response = self.transact(request).await?;
         outcome(&txn, &response)
     }
 
     async fn read(&self, prefix: &str, at: Option<Revision>) -> Result<Loaded, StoreError> {
         let root = format!("{}{prefix}", self.root);
-        let mut kv = self.kv();
         let mut loaded = Loaded { entries: Vec::new(), revision: at.unwrap_or_default() };
         let mut from = root.clone().into_bytes();
         let end = range_end(root.as_bytes());
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE_KEYS).with_revision(signed(loaded.revision));
-            let mut page = limited(kv.get(from, Some(options))).await.map_err(|e| match e {
+            let asked = self.get(from, options).await;
+            let mut page = asked.map_err(|e| match e {
                 StoreError::Compacted { oldest, .. } => StoreError::Compacted { requested: loaded.revision, oldest },
                 other => other,
             })?;
@@ -148,7 +167,7 @@ impl Etcd {
             .when([Compare::version(COMPACT_KEY, CompareOp::Equal, time)])
             .and_then([TxnOp::put(COMPACT_KEY, round.revision.to_string(), None)])
             .or_else([TxnOp::get(COMPACT_KEY, None)]);
-        let response = limited(self.kv().txn(request)).await?;
+        let response = self.transact(request).await?;
         let revision = response.header().map(|h| unsigned(h.revision())).ok_or_else(headless)?;
         if !response.succeeded() {
             let responses = response.op_responses();
@@ -162,7 +181,11 @@ impl Etcd {
         if round.revision == Revision(0) {
             return Ok((next, None));
         }
-        match limited(self.kv().compact(signed(round.revision), None)).await {
+        let compacted = repeated(Repeat::Unsent, || {
+            let mut kv = self.kv();
+            async move { kv.compact(signed(round.revision), None).await }
+        });
+        match compacted.await {
             // Somebody else has compacted further.
             Ok(_) | Err(StoreError::Compacted { .. }) => Ok((next, Some(round.revision))),
             Err(error) => Err(error),
@@ -193,7 +216,7 @@ impl Store for Etcd {
         async {
             // Any linearizable read tells the revision; this one reads nothing.
             let options = GetOptions::new().with_count_only();
-            let response = limited(self.kv().get(self.root.as_bytes(), Some(options))).await?;
+            let response = self.get(self.root.clone().into_bytes(), options).await?;
             response.header().map(|h| unsigned(h.revision())).ok_or_else(headless)
         }
         .boxed()
@@ -234,14 +257,6 @@ fn outcome(txn: &Txn, response: &TxnResponse) -> Result<Revision, StoreError> {
         (Some(_), Expected::Absent) => StoreError::Exists { key: key(), seen },
         (Some(current), _) => StoreError::Changed { key: key(), current, seen },
     })
-}
-
-/// Runs a request with a limit on its time.
-async fn limited<T>(request: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-        Ok(answer) => answer.map_err(|e| failure(e, Revision(0))),
-        Err(_) => Err(StoreError::Unavailable("etcdserver: request timed out".to_owned())),
-    }
 }
 
 /// Sorts an error of etcd: what the caller can act upon, and everything else.

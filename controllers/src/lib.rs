@@ -45,7 +45,6 @@ mod taint_eviction;
 mod tolerations;
 mod ttl;
 mod vac_protection;
-mod validating_admission_policy_status;
 mod volume_binding;
 
 mod adoption;
@@ -143,11 +142,6 @@ pub const CONTROLLERS: &[Controller] = &[
         name: "volumeattributesclass-protection-controller",
         on_by_default: true,
         run: |context| Box::pin(vac_protection::run(context)),
-    },
-    Controller {
-        name: "validatingadmissionpolicy-status-controller",
-        on_by_default: true,
-        run: |context| Box::pin(validating_admission_policy_status::run(context)),
     },
     Controller { name: "resourceclaim-controller", on_by_default: true, run: |context| Box::pin(resource_claim::run(context)) },
     Controller {

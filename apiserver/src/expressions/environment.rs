@@ -1,6 +1,6 @@
-//! What the expressions of webhooks and policies may name about a write, and the types of it.
+//! What expressions about writes may name, and the types of it.
 
-use crate::{Env, Type};
+use cel::{Env, Type};
 
 /// Parts of a request, by the type that has them.
 const REQUEST: [(&str, &[(&str, &str)]); 4] = [
@@ -73,7 +73,7 @@ fn type_of(notation: &str) -> Type {
 }
 
 /// Declares these variables, which have the types that upstream gives them.
-pub fn declare(mut env: Env, variables: &[&str]) -> Env {
+pub(super) fn declare(mut env: Env, variables: &[&str]) -> Env {
     for (name, fields) in REQUEST.into_iter().chain(NAMESPACE) {
         let fields: Vec<(&str, Type)> = fields.iter().map(|(field, notation)| (*field, type_of(notation))).collect();
         env = env.with_object(name, &fields);
@@ -92,7 +92,7 @@ pub fn declare(mut env: Env, variables: &[&str]) -> Env {
 }
 
 /// Declares `variables` with the fields that a policy composes, of the types that their expressions have.
-pub fn compose(env: Env, composed: &[(String, Type)]) -> Env {
+pub(super) fn compose(env: Env, composed: &[(String, Type)]) -> Env {
     const NAME: &str = "kubernetes.variables";
     let fields: Vec<(&str, Type)> = composed.iter().map(|(name, ty)| (name.as_str(), ty.clone())).collect();
     env.with_object(NAME, &fields).with_variable("variables", Type::object(NAME))

@@ -45,6 +45,7 @@ mod taint_eviction;
 mod tolerations;
 mod ttl;
 mod vac_protection;
+mod validating_admission_policy_status;
 mod volume_binding;
 
 mod adoption;
@@ -175,5 +176,10 @@ pub const CONTROLLERS: &[Controller] = &[
         name: "storage-version-migrator-controller",
         on_by_default: true,
         run: |context| Box::pin(storage_version_migrator::run(context)),
+    },
+    Controller {
+        name: "validatingadmissionpolicy-status-controller",
+        on_by_default: true,
+        run: |context| Box::pin(validating_admission_policy_status::run(context)),
     },
 ];

@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("cel", &["apimachinery"]),
     ("client", &["apimachinery"]),
     ("conformance", &[]),
-    ("controllers", &["apimachinery", "client"]),
+    ("controllers", &["apimachinery", "cel", "client"]),
     ("dns", &["apimachinery", "client"]),
     ("ferrokube", &["apimachinery", "apiserver", "client", "controllers", "dns", "kube-proxy", "kubelet", "scheduler"]),
     ("kube-proxy", &["apimachinery", "client"]),

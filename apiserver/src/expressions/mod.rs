@@ -1,9 +1,8 @@
 //! Expressions in the Common Expression Language, as webhooks and policies have them.
 //!
-//! A thin layer over the `cel` crate: it names the variables that an expression may use ([`environment`]), keeps what is in force
+//! A thin layer over the `cel` crate: it names the variables that an expression may use ([`cel::admission`]), keeps what is in force
 //! compiled, answers what it asks about permissions ([`Permissions`]), and bounds what the evaluations for one write cost together.
 
-mod environment;
 mod mutation;
 mod permissions;
 
@@ -13,7 +12,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use cel::{Activation, AuthorizerValue, Budget, Env, EvalError, Lazy, Map, Program};
+use cel::{Activation, AuthorizerValue, Budget, Env, EvalError, Lazy, Map, Program, admission};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -66,7 +65,7 @@ impl<K: Eq + Hash, V> Kept<K, V> {
 }
 
 /// The environment of what is in force, made once.
-static IN_FORCE: LazyLock<Env> = LazyLock::new(|| environment::declare(Env::for_stored(), &ALL_VARIABLES));
+static IN_FORCE: LazyLock<Env> = LazyLock::new(|| admission::declare(Env::for_stored(), &ALL_VARIABLES));
 
 /// A compiled expression.
 pub struct Expression {
@@ -92,9 +91,9 @@ impl Expression {
 
     /// Compiles an expression that may also use `variables.<name>`, which other expressions compose.
     pub fn compile_with(text: &str, variables: &[&str], composed: &[(String, cel::Type)], types: &[&str]) -> Result<Expression, String> {
-        let mut env = environment::declare(Env::for_new(), variables);
+        let mut env = admission::declare(Env::for_new(), variables);
         if variables.contains(&"variables") {
-            env = environment::compose(env, composed);
+            env = admission::compose(env, composed);
         }
         let expression = Expression::compiled(text, &env)?;
         let found = expression.program.result_type().declared();

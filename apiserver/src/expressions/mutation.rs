@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use cel::{Budget, Env};
+use cel::{Budget, Env, admission};
 use serde_json::Value;
 
-use super::{ALL_VARIABLES, Expression, Kept, OUT_OF_BUDGET, Variables, environment};
+use super::{ALL_VARIABLES, Expression, Kept, OUT_OF_BUDGET, Variables};
 
 /// What the expression makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +25,7 @@ impl Change {
 }
 
 static COMPILED: LazyLock<Kept<(Change, String), Mutation>> = LazyLock::new(Kept::default);
-static IN_FORCE: LazyLock<Env> = LazyLock::new(|| environment::declare(Env::for_stored(), &ALL_VARIABLES).with_mutation());
+static IN_FORCE: LazyLock<Env> = LazyLock::new(|| admission::declare(Env::for_stored(), &ALL_VARIABLES).with_mutation());
 
 /// A compiled expression of a mutation.
 pub struct Mutation {
@@ -37,7 +37,7 @@ impl Mutation {
     /// Compiles an expression that may use these variables, and `variables.<name>` which other expressions compose. The error is in
     /// upstream's words.
     pub fn compile(change: Change, text: &str, variables: &[&str], composed: &[(String, cel::Type)]) -> Result<Mutation, String> {
-        let env = environment::compose(environment::declare(Env::for_new(), variables), composed).with_mutation();
+        let env = admission::compose(admission::declare(Env::for_new(), variables), composed).with_mutation();
         let expression = Expression::compiled(text, &env)?;
         let found = expression.result_type().declared();
         if found != change.wanted() {

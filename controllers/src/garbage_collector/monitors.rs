@@ -139,6 +139,7 @@ mod tests {
             group: group.to_owned(),
             version: "v1".to_owned(),
             plural: plural.to_owned(),
+            singular: String::new(),
             kind: "K".to_owned(),
             namespaced: true,
             verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),

@@ -1,6 +1,6 @@
 //! What expressions about writes may name, and the types of it.
 
-use cel::{Env, Type};
+use crate::{Env, Type};
 
 /// Parts of a request, by the type that has them.
 const REQUEST: [(&str, &[(&str, &str)]); 4] = [
@@ -73,7 +73,7 @@ fn type_of(notation: &str) -> Type {
 }
 
 /// Declares these variables, which have the types that upstream gives them.
-pub(super) fn declare(mut env: Env, variables: &[&str]) -> Env {
+pub fn declare(mut env: Env, variables: &[&str]) -> Env {
     for (name, fields) in REQUEST.into_iter().chain(NAMESPACE) {
         let fields: Vec<(&str, Type)> = fields.iter().map(|(field, notation)| (*field, type_of(notation))).collect();
         env = env.with_object(name, &fields);
@@ -91,9 +91,38 @@ pub(super) fn declare(mut env: Env, variables: &[&str]) -> Env {
     env
 }
 
-/// Declares `variables` with the fields that a policy composes, of the types that their expressions have.
-pub(super) fn compose(env: Env, composed: &[(String, Type)]) -> Env {
+/// Declares `variables` with the fields that a policy composes, of the types that their expressions have: upstream keeps those of
+/// scalars, lists and maps, and knows nothing of what an object has once it is a variable.
+pub fn compose(env: Env, composed: &[(String, Type)]) -> Env {
     const NAME: &str = "kubernetes.variables";
-    let fields: Vec<(&str, Type)> = composed.iter().map(|(name, ty)| (name.as_str(), ty.clone())).collect();
+    let fields: Vec<(&str, Type)> = composed.iter().map(|(name, ty)| (name.as_str(), kept(ty))).collect();
     env.with_object(NAME, &fields).with_variable("variables", Type::object(NAME))
+}
+
+fn kept(ty: &Type) -> Type {
+    match ty {
+        Type::List(element) => Type::list(kept(element)),
+        Type::Map(key, value) => Type::map(kept(key), kept(value)),
+        Type::Error | Type::Object(_) | Type::Opaque(..) | Type::Param(_) | Type::Type(_) => Type::Dyn,
+        scalar => scalar.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_composed_variable_keeps_the_types_of_scalars_and_not_those_of_objects() {
+        let composed = [
+            ("n".to_owned(), Type::Int),
+            ("ns".to_owned(), Type::object("kubernetes.NamespaceMetadata")),
+            ("all".to_owned(), Type::list(Type::object("kubernetes.NamespaceMetadata"))),
+            ("names".to_owned(), Type::list(Type::String)),
+        ];
+        let env = compose(declare(Env::for_stored(), &[]), &composed);
+        let fails = |text: &str| crate::Program::compile(&env, text).is_err();
+        assert!(fails("variables.n == 'a'") && fails("variables.names[0] == 1") && fails("variables.other == 1"));
+        assert!(!fails("variables.ns.unheard == 1") && !fails("variables.all[0].unheard == 1"));
+    }
 }

@@ -91,9 +91,9 @@ async fn no_header_makes_somebody_else_of_one() {
         let mut headers = if is_robot { format!("Authorization: Bearer {robot}\r\n").into_bytes() } else { Vec::new() };
         for _ in 0..=random.below(4) {
             headers.extend_from_slice(random.one_of(&NAMES).as_bytes());
-            headers.extend_from_slice(random.one_of(&[b": ".as_slice(), b":", b" : ", b":\t", b"\0: "]));
+            headers.extend_from_slice(random.one_of(&[": ", ":", " : ", ":\t", "\0: "]).as_bytes());
             headers.extend_from_slice(&value(&mut random));
-            headers.extend_from_slice(random.one_of(&[b"\r\n".as_slice(), b"\r\n", b"\r\n", b"\n", b"\r\n folded\r\n"]));
+            headers.extend_from_slice(random.one_of(&["\r\n", "\r\n", "\r\n", "\n", "\r\n folded\r\n"]).as_bytes());
         }
         let (method, path, length) = if is_robot { ("POST", WHO, body.len()) } else { ("GET", ANSWERED_BY_NOBODY, 0) };
         let start = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n");

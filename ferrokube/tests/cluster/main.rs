@@ -22,6 +22,7 @@ mod kms_plugin;
 mod node;
 mod objects;
 mod operator;
+mod policy_status;
 mod process;
 mod projects;
 mod snapshot;

@@ -103,7 +103,7 @@ async fn idle_connections_cost_little_and_keep_nobody_else_from_being_served() {
     // Every other has been of use once.
     let open = async |n: usize| {
         let mut stream = door.open().await;
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             stream.write_all(b"GET /version HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\n\r\n").await.expect("sent");
             let mut byte = [0];
             stream.read_exact(&mut byte).await.expect("an answer");

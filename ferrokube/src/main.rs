@@ -112,6 +112,10 @@ fn main() -> ExitCode {
         tracing::error!("{error:#}");
         return ExitCode::FAILURE;
     }
+    // Not before: who has a second thread cannot enter another's mounts.
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::warn!(%error, "memory is given back late: the allocator has no thread of its own");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(WORKER_STACK_BYTES).build();
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(cli.command)));
     match result {

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::GROUP;
 use crate::api::Api;
+use crate::loopback::Loopback;
 use crate::registry::read::{at, list_at, str_at};
 use crate::storage::Scope;
 
@@ -51,6 +52,7 @@ fn gathered(role: &Value, roles: &[Value]) -> Vec<Value> {
 pub fn follow(api: &Arc<Api>, mut shutdown: watch::Receiver<bool>) {
     let api = api.clone();
     tokio::spawn(async move {
+        let client = Loopback::new(&api).with_manager(MANAGER);
         let catalog = api.catalog.load_full();
         let Some(cache) = catalog.stored_resource(GROUP, "clusterroles").and_then(|s| s.cache()).cloned() else { return };
         loop {
@@ -60,7 +62,7 @@ pub fn follow(api: &Arc<Api>, mut shutdown: watch::Receiver<bool>) {
                 let config =
                     json!({ "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRole", "metadata": { "name": name }, "rules": rules });
                 let path = format!("/apis/{GROUP}/v1/clusterroles/{name}");
-                if let Err(status) = crate::bootstrap::apply(&api, &path, &config, MANAGER).await {
+                if let Err(status) = client.apply(&path, &config).await {
                     tracing::warn!(clusterrole = name, %status, "cannot put the role together");
                 }
             }

@@ -13,7 +13,7 @@ use super::GROUP;
 use super::policy::{self, Entry};
 use super::rule::{self, Rule};
 use crate::api::Api;
-use crate::bootstrap;
+use crate::loopback::Loopback;
 use crate::registry::read::{at, list_at};
 
 /// Writes under way at once, so that they share a flush.
@@ -27,10 +27,11 @@ pub async fn run(api: &Arc<Api>) -> Result<(), Status> {
 async fn bring_up(api: &Arc<Api>, entry: Entry) -> Result<(), Status> {
     let within = if entry.namespace.is_empty() { String::new() } else { format!("namespaces/{}/", entry.namespace) };
     let collection = format!("/apis/{GROUP}/v1/{within}{}", entry.resource);
+    let client = Loopback::new(api);
     let catalog = api.catalog.load_full();
     let cache = catalog.stored_resource(GROUP, entry.resource).and_then(|s| s.cache());
     let existing = cache.and_then(|cache| cache.get(entry.namespace, entry.name));
-    let Some(existing) = existing else { return bootstrap::ensure(api, &collection, entry.object).await };
+    let Some(existing) = existing else { return client.ensure(&collection, entry.object).await.map(|_| ()) };
     let value = existing.value();
     if at(&value, "/metadata/annotations").get("rbac.authorization.kubernetes.io/autoupdate").and_then(Value::as_str) == Some("false") {
         return Ok(());
@@ -43,10 +44,10 @@ async fn bring_up(api: &Arc<Api>, entry: Entry) -> Result<(), Status> {
                 .await
                 .map_err(|e| Status::internal_error(&e.to_string()))?;
         }
-        return bootstrap::ensure(api, &collection, entry.object).await;
+        return client.ensure(&collection, entry.object).await.map(|_| ());
     }
     match reconciled(&value, &entry.object) {
-        Some(object) => bootstrap::replace(api, &format!("{collection}/{}", entry.name), object).await,
+        Some(object) => client.replace(&format!("{collection}/{}", entry.name), object).await.map(|_| ()),
         None => Ok(()),
     }
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::rule::Rule;
 use crate::filters::authentication::User;
 use crate::registry::read::{list_at, str_at};
+use crate::tokens::claims;
 
 /// A kind that matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +40,6 @@ struct Subject {
     name: Box<str>,
     namespace: Box<str>,
 }
-
-/// What the names of accounts' users begin with.
-const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 type Name = Arc<str>;
 type Bindings = OrdMap<Name, Arc<Binding>>;
@@ -99,7 +97,7 @@ impl Subject {
             "User" => Some(self.name.to_string()),
             "ServiceAccount" => {
                 let namespace = if self.namespace.is_empty() { place } else { &self.namespace };
-                (!namespace.is_empty()).then(|| crate::tokens::claims::user_name(namespace, &self.name))
+                (!namespace.is_empty()).then(|| claims::user_name(namespace, &self.name))
             }
             _ => None,
         }
@@ -111,8 +109,7 @@ impl Subject {
             "User" => *self.name == *user.name,
             "ServiceAccount" => {
                 let namespace = if self.namespace.is_empty() { place } else { &self.namespace };
-                let rest = user.name.strip_prefix(SERVICE_ACCOUNT).and_then(|rest| rest.strip_prefix(namespace));
-                !namespace.is_empty() && rest.and_then(|rest| rest.strip_prefix(':')) == Some(&*self.name)
+                !namespace.is_empty() && claims::is_user_name(&user.name, namespace, &self.name)
             }
             _ => false,
         }

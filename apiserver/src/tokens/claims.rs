@@ -59,6 +59,12 @@ pub fn user_name(namespace: &str, name: &str) -> String {
     format!("system:serviceaccount:{namespace}:{name}")
 }
 
+/// Whether this is [`user_name`] of an account, told without making it.
+pub fn is_user_name(user: &str, namespace: &str, name: &str) -> bool {
+    let rest = user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.strip_prefix(namespace));
+    rest.and_then(|rest| rest.strip_prefix(':')) == Some(name)
+}
+
 /// The groups of every account of a namespace.
 pub fn groups(namespace: &str) -> Vec<String> {
     vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
@@ -182,6 +188,8 @@ mod tests {
     #[test]
     fn user_names_of_accounts_are_told_from_others() {
         assert_eq!(split_user_name("system:serviceaccount:a:b"), Some(("a", "b")));
+        assert!(is_user_name(&user_name("a", "b"), "a", "b"));
+        assert!(!is_user_name("system:serviceaccount:ab:c", "a", "c") && !is_user_name("system:serviceaccount:a:bc", "a", "b"));
         for other in ["a", "system:serviceaccount:a", "system:serviceaccount::b", "system:serviceaccount:a:b:c"] {
             assert_eq!(split_user_name(other), None, "{other}");
         }

@@ -82,7 +82,12 @@ impl Metrics {
     /// The exposition text (Prometheus text format 0.0.4).
     pub fn render(&self) -> String {
         let mut out = String::with_capacity(4096);
-        out.push_str("# HELP apiserver_request_total [STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.\n# TYPE apiserver_request_total counter\n");
+        head(
+            &mut out,
+            "apiserver_request_total",
+            "counter",
+            "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+        );
         for (l, count) in self.requests.lock().iter() {
             // Writing to a String cannot fail.
             let _ = writeln!(
@@ -96,12 +101,33 @@ impl Metrics {
                 escaped(&l.version)
             );
         }
-        out.push_str("# HELP apiserver_current_inflight_requests [STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.\n# TYPE apiserver_current_inflight_requests gauge\n");
+        head(
+            &mut out,
+            "apiserver_current_inflight_requests",
+            "gauge",
+            "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+        );
         let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"all\"}} {}", self.inflight.load(Ordering::Relaxed));
-        out.push_str("# HELP apiserver_longrunning_requests [STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.\n# TYPE apiserver_longrunning_requests gauge\n");
+        head(
+            &mut out,
+            "apiserver_longrunning_requests",
+            "gauge",
+            "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.",
+        );
         let _ = writeln!(out, "apiserver_longrunning_requests{{verb=\"WATCH\"}} {}", self.watches.load(Ordering::Relaxed));
         out
     }
+}
+
+/// What stands before the samples of a metric; `help` begins with its stability.
+pub fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// What is kept under some labels, unless so many others are kept already.
+pub fn series<K: Ord, V: Default>(kept: &mut BTreeMap<K, V>, labels: K, max: usize) -> Option<&mut V> {
+    (kept.len() < max || kept.contains_key(&labels)).then(|| kept.entry(labels).or_default())
 }
 
 /// A label's value, as the text format wants it.

@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 use parking_lot::Mutex;
 
+use crate::metrics::{head, series};
+
 /// Names and reasons that are counted; there are few reasons, but names come from users.
 const MAX_SERIES: usize = 4096;
 
@@ -25,10 +27,11 @@ impl Availability {
     pub fn note(&self, name: &str, was_available: bool, is_available: bool, reason: &str) {
         let mut state = self.state.lock();
         state.available.insert(name.to_owned(), is_available);
-        let key = (name.to_owned(), reason.to_owned());
-        let has_place = state.became_unavailable.len() < MAX_SERIES || state.became_unavailable.contains_key(&key);
-        if was_available && !is_available && has_place {
-            *state.became_unavailable.entry(key).or_default() += 1;
+        if was_available
+            && !is_available
+            && let Some(count) = series(&mut state.became_unavailable, (name.to_owned(), reason.to_owned()), MAX_SERIES)
+        {
+            *count += 1;
         }
     }
 
@@ -40,20 +43,17 @@ impl Availability {
     /// Adds the exposition text.
     pub fn render(&self, out: &mut String) {
         let state = self.state.lock();
-        let header = |out: &mut String, name: &str, kind: &str, help: &str| {
-            out.push_str(&format!("# HELP {name} [ALPHA] {help}\n# TYPE {name} {kind}\n"));
-        };
         if !state.available.is_empty() {
-            let help = "Gauge of APIServices which are marked as unavailable broken down by APIService name.";
-            header(out, "aggregator_unavailable_apiservice", "gauge", help);
+            let help = "[ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name.";
+            head(out, "aggregator_unavailable_apiservice", "gauge", help);
         }
         // Writing to a String cannot fail.
         for (name, available) in &state.available {
             let _ = writeln!(out, "aggregator_unavailable_apiservice{{name=\"{name}\"}} {}", u8::from(!available));
         }
         if !state.became_unavailable.is_empty() {
-            let help = "Counter of APIServices which are marked as unavailable broken down by APIService name and reason.";
-            header(out, "aggregator_unavailable_apiservice_total", "counter", help);
+            let help = "[ALPHA] Counter of APIServices which are marked as unavailable broken down by APIService name and reason.";
+            head(out, "aggregator_unavailable_apiservice_total", "counter", help);
         }
         for ((name, reason), count) in &state.became_unavailable {
             let _ = writeln!(out, "aggregator_unavailable_apiservice_total{{name=\"{name}\",reason=\"{reason}\"}} {count}");

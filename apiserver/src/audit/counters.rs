@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::event::Level;
+use crate::metrics;
 
 #[derive(Default)]
 pub struct Counters {
@@ -60,8 +61,7 @@ impl Counters {
 }
 
 fn family(out: &mut String, name: &str, help: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(out, "# HELP apiserver_audit_{name} [ALPHA] {help}\n# TYPE apiserver_audit_{name} counter");
+    metrics::head(out, &format!("apiserver_audit_{name}"), "counter", &format!("[ALPHA] {help}"));
 }
 
 fn sample(out: &mut String, name: &str, labels: &str, count: u64) {

@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
+use crate::metrics::{self, series};
+
 /// Label sets that are kept of each metric; further ones are not counted. Upstream keeps a hundred.
 const MAX_SERIES: usize = 100;
 /// Upper bounds of the histogram: from 0.1 ms to 52 s.
@@ -50,11 +52,6 @@ fn bound(bucket: usize) -> f64 {
     FIRST_BUCKET_SECONDS * f64::from(1u32 << bucket)
 }
 
-/// The entry of some labels, unless there are too many.
-fn entry<K: Ord, V: Default>(series: &mut BTreeMap<K, V>, labels: K) -> Option<&mut V> {
-    (series.len() < MAX_SERIES || series.contains_key(&labels)).then(|| series.entry(labels).or_default())
-}
-
 /// The gRPC code that an error in the words of Go's client begins with.
 fn code(error: &str) -> &str {
     let code = error.strip_prefix("rpc error: code = ").and_then(|rest| rest.split(' ').next());
@@ -66,7 +63,7 @@ impl KmsMetrics {
     pub fn called(&self, plugin: &str, method: &str, taken: Duration, error: Option<&String>) {
         let code = error.map_or("OK", |error| code(error));
         let mut figures = self.0.lock();
-        let Some(calls) = entry(&mut figures.calls, [plugin, method, code].map(str::to_owned)) else { return };
+        let Some(calls) = series(&mut figures.calls, [plugin, method, code].map(str::to_owned), MAX_SERIES) else { return };
         let seconds = taken.as_secs_f64();
         calls.count += 1;
         calls.seconds += seconds;
@@ -78,7 +75,7 @@ impl KmsMetrics {
     /// A key was used: `direction` is `from_storage` or `to_storage`.
     pub fn used(&self, direction: &str, plugin: &str, digest: String) {
         let mut figures = self.0.lock();
-        if let Some((count, last)) = entry(&mut figures.keys, [direction.to_owned(), plugin.to_owned(), digest]) {
+        if let Some((count, last)) = series(&mut figures.keys, [direction.to_owned(), plugin.to_owned(), digest], MAX_SERIES) {
             *count += 1;
             *last = now_seconds();
         }
@@ -86,21 +83,21 @@ impl KmsMetrics {
 
     /// A plugin has told which key it uses.
     pub fn told(&self, plugin: &str, digest: String) {
-        if let Some(last) = entry(&mut self.0.lock().told, [plugin.to_owned(), digest]) {
+        if let Some(last) = series(&mut self.0.lock().told, [plugin.to_owned(), digest], MAX_SERIES) {
             *last = now_seconds();
         }
     }
 
     /// A plugin has told a key's id that is none: `empty` or `too_long`.
     pub fn invalid(&self, plugin: &str, what: &str) {
-        if let Some(count) = entry(&mut self.0.lock().invalid, [plugin.to_owned(), what.to_owned()]) {
+        if let Some(count) = series(&mut self.0.lock().invalid, [plugin.to_owned(), what.to_owned()], MAX_SERIES) {
             *count += 1;
         }
     }
 
     /// So many seeds of a plugin are remembered.
     pub fn seeds(&self, plugin: &str, number: usize) {
-        if let Some(known) = entry(&mut self.0.lock().seeds, plugin.to_owned()) {
+        if let Some(known) = series(&mut self.0.lock().seeds, plugin.to_owned(), MAX_SERIES) {
             *known = number;
         }
     }
@@ -180,13 +177,12 @@ impl KmsMetrics {
 
 fn head(out: &mut String, is_told: bool, name: &str, kind: &str, help: &str) {
     if is_told {
-        // Writing to a String cannot fail.
-        let _ =
-            writeln!(out, "# HELP apiserver_envelope_encryption_{name} [ALPHA] {help}\n# TYPE apiserver_envelope_encryption_{name} {kind}");
+        metrics::head(out, &format!("apiserver_envelope_encryption_{name}"), kind, &format!("[ALPHA] {help}"));
     }
 }
 
 fn line(out: &mut String, name: &str, labels: &str, value: &dyn std::fmt::Display) {
+    // Writing to a String cannot fail.
     let _ = writeln!(out, "apiserver_envelope_encryption_{name}{{{labels}}} {value}");
 }
 

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
+use crate::metrics::{head, series};
 use crate::storage::encrypted::Kind;
 
 /// Label sets that are kept; further ones are not counted.
@@ -25,9 +26,8 @@ impl Metrics {
         let prefix = if prefix.is_empty() { "identity".into() } else { String::from_utf8_lossy(prefix) };
         let status = if error.is_none() { "OK" } else { "Unknown" };
         let labels = [resource, direction.to_owned(), prefix.into_owned(), status.to_owned()];
-        let mut transformations = self.transformations.lock();
-        if transformations.len() < MAX_SERIES || transformations.contains_key(&labels) {
-            *transformations.entry(labels).or_default() += 1;
+        if let Some(count) = series(&mut self.transformations.lock(), labels, MAX_SERIES) {
+            *count += 1;
         }
     }
 
@@ -41,7 +41,12 @@ impl Metrics {
     pub fn render(&self, out: &mut String) {
         let transformations = self.transformations.lock();
         if !transformations.is_empty() {
-            out.push_str("# HELP apiserver_storage_transformation_operations_total [ALPHA] Total number of transformations. Successful transformation will have a status 'OK' and a varied status string when the transformation fails. The status, resource, and transformation_type fields can be used for alerting purposes.\n# TYPE apiserver_storage_transformation_operations_total counter\n");
+            head(
+                out,
+                "apiserver_storage_transformation_operations_total",
+                "counter",
+                "[ALPHA] Total number of transformations. Successful transformation will have a status 'OK' and a varied status string when the transformation fails. The status, resource, and transformation_type fields can be used for alerting purposes.",
+            );
         }
         for ([resource, direction, prefix, status], count) in transformations.iter() {
             // Writing to a String cannot fail.
@@ -54,11 +59,21 @@ impl Metrics {
         if reloads.is_empty() {
             return;
         }
-        out.push_str("# HELP apiserver_encryption_config_controller_automatic_reloads_total [ALPHA] Total number of reload successes and failures of encryption configuration split by apiserver identity.\n# TYPE apiserver_encryption_config_controller_automatic_reloads_total counter\n");
+        head(
+            out,
+            "apiserver_encryption_config_controller_automatic_reloads_total",
+            "counter",
+            "[ALPHA] Total number of reload successes and failures of encryption configuration split by apiserver identity.",
+        );
         for (status, (count, _)) in reloads.iter() {
             let _ = writeln!(out, "apiserver_encryption_config_controller_automatic_reloads_total{{status=\"{status}\"}} {count}");
         }
-        out.push_str("# HELP apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds [ALPHA] Timestamp of the last successful or failed reload of encryption configuration split by apiserver identity.\n# TYPE apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds gauge\n");
+        head(
+            out,
+            "apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds",
+            "gauge",
+            "[ALPHA] Timestamp of the last successful or failed reload of encryption configuration split by apiserver identity.",
+        );
         for (status, (_, at)) in reloads.iter() {
             let _ =
                 writeln!(out, "apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds{{status=\"{status}\"}} {at}");

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::gate::Gate;
 use super::queue_set::{QueueSet, Request};
 use super::{ActiveLevel, FlowControl};
+use crate::metrics;
 
 /// One row per level, queue or request; cells end with a comma, columns are aligned.
 type Rows = Vec<Vec<String>>;
@@ -91,11 +92,11 @@ impl FlowControl {
 }
 
 fn head(out: &mut String, name: &str, help: &str, kind: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(out, "# HELP apiserver_flowcontrol_{name} {help}\n# TYPE apiserver_flowcontrol_{name} {kind}");
+    metrics::head(out, &format!("apiserver_flowcontrol_{name}"), kind, help);
 }
 
 fn line(out: &mut String, name: &str, labels: &str, value: f64) {
+    // Writing to a String cannot fail.
     let _ = writeln!(out, "apiserver_flowcontrol_{name}{{{labels}}} {value}");
 }
 

@@ -230,7 +230,7 @@ impl Call {
 }
 
 /// `299 - "text"` (RFC 7234), with what a header cannot carry escaped or dropped.
-fn warning_header(text: &str) -> String {
+pub fn warning_header(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len() + 10);
     for c in text.chars() {
         match c {

@@ -16,6 +16,8 @@ use super::negotiate::{Encoding, Form, header};
 /// Bodies from this size on are compressed for clients that accept gzip, as upstream does.
 const GZIP_THRESHOLD_BYTES: usize = 128 * 1024;
 const GZIP_LEVEL: u32 = 1;
+/// Bytes in a chunk of a body that is made while it is sent.
+pub const CHUNK_BYTES: usize = 128 * 1024;
 
 /// A response before compression and common headers.
 pub fn bytes(code: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {

@@ -337,7 +337,7 @@ fn finish(mut response: Response<Body>, common: Common) -> Response<Body> {
     if common.stranger {
         headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Some(value) = common.warning.and_then(|text| HeaderValue::from_str(&format!("299 - {}", quote(text))).ok()) {
+    if let Some(value) = common.warning.and_then(|text| HeaderValue::from_str(&dispatch::warning_header(text)).ok()) {
         headers.append(http::header::WARNING, value);
     }
     if !headers.contains_key(http::header::CACHE_CONTROL) {

@@ -23,15 +23,12 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value, json};
 
 use crate::aggregation::openapi::Documents;
-use crate::endpoints::respond;
+use crate::endpoints::respond::{self, CHUNK_BYTES};
 use crate::registry::Definition;
 use document::Frame;
 use operation::{Content, Operation};
 use resource::Resource;
 use schema::Flavour;
-
-/// Bytes in a chunk of a document that is unpacked as it goes out.
-const CHUNK_BYTES: usize = 128 * 1024;
 
 /// A document as it is sent.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! Lists in the form that a client asked for. JSON is made piece by piece while it is sent: a list costs its chunks, not its length.
 
 use std::sync::Arc;
-use std::vec;
 
 use apimachinery::json::Long;
 use apimachinery::protobuf::{self, envelope};
@@ -10,18 +9,13 @@ use apimachinery::yaml;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{Presenter, metadata_only};
-use crate::catalog::Resource;
-use crate::endpoints::negotiate::{Encoding, Form, Transform};
-use crate::endpoints::respond;
-use crate::registry::table::{self, IncludeObject, Shown};
+use crate::endpoints::negotiate::{Encoding, Transform};
+use crate::endpoints::respond::{self, CHUNK_BYTES};
+use crate::registry::table::{self, Shown};
 use crate::storage::Object;
-
-/// Bytes in a chunk of a list's body.
-const CHUNK_BYTES: usize = 128 * 1024;
 
 /// The metadata of a list.
 #[derive(Clone, Debug, Default)]
@@ -73,16 +67,26 @@ impl Presenter<'_> {
 
     fn json_response(&self, objects: Vec<Arc<Object>>, meta: &ListMeta, request: &http::HeaderMap) -> Response<Body> {
         let (frame, items) = self.list_frame(meta);
-        let text = JsonText {
-            resource: self.resource.clone(),
-            form: self.form.clone(),
-            include_object: self.include_object,
-            now: self.now,
-            objects: objects.into_iter(),
-            list: Long::new(frame.as_object().unwrap_or(&Map::new()), items, self.form.pretty),
-            progress: Progress::Begins,
-        };
-        self.respond(text, request)
+        let mut list = Long::new(frame.as_object().unwrap_or(&Map::new()), items, self.form.pretty);
+        let mut head = Vec::new();
+        list.begin(&mut head);
+        let copies = self.form.transform == Transform::None && !self.form.pretty;
+        let (resource, form, include_object, now) = (self.resource.clone(), self.form.clone(), self.include_object, self.now);
+        let body = chunks(head, objects.into_iter(), move |out, object| {
+            let presenter = Presenter { resource: &resource, form: &form, include_object, now };
+            match object {
+                Some(object) if copies => {
+                    list.separate(out);
+                    presenter.copy_item(&object, out);
+                }
+                Some(object) => list.item(out, &presenter.list_item(&object)),
+                None => {
+                    list.end(out);
+                    out.push(b'\n');
+                }
+            }
+        });
+        self.respond(body, request)
     }
 
     /// Answers with a body that is made while it is sent, unless it is short.
@@ -173,87 +177,37 @@ impl Presenter<'_> {
             _ => (self.resource.api_version(), &*self.resource.list_kind, messages.collect::<Result<Vec<_>, _>>()?),
         };
         let head = envelope::list_begin(&api_version, kind, &list_meta, items.iter().map(Bytes::len));
-        Ok(self.respond(Messages { head, items: items.into_iter(), progress: Progress::Begins }, request))
+        let body = chunks(head, items.into_iter(), |out, item| match item {
+            Some(item) => envelope::push_list_item(out, &item),
+            None => out.extend(envelope::LIST_END),
+        });
+        Ok(self.respond(body, request))
     }
 }
 
-/// How far a body has been made.
-#[derive(PartialEq, Eq)]
-enum Progress {
-    Begins,
-    Goes,
-    IsOver,
-}
-
-/// The body of a protobuf list, chunk by chunk.
-struct Messages {
+/// A body, made chunk by chunk: what it begins with, then what `write` makes of each item, and of their end (`None`).
+fn chunks<T>(
     head: Vec<u8>,
-    items: vec::IntoIter<Bytes>,
-    progress: Progress,
-}
-
-impl Iterator for Messages {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        let mut out = match self.progress {
-            Progress::Begins => std::mem::take(&mut self.head),
-            Progress::Goes => Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8),
-            Progress::IsOver => return None,
-        };
-        self.progress = Progress::Goes;
-        while out.len() < CHUNK_BYTES {
-            let Some(item) = self.items.next() else {
-                out.extend(envelope::LIST_END);
-                self.progress = Progress::IsOver;
-                break;
-            };
-            envelope::push_list_item(&mut out, &item);
+    mut items: impl Iterator<Item = T>,
+    mut write: impl FnMut(&mut Vec<u8>, Option<T>),
+) -> impl Iterator<Item = Bytes> {
+    let mut begun = Some(head);
+    std::iter::from_fn(move || {
+        let mut out = begun.take()?;
+        if out.is_empty() {
+            out.reserve(CHUNK_BYTES + CHUNK_BYTES / 8);
         }
-        Some(out.into())
-    }
-}
-
-/// The body of a JSON list, chunk by chunk.
-struct JsonText {
-    resource: Arc<Resource>,
-    form: Form,
-    include_object: IncludeObject,
-    now: Timestamp,
-    objects: vec::IntoIter<Arc<Object>>,
-    list: Long,
-    progress: Progress,
-}
-
-impl Iterator for JsonText {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        let mut out = Vec::new();
-        match self.progress {
-            Progress::Begins => self.list.begin(&mut out),
-            Progress::Goes => out.reserve(CHUNK_BYTES + CHUNK_BYTES / 8),
-            Progress::IsOver => return None,
-        }
-        self.progress = Progress::Goes;
-        let presenter = Presenter { resource: &self.resource, form: &self.form, include_object: self.include_object, now: self.now };
-        let copies = self.form.transform == Transform::None && !self.form.pretty;
         while out.len() < CHUNK_BYTES {
-            let Some(object) = self.objects.next() else {
-                self.list.end(&mut out);
-                out.push(b'\n');
-                self.progress = Progress::IsOver;
-                break;
-            };
-            if copies {
-                self.list.separate(&mut out);
-                presenter.copy_item(&object, &mut out);
-            } else {
-                self.list.item(&mut out, &presenter.list_item(&object));
+            let item = items.next();
+            let is_over = item.is_none();
+            write(&mut out, item);
+            if is_over {
+                return Some(out.into());
             }
         }
+        begun = Some(Vec::new());
         Some(out.into())
-    }
+    })
 }
 
 /// The metadata of a list of custom objects: with its continuation even where there is none.

@@ -68,7 +68,6 @@ impl Identity {
     }
 }
 
-/// 16 bytes of the SHA-256 of the host's and the component's name, each after its length, in base 32.
 /// This machine's name.
 pub fn hostname() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".to_owned());
@@ -80,6 +79,7 @@ pub fn name(hostname: &str) -> String {
     format!("apiserver-{}", digest(hostname))
 }
 
+/// 16 bytes of the SHA-256 of the host's and the component's name, each after its length, in base 32.
 fn digest(hostname: &str) -> String {
     let mut input = Vec::with_capacity(hostname.len() + MANAGER.len() + 4);
     for part in [hostname, MANAGER] {

@@ -1,10 +1,14 @@
 //! The readers of foreign bytes, with examples that chance has mutated: always the same ones, in a second or so for each reader.
 //! `FERROKUBE_MUTATIONS` asks for more of them.
 
+#[path = "../../src/managed_fields/property_tests/chance.rs"]
+#[expect(dead_code, reason = "other tests choose in more ways")]
+mod chance;
 mod targets;
 
 use std::panic::catch_unwind;
 
+use chance::Chance;
 use targets::TARGETS;
 
 /// Mutations of each example in one run of the test.
@@ -98,19 +102,6 @@ fn examples() -> Vec<Vec<u8>> {
     all
 }
 
-/// Choices by chance, always the same for the same seed (SplitMix64).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
-    }
-}
-
 fn mutate(data: &mut Vec<u8>, others: &[Vec<u8>], chance: &mut Chance) {
     for _ in 0..=chance.below(4) {
         let at = chance.below(data.len() + 1);
@@ -142,7 +133,7 @@ fn bytes_that_chance_has_made_break_no_reader() {
     let examples = examples();
     let mut broken = Vec::new();
     for (name, target) in TARGETS {
-        let mut chance = Chance(7);
+        let mut chance = Chance::new(7);
         let mutated = examples.iter().flat_map(|example| std::iter::repeat_n(example, mutations));
         let found = mutated.into_iter().find_map(|example| {
             let mut data = example.clone();

@@ -20,7 +20,7 @@ use crate::process::{Cluster, Component};
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Waits until there is something.
-async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
     let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(found) = look().await {

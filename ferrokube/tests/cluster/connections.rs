@@ -1,19 +1,16 @@
 //! Connections that do nothing, little or half of it, and bytes that are no text: others are served meanwhile, and memory is bounded.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::process::Cluster;
+use crate::wire::Way;
 
 /// Idle connections in one run of the test; `FERROKUBE_CONNECTIONS` asks for more. Each is a file of the server's and one of the test's.
 const IDLE: usize = 300;
@@ -27,30 +24,16 @@ const MAX_UNREAD_KIB: u64 = 2 * 1024;
 const PROMPT: Duration = Duration::from_secs(20);
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// The way to a server, with a token for those who may do everything.
-struct Door {
-    address: String,
-    connector: TlsConnector,
-}
+/// The way to a server, in HTTP/1.1.
+struct Door(Way);
 
 impl Door {
     async fn of(cluster: &Cluster) -> Door {
-        let config = cluster.administrator().await;
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in config.root_cert.expect("the kubeconfig has the server's authority") {
-            roots.add(certificate.into()).expect("a certificate");
-        }
-        let mut tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        // One session for all would spare the server what this is about.
-        tls.resumption = rustls::client::Resumption::disabled();
-        let address = format!("127.0.0.1:{}", config.cluster_url.port_u16().expect("a port"));
-        Door { address, connector: TlsConnector::from(Arc::new(tls)) }
+        Door(Way::to(&cluster.anonymous().await))
     }
 
     async fn open(&self) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(&self.address).await.expect("a connection");
-        let name = ServerName::try_from("127.0.0.1").expect("an address");
-        self.connector.connect(name, stream).await.expect("a handshake")
+        self.0.open("http/1.1", None).await.expect("a connection")
     }
 
     /// Sends bytes and gives the first line of the answer and its body, which ends with the connection.

@@ -28,3 +28,4 @@ mod projects;
 mod snapshot;
 mod watching;
 mod webhook_server;
+mod wire;

@@ -1,7 +1,7 @@
 //! What policies' status says of their expressions: `policy_status.json` has policies and the warnings that upstream's controller
 //! manager of v1.37 wrote for them, with upstream's API server beneath.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -10,6 +10,7 @@ use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+use crate::components::eventually;
 use crate::process::Cluster;
 
 const RECORDED: &str = include_str!("policy_status.json");
@@ -37,16 +38,12 @@ async fn define_limits(client: &Client) {
 
 /// The status once this generation was looked at.
 async fn checked(policies: &Api<ValidatingAdmissionPolicy>, name: &str, generation: i64) -> Value {
-    let deadline = Instant::now() + TIMEOUT;
-    loop {
+    eventually(&format!("a look at {name}"), async || {
         let policy = policies.get(name).await.expect("the policy");
         let status = serde_json::to_value(policy.status).expect("JSON");
-        if status["observedGeneration"] == generation {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "{name} is not looked at: {status}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        (status["observedGeneration"] == generation).then_some(status)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,6 +61,11 @@ impl Way {
 
     /// The same for one who shows certificates and has a key, which need not fit; fails if the server ends the handshake.
     pub async fn connect_as(&self, protocol: &str, shown: Option<Arc<CertifiedKey>>) -> std::io::Result<Connection> {
+        Ok(Connection { stream: self.open(protocol, shown).await?, read: Vec::new() })
+    }
+
+    /// The stream alone. Each has a session of its own.
+    pub async fn open(&self, protocol: &str, shown: Option<Arc<CertifiedKey>>) -> std::io::Result<TlsStream<TcpStream>> {
         let config = ClientConfig::builder().with_root_certificates(self.roots.clone());
         let mut config = match shown {
             Some(shown) => config.with_client_cert_resolver(Arc::new(Shown(shown))),
@@ -70,8 +75,7 @@ impl Way {
         let stream = TcpStream::connect(&self.address).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").expect("a name");
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        Ok(Connection { stream, read: Vec::new() })
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 }
 

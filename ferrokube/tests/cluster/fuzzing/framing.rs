@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::wire::Connection;
 use super::{PROMPT, Random, Target, no_fault, seeds};
+use crate::wire::Connection;
 
 const CASES: u64 = 300;
 /// Connections that never finish what they say.

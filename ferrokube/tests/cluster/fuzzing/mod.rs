@@ -8,14 +8,13 @@ mod framing;
 mod headers;
 mod streams;
 mod tokens;
-mod wire;
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use self::wire::{Answer, Way};
 use crate::process::Cluster;
+use crate::wire::{Answer, Way};
 
 /// What the server may grow by in one of these tests.
 const MAX_GROWTH_KIB: u64 = 300 * 1024;

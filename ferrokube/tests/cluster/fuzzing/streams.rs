@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::wire::Connection;
 use super::{Random, Target, seeds};
+use crate::wire::Connection;
 
 const CASES: u64 = 60;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -83,6 +83,7 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
         node_name: config.node_name.clone(),
         client: client.clone(),
         shutdown: shutdown.clone(),
+        simulated,
     });
     volumes.set_allocatable(node.allocatable.clone());
     let cgroups = if simulated || !settings.cgroups_per_qos { None } else { Some(cgroups_of(&config, &node)?) };

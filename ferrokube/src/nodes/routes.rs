@@ -30,7 +30,7 @@ pub struct Way {
 
 /// What a node says of itself: the range of its pods and the address that they are behind. Pods in memory cannot be reached.
 pub fn route_of(node: &Node) -> Option<(String, IpAddr)> {
-    if node.labels().contains_key(simulated::LABEL) {
+    if node.label(simulated::LABEL).is_some() {
         return None;
     }
     let range = node.spec.as_ref()?.pod_cidr.clone()?;

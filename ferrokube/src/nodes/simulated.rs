@@ -45,7 +45,8 @@ fn config(directory: &Path, number: u32) -> Config {
     config.node_labels = [(LABEL.to_owned(), "true".to_owned())].into();
     config.root_dir = directory.join("kubelet");
     config.container_logs_dir = directory.join("containers");
-    config.runtime = Some(Arc::new(Fake::new(Simulation { first_address: address(FIRST_POD, (number - 1) << 8), ..Simulation::default() })));
+    config.runtime =
+        Some(Arc::new(Fake::new(Simulation { first_address: address(FIRST_POD, (number - 1) << 8), ..Simulation::default() })));
     let settings = &mut config.configuration;
     settings.pod_logs_dir = directory.join("pods").display().to_string();
     settings.enable_server = false;

@@ -17,8 +17,8 @@ mod ttl;
 mod writer;
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -75,14 +75,8 @@ impl Embedded {
             }
         }
         let feed = Feed::new(revision);
-        let shared = Arc::new(Shared {
-            disk,
-            feed,
-            publishing: Mutex::default(),
-            compacted: AtomicU64::new(0),
-            expiries,
-            failed: OnceLock::new(),
-        });
+        let shared =
+            Arc::new(Shared { disk, feed, publishing: Mutex::default(), compacted: AtomicU64::new(0), expiries, failed: OnceLock::new() });
         let (queue, jobs) = mpsc::channel(QUEUE_LIMIT);
         let writer = Writer::new(shared.clone(), append, index, revision, jobs);
         let writer = std::thread::Builder::new()

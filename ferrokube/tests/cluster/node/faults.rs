@@ -1,6 +1,7 @@
 //! What goes wrong on a node, in one cluster one after another: bad pods show upstream's states, reasons and events; good ones go on
 //! running whatever of the node or of the cluster is killed, and everything converges again.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
@@ -298,10 +299,10 @@ async fn a_pod_that_fills_the_disk_goes_and_everything_else_goes_on() {
     cluster.pods.create(&PostParams::default(), &hog).await.expect("a pod");
     // The cluster's own store lies on that disk. It does not let it come to the last byte, and serves what it has.
     let note = |n: usize| object::<ConfigMap>(json!({ "metadata": { "name": format!("note-{n}") } }));
-    let mut written = 0;
-    until("the store has no room", async || match cluster.config_maps.create(&PostParams::default(), &note(written)).await {
+    let written = Cell::new(0);
+    until("the store has no room", async || match cluster.config_maps.create(&PostParams::default(), &note(written.get())).await {
         Ok(_) => {
-            written += 1;
+            written.set(written.get() + 1);
             false
         }
         Err(kube::Error::Api(refused)) => {
@@ -323,8 +324,8 @@ async fn a_pod_that_fills_the_disk_goes_and_everything_else_goes_on() {
     .await;
     until("the node says so", async || has_disk_pressure(&cluster).await).await;
     until("nobody else has noticed", async || running(&cluster).await == untouched).await;
-    cluster.config_maps.create(&PostParams::default(), &note(written)).await.expect("there is room again");
-    for n in 0..=written {
+    cluster.config_maps.create(&PostParams::default(), &note(written.get())).await.expect("there is room again");
+    for n in 0..=written.get() {
         cluster.config_maps.get(&format!("note-{n}")).await.expect("what was acknowledged is there");
     }
     cluster.pods.delete("hog", &DeleteParams::default()).await.expect("the pod goes");

@@ -94,6 +94,7 @@ impl Target {
             "runtimeclasses" => "RuntimeClass",
             "configmaps" => "ConfigMap",
             "secrets" => "Secret",
+            "certificatesigningrequests" => "CertificateSigningRequest",
             _ => "Unknown",
         }
     }
@@ -236,6 +237,9 @@ impl Server {
             return failure(StatusCode::NOT_FOUND, "NotFound");
         }
         let mut state = self.state.lock();
+        if let Some(prefix) = object["metadata"]["generateName"].as_str() {
+            object["metadata"]["name"] = json!(format!("{prefix}{}", state.revision));
+        }
         target.name = object["metadata"]["name"].as_str().unwrap_or("").to_owned();
         if state.objects.contains_key(&target.key()) {
             return failure(StatusCode::CONFLICT, "AlreadyExists");

@@ -2,6 +2,7 @@
 
 mod api;
 mod containerd;
+mod serving;
 mod simulated;
 
 use std::path::Path;

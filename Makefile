@@ -31,6 +31,7 @@ down:
 
 test: test-packages check
 	cargo test --workspace
+	@./xtask/kubectl-tests
 	@./xtask/node-tests
 
 check:

@@ -1,6 +1,8 @@
 //! `Status`: what the API answers instead of an object. One constructor per reason, the only home of its code, reason,
 //! message and details. Never decides which one applies.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use crate::field::{self, ErrorList, quote};
@@ -10,7 +12,7 @@ use crate::field::{self, ErrorList, quote};
 pub struct Status {
     pub code: u16,
     /// Empty where the cause of a failure is unknown.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub message: String,
     /// `Some` and empty is written as `{}`.
     pub details: Option<Details>,
@@ -69,7 +71,7 @@ fn retry(seconds: u32) -> Option<Details> {
 
 impl Status {
     fn failure(code: u16, reason: &'static str, message: impl Into<String>, details: Option<Details>) -> Status {
-        Status { code, reason, message: message.into(), details, continue_token: String::new() }
+        Status { code, reason: reason.into(), message: message.into(), details, continue_token: String::new() }
     }
 
     /// A success without an object, such as the answer to a deletion.
@@ -299,7 +301,7 @@ impl Status {
         out.insert("metadata".to_owned(), Value::Object(metadata));
         text(&mut out, "status", if self.is_success() { "Success" } else { "Failure" });
         text(&mut out, "message", &self.message);
-        text(&mut out, "reason", self.reason);
+        text(&mut out, "reason", &self.reason);
         if let Some(details) = &self.details {
             out.insert("details".to_owned(), details.to_value());
         }

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::parsed::Parsed;
 use crate::resource_metrics::ResourceMetrics;
-use crate::storage::Storage;
+use crate::storage::{Stamp, Storage};
 use crate::tokens::Issuer;
 use crate::webhook_client::Connections;
 
@@ -74,6 +74,11 @@ impl Lookup for Arc<Api> {
         let catalog = self.catalog.load();
         let Some(cache) = catalog.stored_resource(group, resource).and_then(|s| s.cache()) else { return Vec::new() };
         self.parsed.values(cache.snapshot().range(namespace, None))
+    }
+
+    fn stamp(&self, group: &str, resource: &str) -> Option<Stamp> {
+        let catalog = self.catalog.load();
+        Some(catalog.stored_resource(group, resource)?.cache()?.stamp())
     }
 
     fn authorizer(&self) -> Arc<dyn Authorizer> {

@@ -144,5 +144,5 @@ fn value(created: Created) -> Value {
 
 /// Whether a write failed because the object has changed or gone meanwhile, which whoever watches it will hear of.
 pub fn is_overtaken(status: &Status) -> bool {
-    matches!(status.reason, "Conflict" | "NotFound")
+    matches!(&*status.reason, "Conflict" | "NotFound")
 }

@@ -121,7 +121,16 @@ impl Program {
     /// # Errors
     /// What went wrong, in upstream's words.
     pub fn evaluate<'a>(&self, activation: &Activation<'a>, budget: &mut Budget) -> Result<Value<'a>, EvalError> {
-        let evaluated = stack::with_room(self.depth, || eval::evaluate(&self.root, activation, PER_CALL_LIMIT));
+        self.evaluate_within(activation, budget, PER_CALL_LIMIT)
+    }
+
+    /// The same where it may never cost more than `limit`, which is less than [`PER_CALL_LIMIT`].
+    ///
+    /// # Errors
+    /// What went wrong, in upstream's words; that it is [over budget](EvalError::over_budget) once it costs more.
+    pub fn evaluate_within<'a>(&self, activation: &Activation<'a>, budget: &mut Budget, limit: u64) -> Result<Value<'a>, EvalError> {
+        let limit = limit.min(PER_CALL_LIMIT);
+        let evaluated = stack::with_room(self.depth, || eval::evaluate(&self.root, activation, limit));
         let (value, cost) = evaluated.unwrap_or_else(|| (Err(EvalError::new(NO_ROOM)), PER_CALL_LIMIT));
         budget.spend(cost);
         value

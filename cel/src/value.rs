@@ -27,8 +27,8 @@ impl EvalError {
         EvalError { message: message.into(), over_budget: false }
     }
 
-    /// The evaluation costs more than it may.
-    pub(crate) fn over_budget() -> EvalError {
+    /// The end of an evaluation that costs more than it may.
+    pub fn over_budget() -> EvalError {
         EvalError { message: "operation cancelled: actual cost limit exceeded".to_owned(), over_budget: true }
     }
 

@@ -80,7 +80,7 @@ fn read(node: &Value) -> Result<(FieldSet, bool), FieldsError> {
 /// `f:name`, `k:{"name":"c"}`, `v:"x"`, `i:3`.
 fn element_to_key(element: &PathElement) -> String {
     match element {
-        PathElement::Field(name) => format!("f:{name}"),
+        PathElement::Field(name) => ["f:", name].concat(),
         PathElement::Index(i) => format!("i:{i}"),
         PathElement::Value(value) => {
             let mut out = String::from("v:");

@@ -161,6 +161,15 @@ impl FieldSet {
         self.subtract(other, false)
     }
 
+    /// Whether every member is a member of the other.
+    pub fn is_within(&self, other: &FieldSet) -> bool {
+        let mut others = other.entries.iter();
+        self.entries.iter().all(|entry| {
+            let found = others.find(|found| found.element >= entry.element).filter(|found| found.element == entry.element);
+            found.is_some_and(|found| (found.member || !entry.member) && entry.children.is_within(&found.children))
+        })
+    }
+
     /// As [`FieldSet::difference`], of a set that is not needed any more.
     pub fn without(mut self, other: &FieldSet) -> FieldSet {
         for entry in &other.entries {

@@ -186,6 +186,9 @@ fn compare_at<'a>(scope: &Scope<'a>, live: &Versioned<'a>, new: &Versioned<'a>, 
 /// Removes what the applier owned before and does not mention any more, unless someone else owns it.
 fn prune<'a>(scope: &Scope<'a>, merged: Versioned<'a>, owners: &Owners, last: Option<Owned>) -> Result<Versioned<'a>, Error> {
     let Some(last) = last.filter(|last| !last.set.is_empty()) else { return Ok(merged) };
+    if lets_nothing_go(scope, owners, &last) {
+        return Ok(merged);
+    }
     let Some(at_last) = merged.at(scope, &last.api_version)? else { return Ok(merged) };
     let pruned = at_last.without(&at_last.named(&last.set));
     let pruned = add_back_owned(scope, at_last.clone(), pruned, &last.api_version, owners)?;
@@ -194,6 +197,13 @@ fn prune<'a>(scope: &Scope<'a>, merged: Versioned<'a>, owners: &Owners, last: Op
         Some(pruned) => Ok(pruned),
         None => Err(Error::Other(format!("no corresponding type for {}", scope.api_version))),
     }
+}
+
+/// Whether all that the applier owned before is owned still: then all that would be taken out would be put back. Where somebody speaks
+/// in terms of another version, that is not told without converting.
+fn lets_nothing_go(scope: &Scope<'_>, owners: &Owners, last: &Owned) -> bool {
+    let is_here = |owned: &Owned| owned.api_version == scope.api_version;
+    is_here(last) && owners.values().all(is_here) && owners.values().any(|owned| last.set.is_within(&owned.set))
 }
 
 /// Puts back what any owner, the applier's new set included, still owns; the pruned version first.

@@ -35,7 +35,7 @@ pub enum Error {
     UnexpectedKind(String),
     #[error("{op} operation failed to decode {field}: missing value")]
     MissingField { op: &'static str, field: &'static str },
-    #[error("{op} operation does not apply: doc is missing path: \"{path}\": missing value")]
+    #[error("{op} operation does not apply: doc is missing path: {}: missing value", shown(op, path))]
     MissingPath { op: &'static str, path: String },
     #[error("error in {op} for path: '{path}': {source}")]
     Step {
@@ -52,6 +52,11 @@ pub enum Error {
     TooManyCopiedBytes(usize),
     #[error("exceeded max depth")]
     TooDeep,
+}
+
+/// Some operations quote the path that they do not find.
+fn shown(op: &str, path: &str) -> String {
+    if matches!(op, "add" | "remove") { format!("\"{path}\"") } else { path.to_owned() }
 }
 
 /// Why the last step of a path cannot be taken.

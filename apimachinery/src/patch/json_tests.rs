@@ -50,6 +50,10 @@ fn refusals_name_their_answer() {
             json!({"op": "add", "path": "/no/such", "value": 1}),
             "add operation does not apply: doc is missing path: \"/no/such\": missing value",
         ),
+        (
+            json!({"op": "replace", "path": "/no/such", "value": 1}),
+            "replace operation does not apply: doc is missing path: /no/such: missing value",
+        ),
         (json!({"op": "add", "path": "x", "value": 1}), "add operation does not apply: doc is missing path: \"x\": missing value"),
         (
             json!({"op": "add", "path": "/list/5", "value": 1}),

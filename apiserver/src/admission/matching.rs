@@ -1,6 +1,6 @@
 //! Which writes a webhook or a policy is concerned with: rules, and selectors of namespaces and objects.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use apimachinery::selector::label::Selector;
 use apimachinery::status::Status;
@@ -25,6 +25,41 @@ pub struct Invocation {
     pub other: Option<Arc<Resource>>,
     pub kind: Gvk,
     pub plural: String,
+}
+
+/// A write that webhooks or policies are matched with, and what was looked up for one of them and is the same for all.
+pub struct Subject<'a> {
+    pub attributes: &'a Attributes<'a>,
+    lookup: &'a dyn Lookup,
+    versions: OnceLock<Vec<Arc<Resource>>>,
+    namespace: OnceLock<Option<Arc<Value>>>,
+}
+
+impl<'a> Subject<'a> {
+    pub fn new(attributes: &'a Attributes<'a>, lookup: &'a dyn Lookup) -> Subject<'a> {
+        Subject { attributes, lookup, versions: OnceLock::new(), namespace: OnceLock::new() }
+    }
+
+    /// The served versions of what is written.
+    fn versions(&self) -> &[Arc<Resource>] {
+        self.versions.get_or_init(|| self.lookup.versions_of(self.attributes.resource))
+    }
+
+    /// The namespace that the write is in, or that is written.
+    fn namespace(&self) -> Option<&Arc<Value>> {
+        let attributes = self.attributes;
+        let found = self.namespace.get_or_init(|| {
+            let name = if attributes.is("", "namespaces") { attributes.name } else { attributes.namespace };
+            self.lookup.get("", "namespaces", "", name)
+        });
+        found.as_ref()
+    }
+
+    /// The namespace of what is written; null for what has none.
+    pub fn namespace_object(&self) -> Arc<Value> {
+        let named = !self.attributes.namespace.is_empty() && !self.attributes.is("", "namespaces");
+        named.then(|| self.namespace().cloned()).flatten().unwrap_or_default()
+    }
 }
 
 /// What says whether a write is concerned.
@@ -95,42 +130,31 @@ impl Matcher {
     }
 
     /// As what the write is to be shown; `None` if it is of no concern.
-    pub fn concerns(
-        &self,
-        attributes: &Attributes<'_>,
-        lookup: &dyn Lookup,
-        new: Option<&Value>,
-        old: Option<&Value>,
-    ) -> Result<Option<Invocation>, Status> {
-        if self.fit(&self.excluded, attributes, lookup).is_some() {
+    pub fn concerns(&self, subject: &Subject<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<Option<Invocation>, Status> {
+        if self.fit(&self.excluded, subject).is_some() {
             return Ok(None);
         }
-        let Some(invocation) = self.fit(&self.rules, attributes, lookup) else { return Ok(None) };
-        Ok(self.selects(attributes, lookup, new, old)?.then_some(invocation))
+        let Some(invocation) = self.fit(&self.rules, subject) else { return Ok(None) };
+        Ok(self.selects(subject, new, old)?.then_some(invocation))
     }
 
     /// As [`Matcher::concerns`], where no rules mean any resource.
-    pub fn allows(
-        &self,
-        attributes: &Attributes<'_>,
-        lookup: &dyn Lookup,
-        new: Option<&Value>,
-        old: Option<&Value>,
-    ) -> Result<bool, Status> {
+    pub fn allows(&self, subject: &Subject<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<bool, Status> {
         if self.rules.is_empty() {
-            return Ok(self.fit(&self.excluded, attributes, lookup).is_none() && self.selects(attributes, lookup, new, old)?);
+            return Ok(self.fit(&self.excluded, subject).is_none() && self.selects(subject, new, old)?);
         }
-        Ok(self.concerns(attributes, lookup, new, old)?.is_some())
+        Ok(self.concerns(subject, new, old)?.is_some())
     }
 
-    fn selects(&self, attributes: &Attributes<'_>, lookup: &dyn Lookup, new: Option<&Value>, old: Option<&Value>) -> Result<bool, Status> {
+    fn selects(&self, subject: &Subject<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<bool, Status> {
         let namespaces = self.namespaces.as_ref().map_err(|error| Status::internal_error(error))?;
         let objects = self.objects.as_ref().map_err(|error| Status::internal_error(error))?;
-        Ok(is_namespace_selected(namespaces, attributes, lookup, new)
+        Ok(is_namespace_selected(namespaces, subject, new)
             && (objects.is_empty() || [new, old].into_iter().flatten().any(|object| objects.matches(&labels(object)))))
     }
 
-    fn fit(&self, rules: &[Rule], attributes: &Attributes<'_>, lookup: &dyn Lookup) -> Option<Invocation> {
+    fn fit(&self, rules: &[Rule], subject: &Subject<'_>) -> Option<Invocation> {
+        let attributes = subject.attributes;
         let resource = attributes.resource;
         let fits = |gvk: &Gvk, plural: &str| rules.iter().any(|rule| rule.fits(attributes, gvk, plural));
         if fits(&resource.gvk, &resource.plural) {
@@ -139,7 +163,7 @@ impl Matcher {
         if !self.equivalent || rules.is_empty() {
             return None;
         }
-        let other = lookup.versions_of(resource).into_iter().find(|other| fits(&other.gvk, &other.plural))?;
+        let other = subject.versions().iter().find(|other| fits(&other.gvk, &other.plural))?.clone();
         Some(Invocation { kind: kind_of(attributes, &other), plural: other.plural.to_string(), other: Some(other) })
     }
 }
@@ -154,7 +178,8 @@ fn labels(object: &Value) -> Option<&Map<String, Value>> {
 }
 
 /// Objects outside of namespaces are always selected, namespaces by their own labels.
-fn is_namespace_selected(selector: &Selector, attributes: &Attributes<'_>, lookup: &dyn Lookup, new: Option<&Value>) -> bool {
+fn is_namespace_selected(selector: &Selector, subject: &Subject<'_>, new: Option<&Value>) -> bool {
+    let attributes = subject.attributes;
     if selector.is_empty() {
         return true;
     }
@@ -165,9 +190,7 @@ fn is_namespace_selected(selector: &Selector, attributes: &Attributes<'_>, looku
     if is_namespace && attributes.subresource.is_empty() && matches!(attributes.operation, Operation::Create | Operation::Update) {
         return selector.matches(&new.and_then(labels));
     }
-    let name = if is_namespace { attributes.name } else { attributes.namespace };
-    let namespace = lookup.get("", "namespaces", "", name);
-    selector.matches(&namespace.as_deref().and_then(labels))
+    selector.matches(&subject.namespace().and_then(|namespace| labels(namespace)))
 }
 
 #[cfg(test)]
@@ -196,7 +219,7 @@ mod tests {
             (json!([]), false),
         ] {
             let matcher = Matcher::read(&json!({ "rules": rules, "matchPolicy": "Exact" }));
-            let concerned = matcher.concerns(&pod.attributes(), &Objects::default(), None, None).unwrap().is_some();
+            let concerned = matcher.concerns(&Subject::new(&pod.attributes(), &Objects::default()), None, None).unwrap().is_some();
             assert_eq!(concerned, expected, "{rules}");
         }
     }
@@ -210,8 +233,9 @@ mod tests {
         let wanted = selector(json!({ "matchLabels": { "a": "b" } }));
         let other = selector(json!({ "matchLabels": { "a": "c" } }));
         let attributes = pod.attributes();
-        assert!(is_namespace_selected(&wanted, &attributes, &cluster, None));
-        assert!(!is_namespace_selected(&other, &attributes, &cluster, None));
-        assert!(is_namespace_selected(&selector(json!({})), &attributes, &cluster, None));
+        let subject = Subject::new(&attributes, &cluster);
+        assert!(is_namespace_selected(&wanted, &subject, None));
+        assert!(!is_namespace_selected(&other, &subject, None));
+        assert!(is_namespace_selected(&selector(json!({})), &subject, None));
     }
 }

@@ -14,6 +14,7 @@ mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod derived;
 mod extended_resource_toleration;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
@@ -36,6 +37,7 @@ mod rounds;
 mod runtime_class;
 mod selection;
 mod service_account;
+mod shown;
 mod signers;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
@@ -55,6 +57,7 @@ use crate::catalog::Resource;
 use crate::filters::authentication::User;
 use crate::filters::authorization::{Authorizer, Decision};
 use crate::filters::request_info::RequestInfo;
+use crate::storage::Stamp;
 use crate::webhook_client::Connections;
 
 use rounds::Rounds;
@@ -140,6 +143,10 @@ pub trait Lookup: Send + Sync {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
     /// All objects of a resource in a namespace (empty: in all), in key order, in their storage version.
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>>;
+    /// Of which state the objects of a resource are; `None` where that is not known.
+    fn stamp(&self, _group: &str, _resource: &str) -> Option<Stamp> {
+        None
+    }
     /// What says what users may do.
     fn authorizer(&self) -> Arc<dyn Authorizer>;
     /// Whether a user may do something.
@@ -314,10 +321,10 @@ fn plugins(config: &Config) -> Vec<(Step, bool)> {
         (Step::pure(pod_topology_labels::PodTopologyLabels), ON),
         (Step::pure(node_declared_feature_validator::NodeDeclaredFeatureValidator), ON),
         (Step::pure(pod_resize_validator::PodResizeValidator), ON),
-        (Step::mutating(mutating_policy::MutatingPolicies), ON),
-        (Step::mutating(webhook::MutatingWebhooks), ON),
-        (Step::waiting(validating_policy::ValidatingPolicies), ON),
-        (Step::waiting(webhook::ValidatingWebhooks), ON),
+        (Step::mutating(mutating_policy::MutatingPolicies::default()), ON),
+        (Step::mutating(webhook::MutatingWebhooks::default()), ON),
+        (Step::waiting(validating_policy::ValidatingPolicies::default()), ON),
+        (Step::waiting(webhook::ValidatingWebhooks::default()), ON),
         // Quotas count last, when nothing else can refuse.
         (Step::waiting(resource_quota::ResourceQuota::default()), ON),
     ]

@@ -8,17 +8,24 @@ use apimachinery::status::{Cause, Status};
 use futures::future::BoxFuture;
 use serde_json::Value;
 
-use super::matching::{Invocation, Matcher};
-use super::policy::{self, Compiled, GROUP};
+use super::matching::{Invocation, Subject};
+use super::policy::{self, Compiled, InForce, Policy};
 use super::rounds::Rounds;
-use super::webhook::{converted, in_request_version, is_exempt, is_of_kind, settled, shown_as, taken_back, variables};
+use super::shown::Shown;
+use super::webhook::{in_request_version, is_exempt, is_of_kind, settled, shown_as, taken_back};
 use super::{Attributes, Cluster, MutatingPlugin, Operation};
 use crate::endpoints::convert;
-use crate::expressions::{self, Change, Mutation, Variables};
-use crate::registry::read::{at, list_at, str_at};
+use crate::expressions::{self, Change, Composed, Mutation, Quick, Variables};
+use crate::registry::read::{list_at, str_at};
 
 /// The plugin.
-pub struct MutatingPolicies;
+pub struct MutatingPolicies(InForce<Rules>);
+
+impl Default for MutatingPolicies {
+    fn default() -> MutatingPolicies {
+        MutatingPolicies(InForce::new("mutatingadmissionpolicies", "mutatingadmissionpolicybindings", Rules::read))
+    }
+}
 
 /// The expressions of a policy, ready to be evaluated.
 struct Rules {
@@ -27,7 +34,7 @@ struct Rules {
     /// Whether it has another look when others have changed the object after it.
     reinvoked: bool,
     conditions: Vec<Compiled>,
-    variables: Vec<(String, Compiled)>,
+    variables: Composed,
     mutations: Vec<Result<Arc<Mutation>, String>>,
 }
 
@@ -66,19 +73,20 @@ impl Bound {
         format!("{}/{}/{}/{}", self.rules.name, self.binding, parameter.0, parameter.1)
     }
 
-    fn told(&self, attributes: &Attributes<'_>, cluster: &dyn Cluster, new: &Value, old: Option<&Value>) -> Variables {
-        variables(cluster, attributes, &self.invocation, Some(new), old)
-            .with("namespaceObject", policy::namespace_object(attributes, cluster))
-            .with("params", self.parameter.clone().unwrap_or_default())
-    }
-
-    fn failed(&self, why: &str) -> (Arc<Rules>, String) {
-        (self.rules.clone(), format!("policy '{}' with binding '{}' denied request: {why}", self.rules.name, self.binding))
+    fn failed(&self, reason: &'static str, why: &str) -> Failure {
+        let message = format!("policy '{}' with binding '{}' denied request: {why}", self.rules.name, self.binding);
+        Failure { rules: self.rules.clone(), reason, message }
     }
 }
 
 /// What went wrong, and with which policy.
-type Failures = Vec<(Arc<Rules>, String)>;
+struct Failure {
+    rules: Arc<Rules>,
+    reason: &'static str,
+    message: String,
+}
+
+type Failures = Vec<Failure>;
 
 impl MutatingPolicies {
     async fn admit(
@@ -89,121 +97,133 @@ impl MutatingPolicies {
         old: Option<&Value>,
         rounds: &mut Rounds,
     ) -> Result<(), Status> {
-        let bindings = cluster.list(GROUP, "mutatingadmissionpolicybindings", "");
-        if bindings.is_empty() || attributes.operation == Operation::Delete || is_exempt(attributes) {
+        let policies = self.0.get(cluster);
+        if policies.is_empty() || attributes.operation == Operation::Delete || is_exempt(attributes) {
             return Ok(());
         }
         if rounds.is_second() && rounds.policies.is_changed(new) {
             rounds.policies.require_again();
         }
+        let subject = Subject::new(attributes, cluster);
+        let mut failures = Failures::new();
+        let bound = bound(&policies, &subject, cluster, new, old, &mut failures).await?;
+        if bound.is_empty() && failures.is_empty() {
+            return Ok(());
+        }
         let resource = attributes.resource;
         let is_resource = is_of_kind(attributes, new);
         // Policies see the version of the request.
-        let mut object = in_request_version(attributes, std::mem::take(new));
-        let old = old.map(|old| in_request_version(attributes, old.clone()));
-        let mut failures = Failures::new();
-        let bound = self.bound(attributes, cluster, &bindings, &object, old.as_ref(), &mut failures).await;
-        let outcome = match bound {
-            Ok(bound) => self.mutate(attributes, cluster, &bound, &mut object, old.as_ref(), rounds, &mut failures).await,
-            Err(refused) => Err(refused),
-        };
-        let refused = failures.iter().filter(|(rules, _)| !rules.ignores_failures).map(|(_, message)| message.as_str());
+        let mut object = Arc::new(in_request_version(attributes, std::mem::take(new)));
+        let old = old.map(|old| Arc::new(in_request_version(attributes, old.clone())));
+        let outcome = mutate(&subject, cluster, &bound, &mut object, old.as_ref(), rounds, &mut failures).await;
+        let refused = failures.iter().filter(|failure| !failure.rules.ignores_failures);
         let refusal = refusal(attributes, &object, refused);
+        let object = Arc::unwrap_or_clone(object);
         *new = if is_resource { convert::to_storage(resource, object) } else { object };
         rounds.policies.leave(new);
         outcome?;
         refusal.map_or(Ok(()), Err)
     }
+}
 
-    /// What is to be invoked; the write is matched as it came.
-    async fn bound(
-        &self,
-        attributes: &Attributes<'_>,
-        cluster: &dyn Cluster,
-        bindings: &[Arc<Value>],
-        object: &Value,
-        old: Option<&Value>,
-        failures: &mut Failures,
-    ) -> Result<Vec<Bound>, Status> {
-        let mut bound = Vec::new();
-        for policy in cluster.list(GROUP, "mutatingadmissionpolicies", "") {
-            let matcher = Matcher::read(at(&policy, "/spec/matchConstraints"));
-            let Some(invocation) = matcher.concerns(attributes, cluster, Some(object), old)? else { continue };
-            let (rules, invocation) = (Arc::new(Rules::read(&policy)), Arc::new(invocation));
-            for binding in bindings.iter().filter(|binding| str_at(binding, "/spec/policyName") == rules.name) {
-                let within = at(binding, "/spec/matchResources");
-                if !within.is_null() && !Matcher::read(within).allows(attributes, cluster, Some(object), old)? {
-                    continue;
-                }
-                let one = |parameter| Bound {
-                    rules: rules.clone(),
-                    binding: str_at(binding, "/metadata/name").to_owned(),
-                    parameter,
-                    invocation: invocation.clone(),
-                };
-                match policy::parameters(cluster, &policy, binding, attributes.namespace).await {
-                    Ok(parameters) => bound.extend(parameters.into_iter().map(one)),
-                    Err(why) => failures.push(one(None).failed(&format!("failed to configure binding: {why}"))),
-                }
-            }
-        }
-        Ok(bound)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the plugin interface's own arguments, and what a round knows")]
-    async fn mutate(
-        &self,
-        attributes: &Attributes<'_>,
-        cluster: &dyn Cluster,
-        bound: &[Bound],
-        object: &mut Value,
-        old: Option<&Value>,
-        rounds: &mut Rounds,
-        failures: &mut Failures,
-    ) -> Result<(), Status> {
-        for one in bound {
-            let id = one.id();
-            let mut shown = shown_as(cluster, attributes, &one.invocation, object).await?;
-            let shown_old = converted(cluster, attributes, &one.invocation, old).await?;
-            match holds(one, || one.told(attributes, cluster, &shown, shown_old.as_ref())).await {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(why) => {
-                    failures.push(one.failed(&why));
-                    continue;
-                }
-            }
-            if rounds.is_second() && !rounds.policies.is_to_be_asked_again(&id) {
+/// What is to be invoked; the write is matched as it came.
+async fn bound(
+    policies: &[Policy<Rules>],
+    subject: &Subject<'_>,
+    cluster: &dyn Cluster,
+    object: &Value,
+    old: Option<&Value>,
+    failures: &mut Failures,
+) -> Result<Vec<Bound>, Status> {
+    let mut bound = Vec::new();
+    for policy in policies {
+        let Some(invocation) = policy.matcher.concerns(subject, Some(object), old)? else { continue };
+        let invocation = Arc::new(invocation);
+        for binding in &policy.bindings {
+            if let Some(within) = &binding.within
+                && !within.allows(subject, Some(object), old)?
+            {
                 continue;
             }
-            let before = shown.clone();
-            for mutation in &one.rules.mutations {
-                let told = one.told(attributes, cluster, &shown, shown_old.as_ref());
-                match changed(attributes, one, mutation, told, &shown).await {
-                    Ok(Some(changed)) => shown = changed,
-                    Ok(None) => {}
-                    Err(why) => failures.push(one.failed(&why)),
-                }
-            }
-            if shown != before {
-                *object = taken_back(cluster, attributes, &one.invocation, shown).await?;
-                rounds.policies.require_again();
-                rounds.note_change();
-            }
-            if one.rules.reinvoked {
-                rounds.policies.may_ask_again(&id);
+            let one = |parameter| Bound {
+                rules: policy.rules.clone(),
+                binding: binding.name.clone(),
+                parameter,
+                invocation: invocation.clone(),
+            };
+            match policy::parameters(cluster, &policy.object, &binding.object, subject.attributes.namespace).await {
+                Ok(parameters) => bound.extend(parameters.into_iter().map(one)),
+                Err(why) => failures.push(one(None).failed("Forbidden", &format!("failed to configure binding: {why}"))),
             }
         }
-        Ok(())
+    }
+    Ok(bound)
+}
+
+/// An object of the request's version as a policy is shown it.
+async fn shown_to(one: &Bound, subject: &Subject<'_>, cluster: &dyn Cluster, object: &Arc<Value>) -> Result<Arc<Value>, Status> {
+    match one.invocation.other {
+        None => Ok(object.clone()),
+        Some(_) => shown_as(cluster, subject.attributes, &one.invocation, object).await.map(Arc::new),
     }
 }
 
-async fn holds(one: &Bound, told: impl FnOnce() -> Variables) -> Result<bool, String> {
-    if one.rules.conditions.is_empty() {
-        return Ok(true);
+async fn mutate(
+    subject: &Subject<'_>,
+    cluster: &dyn Cluster,
+    bound: &[Bound],
+    object: &mut Arc<Value>,
+    old: Option<&Arc<Value>>,
+    rounds: &mut Rounds,
+    failures: &mut Failures,
+) -> Result<(), Status> {
+    let attributes = subject.attributes;
+    let mut around = Shown::new(subject, cluster, None, None);
+    let quick = Quick::default();
+    for one in bound {
+        let id = one.id();
+        let before = shown_to(one, subject, cluster, object).await?;
+        let old = match old {
+            Some(old) => shown_to(one, subject, cluster, old).await?,
+            None => Arc::default(),
+        };
+        let told = around.around(&one.invocation).with("oldObject", old).with("params", one.parameter.clone().unwrap_or_default());
+        match holds(one, &quick, told.clone().with("object", before.clone())).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(why) => {
+                failures.push(one.failed("Invalid", &why));
+                continue;
+            }
+        }
+        if rounds.is_second() && !rounds.policies.is_to_be_asked_again(&id) {
+            continue;
+        }
+        let mut shown = before.clone();
+        for mutation in &one.rules.mutations {
+            let told = told.clone().with("object", shown.clone());
+            match changed(attributes, one, mutation, &quick, told, &shown).await {
+                Ok(Some(changed)) => shown = Arc::new(changed),
+                Ok(None) => {}
+                Err(why) => failures.push(one.failed("Invalid", &why)),
+            }
+        }
+        if shown != before {
+            drop(before);
+            *object = Arc::new(taken_back(cluster, attributes, &one.invocation, Arc::unwrap_or_clone(shown)).await?);
+            rounds.policies.require_again();
+            rounds.note_change();
+        }
+        if one.rules.reinvoked {
+            rounds.policies.may_ask_again(&id);
+        }
     }
-    let (rules, told) = (one.rules.clone(), told());
-    expressions::bounded(move || expressions::all_hold(&rules.conditions, &told)).await?
+    Ok(())
+}
+
+async fn holds(one: &Bound, quick: &Quick, told: Variables) -> Result<bool, String> {
+    let rules = one.rules.clone();
+    expressions::evaluated(quick, told, move |told| expressions::all_hold(&rules.conditions, told)).await?
 }
 
 /// The object after one mutation; `None` if that leaves it as it is.
@@ -211,16 +231,15 @@ async fn changed(
     attributes: &Attributes<'_>,
     one: &Bound,
     mutation: &Result<Arc<Mutation>, String>,
-    mut told: Variables,
+    quick: &Quick,
+    told: Variables,
     object: &Value,
 ) -> Result<Option<Value>, String> {
     let mutation = mutation.clone()?;
-    for (name, expression) in &one.rules.variables {
-        // One that fails does so where it is used.
-        told.compose(name, expression.clone());
-    }
+    // A variable that fails does so where it is used.
+    let told = told.composing(&one.rules.variables);
     let evaluated = mutation.clone();
-    let made = expressions::bounded(move || evaluated.evaluate(&told)).await??;
+    let made = expressions::evaluated(quick, told, move |told| evaluated.evaluate(told)).await??;
     let changed = match mutation.change() {
         Change::JsonPatch => {
             let (patch, _) = Patch::decode(&made, false).map_err(|error| format!("JSON Patch: {error}"))?;
@@ -244,15 +263,15 @@ async fn changed(
     settled(attributes, &one.invocation, changed).map(Some)
 }
 
-/// 403 with the reason `Invalid`, as upstream has it; `None` if nothing stands against the write.
-fn refusal<'a>(attributes: &Attributes<'_>, object: &Value, messages: impl Iterator<Item = &'a str>) -> Option<Status> {
+/// 403 with the reason of the first failure, whatever it is, as upstream has it; `None` if nothing stands against the write.
+fn refusal<'a>(attributes: &Attributes<'_>, object: &Value, failures: impl Iterator<Item = &'a Failure>) -> Option<Status> {
     let mut status: Option<Status> = None;
-    for message in messages {
+    for Failure { message, reason, .. } in failures {
         let status = status.get_or_insert_with(|| {
             let refused = attributes.forbidden(Some(object), "");
-            Status { message: message.to_owned(), reason: "Invalid", ..refused }
+            Status { message: message.clone(), reason: (*reason).into(), ..refused }
         });
-        status.details.get_or_insert_default().causes.push(Cause { message: message.to_owned(), ..Cause::default() });
+        status.details.get_or_insert_default().causes.push(Cause { message: message.clone(), ..Cause::default() });
     }
     status
 }

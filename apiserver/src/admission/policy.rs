@@ -1,13 +1,16 @@
 //! What validating and mutating admission policies have alike: expressions, bindings' parameters, what expressions are told.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use apimachinery::selector::label::Selector;
 use serde_json::Value;
 
-use super::{Attributes, Cluster};
+use super::Cluster;
+use super::derived::Derived;
+use super::matching::Matcher;
 use crate::endpoints::versions;
-use crate::expressions::Expression;
+use crate::expressions::{Composed, Expression};
 use crate::registry::read::{at, list_at, str_at};
 
 pub const GROUP: &str = "admissionregistration.k8s.io";
@@ -26,13 +29,86 @@ pub fn conditions(policy: &Value) -> Vec<Compiled> {
 }
 
 /// The variables that a policy composes, in the order in which they may use each other.
-pub fn variables(policy: &Value) -> Vec<(String, Compiled)> {
+pub fn variables(policy: &Value) -> Composed {
     let variables = list_at(policy, "/spec/variables").iter();
-    variables.map(|variable| (str_at(variable, "/name").to_owned(), compiled(variable, "/expression"))).collect()
+    Arc::new(variables.map(|variable| (str_at(variable, "/name").to_owned(), compiled(variable, "/expression"))).collect())
 }
 
 pub fn ignores_failures(policy: &Value) -> bool {
     str_at(policy, "/spec/failurePolicy") == "Ignore"
+}
+
+/// A policy that has bindings.
+pub struct Policy<R> {
+    pub name: String,
+    pub object: Arc<Value>,
+    pub matcher: Matcher,
+    /// What it says, ready to be evaluated.
+    pub rules: Arc<R>,
+    pub bindings: Vec<Binding>,
+}
+
+pub struct Binding {
+    pub name: String,
+    pub object: Arc<Value>,
+    /// To what it confines the policy, if to anything.
+    pub within: Option<Matcher>,
+    /// What is to be done about what the policy finds.
+    pub actions: Vec<String>,
+}
+
+impl Binding {
+    fn read(object: Arc<Value>) -> Binding {
+        let within = at(&object, "/spec/matchResources");
+        Binding {
+            name: str_at(&object, "/metadata/name").to_owned(),
+            within: (!within.is_null()).then(|| Matcher::read(within)),
+            actions: list_at(&object, "/spec/validationActions").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            object,
+        }
+    }
+
+    pub fn wants(&self, action: &str) -> bool {
+        self.actions.iter().any(|wanted| wanted == action)
+    }
+}
+
+/// The policies of one kind that have bindings, in the order of their names.
+pub struct InForce<R> {
+    policies: &'static str,
+    bindings: &'static str,
+    read: fn(&Value) -> R,
+    kept: Derived<Vec<Policy<R>>, 2>,
+}
+
+impl<R> InForce<R> {
+    /// Of the resources with these plurals; `read` makes a policy's expressions ready.
+    pub fn new(policies: &'static str, bindings: &'static str, read: fn(&Value) -> R) -> InForce<R> {
+        InForce { policies, bindings, read, kept: Derived::default() }
+    }
+
+    /// Those of now.
+    pub fn get(&self, cluster: &dyn Cluster) -> Arc<Vec<Policy<R>>> {
+        self.kept.get(cluster, GROUP, [self.policies, self.bindings], || self.make(cluster))
+    }
+
+    fn make(&self, cluster: &dyn Cluster) -> Vec<Policy<R>> {
+        let mut bindings: HashMap<String, Vec<Binding>> = HashMap::new();
+        for binding in cluster.list(GROUP, self.bindings, "") {
+            bindings.entry(str_at(&binding, "/spec/policyName").to_owned()).or_default().push(Binding::read(binding));
+        }
+        // Most clusters have none, and then there is nothing to be looked at.
+        if bindings.is_empty() {
+            return Vec::new();
+        }
+        let bound = |object: Arc<Value>| {
+            let name = str_at(&object, "/metadata/name");
+            let bindings = bindings.remove(name)?;
+            let matcher = Matcher::read(at(&object, "/spec/matchConstraints"));
+            Some(Policy { name: name.to_owned(), rules: Arc::new((self.read)(&object)), matcher, bindings, object })
+        };
+        cluster.list(GROUP, self.policies, "").into_iter().filter_map(bound).collect()
+    }
 }
 
 /// The parameters of a binding, one `None` if its policy has none; an error if that is not as it should be.
@@ -82,10 +158,4 @@ pub async fn parameters(
         "Deny" if shown.is_empty() => Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned()),
         _ => Ok(shown.into_iter().map(Some).collect()),
     }
-}
-
-/// The namespace of what is written; null for what has none.
-pub fn namespace_object(attributes: &Attributes<'_>, cluster: &dyn Cluster) -> Arc<Value> {
-    let named = !attributes.namespace.is_empty() && !attributes.is("", "namespaces");
-    named.then(|| cluster.get("", "namespaces", "", attributes.namespace)).flatten().unwrap_or_default()
 }

@@ -34,7 +34,7 @@ impl Rounds {
 /// Whom one plugin has asked, by their ids.
 #[derive(Default)]
 pub struct Asked {
-    /// The object as the plugin left it.
+    /// The object as the plugin left it, if anybody wants to know whether it has changed.
     last: Option<Value>,
     /// Those asked, and willing to be asked again.
     asked: BTreeSet<String>,
@@ -49,7 +49,7 @@ impl Asked {
     }
 
     pub fn leave(&mut self, object: &Value) {
-        self.last = Some(object.clone());
+        self.last = (!self.asked.is_empty()).then(|| object.clone());
     }
 
     pub fn may_ask_again(&mut self, id: &str) {

@@ -16,6 +16,8 @@ pub struct Objects {
     /// What users may do, as `verb group/resource[/subresource] name`.
     pub allowed: Vec<&'static str>,
     pub connections: Arc<Connections>,
+    /// Of resources by their plurals.
+    pub stamps: Vec<(&'static str, Stamp)>,
 }
 
 impl Objects {
@@ -36,6 +38,10 @@ impl Lookup for Objects {
 
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
         self.matching(group, resource, namespace).cloned().map(Arc::new).collect()
+    }
+
+    fn stamp(&self, _group: &str, resource: &str) -> Option<Stamp> {
+        self.stamps.iter().find(|(plural, _)| *plural == resource).map(|(_, stamp)| *stamp)
     }
 
     fn authorizer(&self) -> Arc<dyn Authorizer> {

@@ -10,13 +10,14 @@ use apimachinery::status::{Cause, Status};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::matching::Matcher;
-use super::policy::{self, Compiled, GROUP, compiled};
-use super::webhook::{converted, in_request_version, is_exempt, variables};
+use super::matching::Subject;
+use super::policy::{self, Compiled, InForce, compiled};
+use super::shown::Shown;
+use super::webhook::is_exempt;
 use super::{Attributes, Cluster, WaitingPlugin};
 use crate::audit;
-use crate::expressions::{self, Variables};
-use crate::registry::read::{at, list_at, str_at};
+use crate::expressions::{self, Composed, Quick, Variables};
+use crate::registry::read::{list_at, str_at};
 
 /// Bytes of a message that an expression makes; longer ones are not used.
 const MAX_MESSAGE_BYTES: usize = 5 * 1024;
@@ -27,7 +28,13 @@ const MAX_ANNOTATION_BYTES: usize = 10 * 1024;
 const MAX_FAILURES: usize = 50;
 
 /// The plugin.
-pub struct ValidatingPolicies;
+pub struct ValidatingPolicies(InForce<Rules>);
+
+impl Default for ValidatingPolicies {
+    fn default() -> ValidatingPolicies {
+        ValidatingPolicies(InForce::new("validatingadmissionpolicies", "validatingadmissionpolicybindings", Rules::read))
+    }
+}
 
 /// What keeps a write from happening, or would if its binding were stricter.
 #[derive(Debug, Default, PartialEq)]
@@ -53,7 +60,7 @@ struct Said {
 struct Rules {
     ignores_failures: bool,
     conditions: Vec<Compiled>,
-    variables: Vec<(String, Compiled)>,
+    variables: Composed,
     validations: Vec<Validation>,
     annotations: Vec<Annotation>,
 }
@@ -101,16 +108,14 @@ impl Rules {
     }
 
     /// What stands against the write, and what is to be told of it.
-    fn evaluate(&self, mut variables: Variables) -> Said {
+    fn evaluate(&self, variables: Variables) -> Said {
         match expressions::all_hold(&self.conditions, &variables) {
             Ok(true) => {}
             Ok(false) => return Said::default(),
             Err(why) => return self.only_failure(why),
         }
-        for (name, expression) in &self.variables {
-            // One that fails does so where it is used.
-            variables.compose(name, expression.clone());
-        }
+        // One that fails does so where it is used.
+        let variables = variables.composing(&self.variables);
         let decide = |(index, rule): (usize, &Validation)| self.validate(rule, &variables).map(|against| Decision { index, ..against });
         let mut said = Said { against: self.validations.iter().enumerate().filter_map(decide).collect(), annotations: Vec::new() };
         for annotation in &self.annotations {
@@ -166,10 +171,10 @@ fn denial(attributes: &Attributes<'_>, object: Option<&Value>, by: &str, decisio
     let mut status = attributes.forbidden(object, &message);
     let reason = if decision.reason.is_empty() { "Invalid" } else { &decision.reason };
     (status.reason, status.code) = match reason {
-        "Forbidden" => ("Forbidden", 403),
-        "Unauthorized" => ("Unauthorized", 401),
-        "RequestEntityTooLarge" => ("RequestEntityTooLarge", 413),
-        _ => ("Invalid", 422),
+        "Forbidden" => ("Forbidden".into(), 403),
+        "Unauthorized" => ("Unauthorized".into(), 401),
+        "RequestEntityTooLarge" => ("RequestEntityTooLarge".into(), 413),
+        _ => ("Invalid".into(), 422),
     };
     status.details.get_or_insert_default().causes.push(Cause { message, ..Cause::default() });
     status
@@ -184,40 +189,33 @@ impl ValidatingPolicies {
         old: Option<&Value>,
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        let bindings = cluster.list(GROUP, "validatingadmissionpolicybindings", "");
-        if bindings.is_empty() || is_exempt(attributes) {
+        let policies = self.0.get(cluster);
+        if policies.is_empty() || is_exempt(attributes) {
             return Ok(());
         }
-        let shown = |object: &Value| in_request_version(attributes, object.clone());
-        let (new, old) = (new.map(shown), old.map(shown));
-        let (new, old) = (new.as_ref(), old.as_ref());
+        let subject = Subject::new(attributes, cluster);
+        let mut shown = Shown::new(&subject, cluster, new, old);
+        let quick = Quick::default();
         let mut denied: Option<Status> = None;
         let mut failures: Vec<Value> = Vec::new();
-        for policy in cluster.list(GROUP, "validatingadmissionpolicies", "") {
-            let name = str_at(&policy, "/metadata/name");
-            let matcher = Matcher::read(at(&policy, "/spec/matchConstraints"));
-            let Some(invocation) = matcher.concerns(attributes, cluster, new, old)? else { continue };
-            let rules = Arc::new(Rules::read(&policy));
-            let shown = converted(cluster, attributes, &invocation, new).await?;
-            let shown_old = converted(cluster, attributes, &invocation, old).await?;
+        for policy in &*policies {
+            let name = &policy.name;
+            let Some(invocation) = policy.matcher.concerns(&subject, new, old)? else { continue };
+            let told = shown.told(&invocation).await?;
             let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
-            for binding in bindings.iter().filter(|binding| str_at(binding, "/spec/policyName") == name) {
-                let within = at(binding, "/spec/matchResources");
-                if !within.is_null() && !Matcher::read(within).allows(attributes, cluster, new, old)? {
+            for binding in &policy.bindings {
+                if let Some(within) = &binding.within
+                    && !within.allows(&subject, new, old)?
+                {
                     continue;
                 }
-                let by = format!("ValidatingAdmissionPolicy '{name}' with binding '{}'", str_at(binding, "/metadata/name"));
-                let said = match policy::parameters(cluster, &policy, binding, attributes.namespace).await {
+                let said = match policy::parameters(cluster, &policy.object, &binding.object, attributes.namespace).await {
                     Err(why) => {
-                        let mut said = rules.only_failure(format!("failed to configure binding: {why}"));
+                        let mut said = policy.rules.only_failure(format!("failed to configure binding: {why}"));
                         said.against.iter_mut().for_each(|against| against.always_denies = true);
                         said
                     }
-                    Ok(all) => {
-                        let variables = variables(cluster, attributes, &invocation, shown.as_ref(), shown_old.as_ref())
-                            .with("namespaceObject", policy::namespace_object(attributes, cluster));
-                        evaluate(rules.clone(), variables, all).await
-                    }
+                    Ok(all) => evaluate(&quick, &policy.rules, &told, all).await,
                 };
                 for (key, value) in said.annotations {
                     let values = annotations.entry(key).or_default();
@@ -225,22 +223,22 @@ impl ValidatingPolicies {
                         values.push(value);
                     }
                 }
-                let actions: Vec<&str> = list_at(binding, "/spec/validationActions").iter().filter_map(Value::as_str).collect();
                 for decision in said.against {
-                    if !decision.always_denies && actions.contains(&"Audit") {
+                    let by = || format!("ValidatingAdmissionPolicy '{name}' with binding '{}'", binding.name);
+                    if !decision.always_denies && binding.wants("Audit") {
                         failures.push(json!({
                             "message": decision.message,
                             "policy": name,
-                            "binding": str_at(binding, "/metadata/name"),
+                            "binding": binding.name,
                             "expressionIndex": decision.index,
-                            "validationActions": actions,
+                            "validationActions": binding.actions,
                         }));
                     }
-                    if !decision.always_denies && actions.contains(&"Warn") {
-                        warnings.push(format!("Validation failed for {by}: {}", decision.message));
+                    if !decision.always_denies && binding.wants("Warn") {
+                        warnings.push(format!("Validation failed for {}: {}", by(), decision.message));
                     }
-                    if decision.always_denies || actions.contains(&"Deny") {
-                        denied.get_or_insert_with(|| denial(attributes, new.or(old), &by, &decision));
+                    if decision.always_denies || binding.wants("Deny") {
+                        denied.get_or_insert_with(|| denial(attributes, new.or(old), &by(), &decision));
                     }
                 }
             }
@@ -257,18 +255,17 @@ impl ValidatingPolicies {
 }
 
 /// The policy's say with each of the parameters.
-async fn evaluate(rules: Arc<Rules>, variables: Variables, parameters: Vec<Option<Arc<Value>>>) -> Said {
-    let failing = rules.clone();
-    let evaluated = expressions::bounded(move || {
-        let mut all = Said::default();
-        for parameter in parameters {
-            let said = rules.evaluate(variables.clone().with("params", parameter.unwrap_or_default()));
-            all.against.extend(said.against);
-            all.annotations.extend(said.annotations);
-        }
-        all
-    });
-    evaluated.await.unwrap_or_else(|why| failing.only_failure(why))
+async fn evaluate(quick: &Quick, rules: &Arc<Rules>, told: &Variables, parameters: Vec<Option<Arc<Value>>>) -> Said {
+    let mut all = Said::default();
+    for parameter in parameters {
+        let variables = told.clone().with("params", parameter.unwrap_or_default());
+        let evaluating = rules.clone();
+        let said = expressions::evaluated(quick, variables, move |variables| evaluating.evaluate(variables.clone())).await;
+        let said = said.unwrap_or_else(|why| rules.only_failure(why));
+        all.against.extend(said.against);
+        all.annotations.extend(said.annotations);
+    }
+    all
 }
 
 impl WaitingPlugin for ValidatingPolicies {

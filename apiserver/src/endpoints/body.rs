@@ -124,10 +124,7 @@ pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Resul
         Encoding::Protobuf => return protobuf_body(body, expected),
     };
     if !value.is_object() {
-        let reason = format!(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
-            json_kind(&value)
-        );
+        let reason = format!("couldn't get version/kind; json parse error: {}", no_object(&value));
         return Err(unrecognized(expected.gvk, body, &reason));
     }
     check_kind(&value, expected.gvk)?;
@@ -137,6 +134,14 @@ pub fn decode(body: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Resul
     problems.truncate(MAX_STRICT_PROBLEMS);
     set_type_meta(&mut value, expected.gvk);
     Ok(Decoded { value, problems })
+}
+
+/// What is said of a body that is no object and has no kind.
+pub fn no_object(value: &Value) -> String {
+    format!(
+        "json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
+        json_kind(value)
+    )
 }
 
 /// Fields that stand twice and fields that nobody knows, as they come in the text.

@@ -255,12 +255,12 @@ fn plan(call: &Call, old: &Value, options: &DeleteOptions) -> Plan {
 async fn admit(call: &mut Call, namespace: &str, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
     let option_value = serde_json::json!({ "kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1" });
     let mut warnings = Vec::new();
-    {
+    let admitted = {
         let attributes = call.attributes(Operation::Delete, name, namespace, options.dry_run, &option_value);
-        call.api.admission.validate(&attributes, &call.api, None, Some(old), &mut warnings).await?;
-    }
+        call.api.admission.validate(&attributes, &call.api, None, Some(old), &mut warnings).await
+    };
     call.warnings.append(&mut warnings);
-    Ok(())
+    admitted
 }
 
 fn shown(call: &Call, mut new: Value) -> Value {

@@ -250,17 +250,17 @@ impl Call {
         let path = Path::new("metadata");
         let mut of_metadata: ErrorList = self.unpermitted(admin_access::asked_by(object)).into_iter().collect();
         of_metadata.extend(validate_object_meta(metadata(object), &self.meta_rules(), &path));
-        let mut errors = self.resource.strategy.validate_whole(&cx, object, of_metadata);
+        let (mut errors, mut warnings) = self.resource.strategy.check_new(&cx, object, of_metadata);
         if errors.is_empty() {
             // What holds for all kinds comes last, for a kind's own words are better.
             errors = validate_object_meta(metadata(object), &self.common_rules(), &path);
         }
         let name = meta::text(object, "name").to_owned();
         self.invalid(&name, &errors)?;
-        let mut warnings = self.resource.strategy.warnings_on_create(&cx, object);
         let attributes = self.attributes(Operation::Create, &name, namespace, dry_run, options);
-        self.api.admission.validate(&attributes, &self.api, Some(object), None, &mut warnings).await?;
+        let admitted = self.api.admission.validate(&attributes, &self.api, Some(object), None, &mut warnings).await;
         self.warnings.append(&mut warnings);
+        admitted?;
         canonical(&self.resource, object);
         Ok(())
     }
@@ -299,8 +299,9 @@ impl Call {
         self.invalid(&name, &errors)?;
         let mut warnings = strategy.warnings_on_update(&cx, new, old);
         let attributes = self.attributes(Operation::Update, &name, self.namespace(), dry_run, options);
-        self.api.admission.validate(&attributes, &self.api, Some(new), Some(old), &mut warnings).await?;
+        let admitted = self.api.admission.validate(&attributes, &self.api, Some(new), Some(old), &mut warnings).await;
         self.warnings.append(&mut warnings);
+        admitted?;
         if self.resource.custom.is_some() {
             // The rules were those of the version that was asked for; what is stored is the other's.
             canonical(&self.resource, new);

@@ -8,7 +8,7 @@ mod permissions;
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub use permissions::Permissions;
 const EVALUATION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Evaluations at once, those left to themselves among them.
 const MAX_EVALUATIONS: usize = 64;
+/// Cost of what is evaluated for one write where it is asked for, in the task that serves the request: a millisecond at most.
+const QUICK_COST: i64 = 20_000;
 /// Cost of the expressions of one policy for one write, and of the rules of a custom resource for one object.
 pub const BUDGET: i64 = 10_000_000;
 /// Cost of the match conditions of one webhook or policy for one write.
@@ -124,13 +126,7 @@ impl Expression {
 
     /// What the expression gives; an error names it, as upstream does.
     pub fn evaluate(&self, variables: &Variables) -> Result<Outcome, String> {
-        let activation = variables.activation();
-        let mut spent = Budget::new(0);
-        let value = self.program.evaluate(&activation, &mut spent);
-        if !variables.spend(spent) {
-            return Err(OUT_OF_BUDGET.to_owned());
-        }
-        match value {
+        match variables.evaluate(&self.program, &variables.activation()).ok_or(OUT_OF_BUDGET)? {
             Ok(cel::Value::Bool(value)) => Ok(Outcome::Bool(value)),
             Ok(cel::Value::String(text)) => Ok(Outcome::Text(text.to_string())),
             Ok(_) => Ok(Outcome::Other),
@@ -139,13 +135,33 @@ impl Expression {
     }
 }
 
+/// What is left of [`QUICK_COST`] for all that one write is asked about.
+pub struct Quick(Arc<AtomicI64>);
+
+impl Default for Quick {
+    fn default() -> Quick {
+        Quick(Arc::new(AtomicI64::new(QUICK_COST)))
+    }
+}
+
+/// What a quick evaluation may still cost.
+struct Allowance {
+    left: Arc<AtomicI64>,
+    /// It was not enough, or permissions were asked about, which may wait for somebody: what came of the evaluation does not count.
+    is_exceeded: AtomicBool,
+}
+
+/// A policy's own variables, by name.
+pub type Composed = Arc<Vec<(String, Result<Arc<Expression>, String>)>>;
+
 /// What expressions are told. A clone has the whole budget again.
 #[derive(Default)]
 pub struct Variables {
     values: Vec<(&'static str, Arc<Value>)>,
     permissions: Option<Arc<Permissions>>,
     /// Those that a policy composes of the others, as `variables.<name>`; found out when they are first asked for.
-    composed: Vec<(String, Result<Arc<Expression>, String>)>,
+    composed: Composed,
+    quick: Option<Arc<Allowance>>,
     budget: i64,
     /// What evaluations have cost so far.
     spent: AtomicI64,
@@ -157,6 +173,7 @@ impl Clone for Variables {
             values: self.values.clone(),
             permissions: self.permissions.clone(),
             composed: self.composed.clone(),
+            quick: self.quick.clone(),
             budget: self.budget,
             spent: AtomicI64::new(0),
         }
@@ -171,8 +188,8 @@ impl Variables {
     }
 
     /// Lets expressions ask what may be done.
-    pub fn permit(mut self, permissions: Permissions) -> Variables {
-        self.permissions = Some(Arc::new(permissions));
+    pub fn permit(mut self, permissions: Arc<Permissions>) -> Variables {
+        self.permissions = Some(permissions);
         self
     }
 
@@ -182,9 +199,34 @@ impl Variables {
         self
     }
 
-    /// Adds a variable that an expression composes of those before it.
-    pub fn compose(&mut self, name: &str, expression: Result<Arc<Expression>, String>) {
-        self.composed.push((name.to_owned(), expression));
+    /// Adds variables that expressions compose of these, and of those before them.
+    pub fn composing(mut self, composed: &Composed) -> Variables {
+        self.composed = composed.clone();
+        self
+    }
+
+    /// The same for an evaluation that may cost only so much.
+    fn quickly(&self, quick: &Quick) -> (Variables, Arc<Allowance>) {
+        let allowance = Arc::new(Allowance { left: quick.0.clone(), is_exceeded: AtomicBool::new(false) });
+        (Variables { quick: Some(allowance.clone()), ..self.clone() }, allowance)
+    }
+
+    /// What a program gives; `None` once all of them together have cost too much.
+    fn evaluate<'a>(&self, program: &Program, activation: &Activation<'a>) -> Option<Result<cel::Value<'a>, EvalError>> {
+        let mut spent = Budget::new(0);
+        let value = match &self.quick {
+            None => program.evaluate(activation, &mut spent),
+            Some(allowance) => {
+                let left = allowance.left.load(Ordering::Relaxed).max(0).unsigned_abs();
+                let value = program.evaluate_within(activation, &mut spent, left);
+                allowance.left.fetch_add(spent.remaining(), Ordering::Relaxed);
+                if value.as_ref().is_err_and(|error| error.over_budget) {
+                    allowance.is_exceeded.store(true, Ordering::Relaxed);
+                }
+                value
+            }
+        };
+        self.spend(spent).then_some(value)
     }
 
     fn activation(&self) -> Activation<'_> {
@@ -200,6 +242,11 @@ impl Variables {
         let told = self.values.iter();
         let mut activation = told.fold(Activation::default(), |activation, (name, value)| activation.with(name, cel::Value::json(value)));
         if let Some(permissions) = &self.permissions {
+            if self.quick.is_some() {
+                activation.set("authorizer", Err(EvalError::over_budget()));
+                activation.set("authorizer.requestResource", Err(EvalError::over_budget()));
+                return activation;
+            }
             let authorizer = &**permissions;
             let mut ask = |name, value| activation.set(name, Ok(cel::Value::Authorizer(Arc::new(value))));
             ask("authorizer", AuthorizerValue::root(authorizer));
@@ -243,9 +290,8 @@ impl<'a> Lazy<'a> for View<'a> {
             Ok(expression) => {
                 let mut activation = self.0.of.plain();
                 activation.set("variables", Ok(cel::Value::Map(Map::Lazy(Arc::new(View(self.0.clone()))))));
-                let mut spent = Budget::new(0);
-                let value = expression.program.evaluate(&activation, &mut spent);
-                self.0.of.spend(spent);
+                // Whether it was too much is found out by who uses it.
+                let value = self.0.of.evaluate(&expression.program, &activation).unwrap_or_else(|| Err(EvalError::over_budget()));
                 value.map_err(|error| EvalError {
                     message: format!("composited variable {name:?} fails to evaluate: {error}"),
                     over_budget: error.over_budget,
@@ -259,6 +305,9 @@ impl<'a> Lazy<'a> for View<'a> {
 
 /// Match conditions: one that is false settles it, whatever is wrong with the others.
 pub fn all_hold(conditions: &[Result<Arc<Expression>, String>], variables: &Variables) -> Result<bool, String> {
+    if conditions.is_empty() {
+        return Ok(true);
+    }
     let variables = variables.clone().within(MATCH_CONDITIONS_BUDGET);
     let mut failures = Vec::new();
     for condition in conditions {
@@ -288,8 +337,22 @@ pub fn text(value: &Outcome) -> Option<&str> {
     }
 }
 
+/// Evaluates here and now if that costs little, and else [away](bounded).
+pub async fn evaluated<T: Send + 'static>(
+    quick: &Quick,
+    variables: Variables,
+    evaluate: impl Fn(&Variables) -> T + Send + 'static,
+) -> Result<T, String> {
+    let (quickly, allowance) = variables.quickly(quick);
+    let outcome = evaluate(&quickly);
+    if !allowance.is_exceeded.load(Ordering::Relaxed) {
+        return Ok(outcome);
+    }
+    bounded(move || evaluate(&variables)).await
+}
+
 /// Evaluates away from the tasks that serve requests, within bounds.
-pub async fn bounded<T: Send + 'static>(evaluate: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+async fn bounded<T: Send + 'static>(evaluate: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let too_long = |_| "the evaluation took too long".to_owned();
     let permit = tokio::time::timeout(EVALUATION_TIMEOUT, EVALUATIONS.acquire()).await.map_err(too_long)?;
     let permit = permit.map_err(|error| error.to_string())?;

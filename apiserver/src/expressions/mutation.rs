@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use cel::{Budget, Env, admission};
+use cel::{Env, admission};
 use serde_json::Value;
 
 use super::{ALL_VARIABLES, Expression, Kept, OUT_OF_BUDGET, Variables};
@@ -58,11 +58,7 @@ impl Mutation {
     /// The configuration, or the patch as the document that a client would send.
     pub fn evaluate(&self, variables: &Variables) -> Result<Value, String> {
         let activation = variables.activation();
-        let mut spent = Budget::new(0);
-        let value = self.expression.program.evaluate(&activation, &mut spent);
-        if !variables.spend(spent) {
-            return Err(OUT_OF_BUDGET.to_owned());
-        }
+        let value = variables.evaluate(&self.expression.program, &activation).ok_or(OUT_OF_BUDGET)?;
         let value = value.map_err(|error| format!("expression '{}' resulted in error: {error}", self.expression.text))?;
         let mut misnamed = Vec::new();
         match (self.change, &value) {

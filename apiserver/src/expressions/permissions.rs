@@ -74,7 +74,7 @@ mod tests {
     fn an_expression_asks_for_the_sender_and_for_service_accounts() {
         let user = User { name: "alice".to_owned(), ..User::default() };
         let resource = AccessRequest { resource: "pods".to_owned(), namespace: "b".to_owned(), ..AccessRequest::default() };
-        let variables = Variables::default().permit(Permissions { authorizer: Arc::new(Few), user, resource });
+        let variables = Variables::default().permit(Arc::new(Permissions { authorizer: Arc::new(Few), user, resource }));
         let evaluated = |text: &str| Expression::in_force(text).unwrap().evaluate(&variables);
         for (text, expected) in [
             ("authorizer.group('').resource('pods').namespace('a').check('get').allowed()", true),

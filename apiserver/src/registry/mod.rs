@@ -92,6 +92,13 @@ pub trait Strategy: UpdateStrategy {
         errors
     }
 
+    /// [`Strategy::validate_whole`] and, if that finds nothing, [`Strategy::warnings_on_create`].
+    fn check_new(&self, cx: &Cx<'_>, new: &Value, metadata: ErrorList) -> (ErrorList, Vec<String>) {
+        let errors = self.validate_whole(cx, new, metadata);
+        let warnings = if errors.is_empty() { self.warnings_on_create(cx, new) } else { Vec::new() };
+        (errors, warnings)
+    }
+
     /// Texts for `Warning` headers, in order.
     fn warnings_on_create(&self, _cx: &Cx<'_>, _new: &Value) -> Vec<String> {
         Vec::new()

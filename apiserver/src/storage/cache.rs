@@ -44,6 +44,14 @@ pub struct Resource {
     progress: Arc<Progress>,
 }
 
+/// Which state of which resource something was made of: another state has another stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub resource: u64,
+    /// Of the last change.
+    pub revision: Revision,
+}
+
 /// A value that cannot be decrypted now.
 #[derive(Clone)]
 pub(super) struct Unreadable {
@@ -174,6 +182,11 @@ impl Resource {
             return state.map.get(name).cloned();
         }
         state.map.get(format!("{namespace}/{name}").as_str()).cloned()
+    }
+
+    /// The stamp of the state as of now.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { resource: self.number, revision: self.state.read().revision }
     }
 
     /// All objects as of now.

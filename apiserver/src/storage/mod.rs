@@ -35,7 +35,7 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-pub use cache::{Cursor, Resource, Snapshot};
+pub use cache::{Cursor, Resource, Snapshot, Stamp};
 pub use encode::{EncodeError, Prepared};
 pub use log::{Event, EventKind, Expired, LogLimits, Scope};
 pub use object::{EncodingId, Labels, Object};

@@ -330,7 +330,7 @@ fn told(outcome: &Result<(), Failure>) -> Value {
         Ok(()) => Status::success(None),
         Err(Failure::Other(why)) => Status::internal_error(why),
         Err(Failure::ExitCode(code)) => Status {
-            reason: "NonZeroExitCode",
+            reason: "NonZeroExitCode".into(),
             message: format!("command terminated with non-zero exit code: command terminated with exit code {code}"),
             details: Some(Details {
                 causes: vec![Cause { reason: "ExitCode".to_owned(), message: code.to_string(), ..Cause::default() }],

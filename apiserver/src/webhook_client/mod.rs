@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::field::quote;
+use apimachinery::{json, yaml};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -24,6 +25,7 @@ pub use connections::Connections;
 use connections::{Call, Peer, Reply, Way};
 
 use crate::admission::Lookup;
+use crate::endpoints::body::no_object;
 use crate::endpoints::subresources::location::{self, Target};
 use crate::registry::read::{at, list_at, str_at};
 
@@ -149,9 +151,19 @@ fn endpoint(lookup: &dyn Lookup, namespace: &str, name: &str, port: i64) -> Resu
         .map_err(|status| status.message)
 }
 
+/// An object in JSON, or in YAML if it does not look like JSON.
+fn read_object(body: &[u8]) -> Result<Value, String> {
+    let value = if body.trim_ascii_start().starts_with(b"{") {
+        json::parse(body).map_err(|error| error.to_string())?.0
+    } else {
+        yaml::parse(body).map_err(|error| error.to_string())?.value
+    };
+    if value.is_object() { Ok(value) } else { Err(no_object(&value)) }
+}
+
 fn read_answer(status: StatusCode, body: &[u8]) -> Result<Value, String> {
     if status.is_success() {
-        return serde_json::from_slice(body).map_err(|error| format!("couldn't get version/kind; json parse error: {error}"));
+        return read_object(body).map_err(|why| format!("couldn't get version/kind; json parse error: {why}"));
     }
     let text = String::from_utf8_lossy(body);
     Err(match status {
@@ -189,7 +201,9 @@ mod tests {
     #[test]
     fn answers_that_are_none_are_explained() {
         assert_eq!(read_answer(StatusCode::OK, b"{}"), Ok(json!({})));
-        assert!(read_answer(StatusCode::OK, b"<html>").unwrap_err().starts_with("couldn't get version/kind; json parse error"));
+        let none = r#"json: cannot unmarshal string into Go value of type struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+        let error = read_answer(StatusCode::OK, b"<html>").unwrap_err();
+        assert_eq!(error, format!("couldn't get version/kind; json parse error: {none}"));
         let error = read_answer(StatusCode::INTERNAL_SERVER_ERROR, b"broken\n").unwrap_err();
         assert_eq!(error, "an error on the server (\"broken\") has prevented the request from succeeding");
     }

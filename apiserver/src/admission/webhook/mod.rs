@@ -6,23 +6,28 @@
 mod hook;
 mod review;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apimachinery::json;
 use apimachinery::patch::json::Patch;
 use apimachinery::status::Status;
+use apimachinery::validation::is_qualified_name;
 use bytes::Bytes;
-use cel::AccessRequest;
 use futures::future::{BoxFuture, join_all};
 use serde_json::Value;
 
-use super::matching::Invocation;
+use super::derived::Derived;
+use super::matching::{Invocation, Subject};
+use super::policy::GROUP;
 use super::rounds::Rounds;
-use super::{Attributes, Cluster, Lookup, MutatingPlugin, Operation, WaitingPlugin};
+use super::shown::permissions;
+use super::{Attributes, Cluster, MutatingPlugin, Operation, WaitingPlugin};
 use crate::audit::event::Level;
 use crate::audit::{self, Layer};
 use crate::endpoints::{convert, versions, write};
-use crate::expressions::{self, Permissions, Variables};
+use crate::expressions::{self, Quick, Variables};
+use crate::registry::read::{list_at, str_at};
 pub use hook::is_exempt;
 use hook::{Hook, SideEffects};
 use review::Answer;
@@ -43,13 +48,18 @@ struct Versioned<'a> {
 }
 
 /// Whether the webhook's match conditions hold. Where that cannot be told, its failure policy says whether the write fails.
-async fn is_asked(lookup: &dyn Lookup, hook: &Hook, invocation: &Invocation, about: &Versioned<'_>) -> Result<bool, Status> {
+async fn is_asked(cluster: &dyn Cluster, hook: &Hook, invocation: &Invocation, about: &Versioned<'_>) -> Result<bool, Status> {
     if hook.match_conditions.is_empty() {
         return Ok(true);
     }
-    let variables = variables(lookup, about.attributes, invocation, about.new, about.old);
+    let object = |object: Option<&Value>| object.cloned().unwrap_or(Value::Null);
+    let variables = Variables::default()
+        .with("object", object(about.new))
+        .with("oldObject", object(about.old))
+        .with("request", request_told(about.attributes, invocation))
+        .permit(permissions(about.attributes, cluster));
     let conditions = hook.match_conditions.clone();
-    let held = expressions::bounded(move || expressions::all_hold(&conditions, &variables)).await;
+    let held = expressions::evaluated(&Quick::default(), variables, move |variables| expressions::all_hold(&conditions, variables)).await;
     match held.and_then(|held| held) {
         Ok(held) => Ok(held),
         Err(_) if hook.ignores_failures => Ok(false),
@@ -57,14 +67,8 @@ async fn is_asked(lookup: &dyn Lookup, hook: &Hook, invocation: &Invocation, abo
     }
 }
 
-/// What expressions about a write may use.
-pub fn variables(
-    lookup: &dyn Lookup,
-    attributes: &Attributes<'_>,
-    invocation: &Invocation,
-    new: Option<&Value>,
-    old: Option<&Value>,
-) -> Variables {
+/// `request` as expressions are told of it: the question, without objects.
+pub fn request_told(attributes: &Attributes<'_>, invocation: &Invocation) -> Value {
     let mut review = review::request("", "v1", attributes, invocation, None, None);
     let mut request = review.get_mut("request").map(Value::take).unwrap_or_default();
     if let Some(members) = request.as_object_mut() {
@@ -72,18 +76,7 @@ pub fn variables(
             members.shift_remove(hidden);
         }
     }
-    let object = |object: Option<&Value>| object.cloned().unwrap_or(Value::Null);
-    let resource = AccessRequest {
-        group: attributes.group().to_owned(),
-        resource: attributes.plural().to_owned(),
-        subresource: attributes.subresource.to_owned(),
-        namespace: attributes.namespace.to_owned(),
-        name: attributes.name.to_owned(),
-        ..AccessRequest::default()
-    };
-    let permissions = Permissions { authorizer: lookup.authorizer(), user: attributes.user.clone(), resource };
-    let told = Variables::default().with("object", object(new)).with("oldObject", object(old)).with("request", request);
-    told.permit(permissions)
+    request
 }
 
 /// Asks one webhook.
@@ -109,7 +102,12 @@ async fn ask(
         review::read(&said, &uid, version, hook.mutating).map_err(|why| failed(format!("received invalid webhook response: {why}")))?;
     warnings.extend(answer.warnings.iter().cloned());
     for (key, value) in &answer.annotations {
-        audit::annotate(&format!("{}/{key}", hook.name), || value.clone());
+        let key = format!("{}/{key}", hook.name);
+        if is_qualified_name(&key).is_empty() {
+            audit::annotate(&key, || value.clone());
+        } else {
+            tracing::warn!(webhook = hook.name, key, "an audit annotation has no name");
+        }
     }
     match &answer.denial {
         Some(result) => Err(Failure::Refused(Box::new(review::denial(&hook.name, result)))),
@@ -190,16 +188,24 @@ pub async fn taken_back(
 }
 
 /// The webhooks of a kind of configuration, in the order in which they are asked.
-fn hooks(cluster: &dyn Cluster, plural: &str) -> Vec<Hook> {
-    let configurations = cluster.list("admissionregistration.k8s.io", plural, "");
-    configurations.iter().flat_map(|configuration| hook::read(configuration, plural == MUTATING)).collect()
+#[derive(Default)]
+struct InForce(Derived<Vec<Hook>, 1>);
+
+impl InForce {
+    fn get(&self, cluster: &dyn Cluster, plural: &'static str) -> Arc<Vec<Hook>> {
+        self.0.get(cluster, GROUP, [plural], || {
+            let configurations = cluster.list(GROUP, plural, "");
+            configurations.iter().flat_map(|configuration| hook::read(configuration, plural == MUTATING)).collect()
+        })
+    }
 }
 
 const MUTATING: &str = "mutatingwebhookconfigurations";
 const VALIDATING: &str = "validatingwebhookconfigurations";
 
 /// The webhooks that may change what is written.
-pub struct MutatingWebhooks;
+#[derive(Default)]
+pub struct MutatingWebhooks(InForce);
 
 impl MutatingWebhooks {
     async fn admit(
@@ -211,8 +217,8 @@ impl MutatingWebhooks {
         warnings: &mut Vec<String>,
         rounds: &mut Rounds,
     ) -> Result<(), Status> {
-        let hooks = if is_exempt(attributes) { Vec::new() } else { hooks(cluster, MUTATING) };
-        if hooks.is_empty() {
+        let hooks = self.0.get(cluster, MUTATING);
+        if hooks.is_empty() || is_exempt(attributes) {
             return Ok(());
         }
         if rounds.is_second() && rounds.webhooks.is_changed(new) {
@@ -240,8 +246,9 @@ impl MutatingWebhooks {
         warnings: &mut Vec<String>,
         rounds: &mut Rounds,
     ) -> Result<(), Status> {
+        let subject = Subject::new(attributes, cluster);
         for (index, hook) in hooks.iter().enumerate() {
-            let Some(invocation) = hook.matcher.concerns(attributes, cluster, Some(object), old)? else { continue };
+            let Some(invocation) = hook.matcher.concerns(&subject, Some(object), old)? else { continue };
             let place = Place { round: u8::from(rounds.is_second()), index };
             if rounds.is_second() && !rounds.webhooks.is_to_be_asked_again(&hook.id) {
                 continue;
@@ -250,7 +257,6 @@ impl MutatingWebhooks {
             let shown_old = converted(cluster, attributes, &invocation, old).await?;
             let about = Versioned { attributes, new: Some(&shown), old: shown_old.as_ref() };
             if !is_asked(cluster, hook, &invocation, &about).await? {
-                audit::annotate(&place.key("mutation"), || told_of(hook, "mutated", false.into()));
                 continue;
             }
             let since = Instant::now();
@@ -266,7 +272,7 @@ impl MutatingWebhooks {
                 }
                 Err(failure) => judge(hook, failure, place).map(|()| None),
             };
-            let mutated = matches!(&outcome, Ok(Some(patched)) if *patched != shown);
+            let mutated = matches!(&outcome, Ok(Some(patched)) if *patched != shown || has_fresh_owner(attributes, &shown));
             audit::annotate(&place.key("mutation"), || told_of(hook, "mutated", mutated.into()));
             if let Some(patched) = outcome?
                 && mutated
@@ -281,6 +287,13 @@ impl MutatingWebhooks {
         }
         Ok(())
     }
+}
+
+/// Whether somebody has come to own fields by this very write. Upstream knows the time of that more exactly than JSON tells it, so to
+/// upstream an object that went through JSON has changed.
+fn has_fresh_owner(attributes: &Attributes<'_>, object: &Value) -> bool {
+    let now = write::to_seconds(attributes.now).to_string();
+    list_at(object, "/metadata/managedFields").iter().any(|entry| str_at(entry, "/time") == now)
 }
 
 /// What the audit log is told of a webhook.
@@ -315,7 +328,7 @@ fn apply(
     let undecodable = |why: String| {
         Status::internal_error(&format!("failed calling webhook {hook:?}: received undecodable patch in webhook response: {why}"))
     };
-    let document: Value = serde_json::from_slice(patch).map_err(|error| undecodable(error.to_string()))?;
+    let (document, _) = json::parse(patch).map_err(|error| undecodable(error.to_string()))?;
     let (patch, _) = Patch::decode(&document, false).map_err(|error| undecodable(error.to_string()))?;
     if document.as_array().is_none_or(Vec::is_empty) {
         return Ok(None);
@@ -364,16 +377,21 @@ impl MutatingPlugin for MutatingWebhooks {
             if attributes.operation != Operation::Delete || is_exempt(attributes) {
                 return Ok(());
             }
+            let hooks = self.0.get(cluster, MUTATING);
+            if hooks.is_empty() {
+                return Ok(());
+            }
+            let subject = Subject::new(attributes, cluster);
             let old = old.map(|old| convert::from_storage(attributes.resource, old.clone()));
-            for (index, hook) in hooks(cluster, MUTATING).into_iter().enumerate() {
-                let Some(invocation) = hook.matcher.concerns(attributes, cluster, None, old.as_ref())? else { continue };
+            for (index, hook) in hooks.iter().enumerate() {
+                let Some(invocation) = hook.matcher.concerns(&subject, None, old.as_ref())? else { continue };
                 let place = Place { round: 0, index };
                 let shown = converted(cluster, attributes, &invocation, old.as_ref()).await?;
                 let about = Versioned { attributes, new: None, old: shown.as_ref() };
-                if !is_asked(cluster, &hook, &invocation, &about).await? {
+                if !is_asked(cluster, hook, &invocation, &about).await? {
                     continue;
                 }
-                match ask(cluster, &hook, &invocation, &about, warnings).await {
+                match ask(cluster, hook, &invocation, &about, warnings).await {
                     Ok(answer) if answer.patch.is_some() => {
                         let why = format!(
                             "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
@@ -382,7 +400,7 @@ impl MutatingPlugin for MutatingWebhooks {
                         return Err(Status::internal_error(&why));
                     }
                     Ok(_) => {}
-                    Err(failure) => judge(&hook, failure, place)?,
+                    Err(failure) => judge(hook, failure, place)?,
                 }
             }
             Ok(())
@@ -412,7 +430,8 @@ async fn validate_one(
 }
 
 /// The webhooks that may refuse what is written. They are asked at the same time.
-pub struct ValidatingWebhooks;
+#[derive(Default)]
+pub struct ValidatingWebhooks(InForce);
 
 impl WaitingPlugin for ValidatingWebhooks {
     fn name(&self) -> &'static str {
@@ -428,15 +447,16 @@ impl WaitingPlugin for ValidatingWebhooks {
         warnings: &'a mut Vec<String>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
-            let hooks = if is_exempt(attributes) { Vec::new() } else { hooks(cluster, VALIDATING) };
-            if hooks.is_empty() {
+            let hooks = self.0.get(cluster, VALIDATING);
+            if hooks.is_empty() || is_exempt(attributes) {
                 return Ok(());
             }
+            let subject = Subject::new(attributes, cluster);
             let shown = |object: &Value| in_request_version(attributes, object.clone());
             let (new, old) = (new.map(shown), old.map(shown));
             let mut concerned = Vec::new();
-            for hook in &hooks {
-                if let Some(invocation) = hook.matcher.concerns(attributes, cluster, new.as_ref(), old.as_ref())? {
+            for hook in &*hooks {
+                if let Some(invocation) = hook.matcher.concerns(&subject, new.as_ref(), old.as_ref())? {
                     concerned.push((hook, invocation));
                 }
             }

@@ -1,11 +1,9 @@
 //! What administrators do with kubectl: whoever they are known as, asking what they may, handing out roles, tokens and certificates.
 //!
-//! Runs the real program: the one that `FERROKUBE_TEST_KUBECTL` names, or that `make compatibility` has built.
+//! Runs the real program: see [`crate::kubectl`].
 
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -13,53 +11,20 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{kubeconfig, outside};
+use crate::kubectl::Kubectl;
 use crate::process::Cluster;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// `None`, with a message, on machines without kubectl.
-fn program() -> Option<String> {
-    let built = || concat!(env!("CARGO_MANIFEST_DIR"), "/../target/upstream/kubectl").to_owned();
-    let path = std::env::var("FERROKUBE_TEST_KUBECTL").unwrap_or_else(|_| built());
-    if Path::new(&path).exists() {
-        return Some(path);
-    }
-    writeln!(std::io::stderr(), "skipped, there is no {path}; FERROKUBE_TEST_KUBECTL can name a kubectl of v1.37").expect("stderr");
-    None
+/// The same kubectl as somebody else.
+fn as_user(kubectl: &Kubectl, cluster: &Cluster, file: &Path, user: &Value) -> Kubectl {
+    kubeconfig(cluster, file, user);
+    kubectl.with(file)
 }
 
-struct Kubectl {
-    program: String,
-    kubeconfig: PathBuf,
-    home: PathBuf,
-}
-
-impl Kubectl {
-    fn run(&self, words: &[&str]) -> Result<String, String> {
-        let output = Command::new(&self.program)
-            .args(words)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("HOME", &self.home)
-            .output()
-            .expect("kubectl starts");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
-        if output.status.success() { Ok(text(output.stdout)) } else { Err(format!("{}{}", text(output.stdout), text(output.stderr))) }
-    }
-
-    fn ok(&self, words: &[&str]) -> String {
-        self.run(words).unwrap_or_else(|error| panic!("kubectl {words:?}: {error}"))
-    }
-
-    /// The same with another kubeconfig.
-    fn as_user(&self, cluster: &Cluster, file: &Path, user: &Value) -> Kubectl {
-        kubeconfig(cluster, file, user);
-        Kubectl { program: self.program.clone(), kubeconfig: file.to_owned(), home: self.home.clone() }
-    }
-
-    fn who(&self) -> Value {
-        let review: Value = serde_json::from_str(&self.ok(&["auth", "whoami", "-o", "json"])).expect("JSON");
-        review["status"]["userInfo"].clone()
-    }
+fn identity(kubectl: &Kubectl) -> Value {
+    let review: Value = serde_json::from_str(&kubectl.ok(&["auth", "whoami", "-o", "json"])).expect("JSON");
+    review["status"]["userInfo"].clone()
 }
 
 /// Waits until something is so.
@@ -75,8 +40,8 @@ fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs kubectl"]
 async fn kubectl_works_with_every_kind_of_credential() {
-    let Some(program) = program() else { return };
     let directory = tempfile::tempdir().expect("a directory");
     let path = |name: &str| directory.path().join(name);
     let outside = outside::serve().await;
@@ -91,7 +56,7 @@ async fn kubectl_works_with_every_kind_of_credential() {
     ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let cluster = Cluster::start_with(&path("cluster"), &flags);
-    let admin = Kubectl { program, kubeconfig: cluster.kubeconfig().to_owned(), home: directory.path().to_owned() };
+    let admin = Kubectl::new(cluster.kubeconfig(), directory.path());
     tokio::task::block_in_place(|| {
         by_certificate(&admin, &cluster, directory.path());
         let token = by_token(&admin, &cluster, directory.path());
@@ -103,7 +68,7 @@ async fn kubectl_works_with_every_kind_of_credential() {
 
 /// A certificate that was asked for, approved and signed.
 fn by_certificate(admin: &Kubectl, cluster: &Cluster, directory: &Path) {
-    let who = admin.who();
+    let who = identity(admin);
     assert_eq!(who["username"], "kubernetes-admin");
     assert!(who["groups"].as_array().expect("groups").contains(&json!("system:masters")));
 
@@ -126,8 +91,8 @@ fn by_certificate(admin: &Kubectl, cluster: &Cluster, directory: &Path) {
         Some(admin.ok(&["get", "csr", "ann", "-o", "jsonpath={.status.certificate}"])).filter(|text| !text.is_empty())
     });
     let user = json!({ "client-certificate-data": certificate, "client-key-data": STANDARD.encode(key.serialize_pem()) });
-    let ann = admin.as_user(cluster, &directory.join("ann.json"), &user);
-    let who = ann.who();
+    let ann = as_user(admin, cluster, &directory.join("ann.json"), &user);
+    let who = identity(&ann);
     assert_eq!((&who["username"], &who["groups"]), (&json!("ann"), &json!(["dev", "system:authenticated"])));
     assert_eq!(ann.run(&["auth", "can-i", "list", "pods"]).expect_err("not yet"), "no");
     admin.ok(&["create", "rolebinding", "dev", "--clusterrole=view", "--group=dev"]);
@@ -141,10 +106,10 @@ fn by_token(admin: &Kubectl, cluster: &Cluster, directory: &Path) -> String {
     admin.ok(&["create", "serviceaccount", "robot"]);
     let token = admin.ok(&["create", "token", "robot", "--duration=1h"]);
     assert_eq!(token.split('.').count(), 3, "{token}");
-    let robot = admin.as_user(cluster, &directory.join("robot.json"), &json!({ "token": token }));
-    assert_eq!(robot.who()["username"], "system:serviceaccount:default:robot");
+    let robot = as_user(admin, cluster, &directory.join("robot.json"), &json!({ "token": token }));
+    assert_eq!(identity(&robot)["username"], "system:serviceaccount:default:robot");
     let other = admin.ok(&["create", "token", "robot", "--audience=vault"]);
-    let refused = admin.as_user(cluster, &directory.join("other.json"), &json!({ "token": other })).run(&["auth", "whoami"]);
+    let refused = as_user(admin, cluster, &directory.join("other.json"), &json!({ "token": other })).run(&["auth", "whoami"]);
     assert!(refused.expect_err("it is for somebody else").contains("Unauthorized"));
     token
 }
@@ -156,8 +121,8 @@ fn by_plugin(admin: &Kubectl, cluster: &Cluster, directory: &Path, token: &str) 
     std::fs::write(&plugin, format!("#!/bin/sh\ncat <<END\n{credential}\nEND\n")).expect("a file");
     std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).expect("permissions");
     let exec = json!({ "apiVersion": "client.authentication.k8s.io/v1", "command": plugin, "interactiveMode": "Never" });
-    let user = admin.as_user(cluster, &directory.join("plugin.json"), &json!({ "exec": exec }));
-    assert_eq!(user.who()["username"], "system:serviceaccount:default:robot");
+    let user = as_user(admin, cluster, &directory.join("plugin.json"), &json!({ "exec": exec }));
+    assert_eq!(identity(&user)["username"], "system:serviceaccount:default:robot");
 }
 
 /// A token of an OpenID issuer.
@@ -166,8 +131,8 @@ fn by_identity_token(admin: &Kubectl, cluster: &Cluster, directory: &Path, outsi
     let provider = json!({ "name": "oidc", "config": {
         "idp-issuer-url": outside.url, "client-id": "ferrokube", "id-token": token, "idp-certificate-authority": directory.join("ca.pem"),
     } });
-    let zoe = admin.as_user(cluster, &directory.join("zoe.json"), &json!({ "auth-provider": provider }));
-    let who = zoe.who();
+    let zoe = as_user(admin, cluster, &directory.join("zoe.json"), &json!({ "auth-provider": provider }));
+    let who = identity(&zoe);
     assert_eq!((&who["username"], &who["groups"]), (&json!("oidc:zoe"), &json!(["ops", "system:authenticated"])));
 }
 
@@ -196,7 +161,7 @@ fn roles(admin: &Kubectl, cluster: &Cluster, directory: &Path) {
     let verbs = admin.ok(&["get", "role", "deployer", "-o", "jsonpath={.rules[*].verbs}"]);
     assert!(["get", "list", "watch"].iter().all(|verb| verbs.contains(verb)), "reconciling takes nothing away: {verbs}");
     let token = admin.ok(&["create", "token", "robot"]);
-    let robot = admin.as_user(cluster, &directory.join("robot.json"), &json!({ "token": token }));
+    let robot = as_user(admin, cluster, &directory.join("robot.json"), &json!({ "token": token }));
     let list =
         until("the role takes no effect", || Some(robot.ok(&["auth", "can-i", "--list"])).filter(|list| list.contains("deployments.apps")));
     assert!(list.contains("selfsubjectreviews.authentication.k8s.io") && list.contains("/healthz"), "{list}");

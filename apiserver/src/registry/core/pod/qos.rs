@@ -1,10 +1,13 @@
 //! A pod's quality of service class, which follows from its requests and limits.
 
 use apimachinery::quantity::Quantity;
+use apimachinery::view::view;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
+use serde_json::Value;
 
 use super::access::{items, text};
 use super::validation::{amount, is_pod_level};
+use crate::registry::read::list_at;
 
 /// The class that the pod has been given, or the one it should have.
 pub fn of_pod(pod: &Pod) -> String {
@@ -14,12 +17,22 @@ pub fn of_pod(pod: &Pod) -> String {
 
 /// The class that follows from the spec.
 pub fn compute(spec: &PodSpec) -> &'static str {
-    if let Some(resources) = spec.resources.as_ref().filter(|r| has_pod_level(r)) {
-        return of_requirements(resources);
-    }
     let none = ResourceRequirements::default();
     let containers = items(&spec.init_containers).iter().chain(&spec.containers);
-    let mut classes = containers.map(|c| of_requirements(c.resources.as_ref().unwrap_or(&none)));
+    of_all(spec.resources.as_ref(), containers.map(|c| of_requirements(c.resources.as_ref().unwrap_or(&none))))
+}
+
+/// The same for a spec that has not been read.
+pub fn of_value(spec: &Value) -> &'static str {
+    let read = |value: &Value| value.get("resources").filter(|value| value.is_object()).map(view::<ResourceRequirements>);
+    let containers = list_at(spec, "/initContainers").iter().chain(list_at(spec, "/containers"));
+    of_all(read(spec).as_ref(), containers.map(|container| of_requirements(&read(container).unwrap_or_default())))
+}
+
+fn of_all(pod_level: Option<&ResourceRequirements>, mut classes: impl Iterator<Item = &'static str>) -> &'static str {
+    if let Some(resources) = pod_level.filter(|resources| has_pod_level(resources)) {
+        return of_requirements(resources);
+    }
     let Some(first) = classes.next() else { return "BestEffort" };
     if classes.all(|class| class == first) { first } else { "Burstable" }
 }
@@ -45,7 +58,6 @@ fn of_resource(resources: &ResourceRequirements, name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use apimachinery::view::view;
     use serde_json::json;
 
     use super::*;
@@ -63,10 +75,10 @@ mod tests {
             (json!([{"resources": extended}]), "BestEffort"),
         ];
         for (containers, class) in cases {
-            let spec: PodSpec = view(&json!({"containers": containers}));
-            assert_eq!(compute(&spec), class, "{containers}");
+            let spec = json!({"containers": containers});
+            assert_eq!((compute(&view(&spec)), of_value(&spec)), (class, class), "{containers}");
         }
-        let pod_level: PodSpec = view(&json!({"containers": [{}], "resources": both}));
-        assert_eq!(compute(&pod_level), "Guaranteed");
+        let pod_level = json!({"containers": [{}], "resources": both});
+        assert_eq!((compute(&view(&pod_level)), of_value(&pod_level)), ("Guaranteed", "Guaranteed"));
     }
 }

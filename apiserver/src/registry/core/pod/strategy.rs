@@ -37,6 +37,20 @@ impl UpdateStrategy for PodStrategy {
     }
 }
 
+/// What is to be said of a new pod.
+fn warnings_of(new: &Value, pod: &Pod) -> Vec<String> {
+    let mut all = app_armor_warnings(new);
+    let problems = is_dns1123_label(str_at(new, "/metadata/name"));
+    if !problems.is_empty() {
+        all.push(format!(
+            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            problems.join(" ")
+        ));
+    }
+    all.extend(warnings::warnings_for_pod(pod));
+    all
+}
+
 impl Strategy for PodStrategy {
     fn prepare_for_create(&self, cx: &Cx<'_>, new: &mut Value) {
         set_generation(new, 1);
@@ -54,8 +68,7 @@ impl Strategy for PodStrategy {
         merge_label_keys(new);
         set_app_armor_profiles(new);
         default_pod_level_resources(new);
-        let pod: Pod = view(new);
-        let class = qos::of_pod(&pod);
+        let class = qos::of_value(at(new, "/spec"));
         if let Some(status) = new.get_mut("status") {
             set_field(status, "qosClass", class);
         }
@@ -65,17 +78,17 @@ impl Strategy for PodStrategy {
         validation::validate_pod_create(&view(new), &Options::for_pod(None))
     }
 
+    /// Reads the pod once for both.
+    fn check_new(&self, _cx: &Cx<'_>, new: &Value, metadata: ErrorList) -> (ErrorList, Vec<String>) {
+        let pod: Pod = view(new);
+        let mut errors = metadata;
+        errors.extend(validation::validate_pod_create(&pod, &Options::for_pod(None)));
+        let warnings = if errors.is_empty() { warnings_of(new, &pod) } else { Vec::new() };
+        (errors, warnings)
+    }
+
     fn warnings_on_create(&self, _cx: &Cx<'_>, new: &Value) -> Vec<String> {
-        let mut all = app_armor_warnings(new);
-        let problems = is_dns1123_label(str_at(new, "/metadata/name"));
-        if !problems.is_empty() {
-            all.push(format!(
-                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [{}]",
-                problems.join(" ")
-            ));
-        }
-        all.extend(warnings::warnings_for_pod(new));
-        all
+        warnings_of(new, &view(new))
     }
 
     fn grace_period_seconds(&self, _cx: &Cx<'_>, pod: &Value, requested: Option<i64>) -> Option<i64> {

@@ -28,9 +28,9 @@ const DEAD_ANNOTATIONS: &[(&str, &str)] = &[
 ];
 
 /// Of a pod.
-pub fn warnings_for_pod(pod: &Value) -> Vec<String> {
-    let pod: Pod = view(pod);
-    warnings(&Path::ROOT, &pod.spec.unwrap_or_default(), &pod.metadata, false)
+pub fn warnings_for_pod(pod: &Pod) -> Vec<String> {
+    let none = PodSpec::default();
+    warnings(&Path::ROOT, pod.spec.as_ref().unwrap_or(&none), &pod.metadata, false)
 }
 
 /// Of a pod template at `path`; an absent template warns of nothing. The old one makes no difference upstream either.
@@ -367,7 +367,7 @@ mod tests {
             ),
         ];
         for (spec, want) in cases {
-            assert_eq!(warnings_for_pod(&json!({"metadata": {}, "spec": spec})), [want], "{spec}");
+            assert_eq!(warnings_for_pod(&view(&json!({"metadata": {}, "spec": spec}))), [want], "{spec}");
         }
     }
 

@@ -102,7 +102,9 @@ const WORKER_STACK_BYTES: usize = 64 << 20;
 fn main() -> ExitCode {
     let mut cli = Cli::parse_from(argv::arguments(std::env::args_os()));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(cli.command.log_filter()));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    // A line that finds no room where it is to be written is lost; told of there as well, it would end the process.
+    log.log_internal_errors(false).init();
     let entered = match &mut cli.command {
         Command::Node(node) => node.enter(),
         Command::Join(join) => join.enter(),

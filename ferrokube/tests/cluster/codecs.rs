@@ -56,12 +56,13 @@ impl Form {
     }
 }
 
-struct Sample {
+pub struct Sample {
     /// Where it is posted.
-    path: &'static str,
-    object: Value,
+    pub path: &'static str,
+    /// With NAME and ADDRESS in the place of what tells it from others.
+    pub object: Value,
     /// The answer is no object that can be read again.
-    only_posted: bool,
+    pub only_posted: bool,
 }
 
 fn sample(path: &'static str, api_version: &str, kind: &str, mut rest: Value) -> Sample {
@@ -494,6 +495,11 @@ fn extension() -> Vec<Sample> {
     ]
 }
 
+/// One of each resource that can be created.
+pub fn samples() -> Vec<Sample> {
+    [core(), workloads(), network_and_storage(), access(), extension()].into_iter().flatten().collect()
+}
+
 /// The end of an address that stands in place of a name.
 fn address(form: Form) -> &'static str {
     match form {
@@ -568,7 +574,7 @@ async fn every_resource_comes_back_the_same_in_all_forms() {
     let data = tempfile::tempdir().expect("a directory");
     let cluster = Cluster::api_server(data.path());
     let client = cluster.client().await;
-    let samples: Vec<Sample> = [core(), workloads(), network_and_storage(), access(), extension()].into_iter().flatten().collect();
+    let samples = samples();
     let covered = samples.iter().map(|sample| {
         let plural = sample.path.rsplit('/').next().expect("a plural");
         let root = sample.path.split("/namespaces/").next().expect("a root").trim_end_matches(&format!("/{plural}"));

@@ -18,6 +18,7 @@ mod etcd_leader;
 mod exchanges;
 mod fuzzing;
 mod hostile;
+mod kinds;
 mod kms_plugin;
 mod kubectl;
 mod node;

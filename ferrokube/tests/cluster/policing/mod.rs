@@ -5,7 +5,6 @@
 //! but for what a server makes, and to tell its log, in blocking mode, what [`AUDIT_POLICY`] wants.
 
 mod hooks;
-mod transcript;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,9 +15,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::kubectl::Kubectl;
+use crate::kubectl::transcript::{self, Entry, Line};
 use crate::process::Cluster;
 use crate::webhook_server::Serving;
-use transcript::{Entry, Line};
 
 /// What is told of requests: all that admission writes to the log.
 const AUDIT_POLICY: &str = r#"

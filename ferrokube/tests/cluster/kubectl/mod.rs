@@ -2,6 +2,8 @@
 //!
 //! Tests that need it have `kubectl` in their name and are ignored unless that script runs them, so that a machine without it says so.
 
+pub mod transcript;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -12,10 +14,11 @@ fn program() -> PathBuf {
     path
 }
 
+#[derive(Clone)]
 pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
-    /// Where it keeps what it knows of servers, and files are named from.
+    /// Where it keeps what it knows of servers, and files are named from; `editor` there is what it edits with.
     home: PathBuf,
 }
 
@@ -35,6 +38,9 @@ impl Kubectl {
             .current_dir(&self.home)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("HOME", &self.home)
+            .env("TMPDIR", &self.home)
+            .env("KUBE_EDITOR", self.home.join("editor"))
+            .env("KUBECTL_EXTERNAL_DIFF", "diff -r -N -U 0")
             .output()
             .expect("kubectl starts")
     }

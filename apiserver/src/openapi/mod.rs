@@ -36,75 +36,88 @@ pub struct Document {
     /// Of the JSON text, or of what it is made from, in upper case hexadecimal: the `hash` of the index and, in quotes, the `ETag`.
     pub hash: String,
     flavour: Flavour,
-    text: Text,
-    protobuf: OnceLock<Bytes>,
+    json: Form,
+    protobuf: OnceLock<Form>,
 }
 
-/// The JSON of a document.
+/// A document in one of its two forms.
 #[derive(Debug)]
-enum Text {
+pub enum Form {
     /// With the compressed form, made when it is first asked for.
     Plain(Bytes, OnceLock<Option<Bytes>>),
     /// Compressed alone: there are as many documents of custom resources as there are groups, and each repeats what the others say.
     Packed { gzip: Bytes, length: usize },
 }
 
-impl Document {
-    fn plain(value: &Value, flavour: Flavour) -> Document {
-        let json = Bytes::from(value.to_string());
-        Document { hash: sha512(&json), flavour, text: Text::Plain(json, OnceLock::new()), protobuf: OnceLock::new() }
+impl Form {
+    fn plain(bytes: Bytes) -> Form {
+        Form::Plain(bytes, OnceLock::new())
     }
 
-    fn packed(json: &[u8], hash: String, flavour: Flavour) -> Document {
-        let text = match respond::pack(json) {
-            Some(gzip) => Text::Packed { gzip, length: json.len() },
-            None => Text::Plain(Bytes::copy_from_slice(json), OnceLock::new()),
-        };
-        Document { hash, flavour, text, protobuf: OnceLock::new() }
+    fn packed(bytes: &[u8]) -> Form {
+        match respond::pack(bytes) {
+            Some(gzip) => Form::Packed { gzip, length: bytes.len() },
+            None => Form::plain(Bytes::copy_from_slice(bytes)),
+        }
     }
 
-    pub fn json(&self) -> Bytes {
-        match &self.text {
-            Text::Plain(json, _) => json.clone(),
-            Text::Packed { gzip, .. } => {
-                let mut json = Vec::with_capacity(gzip.len() * 10);
-                flate2::read::GzDecoder::new(&**gzip).read_to_end(&mut json).expect("it was compressed here");
-                json.into()
+    pub fn bytes(&self) -> Bytes {
+        match self {
+            Form::Plain(bytes, _) => bytes.clone(),
+            Form::Packed { gzip, length } => {
+                let mut bytes = Vec::with_capacity(*length);
+                flate2::read::GzDecoder::new(&**gzip).read_to_end(&mut bytes).expect("it was compressed here");
+                bytes.into()
             }
         }
     }
 
-    /// The length of the JSON, and the JSON as a body. What is kept compressed is unpacked as it goes out: clients that take it slowly, or not at
+    /// The length, and the bytes as a body. What is kept compressed is unpacked as it goes out: clients that take it slowly, or not at
     /// all, cost no more than others.
     pub fn body(&self) -> (usize, Body) {
-        match &self.text {
-            Text::Plain(json, _) => (json.len(), Body::from(json.clone())),
-            Text::Packed { gzip, length } => {
+        match self {
+            Form::Plain(bytes, _) => (bytes.len(), Body::from(bytes.clone())),
+            Form::Packed { gzip, length } => {
                 let chunks = Unpacking(flate2::read::GzDecoder::new(std::io::Cursor::new(gzip.clone())));
                 (*length, Body::from_stream(futures::stream::iter(chunks)))
             }
         }
     }
 
-    /// The JSON compressed, if it is large enough for that.
+    /// The bytes compressed, if there are enough of them for that.
     pub fn gzip(&self) -> Option<Bytes> {
-        match &self.text {
-            Text::Plain(json, gzip) => gzip.get_or_init(|| respond::gzip(json)).clone(),
-            Text::Packed { gzip, length } => respond::is_large(*length).then(|| gzip.clone()),
+        match self {
+            Form::Plain(bytes, gzip) => gzip.get_or_init(|| respond::gzip(bytes)).clone(),
+            Form::Packed { gzip, length } => respond::is_large(*length).then(|| gzip.clone()),
         }
+    }
+}
+
+impl Document {
+    fn plain(value: &Value, flavour: Flavour) -> Document {
+        let json = Bytes::from(value.to_string());
+        Document { hash: sha512(&json), flavour, json: Form::plain(json), protobuf: OnceLock::new() }
+    }
+
+    fn packed(json: &[u8], hash: String, flavour: Flavour) -> Document {
+        Document { hash, flavour, json: Form::packed(json), protobuf: OnceLock::new() }
+    }
+
+    pub fn json(&self) -> &Form {
+        &self.json
     }
 
     /// The same document as a gnostic message (`application/com.github.proto-openapi.spec.v3.v1.0+protobuf`, and
-    /// `…spec.v2@v1.0+protobuf`), made when it is first asked for.
-    pub fn protobuf(&self) -> Bytes {
-        let encode = || {
-            let value: Value = serde_json::from_slice(&self.json()).expect("the document was written from a value");
-            Bytes::from(gnostic::encode(&value, self.flavour))
-        };
-        match (&self.text, self.flavour) {
-            (Text::Packed { .. }, Flavour::V3) => encode(),
-            _ => self.protobuf.get_or_init(encode).clone(),
-        }
+    /// `…spec.v2@v1.0+protobuf`), made when it is first asked for and kept as the JSON is.
+    pub fn protobuf(&self) -> &Form {
+        self.protobuf.get_or_init(|| {
+            let value: Value = serde_json::from_slice(&self.json.bytes()).expect("the document was written from a value");
+            let message = gnostic::encode(&value, self.flavour);
+            match self.json {
+                Form::Plain(..) => Form::plain(message.into()),
+                Form::Packed { .. } => Form::packed(&message),
+            }
+        })
     }
 }
 
@@ -242,7 +255,7 @@ struct Whole {
 }
 
 impl OpenApi {
-    /// The documents of built-in resources. `version` is the server's version, as in `/version`.
+    /// The documents of built-in resources. `version` is that of the API, without a patch.
     pub fn new(definitions: &[&Definition], types: &'static Types, version: &str) -> OpenApi {
         OpenApi::of(definitions.iter().map(|d| Resource::built_in(d, types)).collect(), types, version)
     }
@@ -501,7 +514,7 @@ mod tests {
 
     fn sample() -> OpenApi {
         let resources = vec![resource("", "pods", "Pod", vec![exec()]), resource("apps", "deployments", "Deployment", Vec::new())];
-        OpenApi::of(resources, builtin(), "v1.37.0")
+        OpenApi::of(resources, builtin(), "1.37")
     }
 
     fn parsed(bytes: &[u8]) -> Value {
@@ -524,7 +537,7 @@ mod tests {
 
     #[test]
     fn a_document_has_its_operations_and_what_they_reach() {
-        let apps = parsed(&sample().document_v3("apis/apps/v1").expect("a document").json());
+        let apps = parsed(&sample().document_v3("apis/apps/v1").expect("a document").json().bytes());
         let item = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
         assert_eq!(item["get"]["operationId"], "readAppsV1NamespacedDeployment");
         assert_eq!(item["delete"]["responses"]["202"]["description"], "Accepted");
@@ -538,7 +551,7 @@ mod tests {
 
     #[test]
     fn streams_are_operations_without_objects() {
-        let core = parsed(&sample().document_v3("api/v1").expect("a document").json());
+        let core = parsed(&sample().document_v3("api/v1").expect("a document").json().bytes());
         let exec = &core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/exec"];
         assert_eq!(exec["post"]["operationId"], "connectCoreV1PostNamespacedPodExec");
         assert_eq!(exec["post"]["responses"]["200"]["content"], json!({"*/*": {"schema": {"type": "string"}}}));
@@ -563,8 +576,8 @@ mod tests {
         api.set_custom("example.com", "v1", "widgets.example.com", published());
         api.set_custom("apps", "v1", "widgets.apps", published());
         assert_ne!(index, api.index());
-        assert!(parsed(&api.document_v2().json())["definitions"]["com.example.v1.Widget"].is_object());
-        let custom = parsed(&api.document_v3("apis/example.com/v1").expect("a document").json());
+        assert!(parsed(&api.document_v2().json().bytes())["definitions"]["com.example.v1.Widget"].is_object());
+        let custom = parsed(&api.document_v3("apis/example.com/v1").expect("a document").json().bytes());
         let paths: Vec<&String> = custom["paths"].as_object().expect("paths").keys().collect();
         assert!(paths.iter().all(|p| !p.contains("/watch/")), "{paths:?}");
         api.remove_custom("example.com", "v1", "widgets.example.com");
@@ -573,7 +586,7 @@ mod tests {
 
     #[test]
     fn version_2_shares_parameters_under_upstreams_names() {
-        let v2 = parsed(&sample().document_v2().json());
+        let v2 = parsed(&sample().document_v2().json().bytes());
         let item = &v2["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
         assert_eq!(item["parameters"][1], json!({"$ref": "#/parameters/namespace-vgWSWtn3"}));
         assert_eq!(item["delete"]["parameters"][0], json!({"$ref": "#/parameters/body-2Y1dVQaQ"}));

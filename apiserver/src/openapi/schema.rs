@@ -187,7 +187,9 @@ fn property(types: &Types, s: &StructType, f: &Field, flavour: Flavour) -> Value
         out.insert("allOf".into(), json!([{"$ref": reference}]));
     }
     out.extend(extensions);
-    describe(&mut out, schema::description(&s.name, Some(&f.json)));
+    let meanings = schema::meanings(&s.name, &f.json).unwrap_or("");
+    let text = schema::description(&s.name, Some(&f.json)).map(|text| format!("{text}{meanings}"));
+    describe(&mut out, text.as_deref());
     Value::Object(out)
 }
 

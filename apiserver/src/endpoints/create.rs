@@ -74,11 +74,12 @@ async fn place(call: &mut Call, object: Value, dry_run: bool, has_revision: bool
     let options = serde_json::json!({ "kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1" });
     let name = meta::text(&object, "name").to_owned();
     let mut warnings = std::mem::take(&mut call.warnings);
-    {
+    let admitted = {
         let attributes = call.attributes(Operation::Create, &name, &namespace, dry_run, &options);
-        call.api.admission.admit(&attributes, &call.api, &mut object, None, &mut warnings).await?;
-    }
+        call.api.admission.admit(&attributes, &call.api, &mut object, None, &mut warnings).await
+    };
     call.warnings = warnings;
+    admitted?;
     if resource.custom.as_ref().is_some_and(|form| form.terminating) {
         let why = "create not allowed while custom resource definition is terminating";
         return Err(Status::forbidden(resource.group(), &resource.plural, &name, why));

@@ -162,11 +162,12 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     let mut new = convert::to_storage(&resource, object);
     convert::drop_empties(&resource, &mut new);
     let options = serde_json::json!({ "kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1" });
-    {
+    let admitted = {
         let attributes = call.attributes(Operation::Update, current.name(), call.namespace(), change.dry_run, &options);
-        call.api.admission.admit(&attributes, &call.api, &mut new, Some(&old), &mut warnings).await?;
-    }
+        call.api.admission.admit(&attributes, &call.api, &mut new, Some(&old), &mut warnings).await
+    };
     call.warnings = warnings;
+    admitted?;
     check_version(call, current, &mut new)?;
     meta::ensure_namespace(&mut new, call.namespace())?;
     let taken = allocation::begin(call, &mut new, Some(&old), change.dry_run).await?;

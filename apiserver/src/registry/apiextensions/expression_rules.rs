@@ -16,10 +16,11 @@ const MAX_TOTAL_COST: u64 = 100_000_000;
 /// How many of the most expensive rules are named when all together cost too much.
 const NAMED: usize = 4;
 
-/// The errors of all rules within a schema that is sound otherwise. Of expressions that are `in_force`, more is known than new ones may
-/// use; in a schema that is `unchanged`, each may cost what it costs.
-pub fn validate(schema: &Value, in_force: &Expressions, unchanged: bool, path: &Path<'_>) -> ErrorList {
-    let mut walk = Walk { in_force, unchanged, errors: ErrorList::new(), total: 0, expensive: Vec::new() };
+/// The errors of all rules within a schema of sound form. Of expressions that are `in_force`, more is known than new ones may
+/// use; in a schema that is `unchanged`, each may cost what it costs. Where something within is `wrong` otherwise, rules would make no sense:
+/// these are the fields of such errors.
+pub fn validate(schema: &Value, in_force: &Expressions, unchanged: bool, wrong: &[String], path: &Path<'_>) -> ErrorList {
+    let mut walk = Walk { in_force, unchanged, wrong, errors: ErrorList::new(), total: 0, expensive: Vec::new() };
     walk.schema(schema, true, Some(1), None, path);
     let Walk { mut errors, total, expensive, .. } = walk;
     if total > MAX_TOTAL_COST {
@@ -34,6 +35,7 @@ pub fn validate(schema: &Value, in_force: &Expressions, unchanged: bool, path: &
 struct Walk<'r> {
     in_force: &'r Expressions,
     unchanged: bool,
+    wrong: &'r [String],
     errors: ErrorList,
     total: u64,
     /// The most expensive rules and their places.
@@ -57,7 +59,10 @@ impl Walk<'_> {
                 if str_at(schema, "/x-kubernetes-list-type") == "map" { uncorrelated } else { uncorrelated.or(Some(here.as_str())) };
             self.schema(items, false, inner, within, &path.child("items"));
         }
-        self.rules(schema, is_root, cardinality, uncorrelated, path);
+        let is_within = |wrong: &String| wrong.strip_prefix(&*here).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        if !self.wrong.iter().any(is_within) {
+            self.rules(schema, is_root, cardinality, uncorrelated, path);
+        }
     }
 
     fn rules(&mut self, schema: &Value, is_root: bool, cardinality: Option<u64>, uncorrelated: Option<&str>, path: &Path<'_>) {
@@ -157,13 +162,26 @@ mod tests {
     use super::*;
 
     fn errors(schema: Value) -> Vec<String> {
-        validate(&schema, &Expressions::default(), false, &Path::new("s")).iter().map(ToString::to_string).collect()
+        validate(&schema, &Expressions::default(), false, &[], &Path::new("s")).iter().map(ToString::to_string).collect()
     }
 
     fn rules(ty: Value, rules: Value) -> Value {
         let mut schema = ty;
         schema["x-kubernetes-validations"] = rules;
         schema
+    }
+
+    #[test]
+    fn rules_about_something_that_is_wrong_are_not_looked_at() {
+        let rule = json!([{"rule": "nosuch"}]);
+        let schema = json!({"type": "object", "properties": {
+            "a": {"type": "object", "x-kubernetes-validations": rule, "properties": {"b": {"type": "bad"}}},
+            "ab": {"type": "object", "x-kubernetes-validations": rule},
+        }});
+        let wrong = ["s.properties[a].properties[b].type".to_owned()];
+        let errors = validate(&schema, &Expressions::default(), false, &wrong, &Path::new("s"));
+        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["s.properties[ab].x-kubernetes-validations[0].rule"]);
     }
 
     #[test]
@@ -180,7 +198,7 @@ mod tests {
         let list = json!({"type": "array", "items": {"type": "array", "items": {"type": "string"}}});
         let schema = rules(list, json!([{"rule": "self.all(x, x.all(y, y == 'a'))"}]));
         let found = errors(schema.clone());
-        let unchanged = validate(&schema, &Expressions::default(), true, &Path::new("s"));
+        let unchanged = validate(&schema, &Expressions::default(), true, &[], &Path::new("s"));
         assert!(unchanged.iter().all(|error| error.to_string().contains("rule cost total")), "{unchanged:?}");
         assert_eq!(
             found[0],
@@ -195,7 +213,7 @@ mod tests {
             rules(json!({"type": "string"}), json!([{"rule": "[1, 2].includes(1)", "messageExpression": "[1].includes(1) ? 'a' : 'b'"}]));
         let in_force = |rules: &[&str], messages: &[&str]| {
             let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect();
-            validate(&schema, &Expressions { rules: texts(rules), messages: texts(messages) }, false, &Path::new("s")).len()
+            validate(&schema, &Expressions { rules: texts(rules), messages: texts(messages) }, false, &[], &Path::new("s")).len()
         };
         let (rule, message) = ("[1, 2].includes(1)", "[1].includes(1) ? 'a' : 'b'");
         assert_eq!([in_force(&[], &[]), in_force(&[rule], &[]), in_force(&[rule], &[message])], [1, 1, 0]);

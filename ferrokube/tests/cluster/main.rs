@@ -19,6 +19,7 @@ mod exchanges;
 mod fuzzing;
 mod hostile;
 mod kms_plugin;
+mod migration;
 mod node;
 mod objects;
 mod operator;

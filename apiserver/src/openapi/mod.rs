@@ -3,6 +3,7 @@
 //! Everything is derived from the schema table and the resource table when it is first asked for, and kept until the
 //! resources change. Owns no HTTP: the endpoints write these bytes and set `ETag` from [`Document::hash`].
 
+mod convert;
 mod document;
 pub mod gnostic;
 pub mod merge;
@@ -101,6 +102,13 @@ impl Document {
 
     fn packed(json: &[u8], hash: String, flavour: Flavour) -> Document {
         Document { hash, flavour, json: Form::packed(json), protobuf: OnceLock::new() }
+    }
+
+    /// Somebody else's document of version 2, converted.
+    pub fn of_version_2(document: &Value) -> Document {
+        let json = convert::to_v3(document).to_string();
+        let hash = sha512(json.as_bytes());
+        Document::packed(json.as_bytes(), hash, Flavour::V3)
     }
 
     pub fn json(&self) -> &Form {
@@ -240,6 +248,8 @@ pub struct OpenApi {
 #[derive(Default)]
 struct Aggregated {
     v3: BTreeMap<String, String>,
+    /// Of those who know version 2 alone.
+    converted: BTreeMap<String, Arc<Document>>,
     /// The paths of these that are of the groups and versions that others serve.
     own: BTreeSet<String>,
     v2: Vec<Arc<Value>>,
@@ -322,6 +332,9 @@ impl OpenApi {
             for (path, url) in &documents.v3 {
                 aggregated.v3.entry(path.clone()).or_insert_with(|| url.clone());
             }
+            if let Some(converted) = &documents.converted {
+                aggregated.converted.entry(own.clone()).or_insert_with(|| converted.clone());
+            }
             aggregated.v2.extend(documents.v2.clone());
         }
         *self.aggregated.write() = aggregated;
@@ -354,6 +367,10 @@ impl OpenApi {
                 paths.insert(path.clone(), json!({ "serverRelativeURL": url }));
             }
         }
+        for (path, document) in &aggregated.converted {
+            let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+            paths.insert(path.clone(), json!({ "serverRelativeURL": url }));
+        }
         drop(aggregated);
         paths.sort_keys();
         let index = Bytes::from(json!({"paths": paths}).to_string());
@@ -371,6 +388,9 @@ impl OpenApi {
 
     /// `/openapi/v3/<path>`, such as `apis/apps/v1`.
     pub fn document_v3(&self, path: &str) -> Option<Arc<Document>> {
+        if let Some(converted) = self.aggregated.read().converted.get(path) {
+            return Some(converted.clone());
+        }
         let part = self.parts.read().get(path).cloned()?;
         Some(self.document(&part))
     }

@@ -205,7 +205,7 @@ impl<'a> Walk<'a> {
             (_, Value::Object(map)) => self.structure(self.types.get(props), map),
             (SchemaOr::Bool, Value::Bool(_)) => Ok(()),
             (SchemaOr::Bool, _) => Err(Error::Scalar("boolean or JSON schema expected".to_owned())),
-            (SchemaOr::Array, Value::Array(items)) => {
+            (SchemaOr::Array, Value::Array(items)) if !items.is_empty() => {
                 for value in items {
                     match value {
                         Value::Object(map) => self.structure(self.types.get(props), map)?,
@@ -221,7 +221,7 @@ impl<'a> Walk<'a> {
                 }
                 Ok(())
             }
-            // What is neither a schema nor a list is passed over.
+            // What is neither a schema nor a list of some is passed over.
             (_, other) => {
                 *other = Value::Null;
                 Ok(())

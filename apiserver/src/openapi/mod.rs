@@ -436,7 +436,7 @@ impl OpenApi {
             whole => whole.generation,
         };
         let parts: Vec<Arc<Part>> = self.parts.read().values().cloned().collect();
-        let groups: Vec<(&str, &str)> = parts.iter().filter_map(|p| p.group()).collect();
+        let groups = schema::known_to_servers();
         let builtin = |name: &str| schema::definition(self.types, name, Flavour::V2, &groups);
         let mut v2 = document::V2::default();
         for part in &parts {
@@ -612,5 +612,7 @@ mod tests {
         assert_eq!(item["delete"]["parameters"][0], json!({"$ref": "#/parameters/body-2Y1dVQaQ"}));
         assert_eq!(v2["parameters"]["namespace-vgWSWtn3"]["required"], true);
         assert_eq!(v2["definitions"]["io.k8s.api.apps.v1.Deployment"]["properties"]["spec"]["default"], Value::Null);
+        let kinds = &v2["definitions"]["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"]["x-kubernetes-group-version-kind"];
+        assert_eq!(kinds.as_array().map(Vec::len), Some(62));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `suite` is the list of what is measured; each other file owns one kind of work or one part of the set-up.
 
+pub mod appearance;
 pub mod connection;
 pub mod definitions;
 pub mod fixture;

@@ -5,7 +5,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use super::internal::shown_rule;
-use super::tolerance::Expressions;
+use super::tolerance::{Expressions, TYPES};
 use crate::crd::rule::Scope;
 use crate::registry::read::{list_at, str_at};
 
@@ -20,7 +20,7 @@ const NAMED: usize = 4;
 /// use; in a schema that is `unchanged`, each may cost what it costs. Where something within is `wrong` otherwise, rules would make no sense:
 /// these are the fields of such errors.
 pub fn validate(schema: &Value, in_force: &Expressions, unchanged: bool, wrong: &[String], path: &Path<'_>) -> ErrorList {
-    let mut walk = Walk { in_force, unchanged, wrong, errors: ErrorList::new(), total: 0, expensive: Vec::new() };
+    let mut walk = Walk { in_force, unchanged, wrong, is_lost: false, errors: ErrorList::new(), total: 0, expensive: Vec::new() };
     walk.schema(schema, true, Some(1), None, path);
     let Walk { mut errors, total, expensive, .. } = walk;
     if total > MAX_TOTAL_COST {
@@ -36,6 +36,8 @@ struct Walk<'r> {
     in_force: &'r Expressions,
     unchanged: bool,
     wrong: &'r [String],
+    /// Something around is of no type, and so nobody can say what is within.
+    is_lost: bool,
     errors: ErrorList,
     total: u64,
     /// The most expensive rules and their places.
@@ -46,6 +48,9 @@ impl Walk<'_> {
     /// `cardinality` is how often the schema's data may stand in an object, if its surroundings say so; `uncorrelated` the part of the
     /// schema around it whose data cannot be told apart from what was there before.
     fn schema(&mut self, schema: &Value, is_root: bool, cardinality: Option<u64>, uncorrelated: Option<&str>, path: &Path<'_>) {
+        let kind = str_at(schema, "/type");
+        let before = self.is_lost;
+        self.is_lost |= !kind.is_empty() && !TYPES.contains(&kind);
         let inner = cardinality.zip(max_elements(schema)).map(|(around, own)| around.saturating_mul(own));
         let here = path.to_string();
         if let Some(additional) = schema.get("additionalProperties").filter(|inner| inner.is_object()) {
@@ -63,6 +68,7 @@ impl Walk<'_> {
         if !self.wrong.iter().any(is_within) {
             self.rules(schema, is_root, cardinality, uncorrelated, path);
         }
+        self.is_lost = before;
     }
 
     fn rules(&mut self, schema: &Value, is_root: bool, cardinality: Option<u64>, uncorrelated: Option<&str>, path: &Path<'_>) {
@@ -71,7 +77,7 @@ impl Walk<'_> {
             return;
         }
         let path = path.child("x-kubernetes-validations");
-        let Some(scope) = Scope::new(schema, is_root, false) else {
+        let Some(scope) = Scope::new(schema, is_root, false).filter(|_| !self.is_lost) else {
             let why = "internal error: failed to construct type information for x-kubernetes-validations rules: \
                        unable to convert structural schema to CEL declarations";
             self.errors.push(Error::internal(&path, why));

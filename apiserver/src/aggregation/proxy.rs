@@ -187,8 +187,8 @@ mod tests {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let shown = stream.get_ref().1.peer_certificates().is_some();
                     let service = service_fn(move |request| tell(request, shown));
-                    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                    let _ = connection.with_upgrades().await;
+                    let builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
+                    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
                 });
             }
         });
@@ -199,7 +199,7 @@ mod tests {
         let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
         let groups: Vec<&str> = request.headers().get_all("x-remote-group").iter().map(|v| v.to_str().unwrap()).collect();
         let told = json!({
-            "asked": format!("{} {}", request.method(), request.uri()), "user": header("x-remote-user"), "groups": groups,
+            "asked": format!("{} {}", request.method(), request.uri().path_and_query().unwrap()), "user": header("x-remote-user"), "groups": groups,
             "extra": header("x-remote-extra-a%2fb"), "token": header("authorization"), "certificate": shown, "audit": header("audit-id"),
         });
         if request.uri().path().ends_with("/elsewhere") {

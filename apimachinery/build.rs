@@ -1,9 +1,10 @@
 //! Collects the descriptions of the API's types and fields from the sources of the k8s-openapi crate, which carry
-//! them as `json_schema!` literals, into one compressed file in `OUT_DIR`. No prose is kept in this repository.
+//! them as `json_schema!` literals, into one compressed file in `OUT_DIR`, together with those that the crate lacks, which the generator
+//! of the schema table has written beside it.
 //!
 //! The file's lines are `=` + definition + tab + description, followed by field + tab + description, with newlines
-//! and backslashes in descriptions escaped as `\n` and `\\`. Only definitions of the schema table are kept, and those of types that
-//! are no structs, which the table knows by name only.
+//! and backslashes in descriptions escaped as `\n` and `\\`; a field's name with `+` in front has what its values mean. Only definitions of
+//! the schema table are kept, and those of types that are no structs, which the table knows by name only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -13,6 +14,7 @@ use std::process::Command;
 use std::{env, fs};
 
 const TABLE: &str = "schema/v1.37.schema";
+const LACKING: &str = "schema/v1.37.descriptions";
 const SOURCES: &str = "src/v1_37";
 /// Types that are no structs, as the documents call them.
 const SIMPLE: [&str; 7] = [
@@ -29,7 +31,7 @@ type Descriptions = BTreeMap<String, BTreeMap<String, String>>;
 
 fn main() -> Result<(), Box<dyn Error>> {
     // The sources are those of a published crate version, which changes only with the manifests.
-    for file in ["build.rs", TABLE, "Cargo.toml", "../Cargo.lock"] {
+    for file in ["build.rs", TABLE, LACKING, "Cargo.toml", "../Cargo.lock"] {
         let mut out = std::io::stdout();
         writeln!(out, "cargo::rerun-if-changed={file}")?;
     }
@@ -44,9 +46,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     if found.len() < known.len() / 2 {
         return Err(format!("k8s-openapi describes only {} of {} definitions: has its layout changed?", found.len(), known.len()).into());
     }
+    complete(&fs::read_to_string(LACKING)?, &mut found);
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR")?).join("descriptions.gz");
     let mut gz = flate2::write::GzEncoder::new(fs::File::create(out)?, flate2::Compression::best());
-    for (definition, fields) in &found {
+    for (definition, fields) in &mut found {
+        // The line that opens a definition stands also where nothing is said of it.
+        fields.entry(String::new()).or_default();
         for (field, text) in fields {
             let name = if field.is_empty() { format!("={definition}") } else { field.clone() };
             writeln!(gz, "{name}\t{}", text.replace('\\', "\\\\").replace('\n', "\\n"))?;
@@ -54,6 +59,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     gz.finish()?;
     Ok(())
+}
+
+/// Adds the descriptions of a text in the form of the file that is written.
+fn complete(text: &str, found: &mut Descriptions) {
+    let mut definition = "";
+    for (name, description) in text.lines().filter_map(|line| line.split_once('\t')) {
+        let field = match name.strip_prefix('=') {
+            Some(opened) => {
+                definition = opened;
+                ""
+            }
+            None => name,
+        };
+        if !description.is_empty() {
+            let description = description.replace("\\n", "\n").replace("\\\\", "\\");
+            found.entry(definition.to_owned()).or_default().insert(field.to_owned(), description);
+        }
+    }
 }
 
 /// The folder of the k8s-openapi crate that this crate is built with.

@@ -274,7 +274,7 @@ impl Server {
         let mut builtin = discovery::builtin::group_versions(&registry::definitions());
         builtin.extend(config.resource_metrics.then(resource_metrics::group_version));
         let api = Arc::new(Api {
-            openapi: OpenApi::new(&registry::definitions(), apimachinery::schema::builtin(), discovery::documents::GIT_VERSION),
+            openapi: OpenApi::new(&registry::definitions(), apimachinery::schema::builtin(), discovery::documents::EMULATED_VERSION),
             discovery: Served::new(builtin),
             catalog: ArcSwap::from_pointee(catalog),
             storage,

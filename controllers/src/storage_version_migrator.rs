@@ -3,6 +3,8 @@
 //! Migrations of one resource run one after the other, the oldest first. A definition of custom resources is told when none of its
 //! objects are stored in an older version any more.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use client::controller::Outcome;
 use client::{Informer, Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::storagemigration::v1::StorageVersionMigration;
@@ -23,6 +25,7 @@ const FAILED: &str = "Failed";
 const STORAGE_MIGRATING: &str = "StorageMigrating";
 const FIELD_MANAGER: &str = "storage-version-migrator-controller";
 const RUNNER: &str = "migration-runner-controller";
+const VERBS: [&str; 3] = ["update", "patch", "list"];
 /// How long a resource may take to be served.
 const SERVED_WITHIN: SignedDuration = SignedDuration::from_secs(60);
 const PAGE: u32 = 500;
@@ -32,6 +35,8 @@ const WORKERS: usize = 5;
 enum Error {
     #[error("resource does not exist in rest mapper, requeuing to attempt again")]
     NotServed,
+    #[error("objects are still stored in another version than the definition says, requeuing to attempt again")]
+    Unsettled,
     #[error("{}", failure::message(.0))]
     Request(#[from] kube::Error),
 }
@@ -103,12 +108,25 @@ fn running_message(left: usize, total: usize, error: Option<&str>) -> String {
     format!("The migration is running{progress}{error}")
 }
 
+/// Why objects of a resource cannot be written again.
+fn unfit(served: &Resource) -> Option<String> {
+    let lacks = !VERBS.iter().all(|verb| served.supports(verb));
+    let name = format!("{}/{}, Resource={}", served.group, served.version, served.plural);
+    lacks.then(|| format!("resource \"{name}\" does not support discovery operations: [{}]", VERBS.join(" ")))
+}
+
 /// Failures that pass.
 fn is_transient(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => matches!(status.code, 429 | 500 | 503 | 504),
         _ => true,
     }
+}
+
+/// How discovery tells of the version that objects are stored in.
+fn storage_version_hash(group: &str, version: &str, kind: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, format!("{group}/{version}/{kind}").as_bytes());
+    STANDARD.encode(&digest.as_ref()[..8])
 }
 
 fn revision(text: Option<&str>) -> u64 {
@@ -136,18 +154,30 @@ impl Controller {
             self.write(&migration).await?;
             return Ok(Outcome::Done);
         }
+        let has_begun = migration.status.as_ref().is_some_and(|status| status.resource_version.as_deref().is_some_and(|v| !v.is_empty()));
         let Some(served) = self.served(&migration).await? else {
             let age = migration.metadata.creation_timestamp.as_ref().map_or(SERVED_WITHIN, |time| Timestamp::now().duration_since(time.0));
             if age < SERVED_WITHIN {
                 return Err(Error::NotServed);
             }
-            return self.fail(migration, "migration encountered unhandled error: unable to obtain GVR from discovery").await;
+            let why = if has_begun {
+                "migration encountered unhandled error: unable to obtain GVR from discovery"
+            } else {
+                "resource does not exist in discovery"
+            };
+            return self.fail(migration, why).await;
         };
-        if migration.status.as_ref().is_none_or(|status| status.resource_version.as_deref().unwrap_or("").is_empty()) {
+        if !has_begun {
+            if let Some(why) = unfit(&served) {
+                return self.fail(migration, &why).await;
+            }
             let list = served.everywhere(&self.client).list(&ListParams::default().limit(1)).await?;
             migration.status.get_or_insert_default().resource_version = list.metadata.resource_version;
             self.write(&migration).await?;
             return Ok(Outcome::Done);
+        }
+        if !self.is_settled(&migration, &served).await? {
+            return Err(Error::Unsettled);
         }
         self.migrate(migration, &served).await
     }
@@ -166,8 +196,7 @@ impl Controller {
     async fn served(&self, migration: &StorageVersionMigration) -> Result<Option<Resource>, kube::Error> {
         let Some(wanted) = resource(migration) else { return Ok(None) };
         let found = discovery::discover(&self.client).await?.resources;
-        let fits = |served: &Resource| served.group == wanted.group && served.plural == wanted.resource;
-        Ok(found.into_iter().find(|served| fits(served) && ["list", "patch", "update"].iter().all(|verb| served.supports(verb))))
+        Ok(found.into_iter().find(|served| served.group == wanted.group && served.plural == wanted.resource))
     }
 
     /// Writes what was stored up to the migration's revision; what is newer is in today's version already.
@@ -217,6 +246,17 @@ impl Controller {
         set(&mut migration, SUCCEEDED, true, "StorageVersionMigrationSucceeded", "Migration completed", now);
         self.write(&migration).await?;
         Ok(Outcome::Done)
+    }
+
+    /// Whether objects are written in the version that the definition says. The server follows its definitions, a moment behind: what was written
+    /// again before would lie there in the old version, which then would be forgotten.
+    async fn is_settled(&self, migration: &StorageVersionMigration, served: &Resource) -> Result<bool, kube::Error> {
+        let Some(definition) = self.definition(migration).await? else { return Ok(true) };
+        let stored = definition.spec.versions.iter().find(|version| version.storage).map_or("", |version| version.name.as_str());
+        let expected = storage_version_hash(&served.group, stored, &served.kind);
+        let told = self.client.list_api_group_resources(&served.api_version()).await?.resources;
+        let own = told.into_iter().find(|resource| resource.name == served.plural);
+        Ok(own.is_some_and(|resource| resource.storage_version_hash.is_some_and(|hash| hash == expected)))
     }
 
     /// The definition of the migration's resource, if it is a custom one.
@@ -307,6 +347,27 @@ mod tests {
         assert!(is_next(&old, &[old.clone(), over]));
         let closing = migration("new", "2026-01-02T00:00:00Z", &[RUNNING, SUCCEEDED]);
         assert!(!is_next(&old, &[old.clone(), closing]));
+    }
+
+    #[test]
+    fn what_cannot_be_listed_and_written_is_not_migrated() {
+        let served = |verbs: &[&str]| Resource {
+            group: String::new(),
+            version: "v1".to_owned(),
+            plural: "bindings".to_owned(),
+            singular: String::new(),
+            kind: "Binding".to_owned(),
+            namespaced: true,
+            verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+        };
+        assert_eq!(unfit(&served(&["get", "list", "patch", "update"])), None);
+        let why = "resource \"/v1, Resource=bindings\" does not support discovery operations: [update patch list]";
+        assert_eq!(unfit(&served(&["create"])).as_deref(), Some(why));
+    }
+
+    #[test]
+    fn stored_versions_are_told_as_discovery_tells_them() {
+        assert_eq!(storage_version_hash("svm.example.com", "v2", "Gear"), "naz0byDvtVo=");
     }
 
     #[test]

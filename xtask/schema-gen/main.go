@@ -1,17 +1,20 @@
 // Schema-gen writes the schema table of one Kubernetes minor version.
 //
 // It reads the published Go API types (struct tags and comment markers) and keeps the facts that the wire depends
-// on: names, order, types, defaults, list and map types, patch strategies, protobuf numbers, enums and unions. No
-// descriptions are kept. The result is then compared with the published OpenAPI documents, and any difference in
-// property names, required properties, list, map and patch extensions, defaults, unions or kinds is an error.
+// on: names, order, types, defaults, list and map types, patch strategies, protobuf numbers, enums and unions. The
+// result is then compared with the published OpenAPI documents, and any difference in property names, required
+// properties, list, map and patch extensions, defaults, unions or kinds is an error.
+//
+// Descriptions come from the k8s-openapi crate when apimachinery is built. Those that it lacks are written beside the
+// table: of lists, of query parameters, and of what values mean.
 //
 // Regenerate with
 //
 //	cargo run -p xtask -- schema
 //
-// which runs `go run . -out ../../apimachinery/schema/v1.37.schema` here. For another minor version change the
-// versions below, and the file's name in xtask and in apimachinery's table.rs. The modules come from the Go module
-// proxy; nothing of them is compiled.
+// which runs `go run . -out ../../apimachinery/schema/v1.37.schema -descriptions …/v1.37.descriptions` here. For
+// another minor version change the versions below, and the files' names in xtask and in apimachinery (table.rs,
+// build.rs). The modules come from the Go module proxy; nothing of them is compiled.
 package main
 
 import (
@@ -63,17 +66,18 @@ var apiPackages = []apiPackage{
 }
 
 func main() {
-	out := flag.String("out", "", "the file to write")
+	out := flag.String("out", "", "the table to write")
+	texts := flag.String("descriptions", "", "the file of descriptions to write")
 	flag.Parse()
-	if err := run(*out); err != nil {
+	if err := run(*out, *texts); err != nil {
 		fmt.Fprintln(os.Stderr, "schema-gen:", err)
 		os.Exit(1)
 	}
 }
 
-func run(out string) error {
-	if out == "" {
-		return fmt.Errorf("-out is required")
+func run(out, texts string) error {
+	if out == "" || texts == "" {
+		return fmt.Errorf("-out and -descriptions are required")
 	}
 	src, err := findModules()
 	if err != nil {
@@ -87,6 +91,13 @@ func run(out string) error {
 	}
 	sort.Slice(t.order, func(i, j int) bool { return t.order[i].name < t.order[j].name })
 	if err := compareWithPublished(t, src.dirs["k8s.io/kubernetes"]); err != nil {
+		return err
+	}
+	described, err := describe(t, src.dirs["k8s.io/kubernetes"])
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(texts, described.text(), 0o644); err != nil {
 		return err
 	}
 	return os.WriteFile(out, t.text(), 0o644)

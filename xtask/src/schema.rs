@@ -1,9 +1,11 @@
-//! Regenerates the schema table from the published Go types. Owns the table's file name; the generator owns its content.
+//! Regenerates the schema table from the published Go types, and the descriptions beside it. Owns the files' names; the generator owns their
+//! content.
 
 use std::path::Path;
 use std::process::Command;
 
 const TABLE: &str = "apimachinery/schema/v1.37.schema";
+const DESCRIPTIONS: &str = "apimachinery/schema/v1.37.descriptions";
 
 /// Runs the generator, which needs Go and access to its module proxy (or a module cache that has the modules).
 pub fn regenerate() -> Result<(), String> {
@@ -11,6 +13,8 @@ pub fn regenerate() -> Result<(), String> {
     let status = Command::new("go")
         .args(["run", ".", "-out"])
         .arg(root.join(TABLE))
+        .arg("-descriptions")
+        .arg(root.join(DESCRIPTIONS))
         .current_dir(root.join("xtask/schema-gen"))
         .status()
         .map_err(|e| format!("go run: {e}"))?;

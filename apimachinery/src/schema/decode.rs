@@ -2,10 +2,13 @@
 //!
 //! Type mismatches are errors in the words of the reference's JSON decoder; unknown fields are removed and reported, and
 //! the caller decides what they mean (`fieldValidation`). Nulls become absent. Nothing is defaulted here.
+//!
+//! Which of several errors is told is part of the words: the decoder notes the first mismatch and goes on, but a type that reads itself (a
+//! quantity, a time, a schema or something else) ends it, and its error is the one that counts.
 
 use serde_json::{Map, Value};
 
-use super::{Field, StructType, Type, TypeId, Types, element_go_type};
+use super::{Field, SchemaOr, StructType, Type, TypeId, Types, element_go_type};
 use crate::go_print::json_kind;
 use crate::quantity::Quantity;
 use crate::{field, time};
@@ -25,19 +28,21 @@ pub enum Error {
 
 /// Checks `value` against type `id`, prunes unknown fields and returns their paths (`spec.containers[0].x`) in document order.
 pub fn decode(types: &Types, id: TypeId, value: &mut Value) -> Result<Vec<String>, Error> {
-    let mut walk = Walk { types, unknown: Vec::new(), path: Vec::new(), names: Vec::new() };
+    let mut walk = Walk { types, unknown: Vec::new(), noted: None, path: Vec::new(), names: Vec::new() };
     let ty = types.get(id);
     match value {
         Value::Object(map) => walk.structure(ty, map)?,
         Value::Null => *value = Value::Object(Map::new()),
         other => return Err(Error::Value { found: json_kind(other).to_owned(), go_type: format!("{}", ty.go_name) }),
     }
-    Ok(walk.unknown)
+    walk.noted.map_or(Ok(walk.unknown), Err)
 }
 
 struct Walk<'a> {
     types: &'a Types,
     unknown: Vec<String>,
+    /// The first mismatch, which counts if nothing worse comes.
+    noted: Option<Error>,
     /// Steps for unknown-field messages, with indexes and keys: "spec", "containers[0]".
     path: Vec<String>,
     /// Names of struct fields alone, as the decoder's type errors show them.
@@ -75,6 +80,23 @@ impl<'a> Walk<'a> {
             map.shift_remove(&key);
         }
         Ok(())
+    }
+
+    /// Reads what the decoder leaves to a type of its own: that notes nothing, and what it finds is unknown to the decoder.
+    fn apart(&mut self, target: Target<'a>, read: impl FnOnce(&mut Walk<'a>) -> Result<(), Error>) -> Result<(), Error> {
+        let (noted, unknown) = (self.noted.take(), self.unknown.len());
+        let result = read(self);
+        let found = result.err().or_else(|| self.noted.take());
+        self.noted = noted;
+        self.unknown.truncate(unknown);
+        match found {
+            None => Ok(()),
+            Some(Error::Field { found, path, go_type, .. }) => Err(Error::Field { found, owner: target.owner.to_owned(), path, go_type }),
+            Some(Error::Value { found, go_type }) => {
+                Err(Error::Field { found, owner: target.owner.to_owned(), path: self.names.join("."), go_type })
+            }
+            Some(other) => Err(other),
+        }
     }
 
     /// The embedded structs that a field is found in, the outermost first: the decoder names them by their types.
@@ -116,13 +138,13 @@ impl<'a> Walk<'a> {
             }
             Type::Float => self.expect(value.is_number(), value, target),
             Type::Bytes => self.bytes(value, target),
-            Type::Quantity => quantity(value),
-            Type::IntOrString => int_or_string(value),
-            Type::Time => time_value(value, |text| Ok(time::parse_time(text)?.to_time())),
-            Type::MicroTime => time_value(value, |text| Ok(time::parse_micro_time(text)?.to_micro_time())),
-            Type::Duration => duration(value),
+            Type::Quantity => self.apart(target, |_| quantity(value)),
+            Type::IntOrString => self.apart(target, |_| int_or_string(value)),
+            Type::Time => self.apart(target, |_| time_value(value, |text| Ok(time::parse_time(text)?.to_time()))),
+            Type::MicroTime => self.apart(target, |_| time_value(value, |text| Ok(time::parse_micro_time(text)?.to_micro_time()))),
+            Type::Duration => self.apart(target, |_| duration(value)),
             Type::FieldsV1 | Type::RawExtension | Type::Json => Ok(()),
-            Type::SchemaOr(kind) => self.schema_or(*kind, target, value),
+            Type::SchemaOr(kind) => self.apart(target, |walk| walk.schema_or(*kind, target, value)),
             Type::Struct(id) => match value {
                 Value::Object(map) => self.structure(self.types.get(*id), map),
                 Value::Null => {
@@ -151,14 +173,14 @@ impl<'a> Walk<'a> {
                         *item = zero(&map_type.value);
                         continue;
                     }
-                    self.nested(format!("[{key}]"), &map_type.value, item_target, item)?;
+                    self.nested(format!(".{key}"), &map_type.value, item_target, item)?;
                 }
                 Ok(())
             }
         }
     }
 
-    /// Walks into an item whose step (`[0]`) is written onto the field that holds the collection.
+    /// Walks into an item whose step (`[0]`, `.key`) is written onto the field that holds the collection.
     fn nested(&mut self, step: String, ty: &'a Type, target: Target<'a>, value: &mut Value) -> Result<(), Error> {
         let holder = self.path.len().checked_sub(1);
         let length = holder.map(|h| {
@@ -174,59 +196,64 @@ impl<'a> Walk<'a> {
     }
 
     /// A schema, or the alternative that the union's name says.
-    fn schema_or(&mut self, kind: super::SchemaOr, target: Target<'a>, value: &mut Value) -> Result<(), Error> {
+    fn schema_or(&mut self, kind: SchemaOr, target: Target<'a>, value: &mut Value) -> Result<(), Error> {
         let Some(props) = self.types.lookup("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps") else {
             return Ok(());
         };
+        let item = Target { owner: target.owner, go_type: if kind == SchemaOr::Array { "v1.JSONSchemaProps" } else { "string" } };
         match (kind, value) {
             (_, Value::Object(map)) => self.structure(self.types.get(props), map),
-            (super::SchemaOr::Bool, Value::Bool(_)) | (super::SchemaOr::StringArray, Value::Array(_)) => Ok(()),
-            (super::SchemaOr::Array, Value::Array(items)) => {
-                for (i, item) in items.iter_mut().enumerate() {
-                    if let Value::Object(map) = item {
-                        let at = format!("[{i}]");
-                        if let Some(last) = self.path.last_mut() {
-                            last.push_str(&at);
-                        }
-                        let result = self.structure(self.types.get(props), map);
-                        if let Some(last) = self.path.last_mut() {
-                            last.truncate(last.len() - at.len());
-                        }
-                        result?;
+            (SchemaOr::Bool, Value::Bool(_)) => Ok(()),
+            (SchemaOr::Bool, _) => Err(Error::Scalar("boolean or JSON schema expected".to_owned())),
+            (SchemaOr::Array, Value::Array(items)) if !items.is_empty() => {
+                for value in items {
+                    match value {
+                        Value::Object(map) => self.structure(self.types.get(props), map)?,
+                        Value::Null => *value = Value::Object(Map::new()),
+                        other => self.mismatch(other, item)?,
                     }
                 }
                 Ok(())
             }
-            (super::SchemaOr::Bool, _) => Err(Error::Scalar("boolean or JSON schema expected".to_owned())),
-            (_, other) if other.is_null() => Ok(()),
-            // What is neither a schema nor a list is passed over.
-            (super::SchemaOr::Array, other) => {
+            (SchemaOr::StringArray, Value::Array(items)) => {
+                for value in items {
+                    self.expect(value.is_string() || value.is_null(), value, item)?;
+                }
+                Ok(())
+            }
+            // What is neither a schema nor a list of some is passed over.
+            (_, other) => {
                 *other = Value::Null;
                 Ok(())
             }
-            (_, other) => self.mismatch(other, target),
         }
     }
 
-    fn bytes(&self, value: &Value, target: Target<'a>) -> Result<(), Error> {
+    fn bytes(&mut self, value: &Value, target: Target<'a>) -> Result<(), Error> {
         let Value::String(text) = value else { return self.mismatch(value, target) };
-        match first_base64_error(text) {
-            None => Ok(()),
-            Some(at) => Err(Error::Base64(at)),
+        if let Some(at) = first_base64_error(text) {
+            self.noted.get_or_insert(Error::Base64(at));
         }
+        Ok(())
     }
 
-    fn expect(&self, holds: bool, value: &Value, target: Target<'a>) -> Result<(), Error> {
+    fn expect(&mut self, holds: bool, value: &Value, target: Target<'a>) -> Result<(), Error> {
         if holds { Ok(()) } else { self.mismatch(value, target) }
     }
 
-    fn mismatch(&self, value: &Value, target: Target<'a>) -> Result<(), Error> {
+    /// Notes the mismatch; the walk goes on, for something worse may follow.
+    fn mismatch(&mut self, value: &Value, target: Target<'a>) -> Result<(), Error> {
+        if self.noted.is_some() {
+            return Ok(());
+        }
         let mut found = json_kind(value).to_owned();
         let go_type = target.go_type.trim_start_matches('*');
         if value.is_number() && ["int", "uint", "float"].iter().any(|number| go_type.starts_with(number)) {
             found = format!("number {value}");
         }
-        Err(Error::Field { found, owner: target.owner.to_owned(), path: self.names.join("."), go_type: go_type.to_owned() })
+        let (owner, path) = (target.owner.to_owned(), self.names.join("."));
+        self.noted = Some(Error::Field { found, owner, path, go_type: go_type.to_owned() });
+        Ok(())
     }
 }
 
@@ -341,4 +368,46 @@ fn padding_error(bytes: &[u8], at: usize, digits: usize) -> Option<usize> {
         }
     }
     if seen == need { None } else { Some(bytes.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::schema::builtin;
+
+    const DEFINITION: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition";
+
+    fn read(name: &str, mut value: Value) -> Result<Vec<String>, String> {
+        decode(builtin(), builtin().lookup(name).expect("a definition"), &mut value).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_first_mismatch_is_told_unless_a_type_that_reads_itself_fails() {
+        let pod = |container: Value| read("io.k8s.api.core.v1.Pod", json!({"spec": {"containers": [container]}}));
+        assert_eq!(
+            pod(json!({"stdin": "x", "tty": 1})),
+            Err("json: cannot unmarshal string into Go struct field Container.spec.containers.stdin of type bool".to_owned())
+        );
+        let port = json!({"stdin": "x", "livenessProbe": {"httpGet": {"port": true}}});
+        let path = "HTTPGetAction.spec.containers.livenessProbe.ProbeHandler.httpGet.port";
+        assert_eq!(pod(port), Err(format!("json: cannot unmarshal bool into Go struct field {path} of type int32")));
+        let quantity = pod(json!({"stdin": "x", "resources": {"limits": {"cpu": "abc"}}}));
+        assert!(quantity.clone().is_err_and(|why| why.starts_with("quantities must match")), "{quantity:?}");
+    }
+
+    #[test]
+    fn schemas_within_schemas_are_read_by_themselves() {
+        let definition = |schema: Value| read(DEFINITION, json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": schema}}]}}));
+        let rule = |field: &str| json!({"x-kubernetes-validations": [{"rule": "a", field: "b"}]});
+        assert_eq!(
+            definition(json!({"properties": {"a": rule("x")}})),
+            Ok(vec!["spec.versions[0].schema.openAPIV3Schema.properties.a.x-kubernetes-validations[0].x".to_owned()])
+        );
+        assert_eq!(definition(json!({"properties": {"a": {"items": rule("x")}}})), Ok(Vec::new()));
+        let wrong = json!({"nullable": 1, "properties": {"a": {"items": {"x-kubernetes-validations": [{"rule": 1}]}}}});
+        let path = "JSONSchemaProps.spec.versions.schema.openAPIV3Schema.properties.items.x-kubernetes-validations.rule";
+        assert_eq!(definition(wrong), Err(format!("json: cannot unmarshal number into Go struct field {path} of type string")));
+    }
 }

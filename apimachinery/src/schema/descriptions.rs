@@ -27,7 +27,9 @@ fn read(text: &'static str) -> HashMap<&'static str, Vec<(&'static str, &'static
             }
             None => name,
         };
-        out.entry(definition).or_default().push((field, unescape(description)));
+        if !description.is_empty() {
+            out.entry(definition).or_default().push((field, unescape(description)));
+        }
     }
     out
 }
@@ -49,16 +51,22 @@ fn unescape(text: &'static str) -> &'static str {
 
 const ANY_TOP_LEVEL: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 
-/// The description of a definition (`io.k8s.api.core.v1.Pod`) or of one of its fields. `None` where there is none, which
-/// includes list kinds and other types that the source of the descriptions does not have.
+fn find(definition: &str, name: &str) -> Option<&'static str> {
+    let fields = DESCRIPTIONS.get(definition)?;
+    let at = fields.binary_search_by_key(&name, |(name, _)| name).ok()?;
+    Some(fields[at].1)
+}
+
+/// The description of a definition (`io.k8s.api.core.v1.Pod`) or of one of its fields. `None` where there is none.
 pub fn description(definition: &str, field: Option<&str>) -> Option<&'static str> {
-    let of = |definition: &str| {
-        let fields = DESCRIPTIONS.get(definition)?;
-        let at = fields.binary_search_by_key(&field.unwrap_or(""), |(name, _)| name).ok()?;
-        Some(fields[at].1)
-    };
+    let found = find(definition, field.unwrap_or(""));
     // `kind` and `apiVersion` say the same everywhere.
-    of(definition).or_else(|| matches!(field, Some("kind" | "apiVersion")).then(|| of(ANY_TOP_LEVEL)).flatten())
+    found.or_else(|| field.filter(|field| matches!(*field, "kind" | "apiVersion")).and_then(|field| find(ANY_TOP_LEVEL, field)))
+}
+
+/// What the values of a field mean, where OpenAPI says it: it follows the description.
+pub fn meanings(definition: &str, field: &str) -> Option<&'static str> {
+    find(definition, &format!("+{field}"))
 }
 
 #[cfg(test)]
@@ -75,6 +83,12 @@ mod tests {
         assert!(description("io.k8s.api.core.v1.PodSpec", None).is_some());
         assert_eq!(description("io.k8s.api.core.v1.PodSpec", Some("nosuch")), None);
         assert!(description("io.k8s.api.core.v1.PodList", Some("kind")).is_some());
+        assert_eq!(description("io.k8s.api.core.v1.PodList", None), Some("PodList is a list of Pods."));
+        let limit = description("io.k8s.apimachinery.pkg.apis.meta.v1.ListOptions", Some("limit")).expect("a description");
+        assert!(limit.starts_with("limit is a maximum number of responses"), "{limit}");
+        assert_eq!(description("io.k8s.apimachinery.pkg.apis.meta.v1.ListOptions", None), None);
+        let protocols = meanings("io.k8s.api.core.v1.ContainerPort", "protocol").expect("values");
+        assert!(protocols.starts_with("\n\nPossible enum values:\n - `\"SCTP\"` is the SCTP protocol."), "{protocols}");
         assert!(DESCRIPTIONS.values().flatten().any(|(_, text)| text.contains("\n\n")), "paragraphs are kept");
     }
 

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-pub use descriptions::description;
+pub use descriptions::{description, meanings};
 pub use table::builtin;
 
 /// A struct type's place in its [`Types`].

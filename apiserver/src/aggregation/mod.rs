@@ -4,6 +4,7 @@
 //! has passed every filter before it comes here, and is not looked into: what it means is for the other server to say. Never writes
 //! objects; the `Available` condition, without which nothing is passed on, is [`crate::system::api_availability`]'s.
 
+pub mod connections;
 pub mod discovery;
 pub mod endpoint;
 pub mod follow;

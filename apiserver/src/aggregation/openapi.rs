@@ -13,18 +13,20 @@ use super::registration::Registration;
 use super::remote::Question;
 use crate::api::Api;
 use crate::filters::authentication::User;
-use crate::openapi::merge;
+use crate::openapi::{Document, merge};
 use crate::registry::read::str_at;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What is published of a group and version.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Documents {
     /// `serverRelativeURL` by path, such as `apis/apps/v1`. The documents themselves are their server's.
     pub v3: BTreeMap<String, String>,
     /// What of version 2 is about the group and version.
     pub v2: Option<Arc<Value>>,
+    /// The document of a server that knows version 2 alone, in version 3.
+    pub converted: Option<Arc<Document>>,
     pub v2_etag: String,
 }
 
@@ -33,7 +35,8 @@ impl Documents {
     pub fn is_same(&self, other: &Documents) -> bool {
         // Documents are large: the tag stands for one where there is a tag.
         let tagged = !self.v2_etag.is_empty() && self.v2_etag == other.v2_etag;
-        self.v3 == other.v3 && (tagged || self.v2 == other.v2)
+        let hash = |documents: &Documents| documents.converted.as_ref().map(|document| document.hash.clone());
+        self.v3 == other.v3 && hash(self) == hash(other) && (tagged || self.v2 == other.v2)
     }
 }
 
@@ -54,17 +57,24 @@ pub async fn fetch(api: &Api, registration: &Registration, before: Option<&Docum
     };
     let etag = before.map_or("", |before| before.v2_etag.as_str());
     let whole = registration.read_document(&target, "/openapi/v2", &user, question(etag)).await?;
+    let mut converted = None;
     let (v2, v2_etag) = match (whole.status, before) {
-        (StatusCode::NOT_MODIFIED, Some(before)) => (before.v2.clone(), before.v2_etag.clone()),
+        (StatusCode::NOT_MODIFIED, Some(before)) => {
+            converted.clone_from(&before.converted);
+            (before.v2.clone(), before.v2_etag.clone())
+        }
         (StatusCode::OK, _) => {
             let document: Value = serde_json::from_slice(&whole.body).map_err(|error| error.to_string())?;
+            if index.status == StatusCode::NOT_FOUND {
+                converted = Some(Arc::new(Document::of_version_2(&document)));
+            }
             let own = merge::below(&document, &format!("{}/", registration.path()));
             (Some(Arc::new(own)), whole.header(header::ETAG).to_owned())
         }
         (StatusCode::NOT_FOUND, _) => (None, String::new()),
         (code, _) => return Err(format!("failed to retrieve openAPI spec, http error: {code}")),
     };
-    Ok(Documents { v3, v2, v2_etag })
+    Ok(Documents { v3, v2, converted, v2_etag })
 }
 
 fn paths(index: &Value) -> BTreeMap<String, String> {

@@ -26,7 +26,7 @@ pub async fn serve(api: &Api, registration: &Registration, request: Authorized) 
     if !registration.available {
         return Ok(unavailable());
     }
-    if let Err(why) = &registration.connector {
+    if let Err(why) = &registration.way {
         return Ok(respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")));
     }
     let target = match endpoint::resolve(api, &registration.service) {
@@ -45,7 +45,10 @@ async fn pass(registration: &Registration, target: &Target, mut request: Authori
         Ok(outgoing) => outgoing,
         Err(why) => return failed(&why),
     };
-    let sent = registration.send(target, outgoing).await;
+    let sent = match &upgrade {
+        Some(_) => registration.send_upgrade(target, outgoing).await,
+        None => registration.send(target, outgoing).await,
+    };
     match (sent, upgrade) {
         (Err(why), Some(_)) => failed(&format!("error dialing backend: {why}")),
         (Err(why), None) => failed(&format!("error trying to reach service: {why}")),
@@ -109,12 +112,9 @@ fn pass_on(headers: &mut HeaderMap, client: &str, upgrade: bool) {
     }
 }
 
-fn answered<B>(response: Response<B>) -> Response<Body>
-where
-    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+fn answered(response: Response<Body>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
+    head.version = http::Version::default();
     if head.status.is_redirection() && head.headers.get(header::LOCATION).is_some_and(|to| !to.is_empty()) {
         // Clients would follow with their credentials.
         let mut refused = Response::new(Body::from("the backend attempted to redirect this request, which is not permitted"));
@@ -124,11 +124,11 @@ where
     HOP_BY_HOP.iter().chain(&CROSS_ORIGIN).for_each(|name| {
         head.headers.remove(name);
     });
-    Response::from_parts(head, Body::new(body))
+    Response::from_parts(head, body)
 }
 
 /// The answer to a wish to upgrade: when the other server agrees, both connections are joined until one ends.
-fn upgraded(mut response: Response<hyper::body::Incoming>, client: OnUpgrade) -> Response<Body> {
+fn upgraded(mut response: Response<Body>, client: OnUpgrade) -> Response<Body> {
     let code = response.status();
     if code != StatusCode::SWITCHING_PROTOCOLS {
         if code.as_u16() < 400 {
@@ -187,8 +187,8 @@ mod tests {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let shown = stream.get_ref().1.peer_certificates().is_some();
                     let service = service_fn(move |request| tell(request, shown));
-                    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                    let _ = connection.with_upgrades().await;
+                    let builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
+                    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
                 });
             }
         });
@@ -199,7 +199,7 @@ mod tests {
         let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
         let groups: Vec<&str> = request.headers().get_all("x-remote-group").iter().map(|v| v.to_str().unwrap()).collect();
         let told = json!({
-            "asked": format!("{} {}", request.method(), request.uri()), "user": header("x-remote-user"), "groups": groups,
+            "asked": format!("{} {}", request.method(), request.uri().path_and_query().unwrap()), "user": header("x-remote-user"), "groups": groups,
             "extra": header("x-remote-extra-a%2fb"), "token": header("authorization"), "certificate": shown, "audit": header("audit-id"),
         });
         if request.uri().path().ends_with("/elsewhere") {

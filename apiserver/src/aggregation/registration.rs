@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokio_rustls::TlsConnector;
 
-use super::remote::{Identity, Trust};
+use super::remote::{Identity, Trust, Way};
 use crate::discovery::priority::Priority;
 use crate::registry::conditions;
 use crate::registry::read::{at, bool_at, int_at, str_at};
@@ -47,8 +46,8 @@ pub struct Registration {
     pub service: ServiceRef,
     /// Whether the last check found it well; nothing is passed on otherwise.
     pub available: bool,
-    /// What connections are made with, or why none can be.
-    pub connector: Result<TlsConnector, String>,
+    /// How connections are made, or why none can be.
+    pub way: Result<Way, String>,
     trust: Trust,
 }
 
@@ -57,10 +56,10 @@ impl Registration {
     pub fn read(api_service: &Value, identity: &Identity, before: Option<&Registration>) -> Option<Registration> {
         let service = ServiceRef::of(api_service)?;
         let trust = Trust::read(bool_at(api_service, "/spec/insecureSkipTLSVerify"), str_at(api_service, "/spec/caBundle"));
-        // Sessions are kept with the connector: an unchanged one goes on.
-        let connector = match before.filter(|b| b.trust == trust) {
-            Some(before) => before.connector.clone(),
-            None => trust.connector(identity),
+        // Connections are kept with the way: an unchanged one goes on.
+        let way = match before.filter(|b| b.trust == trust) {
+            Some(before) => before.way.clone(),
+            None => trust.way(identity),
         };
         let priority = |path: &str| i32::try_from(int_at(api_service, path)).unwrap_or_default();
         Some(Registration {
@@ -70,7 +69,7 @@ impl Registration {
             priority: Priority { group: priority("/spec/groupPriorityMinimum"), version: priority("/spec/versionPriority") },
             service,
             available: conditions::is_true(api_service, "Available"),
-            connector,
+            way,
             trust,
         })
     }
@@ -97,7 +96,7 @@ impl Registration {
             priority: Priority { group: 2000, version: 200 },
             service: ServiceRef { namespace: "n".to_owned(), name: "s".to_owned(), port: 443 },
             available: true,
-            connector: Err("none in tests".to_owned()),
+            way: Err("none in tests".to_owned()),
             trust,
         })
     }

@@ -12,12 +12,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::TlsConnector;
 
+use super::connections::{Connections, Endpoint};
 use super::registration::Registration;
 use crate::backend;
 use crate::endpoints::subresources::location::Target;
@@ -56,8 +56,8 @@ impl Trust {
         if insecure { Trust::Anybody } else { Trust::Bundle(bundle.to_owned()) }
     }
 
-    /// What connections are made with.
-    pub fn connector(&self, identity: &Identity) -> Result<TlsConnector, String> {
+    /// How connections are made.
+    pub fn way(&self, identity: &Identity) -> Result<Way, String> {
         let builder = match self {
             Trust::Anybody => backend::unverified(),
             Trust::Bundle(bundle) => {
@@ -68,8 +68,22 @@ impl Trust {
             }
         };
         let config = builder.and_then(|builder| builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()));
-        Ok(TlsConnector::from(Arc::new(config.map_err(|error| error.to_string())?)))
+        let plain = config.map_err(|error| error.to_string())?;
+        let mut either = plain.clone();
+        either.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let [either, upgrading] = [either, plain].map(|config| TlsConnector::from(Arc::new(config)));
+        Ok(Way { either, upgrading, kept: Arc::default() })
     }
+}
+
+/// How a server is reached. Clones share their connections.
+#[derive(Clone)]
+pub struct Way {
+    /// For connections of either version of HTTP, which are kept.
+    either: TlsConnector,
+    /// For those that are upgraded, which version 2 does not know.
+    upgrading: TlsConnector,
+    kept: Arc<Connections>,
 }
 
 fn authorities(bundle: &str) -> Result<Arc<dyn ServerCertVerifier>, String> {
@@ -81,12 +95,27 @@ fn authorities(bundle: &str) -> Result<Arc<dyn ServerCertVerifier>, String> {
 }
 
 impl Registration {
-    /// Sends a request to an endpoint of the service; gives the head of the answer, whose body keeps the connection.
-    pub async fn send(&self, target: &Target, request: Request<Body>) -> Result<Response<Incoming>, String> {
-        let connector = self.connector.as_ref().map_err(Clone::clone)?;
+    /// Sends a request to an endpoint of the service; gives the head of the answer.
+    pub async fn send(&self, target: &Target, request: Request<Body>) -> Result<Response<Body>, String> {
+        let way = self.way.as_ref().map_err(Clone::clone)?;
+        let (server_name, name) = self.server_name()?;
+        let connect = async { backend::connect_verified(target, &way.either, name).await.map_err(|error| error.to_string()) };
+        let endpoint = Endpoint { authority: target.authority(), server_name };
+        way.kept.send(&endpoint, connect, request).await
+    }
+
+    /// Sends a request that wishes to upgrade its connection.
+    pub async fn send_upgrade(&self, target: &Target, request: Request<Body>) -> Result<Response<Body>, String> {
+        let way = self.way.as_ref().map_err(Clone::clone)?;
+        let (_, name) = self.server_name()?;
+        let sent = backend::send_verified(target, &way.upgrading, name, request).await;
+        sent.map(|response| response.map(Body::new)).map_err(|error| error.to_string())
+    }
+
+    fn server_name(&self) -> Result<(String, ServerName<'static>), String> {
         let name = self.service.server_name();
-        let name = ServerName::try_from(name.clone()).map_err(|_| format!("{name} is no server name"))?;
-        backend::send_verified(target, connector, name, request).await.map_err(|error| error.to_string())
+        let parsed = ServerName::try_from(name.clone()).map_err(|_| format!("{name} is no server name"))?;
+        Ok((name, parsed))
     }
 
     /// Reads a document whole, in a user's name. The error is in the words of Go's HTTP client.
@@ -138,7 +167,7 @@ impl Fetched {
     }
 }
 
-async fn read_body(mut body: Incoming) -> Result<Bytes, String> {
+async fn read_body(mut body: Body) -> Result<Bytes, String> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() {
@@ -165,9 +194,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pki = pki::Pki::open(directory.path()).unwrap();
         let identity = Identity::new(&pki.front_proxy_client().unwrap()).unwrap();
-        let error = |bundle: &str| Trust::read(false, bundle).connector(&identity).err().unwrap_or_default();
+        let error = |bundle: &str| Trust::read(false, bundle).way(&identity).err().unwrap_or_default();
         assert_eq!(error(&STANDARD.encode("rubbish")), "unable to load root certificates: unable to parse bytes as PEM block");
         assert_eq!(error(&STANDARD.encode(pki.ca().unwrap())), "");
-        assert!(Trust::read(true, "").connector(&identity).is_ok());
+        assert!(Trust::read(true, "").way(&identity).is_ok());
     }
 }

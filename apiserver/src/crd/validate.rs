@@ -111,7 +111,7 @@ impl Walk<'_> {
         if rules.allowed.is_empty() || rules.allowed.contains(value) {
             return;
         }
-        let shown: Vec<String> = rules.allowed.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+        let shown: Vec<String> = rules.allowed.iter().map(|v| v.as_str().map_or_else(|| sorted(v).to_string(), str::to_owned)).collect();
         self.add(at, |path| Error::not_supported(path, value.clone(), &shown));
     }
 
@@ -198,7 +198,8 @@ impl Walk<'_> {
             self.add(at, |path| Error::too_many(path, count, usize::try_from(max).unwrap_or(usize::MAX)));
         }
         for (key, value) in map {
-            let member_at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+            // Upstream tells the two from each other at the root.
+            let member_at = if at.is_empty() && schema.properties.contains_key(key) { key.clone() } else { format!("{at}.{key}") };
             match (schema.properties.get(key), &schema.additional) {
                 (Some(property), _) => self.value(property, value, old.and_then(|o| o.get(key)), &member_at),
                 (None, Additional::Schema(other)) => self.value(other, value, old.and_then(|o| o.get(key)), &member_at),
@@ -265,6 +266,13 @@ fn closest(trials: Vec<(ErrorList, usize)>) -> ErrorList {
         }
     }
     best.map(|(errors, _)| errors).unwrap_or_default()
+}
+
+/// A value as maps of Go are printed.
+pub fn sorted(value: &Value) -> Value {
+    let mut value = value.clone();
+    value.sort_all_objects();
+    value
 }
 
 /// The item of the old list that an item of an associative list stands for. Other items have none.

@@ -88,6 +88,8 @@ pub struct Build {
 
 /// The version of the API that is served.
 pub const GIT_VERSION: &str = "v1.37.2";
+/// The same as OpenAPI documents have it: which API a server emulates is told without a patch.
+pub const EMULATED_VERSION: &str = "1.37";
 
 /// `/version`.
 pub fn version(build: &Build) -> Value {

@@ -3,6 +3,7 @@
 //! Everything is derived from the schema table and the resource table when it is first asked for, and kept until the
 //! resources change. Owns no HTTP: the endpoints write these bytes and set `ETag` from [`Document::hash`].
 
+mod convert;
 mod document;
 pub mod gnostic;
 pub mod merge;
@@ -36,75 +37,95 @@ pub struct Document {
     /// Of the JSON text, or of what it is made from, in upper case hexadecimal: the `hash` of the index and, in quotes, the `ETag`.
     pub hash: String,
     flavour: Flavour,
-    text: Text,
-    protobuf: OnceLock<Bytes>,
+    json: Form,
+    protobuf: OnceLock<Form>,
 }
 
-/// The JSON of a document.
+/// A document in one of its two forms.
 #[derive(Debug)]
-enum Text {
+pub enum Form {
     /// With the compressed form, made when it is first asked for.
     Plain(Bytes, OnceLock<Option<Bytes>>),
     /// Compressed alone: there are as many documents of custom resources as there are groups, and each repeats what the others say.
     Packed { gzip: Bytes, length: usize },
 }
 
-impl Document {
-    fn plain(value: &Value, flavour: Flavour) -> Document {
-        let json = Bytes::from(value.to_string());
-        Document { hash: sha512(&json), flavour, text: Text::Plain(json, OnceLock::new()), protobuf: OnceLock::new() }
+impl Form {
+    fn plain(bytes: Bytes) -> Form {
+        Form::Plain(bytes, OnceLock::new())
     }
 
-    fn packed(json: &[u8], hash: String, flavour: Flavour) -> Document {
-        let text = match respond::pack(json) {
-            Some(gzip) => Text::Packed { gzip, length: json.len() },
-            None => Text::Plain(Bytes::copy_from_slice(json), OnceLock::new()),
-        };
-        Document { hash, flavour, text, protobuf: OnceLock::new() }
+    fn packed(bytes: &[u8]) -> Form {
+        match respond::pack(bytes) {
+            Some(gzip) => Form::Packed { gzip, length: bytes.len() },
+            None => Form::plain(Bytes::copy_from_slice(bytes)),
+        }
     }
 
-    pub fn json(&self) -> Bytes {
-        match &self.text {
-            Text::Plain(json, _) => json.clone(),
-            Text::Packed { gzip, .. } => {
-                let mut json = Vec::with_capacity(gzip.len() * 10);
-                flate2::read::GzDecoder::new(&**gzip).read_to_end(&mut json).expect("it was compressed here");
-                json.into()
+    pub fn bytes(&self) -> Bytes {
+        match self {
+            Form::Plain(bytes, _) => bytes.clone(),
+            Form::Packed { gzip, length } => {
+                let mut bytes = Vec::with_capacity(*length);
+                flate2::read::GzDecoder::new(&**gzip).read_to_end(&mut bytes).expect("it was compressed here");
+                bytes.into()
             }
         }
     }
 
-    /// The length of the JSON, and the JSON as a body. What is kept compressed is unpacked as it goes out: clients that take it slowly, or not at
+    /// The length, and the bytes as a body. What is kept compressed is unpacked as it goes out: clients that take it slowly, or not at
     /// all, cost no more than others.
     pub fn body(&self) -> (usize, Body) {
-        match &self.text {
-            Text::Plain(json, _) => (json.len(), Body::from(json.clone())),
-            Text::Packed { gzip, length } => {
+        match self {
+            Form::Plain(bytes, _) => (bytes.len(), Body::from(bytes.clone())),
+            Form::Packed { gzip, length } => {
                 let chunks = Unpacking(flate2::read::GzDecoder::new(std::io::Cursor::new(gzip.clone())));
                 (*length, Body::from_stream(futures::stream::iter(chunks)))
             }
         }
     }
 
-    /// The JSON compressed, if it is large enough for that.
+    /// The bytes compressed, if there are enough of them for that.
     pub fn gzip(&self) -> Option<Bytes> {
-        match &self.text {
-            Text::Plain(json, gzip) => gzip.get_or_init(|| respond::gzip(json)).clone(),
-            Text::Packed { gzip, length } => respond::is_large(*length).then(|| gzip.clone()),
+        match self {
+            Form::Plain(bytes, gzip) => gzip.get_or_init(|| respond::gzip(bytes)).clone(),
+            Form::Packed { gzip, length } => respond::is_large(*length).then(|| gzip.clone()),
         }
+    }
+}
+
+impl Document {
+    fn plain(value: &Value, flavour: Flavour) -> Document {
+        let json = Bytes::from(value.to_string());
+        Document { hash: sha512(&json), flavour, json: Form::plain(json), protobuf: OnceLock::new() }
+    }
+
+    fn packed(json: &[u8], hash: String, flavour: Flavour) -> Document {
+        Document { hash, flavour, json: Form::packed(json), protobuf: OnceLock::new() }
+    }
+
+    /// Somebody else's document of version 2, converted.
+    pub fn of_version_2(document: &Value) -> Document {
+        let json = convert::to_v3(document).to_string();
+        let hash = sha512(json.as_bytes());
+        Document::packed(json.as_bytes(), hash, Flavour::V3)
+    }
+
+    pub fn json(&self) -> &Form {
+        &self.json
     }
 
     /// The same document as a gnostic message (`application/com.github.proto-openapi.spec.v3.v1.0+protobuf`, and
-    /// `…spec.v2@v1.0+protobuf`), made when it is first asked for.
-    pub fn protobuf(&self) -> Bytes {
-        let encode = || {
-            let value: Value = serde_json::from_slice(&self.json()).expect("the document was written from a value");
-            Bytes::from(gnostic::encode(&value, self.flavour))
-        };
-        match (&self.text, self.flavour) {
-            (Text::Packed { .. }, Flavour::V3) => encode(),
-            _ => self.protobuf.get_or_init(encode).clone(),
-        }
+    /// `…spec.v2@v1.0+protobuf`), made when it is first asked for and kept as the JSON is.
+    pub fn protobuf(&self) -> &Form {
+        self.protobuf.get_or_init(|| {
+            let value: Value = serde_json::from_slice(&self.json.bytes()).expect("the document was written from a value");
+            let message = gnostic::encode(&value, self.flavour);
+            match self.json {
+                Form::Plain(..) => Form::plain(message.into()),
+                Form::Packed { .. } => Form::packed(&message),
+            }
+        })
     }
 }
 
@@ -227,6 +248,8 @@ pub struct OpenApi {
 #[derive(Default)]
 struct Aggregated {
     v3: BTreeMap<String, String>,
+    /// Of those who know version 2 alone.
+    converted: BTreeMap<String, Arc<Document>>,
     /// The paths of these that are of the groups and versions that others serve.
     own: BTreeSet<String>,
     v2: Vec<Arc<Value>>,
@@ -242,7 +265,7 @@ struct Whole {
 }
 
 impl OpenApi {
-    /// The documents of built-in resources. `version` is the server's version, as in `/version`.
+    /// The documents of built-in resources. `version` is that of the API, without a patch.
     pub fn new(definitions: &[&Definition], types: &'static Types, version: &str) -> OpenApi {
         OpenApi::of(definitions.iter().map(|d| Resource::built_in(d, types)).collect(), types, version)
     }
@@ -309,6 +332,9 @@ impl OpenApi {
             for (path, url) in &documents.v3 {
                 aggregated.v3.entry(path.clone()).or_insert_with(|| url.clone());
             }
+            if let Some(converted) = &documents.converted {
+                aggregated.converted.entry(own.clone()).or_insert_with(|| converted.clone());
+            }
             aggregated.v2.extend(documents.v2.clone());
         }
         *self.aggregated.write() = aggregated;
@@ -341,6 +367,10 @@ impl OpenApi {
                 paths.insert(path.clone(), json!({ "serverRelativeURL": url }));
             }
         }
+        for (path, document) in &aggregated.converted {
+            let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+            paths.insert(path.clone(), json!({ "serverRelativeURL": url }));
+        }
         drop(aggregated);
         paths.sort_keys();
         let index = Bytes::from(json!({"paths": paths}).to_string());
@@ -358,6 +388,9 @@ impl OpenApi {
 
     /// `/openapi/v3/<path>`, such as `apis/apps/v1`.
     pub fn document_v3(&self, path: &str) -> Option<Arc<Document>> {
+        if let Some(converted) = self.aggregated.read().converted.get(path) {
+            return Some(converted.clone());
+        }
         let part = self.parts.read().get(path).cloned()?;
         Some(self.document(&part))
     }
@@ -403,7 +436,7 @@ impl OpenApi {
             whole => whole.generation,
         };
         let parts: Vec<Arc<Part>> = self.parts.read().values().cloned().collect();
-        let groups: Vec<(&str, &str)> = parts.iter().filter_map(|p| p.group()).collect();
+        let groups = schema::known_to_servers();
         let builtin = |name: &str| schema::definition(self.types, name, Flavour::V2, &groups);
         let mut v2 = document::V2::default();
         for part in &parts {
@@ -501,7 +534,7 @@ mod tests {
 
     fn sample() -> OpenApi {
         let resources = vec![resource("", "pods", "Pod", vec![exec()]), resource("apps", "deployments", "Deployment", Vec::new())];
-        OpenApi::of(resources, builtin(), "v1.37.0")
+        OpenApi::of(resources, builtin(), "1.37")
     }
 
     fn parsed(bytes: &[u8]) -> Value {
@@ -524,7 +557,7 @@ mod tests {
 
     #[test]
     fn a_document_has_its_operations_and_what_they_reach() {
-        let apps = parsed(&sample().document_v3("apis/apps/v1").expect("a document").json());
+        let apps = parsed(&sample().document_v3("apis/apps/v1").expect("a document").json().bytes());
         let item = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
         assert_eq!(item["get"]["operationId"], "readAppsV1NamespacedDeployment");
         assert_eq!(item["delete"]["responses"]["202"]["description"], "Accepted");
@@ -538,7 +571,7 @@ mod tests {
 
     #[test]
     fn streams_are_operations_without_objects() {
-        let core = parsed(&sample().document_v3("api/v1").expect("a document").json());
+        let core = parsed(&sample().document_v3("api/v1").expect("a document").json().bytes());
         let exec = &core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/exec"];
         assert_eq!(exec["post"]["operationId"], "connectCoreV1PostNamespacedPodExec");
         assert_eq!(exec["post"]["responses"]["200"]["content"], json!({"*/*": {"schema": {"type": "string"}}}));
@@ -563,8 +596,8 @@ mod tests {
         api.set_custom("example.com", "v1", "widgets.example.com", published());
         api.set_custom("apps", "v1", "widgets.apps", published());
         assert_ne!(index, api.index());
-        assert!(parsed(&api.document_v2().json())["definitions"]["com.example.v1.Widget"].is_object());
-        let custom = parsed(&api.document_v3("apis/example.com/v1").expect("a document").json());
+        assert!(parsed(&api.document_v2().json().bytes())["definitions"]["com.example.v1.Widget"].is_object());
+        let custom = parsed(&api.document_v3("apis/example.com/v1").expect("a document").json().bytes());
         let paths: Vec<&String> = custom["paths"].as_object().expect("paths").keys().collect();
         assert!(paths.iter().all(|p| !p.contains("/watch/")), "{paths:?}");
         api.remove_custom("example.com", "v1", "widgets.example.com");
@@ -573,11 +606,13 @@ mod tests {
 
     #[test]
     fn version_2_shares_parameters_under_upstreams_names() {
-        let v2 = parsed(&sample().document_v2().json());
+        let v2 = parsed(&sample().document_v2().json().bytes());
         let item = &v2["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
         assert_eq!(item["parameters"][1], json!({"$ref": "#/parameters/namespace-vgWSWtn3"}));
         assert_eq!(item["delete"]["parameters"][0], json!({"$ref": "#/parameters/body-2Y1dVQaQ"}));
         assert_eq!(v2["parameters"]["namespace-vgWSWtn3"]["required"], true);
         assert_eq!(v2["definitions"]["io.k8s.api.apps.v1.Deployment"]["properties"]["spec"]["default"], Value::Null);
+        let kinds = &v2["definitions"]["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"]["x-kubernetes-group-version-kind"];
+        assert_eq!(kinds.as_array().map(Vec::len), Some(62));
     }
 }

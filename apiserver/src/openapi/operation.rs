@@ -47,6 +47,7 @@ pub enum Content {
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
+const PRETTY: &str = "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a browser or command-line HTTP tool (curl and wget).";
 pub const ANY_TYPE: &str = "*/*";
 const OBJECT_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const STREAM_TYPES: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
@@ -210,7 +211,7 @@ impl<'a> Endpoint<'a> {
             parameters.push(Parameter::path("namespace", "object name and auth scope, such as for teams and projects".into()));
         }
         if action != "connect" {
-            parameters.push(Parameter { name: "pretty".into(), place: Place::Query, kind: "string", description: None });
+            parameters.push(Parameter { name: "pretty".into(), place: Place::Query, kind: "string", description: Some(PRETTY.into()) });
         }
         Operation {
             path,

@@ -85,6 +85,23 @@ pub fn known_to_clients() -> Vec<(&'static str, &'static str)> {
     KNOWN_TO_CLIENTS.iter().flat_map(|(group, versions)| versions.iter().map(move |version| (*group, *version))).collect()
 }
 
+/// The group-versions that the document of version 2 lists for those types: what clients and the server itself have types for, whatever custom
+/// resources there are.
+const KNOWN_TO_SERVERS: [(&str, &str); 7] = [
+    ("admission.k8s.io", "v1"),
+    ("admission.k8s.io", "v1beta1"),
+    ("apiextensions.k8s.io", "v1"),
+    ("apiextensions.k8s.io", "v1beta1"),
+    ("apiregistration.k8s.io", "v1"),
+    ("apiregistration.k8s.io", "v1beta1"),
+    ("imagepolicy.k8s.io", "v1alpha1"),
+];
+
+/// See [`KNOWN_TO_SERVERS`].
+pub fn known_to_servers() -> Vec<(&'static str, &'static str)> {
+    known_to_clients().into_iter().chain(KNOWN_TO_SERVERS).collect()
+}
+
 /// A definition by name; `None` if the built-in types have none. `groups` are the group-versions that the document is
 /// about, besides core/v1.
 pub fn definition(types: &Types, name: &str, flavour: Flavour, groups: &[(&str, &str)]) -> Option<Value> {
@@ -187,7 +204,9 @@ fn property(types: &Types, s: &StructType, f: &Field, flavour: Flavour) -> Value
         out.insert("allOf".into(), json!([{"$ref": reference}]));
     }
     out.extend(extensions);
-    describe(&mut out, schema::description(&s.name, Some(&f.json)));
+    let meanings = schema::meanings(&s.name, &f.json).unwrap_or("");
+    let text = schema::description(&s.name, Some(&f.json)).map(|text| format!("{text}{meanings}"));
+    describe(&mut out, text.as_deref());
     Value::Object(out)
 }
 

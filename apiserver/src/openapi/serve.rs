@@ -94,22 +94,20 @@ fn document_response(request: &Authorized, document: &super::Document, protobuf:
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        let answer = if protobuf == V2_PROTOBUF { V2_PROTOBUF_ANSWER } else { V3_PROTOBUF_ANSWER };
-        match wants_protobuf {
-            true => {
-                let body = document.protobuf();
-                respond::compress(respond::bytes(StatusCode::OK, answer, body.clone()), &request.headers, &body)
+        let (form, media_type) = match (wants_protobuf, protobuf == V2_PROTOBUF) {
+            (false, _) => (document.json(), JSON),
+            (true, false) => (document.protobuf(), V3_PROTOBUF_ANSWER),
+            (true, true) => (document.protobuf(), V2_PROTOBUF_ANSWER),
+        };
+        let mut response = respond::bytes(StatusCode::OK, media_type, Bytes::new());
+        match form.gzip().filter(|_| respond::accepts_gzip(&request.headers)) {
+            Some(packed) => respond::kept(response, &request.headers, || Some(packed)),
+            None => {
+                let (length, body) = form.body();
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+                *response.body_mut() = body;
+                response
             }
-            false => match document.gzip().filter(|_| respond::accepts_gzip(&request.headers)) {
-                Some(packed) => respond::kept(respond::bytes(StatusCode::OK, JSON, Bytes::new()), &request.headers, || Some(packed)),
-                None => {
-                    let (length, body) = document.body();
-                    let mut response = respond::bytes(StatusCode::OK, JSON, Bytes::new());
-                    response.headers_mut().insert(CONTENT_LENGTH, length.into());
-                    *response.body_mut() = body;
-                    response
-                }
-            },
         }
     };
     if let Ok(value) = HeaderValue::from_str(&etag) {

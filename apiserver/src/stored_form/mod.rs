@@ -17,6 +17,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::catalog::{Catalog, Gvk, Resource, Stored};
+use crate::crd::resource::is_of_version;
 use crate::discovery::builtin::stored_version;
 use crate::endpoints::body::set_type_meta;
 use crate::endpoints::convert;
@@ -120,6 +121,14 @@ impl Codec for StoredForm {
 
     fn decode(&self, stored: &Bytes) -> Result<Value, CodecError> {
         self.read(stored)
+    }
+
+    fn is_current(&self, stored: &Bytes) -> bool {
+        let written = self.written.api_version();
+        if !stored.starts_with(envelope::PREFIX) {
+            return self.json && is_of_version(stored, &written);
+        }
+        !self.json && envelope::unwrap(stored).is_ok_and(|unknown| unknown.api_version == written)
     }
 }
 

@@ -43,6 +43,7 @@ fn an_object_is_stored_as_upstream_stores_it_and_comes_back_whole() {
         assert_eq!(form.decode(&stored).unwrap().to_string(), object.to_string());
         // The other encoding is understood as well.
         assert_eq!(form.decode(&text).unwrap().to_string(), object.to_string());
+        assert_eq!((form.is_current(&stored), form.is_current(&text)), (true, plural == "apiservices"));
     }
 }
 
@@ -55,6 +56,7 @@ fn an_object_of_another_version_is_read_as_the_storage_version() {
     let read = form.decode(&stored).unwrap();
     assert_eq!(read["apiVersion"], "autoscaling/v2");
     assert_eq!(read["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+    assert!(!form.is_current(&stored), "a write that changes nothing else brings it up to date");
 }
 
 #[test]

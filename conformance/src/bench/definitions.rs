@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 use super::connection::{Endpoint, JSON};
 use super::load::{Load, Tally, Until};
 
-const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+pub const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub const DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 /// Definitions are spread over so many groups.
 const GROUPS: u64 = 100;
 /// Bytes of a schema, about.

@@ -3,6 +3,7 @@
 //! `suite` is the list of what is measured; each other file owns one kind of work or one part of the set-up. `cluster` is a list of its
 //! own, of what takes nodes too.
 
+pub mod appearance;
 pub mod cluster;
 pub mod connection;
 pub mod definitions;

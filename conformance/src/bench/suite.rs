@@ -8,7 +8,7 @@ use super::connection::{Endpoint, JSON, PROTOBUF};
 use super::load::{Load, Until};
 use super::measure::{Better, Measure, Report, Unit};
 use super::process::memory;
-use super::{definitions, fixture, list, watch};
+use super::{appearance, definitions, fixture, list, watch};
 
 /// One server's run never takes longer.
 const RUN_TIMEOUT: Duration = Duration::from_secs(300);
@@ -103,6 +103,8 @@ pub async fn run(subject: &Subject<'_>, sizes: Sizes, progress: impl Fn(&str)) -
         if !subject.processes.is_empty() {
             memory_rows(subject, "loaded", &mut measures)?;
             // A server without processes is the bare one, which serves no definitions.
+            progress("a definition");
+            one_definition(subject, &mut measures).await.context("a definition")?;
             progress(&format!("{} definitions", sizes.definitions));
             many_definitions(subject, sizes, &mut measures).await.context("definitions")?;
         }
@@ -223,6 +225,15 @@ async fn fan_out(endpoint: &Endpoint, size: FanOutSize, measures: &mut Vec<Measu
             .with("other_events", found.others)
             .with("watches_ended_early", found.ended_early),
     );
+    Ok(())
+}
+
+/// A definition that comes and goes.
+async fn one_definition(subject: &Subject<'_>, measures: &mut Vec<Measure>) -> anyhow::Result<()> {
+    for seen in appearance::run(subject.endpoint).await? {
+        let work = format!("a definition shows {}", seen.place);
+        measures.push(Measure::milliseconds(seen.key, work, seen.shown_ms).with("gone_ms", seen.gone_ms));
+    }
     Ok(())
 }
 

@@ -1,13 +1,19 @@
-//! An API that somebody else serves behind a service: it is reached in the user's name, shows in discovery, and its end leaves the rest alone.
+//! An API that somebody else serves behind a service: it is reached in the user's name, over connections that are kept, shows in discovery and
+//! OpenAPI, and its end leaves the rest alone.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use base64::Engine;
+use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
@@ -18,7 +24,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::server::WebPkiClientVerifier;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::process::Cluster;
 
@@ -38,18 +46,51 @@ fn machine_address() -> IpAddr {
 struct Extension {
     port: u16,
     ca: String,
+    /// Connections that were accepted.
+    accepted: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Extension {
-    /// Stops answering; open connections end with their tasks.
+    /// Stops answering; open connections end.
     fn stop(&self) {
         self.task.abort();
     }
+
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+/// Events of a watch, the second a while after the first.
+fn events() -> Response {
+    let event = |n: u64| async move {
+        tokio::time::sleep(Duration::from_millis(500 * n)).await;
+        Ok::<_, std::io::Error>(format!("{}\n", json!({ "type": "ADDED", "object": { "n": n } })))
+    };
+    let body = Body::from_stream(futures::stream::iter(0..3).then(event));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Says everything that it hears.
+fn echo(request: Request) -> Response {
+    tokio::spawn(async move {
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(hyper::upgrade::on(request).await.expect("an upgrade")));
+        // A client that goes away is nobody's concern.
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    });
+    (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "echo/1")]).into_response()
 }
 
 /// Answers nobody but a front proxy, and tells it whom it speaks for.
-async fn answer(uri: Uri, headers: HeaderMap) -> Response {
+async fn answer(request: Request) -> Response {
+    let (uri, headers) = (request.uri().clone(), request.headers().clone());
+    if uri.query().is_some_and(|query| query.contains("watch=")) {
+        return events();
+    }
+    if uri.path().ends_with("/exec") {
+        return echo(request);
+    }
     let resource = json!({
         "resource": "things", "responseKind": { "group": GROUP, "version": "v1", "kind": "Thing" }, "scope": "Cluster",
         "singularResource": "thing", "verbs": ["list"],
@@ -68,7 +109,25 @@ async fn answer(uri: Uri, headers: HeaderMap) -> Response {
     }
 }
 
-async fn serve(address: IpAddr, front_proxy_ca: &str) -> Extension {
+/// A server of old: it tells of its resources version by version, and knows OpenAPI 2 alone.
+async fn answer_of_old(request: Request) -> Response {
+    let kind = json!({ "kind": "Thing", "name": "things", "singularName": "thing", "namespaced": false, "verbs": ["list"] });
+    let version = json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{GROUP}/v1"), "resources": [kind] });
+    let thing = json!({ "type": "object", "description": "A thing.", "properties": { "size": { "type": "integer" } },
+        "x-kubernetes-group-version-kind": [{ "group": GROUP, "version": "v1", "kind": "Thing" }] });
+    let list = json!({ "get": { "operationId": "listThings", "produces": ["application/json"],
+        "responses": { "200": { "description": "OK", "schema": { "$ref": "#/definitions/com.example.Thing" } } } } });
+    match request.uri().path() {
+        "/apis/things.example.com/v1" => Json(version).into_response(),
+        "/openapi/v2" => Json(json!({ "swagger": "2.0", "info": { "title": "old", "version": "1" }, "paths": { LIST: list },
+            "definitions": { "com.example.Thing": thing } }))
+        .into_response(),
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// `protocols` are those of HTTP that the server speaks, best first.
+async fn serve(address: IpAddr, front_proxy_ca: &str, protocols: &[&str], app: Router) -> Extension {
     let parameters = rcgen::CertificateParams::new(vec!["things.extension.svc".to_owned()]).expect("parameters");
     let key = rcgen::KeyPair::generate().expect("a key");
     let certificate = parameters.self_signed(&key).expect("a certificate");
@@ -79,25 +138,30 @@ async fn serve(address: IpAddr, front_proxy_ca: &str) -> Extension {
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
     let private = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).expect("a key");
     let chain = vec![certificate.der().clone()];
-    let config = builder.with_client_cert_verifier(verifier).with_single_cert(chain, private).expect("a usable identity");
+    let mut config = builder.with_client_cert_verifier(verifier).with_single_cert(chain, private).expect("a usable identity");
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind((address, 0)).await.expect("a free port");
     let port = listener.local_addr().expect("an address").port();
-    let app = Router::new().fallback(answer);
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
     let task = tokio::spawn(async move {
+        // They end with this task.
+        let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.expect("a connection");
             let Ok(stream) = acceptor.accept(stream).await else { continue };
+            count.fetch_add(1, Ordering::Relaxed);
             let app = app.clone();
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 let builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
                 let service = hyper_util::service::TowerToHyperService::new(app);
                 // A client that goes away is nobody's concern.
-                let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+                let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
             });
         }
     });
-    Extension { port, ca: certificate.pem(), task }
+    Extension { port, ca: certificate.pem(), accepted, task }
 }
 
 async fn apply<K>(api: &Api<K>, object: Value)
@@ -169,11 +233,14 @@ async fn an_api_of_somebody_else_is_served_while_it_is_registered_and_its_death_
     let trust: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
     let trust = trust.get("extension-apiserver-authentication").await.expect("what extension servers are told").data.expect("data");
     let address = machine_address();
-    let extension = serve(address, &trust["requestheader-client-ca-file"]).await;
+    let app = Router::new().fallback(answer);
+    let extension = serve(address, &trust["requestheader-client-ca-file"], &["h2", "http/1.1"], app).await;
     register(&client, &extension, address).await;
 
     let answer = get(&client, &format!("{LIST}?limit=5"), "application/json").await.expect("the list");
     assert_eq!(answer, json!({ "user": "kubernetes-admin", "groups": "system:masters,system:authenticated", "query": "limit=5" }));
+    watches_and_upgrades_pass(&client).await;
+    connections_are_kept(&client, &extension).await;
     until("discovery tells of it", async || told(&client).await == Some((1, "Current".to_owned()))).await;
 
     extension.stop();
@@ -193,4 +260,76 @@ async fn an_api_of_somebody_else_is_served_while_it_is_registered_and_its_death_
         Err(kube::Error::Api(status)) => assert_eq!(status.code, 404),
         other => panic!("{other:?}"),
     }
+}
+
+/// What a watch tells arrives when it is told, and an upgraded connection carries bytes both ways.
+async fn watches_and_upgrades_pass(client: &Client) {
+    let request = http::Request::get(format!("{LIST}?watch=true")).body(Vec::new()).expect("a request");
+    let started = Instant::now();
+    let mut lines = client.request_stream(request).await.expect("a stream").lines();
+    let first = lines.try_next().await.expect("a line").expect("an event");
+    assert!(first.contains("\"n\":0") && started.elapsed() < Duration::from_millis(450), "{first} after {:?}", started.elapsed());
+    let rest: Vec<String> = lines.try_collect().await.expect("all lines");
+    assert_eq!(rest.len(), 2);
+
+    let request = http::Request::get(format!("{LIST}/a/exec")).header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "echo/1");
+    let response = client.send(request.body(kube::client::Body::empty()).expect("a request")).await.expect("an answer");
+    assert_eq!((response.status(), response.headers()[header::UPGRADE].as_bytes()), (StatusCode::SWITCHING_PROTOCOLS, &b"echo/1"[..]));
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.expect("an upgraded connection"));
+    for word in ["one", "two"] {
+        stream.write_all(word.as_bytes()).await.expect("sent");
+        let mut heard = [0; 3];
+        stream.read_exact(&mut heard).await.expect("heard");
+        assert_eq!(heard, word.as_bytes());
+    }
+}
+
+/// Requests one after the other, and side by side, need few connections.
+async fn connections_are_kept(client: &Client, extension: &Extension) {
+    let before = extension.accepted();
+    for _ in 0..30 {
+        get(client, LIST, "application/json").await.expect("the list");
+    }
+    futures::future::join_all((0..30).map(|_| get(client, LIST, "application/json"))).await.into_iter().for_each(|answer| {
+        answer.expect("the list");
+    });
+    let made = extension.accepted() - before;
+    assert!(made <= 10, "{made} connections for 60 requests");
+}
+
+#[tokio::test]
+async fn a_server_of_old_shows_in_discovery_and_in_both_versions_of_openapi() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::start(directory.path());
+    let client = cluster.impatient_client().await;
+    let trust: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
+    let trust = trust.get("extension-apiserver-authentication").await.expect("what extension servers are told").data.expect("data");
+    let address = machine_address();
+    let app = Router::new().fallback(answer_of_old);
+    let extension = serve(address, &trust["requestheader-client-ca-file"], &[], app).await;
+    register(&client, &extension, address).await;
+    until("discovery tells of it", async || told(&client).await == Some((1, "Current".to_owned()))).await;
+
+    let path = format!("apis/{GROUP}/v1");
+    let url =
+        async || get(&client, "/openapi/v3", "application/json").await.expect("the index")["paths"][&path]["serverRelativeURL"].clone();
+    until("OpenAPI tells of it", async || url().await.is_string()).await;
+    let url = url().await;
+    let v3 = get(&client, url.as_str().expect("a path"), "application/json").await.expect("the document");
+    assert_eq!(v3["components"]["schemas"]["com.example.Thing"]["properties"]["size"]["type"], "integer");
+    let carried = &v3["paths"][LIST]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"];
+    assert_eq!(carried, "#/components/schemas/com.example.Thing");
+    let v2 = get(&client, "/openapi/v2", "application/json").await.expect("the document");
+    assert_eq!(v2["definitions"]["com.example.Thing"]["description"], "A thing.");
+    connections_are_kept_by_version_1(&client, &extension).await;
+}
+
+/// One request at a time needs one connection, even if it cannot be shared.
+async fn connections_are_kept_by_version_1(client: &Client, extension: &Extension) {
+    let before = extension.accepted();
+    for _ in 0..30 {
+        get(client, &format!("/apis/{GROUP}/v1"), "application/json").await.expect("the resources");
+    }
+    let made = extension.accepted() - before;
+    assert!(made <= 10, "{made} connections for 30 requests");
 }

@@ -29,7 +29,7 @@ fn password(secret: &Secret) -> String {
 }
 
 /// Writes a configuration whose providers are as given.
-fn configure(directory: &Path, providers: &str) -> String {
+pub fn configure(directory: &Path, providers: &str) -> String {
     let path = directory.join("encryption.yaml");
     let text = format!(
         "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets]\n  providers:\n{providers}\n"
@@ -41,7 +41,7 @@ fn configure(directory: &Path, providers: &str) -> String {
     format!("--encryption-provider-config={}", path.display())
 }
 
-fn keys(provider: &str, keys: &[(&str, u8)]) -> String {
+pub fn keys(provider: &str, keys: &[(&str, u8)]) -> String {
     let key = |(name, byte): &(&str, u8)| format!("{{name: {name}, secret: {}}}", STANDARD.encode([*byte; 32]));
     format!("  - {provider}: {{keys: [{}]}}", keys.iter().map(key).collect::<Vec<_>>().join(", "))
 }
@@ -62,7 +62,7 @@ async fn text(client: &Client, path: &str) -> Result<String, kube::Error> {
     client.request_text(http::Request::get(path).body(Vec::new()).expect("a request")).await
 }
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     while !holds().await {
         assert!(Instant::now() < deadline, "{what}");

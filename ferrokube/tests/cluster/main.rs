@@ -21,6 +21,7 @@ mod hostile;
 mod kinds;
 mod kms_plugin;
 mod kubectl;
+mod migration;
 mod node;
 mod objects;
 mod operator;

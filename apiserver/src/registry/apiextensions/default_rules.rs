@@ -23,7 +23,7 @@ pub fn validate(schema: &Value, pruned: bool, path: &Path<'_>) -> ErrorList {
         }
         let path = path.child("default");
         if pruned && default.has_unknown_fields() {
-            errors.push(Error::invalid(&path, default.value.clone(), "must not have unknown fields"));
+            errors.push(Error::invalid(&path, crd::validate::sorted(default.value), "must not have unknown fields"));
         }
         errors.extend(default.errors(&path, &mut budget));
     });

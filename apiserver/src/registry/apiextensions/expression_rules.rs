@@ -5,7 +5,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 use super::internal::shown_rule;
-use super::tolerance::Expressions;
+use super::tolerance::{Expressions, TYPES};
 use crate::crd::rule::Scope;
 use crate::registry::read::{list_at, str_at};
 
@@ -16,10 +16,11 @@ const MAX_TOTAL_COST: u64 = 100_000_000;
 /// How many of the most expensive rules are named when all together cost too much.
 const NAMED: usize = 4;
 
-/// The errors of all rules within a schema that is sound otherwise. Of expressions that are `in_force`, more is known than new ones may
-/// use; in a schema that is `unchanged`, each may cost what it costs.
-pub fn validate(schema: &Value, in_force: &Expressions, unchanged: bool, path: &Path<'_>) -> ErrorList {
-    let mut walk = Walk { in_force, unchanged, errors: ErrorList::new(), total: 0, expensive: Vec::new() };
+/// The errors of all rules within a schema of sound form. Of expressions that are `in_force`, more is known than new ones may
+/// use; in a schema that is `unchanged`, each may cost what it costs. Where something within is `wrong` otherwise, rules would make no sense:
+/// these are the fields of such errors.
+pub fn validate(schema: &Value, in_force: &Expressions, unchanged: bool, wrong: &[String], path: &Path<'_>) -> ErrorList {
+    let mut walk = Walk { in_force, unchanged, wrong, is_lost: false, errors: ErrorList::new(), total: 0, expensive: Vec::new() };
     walk.schema(schema, true, Some(1), None, path);
     let Walk { mut errors, total, expensive, .. } = walk;
     if total > MAX_TOTAL_COST {
@@ -34,6 +35,9 @@ pub fn validate(schema: &Value, in_force: &Expressions, unchanged: bool, path: &
 struct Walk<'r> {
     in_force: &'r Expressions,
     unchanged: bool,
+    wrong: &'r [String],
+    /// Something around is of no type, and so nobody can say what is within.
+    is_lost: bool,
     errors: ErrorList,
     total: u64,
     /// The most expensive rules and their places.
@@ -44,6 +48,9 @@ impl Walk<'_> {
     /// `cardinality` is how often the schema's data may stand in an object, if its surroundings say so; `uncorrelated` the part of the
     /// schema around it whose data cannot be told apart from what was there before.
     fn schema(&mut self, schema: &Value, is_root: bool, cardinality: Option<u64>, uncorrelated: Option<&str>, path: &Path<'_>) {
+        let kind = str_at(schema, "/type");
+        let before = self.is_lost;
+        self.is_lost |= !kind.is_empty() && !TYPES.contains(&kind);
         let inner = cardinality.zip(max_elements(schema)).map(|(around, own)| around.saturating_mul(own));
         let here = path.to_string();
         if let Some(additional) = schema.get("additionalProperties").filter(|inner| inner.is_object()) {
@@ -57,7 +64,11 @@ impl Walk<'_> {
                 if str_at(schema, "/x-kubernetes-list-type") == "map" { uncorrelated } else { uncorrelated.or(Some(here.as_str())) };
             self.schema(items, false, inner, within, &path.child("items"));
         }
-        self.rules(schema, is_root, cardinality, uncorrelated, path);
+        let is_within = |wrong: &String| wrong.strip_prefix(&*here).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        if !self.wrong.iter().any(is_within) {
+            self.rules(schema, is_root, cardinality, uncorrelated, path);
+        }
+        self.is_lost = before;
     }
 
     fn rules(&mut self, schema: &Value, is_root: bool, cardinality: Option<u64>, uncorrelated: Option<&str>, path: &Path<'_>) {
@@ -66,7 +77,7 @@ impl Walk<'_> {
             return;
         }
         let path = path.child("x-kubernetes-validations");
-        let Some(scope) = Scope::new(schema, is_root, false) else {
+        let Some(scope) = Scope::new(schema, is_root, false).filter(|_| !self.is_lost) else {
             let why = "internal error: failed to construct type information for x-kubernetes-validations rules: \
                        unable to convert structural schema to CEL declarations";
             self.errors.push(Error::internal(&path, why));
@@ -157,13 +168,26 @@ mod tests {
     use super::*;
 
     fn errors(schema: Value) -> Vec<String> {
-        validate(&schema, &Expressions::default(), false, &Path::new("s")).iter().map(ToString::to_string).collect()
+        validate(&schema, &Expressions::default(), false, &[], &Path::new("s")).iter().map(ToString::to_string).collect()
     }
 
     fn rules(ty: Value, rules: Value) -> Value {
         let mut schema = ty;
         schema["x-kubernetes-validations"] = rules;
         schema
+    }
+
+    #[test]
+    fn rules_about_something_that_is_wrong_are_not_looked_at() {
+        let rule = json!([{"rule": "nosuch"}]);
+        let schema = json!({"type": "object", "properties": {
+            "a": {"type": "object", "x-kubernetes-validations": rule, "properties": {"b": {"type": "bad"}}},
+            "ab": {"type": "object", "x-kubernetes-validations": rule},
+        }});
+        let wrong = ["s.properties[a].properties[b].type".to_owned()];
+        let errors = validate(&schema, &Expressions::default(), false, &wrong, &Path::new("s"));
+        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["s.properties[ab].x-kubernetes-validations[0].rule"]);
     }
 
     #[test]
@@ -180,7 +204,7 @@ mod tests {
         let list = json!({"type": "array", "items": {"type": "array", "items": {"type": "string"}}});
         let schema = rules(list, json!([{"rule": "self.all(x, x.all(y, y == 'a'))"}]));
         let found = errors(schema.clone());
-        let unchanged = validate(&schema, &Expressions::default(), true, &Path::new("s"));
+        let unchanged = validate(&schema, &Expressions::default(), true, &[], &Path::new("s"));
         assert!(unchanged.iter().all(|error| error.to_string().contains("rule cost total")), "{unchanged:?}");
         assert_eq!(
             found[0],
@@ -195,7 +219,7 @@ mod tests {
             rules(json!({"type": "string"}), json!([{"rule": "[1, 2].includes(1)", "messageExpression": "[1].includes(1) ? 'a' : 'b'"}]));
         let in_force = |rules: &[&str], messages: &[&str]| {
             let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect();
-            validate(&schema, &Expressions { rules: texts(rules), messages: texts(messages) }, false, &Path::new("s")).len()
+            validate(&schema, &Expressions { rules: texts(rules), messages: texts(messages) }, false, &[], &Path::new("s")).len()
         };
         let (rule, message) = ("[1, 2].includes(1)", "[1].includes(1) ? 'a' : 'b'");
         assert_eq!([in_force(&[], &[]), in_force(&[rule], &[]), in_force(&[rule], &[message])], [1, 1, 0]);

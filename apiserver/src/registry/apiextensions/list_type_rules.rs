@@ -82,13 +82,15 @@ fn validate_map(schema: &Value, path: &Path<'_>) -> ErrorList {
     if keys.is_empty() {
         errors.push(Error::required(&keys_path, "must not be empty if x-kubernetes-list-type is map"));
     }
-    let Some(items) = present(schema, "items") else {
+    // One that is there and null has been something that is no schema.
+    let Some(items) = schema.get("items") else {
         errors.push(Error::required(&items_path, "must have a schema if x-kubernetes-list-type is map"));
         return errors;
     };
     if !items.is_object() {
         let detail = "must only have a single schema if x-kubernetes-list-type is map";
-        errors.push(Error::invalid(&items_path, shown_items(items), detail));
+        let shown = if items.is_null() { serde_json::json!({"Schema": null, "JSONSchemas": null}) } else { shown_items(items) };
+        errors.push(Error::invalid(&items_path, shown, detail));
         return errors;
     }
     let kind = str_at(items, "/type");

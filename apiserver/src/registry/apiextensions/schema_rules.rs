@@ -61,9 +61,9 @@ pub fn validate(schema: &Value, version: &str, has_status: bool, must_be_structu
     let context = Context { defaults: Defaults::Allowed, inside_meta: false, depth: MAX_DEPTH };
     let before = errors.len();
     validate_schema(schema, true, &context, rules, &path, &mut errors);
-    // Of a schema that is not sound, rules in CEL would make no sense.
-    if has_sound_form && errors.len() == before {
-        errors.extend(expression_rules::validate(schema, &rules.in_force, rules.unchanged.contains(version), &path));
+    if has_sound_form {
+        let wrong: Vec<String> = errors[before..].iter().map(|error| error.field.to_string()).collect();
+        errors.extend(expression_rules::validate(schema, &rules.in_force, rules.unchanged.contains(version), &wrong, &path));
     }
     // Why a schema cannot be read says no more than the rules that forbid it do, if one does.
     if errors.is_empty()

@@ -83,7 +83,6 @@ mod tests {
             authentication: authentication::Config { anonymous_auth: Some(false), ..authentication::Config::default() },
             authorization: authorization::Config { authorization_mode: vec![Mode::Rbac], ..authorization::Config::default() },
             tokens: tokens::Config::default(),
-            aggregate_cluster_roles: true,
             enable_bootstrap_token_auth: false,
             admission: admission::Config::default(),
             extra_sans: Vec::new(),

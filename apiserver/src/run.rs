@@ -61,8 +61,6 @@ pub struct Config {
     /// Who says what users may do.
     pub authorization: authorization::Config,
     pub tokens: tokens::Config,
-    /// Put aggregated cluster roles together, as the controller manager does in a cluster that has one.
-    pub aggregate_cluster_roles: bool,
     /// Let in those who show a bootstrap token.
     pub enable_bootstrap_token_auth: bool,
     /// Which admission plugins run, and their settings.
@@ -303,9 +301,6 @@ impl Server {
         rbac.follow(&catalog, shutdown.clone());
         if has_nodes {
             nodes.follow(&catalog, shutdown.clone());
-        }
-        if config.aggregate_cluster_roles {
-            rbac::aggregate::follow(&api, shutdown.clone());
         }
         let settings = settings(config, &pki, address)?;
         system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;

@@ -234,7 +234,6 @@ impl Flags {
                 service_account_max_token_expiration_seconds: self.service_account_max_token_expiration_seconds,
                 service_account_extend_token_expiration: self.service_account_extend_token_expiration,
             },
-            aggregate_cluster_roles: !alone,
             enable_bootstrap_token_auth: self.enable_bootstrap_token_auth.unwrap_or(!alone),
             admission: admission::Config {
                 enable_admission_plugins: self.plugins(alone),

@@ -11,6 +11,7 @@ pub mod front_proxy;
 pub mod impersonation;
 pub mod request_info;
 pub mod web_socket_token;
+mod written;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -32,8 +33,11 @@ use crate::audit::{Layer, annotate, decide, spent};
 use crate::endpoints::negotiate::{self, Form};
 use crate::endpoints::options::Query;
 use crate::endpoints::{dispatch, respond};
-use crate::flow_control::gate::{Refusal, Seat};
+use crate::flow_control::Right;
+use crate::flow_control::gate::Refusal;
+use crate::flow_control::held::Held;
 use crate::server::Peer;
+use crate::server::lanes::Belonging;
 use authentication::User;
 use authorization::Decision;
 use request_info::RequestInfo;
@@ -54,6 +58,8 @@ pub struct Authorized {
     pub body: Option<RequestBody>,
     /// The protocol upgrade that the client asks for, if it does.
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// Of a watch: the right to run, given back when what it begins with was taken.
+    pub seat: Option<Held>,
     /// Keeps others from making one.
     _sealed: Sealed,
 }
@@ -75,6 +81,7 @@ impl Authorized {
             now: Timestamp::now(),
             body: None,
             upgrade: None,
+            seat: None,
             _sealed: Sealed,
         }
     }
@@ -101,7 +108,7 @@ pub(crate) async fn serve_own(api: Arc<Api>, request: Request<Full<Bytes>>, user
 /// The peer of requests that no connection brought.
 fn nowhere() -> Peer {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    Peer { address, local: address, certificates: Arc::new([]) }
+    Peer { address, local: address, certificates: Arc::new([]), belonging: Belonging::default() }
 }
 
 async fn answer(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
@@ -156,9 +163,9 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
     let counted = info.clone();
     let response = match verdict {
         Err(refused) => refused.respond(&form, head.uri.path_and_query().map_or("/", |path| path.as_str())),
-        // The seat is kept until the answer (of a watch: its beginning) is made.
-        Ok((user, _seat)) => {
+        Ok((user, mut seat)) => {
             let long_running = is_long_running(&info);
+            let beginning = seat.take_if(|_| long_running).map(|seat| Held::for_at_most(seat, api.request_timeout));
             let request = Authorized {
                 info,
                 user,
@@ -169,6 +176,7 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
                 now: Timestamp::now(),
                 body: Some(body),
                 upgrade,
+                seat: beginning,
                 _sealed: Sealed,
             };
             let answer = pin!(dispatch::dispatch(api.clone(), request));
@@ -178,7 +186,8 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
                 tokio::time::timeout(common.timeout.saturating_sub(started.elapsed()), answer).await
             };
             match answered {
-                Ok(Ok(response)) => response,
+                Ok(Ok(response)) if long_running => response,
+                Ok(Ok(response)) => written::holding(response, seat, common.timeout.saturating_sub(started.elapsed())),
                 Ok(Err(status)) => respond::status(&status, &form),
                 Err(_) => respond::status(&Status::timeout("request did not complete within the allotted timeout", 0), &form),
             }
@@ -240,7 +249,7 @@ async fn admit(
     info: &RequestInfo,
     (peer, sender): (&Peer, Sender),
     common: &mut Common,
-) -> Result<(User, Option<Seat>), Refused> {
+) -> Result<(User, Option<Right>), Refused> {
     let plain = |status| Refused::Status { status, nosniff: false };
     if !is_long_running(info) {
         common.timeout = deadline(query, api.request_timeout).map_err(plain)?;
@@ -259,6 +268,7 @@ async fn admit(
         return Err(Refused::NotAudited);
     }
     let user = user.ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
+    peer.belonging.to(&user.name);
     api.authenticator.clear(headers);
     let since = Instant::now();
     let acting = impersonation::acting_user(&*api.authorizer, &api.impersonation, user, headers, info).await;
@@ -291,7 +301,11 @@ async fn admit(
 }
 
 /// Waits for the request's turn. What runs long takes no seat, except for the beginning of a watch.
-async fn take_seat(api: &Api, user: &User, info: &RequestInfo, common: &mut Common) -> Result<Option<Seat>, Refused> {
+async fn take_seat(api: &Api, user: &User, info: &RequestInfo, common: &mut Common) -> Result<Option<Right>, Refused> {
+    if let Some(limits) = &api.flow_control.in_flight {
+        let place = if is_long_running(info) { Ok(None) } else { limits.enter(user, &info.verb) };
+        return place.map(|place| place.map(Right::Place)).map_err(Refused::Busy);
+    }
     if is_long_running(info) && info.verb != "watch" {
         return Ok(None);
     }
@@ -302,7 +316,7 @@ async fn take_seat(api: &Api, user: &User, info: &RequestInfo, common: &mut Comm
     };
     let Some(classified) = api.flow_control.classify(user, info, objects) else { return Ok(None) };
     common.flow = Some((classified.schema_uid.clone(), classified.level_uid.clone()));
-    classified.enter().await.map(Some).map_err(Refused::Busy)
+    classified.enter().await.map(|seat| Some(Right::Seat(seat))).map_err(Refused::Busy)
 }
 
 /// Watches, logs, exec and the like are not bounded in time.

@@ -2,7 +2,7 @@
 //! request may run there.
 //!
 //! [`config`] makes of the stored objects what requests are matched with, [`classify`] matches; [`queue_set`] is fair queuing,
-//! [`gate`] the lock and the waiting around it, [`limits`] how many seats a level has. [`bootstrap`] has the objects that every
+//! [`gate`] the lock and the waiting around it, [`held`] bounds how long a seat is kept, [`limits`] how many seats a level has. [`bootstrap`] has the objects that every
 //! cluster starts with, [`ensure`] puts them there and [`follow`] keeps all of it in step with what is stored. [`report`] tells
 //! the state to people and to metrics.
 
@@ -12,6 +12,8 @@ pub mod config;
 pub mod ensure;
 pub mod follow;
 pub mod gate;
+pub mod held;
+pub mod in_flight;
 pub mod limits;
 pub mod queue_set;
 pub mod report;
@@ -24,11 +26,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::filters::authentication::User;
 use crate::filters::request_info::RequestInfo;
 use config::{Config, Distinguisher};
 use gate::{Gate, Refusal, Seat};
+use in_flight::InFlight;
 use limits::{Bounds, Wish};
 use queue_set::Flow;
 
@@ -54,6 +58,14 @@ const OBJECTS_PER_SEAT: usize = 100;
 pub struct FlowControl {
     seats: u32,
     active: ArcSwap<Active>,
+    /// What there is instead, where fairness is turned off.
+    pub in_flight: Option<InFlight>,
+}
+
+/// The right to run, given back when it is dropped.
+pub enum Right {
+    Seat(Seat),
+    Place(OwnedSemaphorePermit),
 }
 
 /// A configuration with a gate for each level, in their order.
@@ -71,7 +83,7 @@ struct ActiveLevel {
 
 impl Default for FlowControl {
     fn default() -> FlowControl {
-        FlowControl { seats: SERVER_SEATS, active: ArcSwap::default() }
+        FlowControl { seats: SERVER_SEATS, active: ArcSwap::default(), in_flight: None }
     }
 }
 
@@ -88,6 +100,11 @@ impl FlowControl {
     /// For a server that works at so many seats' worth of requests at a time.
     pub fn with_seats(seats: u32) -> FlowControl {
         FlowControl { seats, ..FlowControl::default() }
+    }
+
+    /// Without levels and queues.
+    pub fn counting(in_flight: InFlight) -> FlowControl {
+        FlowControl { in_flight: Some(in_flight), ..FlowControl::default() }
     }
 
     /// Puts a configuration in force. Levels that stay keep what runs and waits in them; of one that goes, it runs to its end.

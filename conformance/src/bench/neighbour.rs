@@ -1,7 +1,8 @@
 //! A well-behaved client beside an abusive one: what its requests take while it is alone, and while somebody else sends all that a
 //! server takes.
 //!
-//! Both are users like any other, in namespaces of their own. The abusive one is a process of its own and lets others go first
+//! There are two well-behaved ones: a user, whose requests have the abusive one's priority, and a service account, whose requests have
+//! another. All have namespaces of their own. The abusive one is a process of its own and lets others go first
 //! (`nice`), as a machine of its own would: what is measured is the server, not how two clients share a processor.
 
 use std::process::Stdio;
@@ -20,19 +21,20 @@ use super::connection::{Connection, Endpoint, JSON};
 use super::fixture;
 use super::load::{Load, Tally, Until};
 use super::measure::{Better, Measure, Report, Unit};
-use super::servers::Running;
+use super::servers::{ACCOUNT, Running};
 
 /// The abusive client's requests in flight: so many connections, with so many on each.
 const CONNECTIONS: usize = 30;
 const STREAMS: usize = 100;
 /// The token of [`abuse`] is in this variable: arguments can be seen by everybody.
 pub const TOKEN: &str = "BENCH_TOKEN";
-/// The well-behaved client sends a request this often, of each kind in turn.
-const PACE: Duration = Duration::from_millis(4);
+/// A well-behaved client sends a request this often, of each kind in turn.
+const PACE: Duration = Duration::from_millis(8);
 /// An object that is there from the beginning, and the number of the first that is not.
 const FIRST: &str = "settings-00000";
 const NEW: u64 = 1_000_000;
 const STEADY: &str = "bench-steady";
+const OTHER: &str = "bench-account";
 const GREEDY: &str = "bench-greedy";
 /// An abusive client that has not sent anything by then does not work.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -52,7 +54,7 @@ impl Sizes {
     pub const QUICK: Sizes = Sizes { time: Duration::from_secs(2), objects: 200 };
 }
 
-/// Latencies of the well-behaved client's kinds of requests.
+/// Latencies of a well-behaved client's kinds of requests.
 struct Latencies {
     get: Tally,
     list: Tally,
@@ -62,28 +64,38 @@ struct Latencies {
 /// Measures one server that was started for it.
 pub async fn measure(name: &str, running: &Running, sizes: Sizes, say: impl Fn(&str)) -> anyhow::Result<Report> {
     prepare(&running.endpoint, sizes).await.context("the set-up")?;
-    let steady = running.endpoint.for_another(&running.tenants.steady)?;
+    let user = running.endpoint.for_another(&running.tenants.steady)?;
+    let account = running.endpoint.for_another(&running.tenants.account)?;
+    let both = async |time| tokio::try_join!(client(&user, STEADY, time), client(&account, OTHER, time));
     say("alone");
-    client(&steady, WARM_UP).await?;
-    let alone = client(&steady, sizes.time).await?;
+    both(WARM_UP).await?;
+    let alone = both(sizes.time).await?;
     say("beside an abusive client");
     let greedy = Greedy::start(&running.url, &running.tenants.greedy).await?;
-    client(&steady, WARM_UP).await?;
-    let beside = client(&steady, sizes.time).await?;
+    both(WARM_UP).await?;
+    let beside = both(sizes.time).await?;
     let sent = greedy.stop().await?;
     say(&sent);
     let mut measures = Vec::new();
-    for (keys, alone, beside) in [
-        (["get_alone", "get_beside", "get_ratio"], &alone.get, &beside.get),
-        (["list_alone", "list_beside", "list_ratio"], &alone.list, &beside.list),
-        (["create_alone", "create_beside", "create_ratio"], &alone.create, &beside.create),
+    for (who, keys, alone, beside) in [
+        ("a user's get", ["user_get_alone", "user_get_beside", "user_get_ratio"], &alone.0.get, &beside.0.get),
+        ("a user's list", ["user_list_alone", "user_list_beside", "user_list_ratio"], &alone.0.list, &beside.0.list),
+        ("a user's create", ["user_create_alone", "user_create_beside", "user_create_ratio"], &alone.0.create, &beside.0.create),
+        ("an account's get", ["account_get_alone", "account_get_beside", "account_get_ratio"], &alone.1.get, &beside.1.get),
+        ("an account's list", ["account_list_alone", "account_list_beside", "account_list_ratio"], &alone.1.list, &beside.1.list),
+        (
+            "an account's create",
+            ["account_create_alone", "account_create_beside", "account_create_ratio"],
+            &alone.1.create,
+            &beside.1.create,
+        ),
     ] {
-        for (key, tally) in [(keys[0], alone), (keys[1], beside)] {
-            let measure = Measure::milliseconds(key, key.replacen('_', ", ", 1) + ": p99", tally.quantile_ms(0.99));
+        for (key, when, tally) in [(keys[0], "alone", alone), (keys[1], "beside the abusive client", beside)] {
+            let measure = Measure::milliseconds(key, format!("p99 of {who}, {when}"), tally.quantile_ms(0.99));
             measures.push(measure.with("p50", tally.quantile_ms(0.5)).with("done", tally.done));
         }
         let times = beside.quantile_ms(0.99) / alone.quantile_ms(0.99).max(f64::MIN_POSITIVE);
-        measures.push(Measure::new(keys[2], "  of what it is alone", times * 100.0, Unit::Percent, Better::Lower));
+        measures.push(Measure::new(keys[2], "  in percent of alone", times * 100.0, Unit::Percent, Better::Lower));
     }
     Ok(Report { server: name.to_owned(), measures })
 }
@@ -91,10 +103,11 @@ pub async fn measure(name: &str, running: &Running, sizes: Sizes, say: impl Fn(&
 /// Namespaces, objects, and the right to everything there.
 async fn prepare(endpoint: &Endpoint, sizes: Sizes) -> anyhow::Result<()> {
     let mut connection = endpoint.connect().await?;
-    for (namespace, user, objects) in [(STEADY, "steady", sizes.objects / 100), (GREEDY, "greedy", sizes.objects)] {
+    let few = sizes.objects / 100;
+    for (namespace, user, objects) in [(STEADY, "steady", few), (OTHER, ACCOUNT, few), (GREEDY, "greedy", sizes.objects)] {
         fixture::namespace(&mut connection, namespace).await?;
         let binding = json!({
-            "metadata": { "name": user },
+            "metadata": { "name": "everything" },
             "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
             "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user }],
         });
@@ -109,10 +122,10 @@ async fn prepare(endpoint: &Endpoint, sizes: Sizes) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The well-behaved client: one request at a time, at its pace; any failure is an error.
-async fn client(endpoint: &Endpoint, time: Duration) -> anyhow::Result<Latencies> {
+/// A well-behaved client: one request at a time, at its pace; any failure is an error.
+async fn client(endpoint: &Endpoint, namespace: &str, time: Duration) -> anyhow::Result<Latencies> {
     let mut connection = endpoint.connect().await?;
-    let path = fixture::config_maps_path(STEADY);
+    let path = fixture::config_maps_path(namespace);
     let (mut kinds, started) = ([Vec::new(), Vec::new(), Vec::new()], Instant::now());
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

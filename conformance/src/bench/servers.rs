@@ -24,9 +24,13 @@ pub struct Running {
     folder: TempDir,
 }
 
-/// The tokens of users who may do nothing yet.
+/// The name of the account.
+pub const ACCOUNT: &str = "system:serviceaccount:bench-account:default";
+
+/// The tokens of users who may do nothing yet. Two of them have the same priority, the account has another.
 pub struct Tenants {
     pub steady: String,
+    pub account: String,
     pub greedy: String,
 }
 
@@ -111,9 +115,13 @@ impl Start {
     /// The folder is where temporary files go: TMPDIR should name a real disk, or durability costs nothing.
     fn new() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let (token, tenants) = (random_token()?, Tenants { steady: random_token()?, greedy: random_token()? });
-        let Tenants { steady, greedy } = &tenants;
-        let tokens = format!("{token},bench,bench,\"system:masters\"\n{steady},steady,steady\n{greedy},greedy,greedy\n");
+        let (token, tenants) =
+            (random_token()?, Tenants { steady: random_token()?, account: random_token()?, greedy: random_token()? });
+        let Tenants { steady, account, greedy } = &tenants;
+        let tokens = format!(
+            "{token},bench,bench,\"system:masters\"\n{steady},steady,steady\n{greedy},greedy,greedy\n\
+             {account},{ACCOUNT},account,\"system:serviceaccounts,system:serviceaccounts:bench-account\"\n"
+        );
         fs::write(folder.path().join("tokens.csv"), tokens)?;
         Ok(Self { folder, token, tenants, port: free_port()? })
     }

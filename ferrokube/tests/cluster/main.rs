@@ -25,6 +25,7 @@ mod operator;
 mod policy_status;
 mod process;
 mod projects;
+mod serving;
 mod snapshot;
 mod watching;
 mod webhook_server;

@@ -95,6 +95,7 @@ mod tests {
             tls_settings: crate::tls::Settings::default(),
             connections: crate::server::Settings::default(),
             client_ca_file: None,
+            browsers: crate::filters::browsers::Browsers::default(),
             enable_priority_and_fairness: true,
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,

@@ -21,6 +21,7 @@ use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Served};
 use crate::encryption::{self, Encryption};
 use crate::filters::authentication::{Authenticator, TokenFileError, TokenVerifier, read_token_file};
+use crate::filters::browsers::Browsers;
 use crate::filters::client_certificate::ClientCertificates;
 use crate::filters::front_proxy;
 use crate::filters::impersonation::Modes;
@@ -92,6 +93,8 @@ pub struct Config {
     pub max_mutating_requests_inflight: u32,
     /// How long a request may take that is no watch or the like.
     pub request_timeout: Duration,
+    /// What browsers are told.
+    pub browsers: Browsers,
     pub kubelets: Kubelets,
     pub front_proxies: FrontProxies,
     pub audit: audit::Config,
@@ -300,6 +303,7 @@ impl Server {
                 true => FlowControl::with_seats(seats),
                 false => FlowControl::counting(InFlight::new(config.max_requests_inflight, config.max_mutating_requests_inflight)),
             },
+            browsers: config.browsers.clone(),
             request_timeout: config.request_timeout,
             impersonation: Modes::default(),
             metrics: Metrics::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use apiserver::admission;
 use apiserver::backend::PREFERRED_ADDRESS_TYPES;
 use apiserver::encryption;
+use apiserver::filters::browsers::{self, Browsers, Origin};
 use apiserver::run::{Config, FrontProxies, Kubelets, Server, SniFiles};
 use apiserver::server::Settings as Connections;
 use apiserver::storage::etcd;
@@ -114,6 +115,9 @@ pub struct Flags {
     /// Cipher suites of TLS 1.2 that are spoken, as Go names them; the safe ones by default.
     #[arg(long, value_delimiter = ',')]
     pub tls_cipher_suites: Vec<String>,
+    /// Groups of key exchange that are spoken, by their numbers: 29, 23, 24; all of these by default.
+    #[arg(long, value_delimiter = ',')]
+    pub tls_curve_preferences: Vec<i32>,
     /// Who may certify users, besides the CA in the data directory.
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
@@ -144,6 +148,12 @@ pub struct Flags {
     /// Extension API servers are reached at endpoints of their services, as with true; false is not supported.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = routed_to_endpoints)]
     pub enable_aggregator_routing: bool,
+    /// Sites whose scripts may read answers in browsers: regular expressions on the Origin header.
+    #[arg(long, value_delimiter = ',', value_parser = browsers::origin)]
+    pub cors_allowed_origins: Vec<Origin>,
+    /// What browsers are told in Strict-Transport-Security: max-age=SECONDS, includeSubDomains, preload.
+    #[arg(long, value_delimiter = ',', value_parser = browsers::directive)]
+    pub strict_transport_security_directives: Vec<String>,
     /// Let requests wait in fair queues by priority level (FlowSchemas, PriorityLevelConfigurations); without, they are only counted.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_priority_and_fairness: bool,
@@ -288,13 +298,21 @@ impl Flags {
             compaction_interval: self.etcd_compaction_interval,
             tls_files: self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()),
             tls_sni: self.tls_sni_cert_key.clone(),
-            tls_settings: tls::Settings { only_tls13: self.tls_min_version, cipher_suites: self.tls_cipher_suites.clone() },
+            tls_settings: tls::Settings {
+                only_tls13: self.tls_min_version,
+                cipher_suites: self.tls_cipher_suites.clone(),
+                curves: self.tls_curve_preferences.clone(),
+            },
             client_ca_file: self.client_ca_file.clone(),
             connections: Connections {
                 goaway_chance: self.goaway_chance,
                 http2_max_streams: u32::try_from(self.http2_max_streams_per_connection).unwrap_or(0),
                 disable_http2: self.disable_http2_serving,
                 lanes: true,
+            },
+            browsers: Browsers {
+                cors_allowed_origins: self.cors_allowed_origins.clone(),
+                strict_transport_security_directives: self.strict_transport_security_directives.clone(),
             },
             enable_priority_and_fairness: self.enable_priority_and_fairness,
             max_requests_inflight: self.max_requests_inflight,

@@ -1,11 +1,12 @@
 //! What every request passes on its way in, in this order and no other:
-//! panic, request info, audit id, deadline, authentication, audit, impersonation, flow control, authorization, dispatch.
+//! what browsers are told, panic, request info, audit id, deadline, authentication, audit, impersonation, flow control, authorization, dispatch.
 //!
 //! Only [`serve`] makes an [`Authorized`] request, so no endpoint can be reached around the filters.
 
 pub mod audit;
 pub mod authentication;
 pub mod authorization;
+pub mod browsers;
 pub mod client_certificate;
 pub mod front_proxy;
 pub mod impersonation;
@@ -112,6 +113,17 @@ fn nowhere() -> Peer {
 }
 
 async fn answer(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
+    let told = api.browsers.told(&request);
+    let mut answer = match told.alone() {
+        Some(answer) => answer,
+        None => guarded(api, request, peer, sender).await,
+    };
+    told.tell(answer.headers_mut());
+    answer
+}
+
+/// A panic ends this request alone.
+async fn guarded(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
     if !request_info::has_whole_escapes(request.uri().path()) {
         return respond::broken_path();
     }

@@ -37,6 +37,7 @@ use crate::endpoints::{dispatch, respond};
 use crate::flow_control::Right;
 use crate::flow_control::gate::Refusal;
 use crate::flow_control::held::Held;
+use crate::flow_control::work::{self, Collection};
 use crate::server::Peer;
 use crate::server::lanes::Belonging;
 use authentication::User;
@@ -45,6 +46,9 @@ use request_info::RequestInfo;
 
 /// What a request brings: off a connection, or from a part of this process.
 pub type RequestBody = Either<Incoming, Full<Bytes>>;
+
+/// So many objects of a collection are looked at for the size of them all.
+const SAMPLED: usize = 16;
 
 /// A request whose sender is known and allowed to make it.
 pub struct Authorized {
@@ -287,7 +291,7 @@ async fn admit(
     let user = acting.map_err(|status| Refused::Status { status, nosniff: true })?;
     spent(Layer::Impersonation, since);
     let since = Instant::now();
-    let seat = take_seat(api, &user, info, common).await?;
+    let seat = take_seat(api, &user, info, query, common).await?;
     spent(Layer::ApfQueueWait, since);
     let since = Instant::now();
     let decision = api.authorizer.ask(&user, info).wait().await;
@@ -313,7 +317,7 @@ async fn admit(
 }
 
 /// Waits for the request's turn. What runs long takes no seat, except for the beginning of a watch.
-async fn take_seat(api: &Api, user: &User, info: &RequestInfo, common: &mut Common) -> Result<Option<Right>, Refused> {
+async fn take_seat(api: &Api, user: &User, info: &RequestInfo, query: &str, common: &mut Common) -> Result<Option<Right>, Refused> {
     if let Some(limits) = &api.flow_control.in_flight {
         let place = if is_long_running(info) { Ok(None) } else { limits.enter(user, &info.verb) };
         return place.map(|place| place.map(Right::Place)).map_err(Refused::Busy);
@@ -321,12 +325,15 @@ async fn take_seat(api: &Api, user: &User, info: &RequestInfo, common: &mut Comm
     if is_long_running(info) && info.verb != "watch" {
         return Ok(None);
     }
-    let objects = || {
+    let collection = || {
         let catalog = api.catalog.load();
-        let cache = catalog.find(&info.group, &info.version, &info.resource).and_then(|r| r.stored.cache());
-        cache.map_or(0, |c| c.snapshot().len())
+        let snapshot = catalog.find(&info.group, &info.version, &info.resource)?.stored.cache()?.snapshot();
+        let sample = snapshot.range("", None).take(SAMPLED);
+        let (objects, bytes) = sample.fold((0, 0), |(objects, bytes), object| (objects + 1, bytes + object.json().len()));
+        Some(Collection { objects: snapshot.len() as u64, average_bytes: bytes.checked_div(objects).unwrap_or(0) as u64 })
     };
-    let Some(classified) = api.flow_control.classify(user, info, objects) else { return Ok(None) };
+    let work = |most| work::seats(info, query, most, collection);
+    let Some(classified) = api.flow_control.classify(user, info, work) else { return Ok(None) };
     common.flow = Some((classified.schema_uid.clone(), classified.level_uid.clone()));
     classified.enter().await.map(|seat| Some(Right::Seat(seat))).map_err(Refused::Busy)
 }

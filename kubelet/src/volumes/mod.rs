@@ -11,6 +11,7 @@ mod mount_table;
 mod nested;
 mod objects;
 mod ownership;
+mod p521_request;
 mod payload;
 mod persistent;
 mod pod_certificates;

@@ -119,7 +119,11 @@ fn nowhere() -> Peer {
 async fn answer(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
     let told = api.browsers.told(&request);
     let mut answer = match told.alone() {
-        Some(answer) => answer,
+        Some(mut answer) => {
+            answer.headers_mut().insert("audit-id", audit_id(request.headers()));
+            answer.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+            answer
+        }
         None => guarded(api, request, peer, sender).await,
     };
     told.tell(answer.headers_mut());

@@ -1,5 +1,6 @@
 //! Keys on P-521 and requests that they sign, which the library for all other kinds does not make.
 
+use p521::SecretKey;
 use p521::ecdsa::signature::Signer;
 use p521::ecdsa::{Signature, SigningKey};
 use p521::pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding};
@@ -16,20 +17,20 @@ const FIRST_BYTE: u8 = 1;
 
 /// A new key as PEM, and an empty request that it has signed, DER.
 pub fn key_and_request() -> Result<(String, Vec<u8>), String> {
-    let key = loop {
+    let secret = loop {
         let mut scalar = [0_u8; 66];
         rand::fill(&mut scalar[..]);
         scalar[0] &= FIRST_BYTE;
         // One in 2^260 is no key.
-        if let Ok(key) = SigningKey::from_slice(&scalar) {
-            break key;
+        if let Ok(secret) = SecretKey::from_slice(&scalar) {
+            break secret;
         }
     };
-    let public = key.verifying_key().to_public_key_der().map_err(|error| error.to_string())?;
+    let public = secret.public_key().to_public_key_der().map_err(|error| error.to_string())?;
     let info = der(SEQUENCE, &[&VERSION_AND_SUBJECT, public.as_bytes(), &NO_ATTRIBUTES]);
-    let made: Signature = key.sign(&info);
+    let made: Signature = SigningKey::from(&secret).sign(&info);
     let signature = der(BIT_STRING, &[&[0], made.to_der().as_bytes()]);
-    let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|error| error.to_string())?;
+    let pem = secret.to_pkcs8_pem(LineEnding::LF).map_err(|error| error.to_string())?;
     Ok((pem.to_string(), der(SEQUENCE, &[&info, &ALGORITHM, &signature])))
 }
 
@@ -57,13 +58,14 @@ mod tests {
     #[test]
     fn a_request_is_signed_by_its_key() {
         let (pem, request) = key_and_request().expect("a key");
-        let key = p521::SecretKey::from_pkcs8_pem(&pem).expect("a private key");
+        let key = SecretKey::from_pkcs8_pem(&pem).expect("a private key");
         let (rest, request) = X509CertificationRequest::from_der(&request).expect("a request");
         assert!(rest.is_empty());
         let info = &request.certification_request_info;
         assert_eq!(info.subject.iter().count(), 0);
-        let public = VerifyingKey::from_public_key_der(info.subject_pki.raw).expect("a public key");
-        assert_eq!(public, VerifyingKey::from(key.public_key()));
+        let public = p521::PublicKey::from_public_key_der(info.subject_pki.raw).expect("a public key");
+        assert_eq!(public, key.public_key());
+        let public = VerifyingKey::from(&public);
         let signature = Signature::from_der(&request.signature_value.data).expect("a signature");
         assert!(public.verify(info.raw, &signature).is_ok());
         assert_eq!(request.signature_algorithm.algorithm.to_id_string(), "1.2.840.10045.4.3.4");

@@ -62,7 +62,7 @@ fn is_signed_on_p521(request: &X509CertificationRequest<'_>) -> bool {
     let verified = || {
         let key = VerifyingKey::from_sec1_bytes(&info.subject_pki.subject_public_key.data).ok()?;
         let (_, made) = parse_der(&request.signature_value.data).ok()?;
-        let [r, s] = made.as_sequence().ok()? else { return None };
+        let [r, s] = &made.as_sequence().ok()?[..] else { return None };
         let (r, s) = (scalar(r.as_slice().ok()?)?, scalar(s.as_slice().ok()?)?);
         let made = Signature::from_scalars(r, s).ok()?;
         // As a number the hash is the same with zeros before it, and shorter than half a scalar it is not taken.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use bytes::Bytes;
+use futures::future::Either;
 use http::{Method, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -76,9 +77,6 @@ pub struct Settings {
 impl Settings {
     fn builder(&self, belonging: &Belonging) -> auto::Builder<Metered> {
         let mut builder = auto::Builder::new(Metered(belonging.clone()));
-        if self.disable_http2 {
-            builder = builder.http1_only();
-        }
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
         let streams = if self.http2_max_streams == 0 { MAX_CONCURRENT_STREAMS } else { self.http2_max_streams };
         builder
@@ -221,15 +219,22 @@ where
     let under_way = UnderWay::default();
     let stream = Lingering::new(stream, upgraded.clone(), under_way.clone());
     let enough = Arc::new(Notify::new());
-    let (last, goaway_chance) = (enough.clone(), settings.goaway_chance);
+    let (last, goaway_chance, no_http2) = (enough.clone(), settings.goaway_chance, settings.disable_http2);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (version, head_only) = (request.version(), request.method() == Method::HEAD);
+        if version == Version::HTTP_2 && no_http2 {
+            // Nobody has agreed to it.
+            let mut refused = http::Response::new(Body::empty());
+            *refused.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+            last.notify_one();
+            return Either::Left(std::future::ready(Ok(refused)));
+        }
         // On the heap: what serves a request is big, and is moved several times before it is first asked.
-        let answer = Box::pin(handler(request, peer.clone()));
+        let answer: Pin<Box<F>> = Box::pin(handler(request, peer.clone()));
         let (upgraded, last) = (upgraded.clone(), last.clone());
         // Over HTTP/2 a client ends its streams, and the connection only when it has what it wants.
         let answering = (version != Version::HTTP_2).then(|| under_way.begin());
-        async move {
+        Either::Right(async move {
             let mut answer = answer.await;
             if version == Version::HTTP_2 {
                 // HTTP/2 has no such header; it says goodbye in a frame.
@@ -246,7 +251,7 @@ where
                 Some(answering) => answer.map(|body| Body::new(Kept { body, _answering: answering })),
                 None => answer,
             })
-        }
+        })
     });
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);

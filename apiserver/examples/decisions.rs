@@ -17,8 +17,8 @@ use apiserver::tokens::claims::{Claims, Ref};
 use apiserver::tokens::verify::{Found, KnownSignatures, Objects, Verifier};
 use apiserver::tokens::{Config, Issuer, jws, legacy};
 use futures::FutureExt as _;
-use jiff::Timestamp;
 use http::Method;
+use jiff::Timestamp;
 use rustls::RootCertStore;
 use serde_json::{Value, json};
 

@@ -131,10 +131,9 @@ mod tests {
     #[test]
     fn a_selector_that_cannot_be_read_is_an_error() {
         let mut bad = gathering("all", "", &["x"], json!([]));
-        bad.aggregation_rule = serde_json::from_value(
-            json!({ "clusterRoleSelectors": [{ "matchExpressions": [{ "key": "x", "operator": "Near" }] }] }),
-        )
-        .unwrap();
+        bad.aggregation_rule =
+            serde_json::from_value(json!({ "clusterRoleSelectors": [{ "matchExpressions": [{ "key": "x", "operator": "Near" }] }] }))
+                .unwrap();
         assert!(decide(&bad, std::iter::empty()).is_err());
     }
 }

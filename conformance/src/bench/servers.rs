@@ -115,8 +115,7 @@ impl Start {
     /// The folder is where temporary files go: TMPDIR should name a real disk, or durability costs nothing.
     fn new() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let (token, tenants) =
-            (random_token()?, Tenants { steady: random_token()?, account: random_token()?, greedy: random_token()? });
+        let (token, tenants) = (random_token()?, Tenants { steady: random_token()?, account: random_token()?, greedy: random_token()? });
         let Tenants { steady, account, greedy } = &tenants;
         let tokens = format!(
             "{token},bench,bench,\"system:masters\"\n{steady},steady,steady\n{greedy},greedy,greedy\n\

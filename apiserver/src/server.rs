@@ -11,15 +11,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
-use bytes::Bytes;
 use futures::future::Either;
 use http::{Method, StatusCode, Version, header};
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,7 +29,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use self::lanes::{Belonging, Lanes, Metered};
-use self::lingering::{Answering, Lingering, UnderWay};
+use self::lingering::Lingering;
 
 /// Connections open at once; more wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 50_000;
@@ -147,29 +144,6 @@ where
     }
 }
 
-/// A body that is under way until it is written.
-struct Kept {
-    body: Body,
-    _answering: Answering,
-}
-
-impl http_body::Body for Kept {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 /// The answer to HEAD: over HTTP/2 nobody else leaves the body out, and clients take one for a broken stream.
 fn without_body(answer: http::Response<Body>) -> http::Response<Body> {
     let (mut head, body) = answer.into_parts();
@@ -216,8 +190,7 @@ where
     let builder = settings.builder(&belonging);
     let peer = Peer { address, local, certificates, belonging };
     let upgraded = Arc::new(AtomicBool::new(false));
-    let under_way = UnderWay::default();
-    let stream = Lingering::new(stream, upgraded.clone(), under_way.clone());
+    let stream = Lingering::new(stream, upgraded.clone());
     let enough = Arc::new(Notify::new());
     let (last, goaway_chance, no_http2) = (enough.clone(), settings.goaway_chance, settings.disable_http2);
     let service = service_fn(move |request: http::Request<Incoming>| {
@@ -232,8 +205,6 @@ where
         // On the heap: what serves a request is big, and is moved several times before it is first asked.
         let answer: Pin<Box<F>> = Box::pin(handler(request, peer.clone()));
         let (upgraded, last) = (upgraded.clone(), last.clone());
-        // Over HTTP/2 a client ends its streams, and the connection only when it has what it wants.
-        let answering = (version != Version::HTTP_2).then(|| under_way.begin());
         Either::Right(async move {
             let mut answer = answer.await;
             if version == Version::HTTP_2 {
@@ -246,11 +217,7 @@ where
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 upgraded.store(true, Ordering::Relaxed);
             }
-            let answer = if head_only { without_body(answer) } else { answer };
-            Ok::<_, Infallible>(match answering {
-                Some(answering) => answer.map(|body| Body::new(Kept { body, _answering: answering })),
-                None => answer,
-            })
+            Ok::<_, Infallible>(if head_only { without_body(answer) } else { answer })
         })
     });
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

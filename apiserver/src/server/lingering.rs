@@ -1,7 +1,4 @@
-//! A stream that is closed slowly enough for its last answer to arrive, whoever closes it.
-//!
-//! A client may end its side with its last request, and waits for the answer. The HTTP library takes the end for the client's leaving and drops what
-//! it is about to answer; so the end is told only when there is nothing to answer, or after a moment: then whoever left does hold nothing up.
+//! A stream that is closed slowly enough for its last answer to arrive.
 //!
 //! A request may be answered before all of it has been read: its body is too big, its sender is nobody. Closing the socket then makes the kernel
 //! answer the rest with a reset, and a reset takes away what the client has not read yet, the answer among it. So the end is told first, and
@@ -12,15 +9,13 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// For so long the end of the other side is kept from who is about to answer it.
-const GRACE: Duration = Duration::from_secs(1);
 /// What comes after the end is read for so long, as upstream's server does.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -30,66 +25,22 @@ enum Phase {
     Told(Pin<Box<Sleep>>),
 }
 
-/// The requests that are being answered on a connection.
-#[derive(Clone, Default)]
-pub(super) struct UnderWay(Arc<AtomicUsize>);
-
-/// One of them, for as long as this is kept.
-pub(super) struct Answering(Arc<AtomicUsize>);
-
-impl UnderWay {
-    pub(super) fn begin(&self) -> Answering {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Answering(self.0.clone())
-    }
-
-    fn is_none(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 pub(super) struct Lingering<S> {
     stream: S,
     phase: Phase,
-    under_way: UnderWay,
-    /// The other side has ended; it is told by then at the latest.
-    ended: Option<Pin<Box<Sleep>>>,
     /// Set once the connection speaks another protocol: what its peer sends after our end is then somebody's to read.
     upgraded: Arc<AtomicBool>,
 }
 
 impl<S> Lingering<S> {
-    pub(super) fn new(stream: S, upgraded: Arc<AtomicBool>, under_way: UnderWay) -> Lingering<S> {
-        Lingering { stream, phase: Phase::Open, under_way, ended: None, upgraded }
-    }
-
-    /// Whether the end of the other side is to be told now.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let end = self.ended.get_or_insert_with(|| Box::pin(tokio::time::sleep(GRACE)));
-        if self.under_way.is_none() || self.upgraded.load(Ordering::Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
-        end.as_mut().poll(cx).map(Ok)
+    pub(super) fn new(stream: S, upgraded: Arc<AtomicBool>) -> Lingering<S> {
+        Lingering { stream, phase: Phase::Open, upgraded }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.ended.is_some() {
-            return self.poll_end(cx);
-        }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() == before && buf.remaining() > 0 {
-            return self.poll_end(cx);
-        }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
@@ -149,7 +100,7 @@ mod tests {
     }
 
     fn lingering(stream: TcpStream, upgraded: bool) -> Lingering<TcpStream> {
-        Lingering::new(stream, Arc::new(AtomicBool::new(upgraded)), UnderWay::default())
+        Lingering::new(stream, Arc::new(AtomicBool::new(upgraded)))
     }
 
     #[tokio::test]
@@ -169,22 +120,6 @@ mod tests {
         assert_eq!(answer, "too much");
         drop(client);
         served.await.expect("the server ends");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_end_of_the_other_side_is_told_when_nothing_is_being_answered_or_after_a_moment() {
-        let (client, server) = pair().await;
-        let under_way = UnderWay::default();
-        let answering = under_way.begin();
-        let mut server = Lingering::new(server, Arc::default(), under_way);
-        drop(client);
-        let mut byte = [0];
-        let started = tokio::time::Instant::now();
-        assert_eq!(server.read(&mut byte).await.expect("an end"), 0);
-        assert_eq!(started.elapsed().as_secs(), GRACE.as_secs());
-        drop(answering);
-        assert_eq!(server.read(&mut byte).await.expect("an end"), 0);
-        assert_eq!(started.elapsed().as_secs(), GRACE.as_secs());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! How connections and requests are served by what flags say: streams, goodbyes, the end of a client's side, and places for requests.
+//! How connections and requests are served by what flags say: streams, goodbyes, and places for requests.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -104,31 +104,6 @@ fn chances_and_times_beyond_their_bounds_are_refused_in_upstreams_words() {
         let output = Command::new(env!("CARGO_BIN_EXE_ferrokube")).args(["apiserver", flag]).output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(words), "{flag}: {said}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_ends_its_side_with_its_last_request_gets_every_answer() {
-    let data = tempfile::tempdir().expect("a directory");
-    let cluster = start(data.path(), &[]);
-    let way = Way::to(&cluster.anonymous().await);
-    let post = r#"{"metadata":{"generateName":"x-"}}"#;
-    let post = format!(
-        "POST {MAPS} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer master\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{post}",
-        post.len()
-    );
-    let list = format!("GET {MAPS} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer master\r\n\r\n");
-    for (request, status, times) in [(&list, 200, 1), (&list, 200, 3), (&post, 201, 1), (&post, 201, 3)] {
-        for _ in 0..10 {
-            let mut connection = way.connect("http/1.1").await;
-            assert!(connection.write(request.repeat(times).as_bytes()).await);
-            connection.half_close().await;
-            for n in 0..times {
-                let answer = connection.answer().await.unwrap_or_else(|| panic!("answer {n} of {times} did not come"));
-                assert_eq!(answer.status, status);
-            }
-            assert!(connection.answer().await.is_none(), "and then the server closes too");
-        }
     }
 }
 

@@ -226,7 +226,7 @@ fn max_token_expiration(text: &str) -> Result<i64, String> {
 
 fn goaway_chance(text: &str) -> Result<f64, String> {
     let chance: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    if chance < 0.0 || chance > 0.02 {
+    if !(0.0..=0.02).contains(&chance) {
         return Err("--goaway-chance can not be less than 0 or greater than 0.02".to_owned());
     }
     Ok(chance)

@@ -11,7 +11,6 @@ mod mount_table;
 mod nested;
 mod objects;
 mod ownership;
-mod p521_request;
 mod payload;
 mod persistent;
 mod pod_certificates;

@@ -20,7 +20,6 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rsa::pkcs8::EncodePrivateKey;
 
 use super::objects::Handlers;
-use super::p521_request;
 use super::trust_bundles::certificates;
 
 /// A request that is not to be found so long after it was made has been deleted.
@@ -244,7 +243,6 @@ fn key_and_proof(kind: &str) -> Result<(String, Vec<u8>), String> {
     let key = match kind {
         "ECDSAP256" => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(text)?,
         "ECDSAP384" => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).map_err(text)?,
-        "ECDSAP521" => return p521_request::key_and_request(),
         "ED25519" => KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(text)?,
         "RSA3072" => rsa_key(3072)?,
         "RSA4096" => rsa_key(4096)?,

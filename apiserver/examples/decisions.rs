@@ -1,20 +1,26 @@
-//! How long it takes to say what a user may do, and whose a certificate is. `cargo run --release -p apiserver --example decisions`.
+//! How long it takes to say what a user may do, and whose a token or a certificate is. `cargo run --release -p apiserver --example decisions`.
 //!
-//! 10,000 RoleBindings, spread over a hundred namespaces and all in one; a certificate that was verified before.
+//! 10,000 RoleBindings, spread over a hundred namespaces and all in one; a certificate and a token that were verified before, and the
+//! token for the first time.
 
 use std::hint::black_box;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use apiserver::filters::authentication::User;
+use apiserver::filters::authentication::{TokenVerifier, User};
 use apiserver::filters::authorization::{Authorizer, Decision};
 use apiserver::filters::client_certificate::ClientCertificates;
 use apiserver::filters::request_info::RequestInfo;
 use apiserver::rbac::Rbac;
 use apiserver::rbac::index::{Index, Kind};
+use apiserver::tokens::claims::{Claims, Ref};
+use apiserver::tokens::verify::{Found, KnownSignatures, Objects, Verifier};
+use apiserver::tokens::{Config, Issuer, jws, legacy};
+use futures::FutureExt as _;
 use http::Method;
+use jiff::Timestamp;
 use rustls::RootCertStore;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const BINDINGS: usize = 10_000;
 const ROUNDS: usize = 20_000;
@@ -37,6 +43,58 @@ fn roles(namespaces: usize) -> Rbac {
         index.set(Kind::Binding, &format!("ns-{}", i % namespaces), &format!("binding-{i}"), Some(&binding));
     }
     Rbac::of(index)
+}
+
+/// There is everything that a token names.
+struct Everything;
+
+impl Objects for Everything {
+    fn find(&self, _resource: &str, _namespace: &str, _name: &str) -> Option<Found> {
+        Some(Found { uid: "1".to_owned(), deleted_at: None })
+    }
+
+    fn read(&self, _resource: &str, _namespace: &str, _name: &str) -> Option<Value> {
+        None
+    }
+}
+
+/// Tokens as pods have them, each of an issuer that has not seen it.
+fn tokens(out: &mut impl std::io::Write) -> Result<(), Box<dyn std::error::Error>> {
+    let directory = tempfile::tempdir()?;
+    let issuer = Issuer::start(&Config::default(), directory.path())?;
+    let signed_by = loop {
+        if let Some(keys) = issuer.keys.now() {
+            break keys;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let now = Timestamp::now().as_second();
+    let token = |n: usize| {
+        let claims = Claims {
+            issuer: issuer.name().to_owned(),
+            audiences: issuer.audiences.clone(),
+            id: format!("jti-{n}"),
+            issued_at: now,
+            not_before: now,
+            expires_at: now + 3600,
+            namespace: "default".to_owned(),
+            account: Ref::new("robot", "1"),
+            pod: Some(Ref::new("pod", "1")),
+            node: Some(Ref::new("node", "1")),
+            ..Claims::default()
+        };
+        jws::sign(&signed_by.signer, &claims.to_payload())
+    };
+    const NEW: usize = 500;
+    let all = (0..NEW + NEW / 10).map(token).collect::<Result<Vec<String>, _>>()?;
+    let verifier = Verifier { issuer, objects: Everything, last_used: legacy::last_used().0, known: KnownSignatures::default() };
+    let verified = |token: &str| black_box(verifier.verify(token, None)).now_or_never().is_some_and(|it| it.is_ok_and(|it| it.is_some()));
+    let mut next = all.iter();
+    let taken = each(NEW, |_| assert!(next.next().is_some_and(|token| verified(token))));
+    writeln!(out, "a token of a service account for the first time: {taken:?}")?;
+    let taken = each(ROUNDS, |_| assert!(verified(&all[0])));
+    writeln!(out, "a token that was verified before: {taken:?}")?;
+    Ok(())
 }
 
 fn each(rounds: usize, mut work: impl FnMut(usize)) -> Duration {
@@ -82,5 +140,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let known = ClientCertificates::certified_by(roots)?.ok_or("there is an authority")?;
     let taken = each(ROUNDS, |_| assert!(black_box(known.check(&shown)).is_ok()));
     writeln!(out, "a certificate that was verified before: {taken:?}")?;
-    Ok(())
+    tokens(&mut out)
 }

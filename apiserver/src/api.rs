@@ -19,6 +19,7 @@ use crate::encryption::Encryption;
 use crate::endpoints::meta;
 use crate::filters::authentication::{Authenticator, User};
 use crate::filters::authorization::{Authorizer, Decision};
+use crate::filters::browsers::Browsers;
 use crate::filters::impersonation::Modes;
 use crate::filters::request_info::RequestInfo;
 use crate::flow_control::FlowControl;
@@ -52,6 +53,8 @@ pub struct Api {
     /// What plugins look at with every write.
     pub parsed: Parsed,
     pub flow_control: FlowControl,
+    /// Which sites may read answers, and what else browsers are told.
+    pub browsers: Browsers,
     /// The longest that a request may take which is no watch or the like.
     pub request_timeout: Duration,
     /// In which mode users last acted as others.

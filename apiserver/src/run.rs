@@ -21,17 +21,19 @@ use crate::catalog::{self, Catalog};
 use crate::discovery::{self, Served};
 use crate::encryption::{self, Encryption};
 use crate::filters::authentication::{Authenticator, TokenFileError, TokenVerifier, read_token_file};
+use crate::filters::browsers::Browsers;
 use crate::filters::client_certificate::ClientCertificates;
 use crate::filters::front_proxy;
 use crate::filters::impersonation::Modes;
 use crate::flow_control::FlowControl;
+use crate::flow_control::in_flight::InFlight;
 use crate::loopback::Loopback;
 use crate::metrics::Metrics;
 use crate::node_authorizer::NodeAuthorizer;
 use crate::openapi::OpenApi;
 use crate::parsed::Parsed;
 use crate::pki::{self, Pki};
-use crate::rbac::{self, Rbac, escalation::Escalation};
+use crate::rbac::{Rbac, escalation::Escalation};
 use crate::registry;
 use crate::resource_metrics::{self, ResourceMetrics};
 use crate::server::Tls;
@@ -61,8 +63,6 @@ pub struct Config {
     /// Who says what users may do.
     pub authorization: authorization::Config,
     pub tokens: tokens::Config,
-    /// Put aggregated cluster roles together, as the controller manager does in a cluster that has one.
-    pub aggregate_cluster_roles: bool,
     /// Let in those who show a bootstrap token.
     pub enable_bootstrap_token_auth: bool,
     /// Which admission plugins run, and their settings.
@@ -82,13 +82,19 @@ pub struct Config {
     /// What to serve with to clients that ask for other names: a chain, its key, and the names if not those of the certificate.
     pub tls_sni: Vec<SniFiles>,
     pub tls_settings: tls::Settings,
+    /// How connections are served.
+    pub connections: server::Settings,
     /// Who may certify users, besides the CA of the data directory.
     pub client_ca_file: Option<PathBuf>,
+    /// Priority levels with fair queues; without, the next two are limits each, and 0 is none.
+    pub enable_priority_and_fairness: bool,
     /// How many requests are worked at; the two add up to what priority levels share.
     pub max_requests_inflight: u32,
     pub max_mutating_requests_inflight: u32,
     /// How long a request may take that is no watch or the like.
     pub request_timeout: Duration,
+    /// What browsers are told.
+    pub browsers: Browsers,
     pub kubelets: Kubelets,
     pub front_proxies: FrontProxies,
     pub audit: audit::Config,
@@ -214,6 +220,7 @@ pub struct Server {
     pub address: SocketAddr,
     listener: TcpListener,
     tls: Tls,
+    connections: server::Settings,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -221,7 +228,7 @@ impl Server {
     /// Opens the store, loads every resource, fills an empty cluster, listens, and writes `kubeconfig` for the administrator.
     pub async fn start(config: &Config, shutdown: watch::Receiver<bool>) -> Result<Server, Error> {
         let seats = config.max_requests_inflight.saturating_add(config.max_mutating_requests_inflight);
-        if seats == 0 {
+        if seats == 0 && config.enable_priority_and_fairness {
             return Err(Error::NoSeats(config.max_requests_inflight, config.max_mutating_requests_inflight));
         }
         let audit = Auditor::start(&config.audit).await?;
@@ -292,7 +299,11 @@ impl Server {
             aggregation: Aggregation::new(&proxy_client(config, &pki)?)?,
             resource_metrics: config.resource_metrics.then(ResourceMetrics::default),
             parsed: Parsed::default(),
-            flow_control: FlowControl::with_seats(seats),
+            flow_control: match config.enable_priority_and_fairness {
+                true => FlowControl::with_seats(seats),
+                false => FlowControl::counting(InFlight::new(config.max_requests_inflight, config.max_mutating_requests_inflight)),
+            },
+            browsers: config.browsers.clone(),
             request_timeout: config.request_timeout,
             impersonation: Modes::default(),
             metrics: Metrics::default(),
@@ -303,9 +314,6 @@ impl Server {
         rbac.follow(&catalog, shutdown.clone());
         if has_nodes {
             nodes.follow(&catalog, shutdown.clone());
-        }
-        if config.aggregate_cluster_roles {
-            rbac::aggregate::follow(&api, shutdown.clone());
         }
         let settings = settings(config, &pki, address)?;
         system::prepare(&api, &settings).await.map_err(Error::Bootstrap)?;
@@ -319,7 +327,7 @@ impl Server {
         tokio::spawn(tokens::legacy::write(api.clone(), used_tokens));
         write_kubeconfig(config, &pki, address)?;
         serving::follow(config, &api, &tls, &shutdown);
-        Ok(Server { api, address, listener, tls, shutdown })
+        Ok(Server { api, address, listener, tls, connections: config.connections.clone(), shutdown })
     }
 
     /// Serves until the shutdown signal, then drains.
@@ -327,7 +335,7 @@ impl Server {
         let api = self.api;
         let audit = api.audit.clone();
         let handler = move |request, peer| filters::serve(api.clone(), request, peer);
-        server::serve(self.listener, self.tls, handler, self.shutdown).await;
+        server::serve(self.listener, self.tls, self.connections, handler, self.shutdown).await;
         if let Some(audit) = audit {
             audit.flush().await;
         }

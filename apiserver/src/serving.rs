@@ -87,7 +87,11 @@ pub fn config(config: &Config, pki: &Pki) -> Result<ServerConfig, Error> {
         Some((certificate, key)) => of_files(certificate, key)?,
         None => own_identity(config, pki)?,
     };
-    Ok(tls::server_config(&identity, &named, &authorities, &config.tls_settings)?)
+    let mut serving = tls::server_config(&identity, &named, &authorities, &config.tls_settings)?;
+    if config.connections.disable_http2 {
+        serving.alpn_protocols.retain(|protocol| protocol != b"h2");
+    }
+    Ok(serving)
 }
 
 /// The certificate that is made and kept in the data directory.

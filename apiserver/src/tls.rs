@@ -29,6 +29,14 @@ pub enum Error {
     Verifier(#[from] rustls::server::VerifierBuilderError),
     #[error("Cipher suite {0} not supported or doesn't exist")]
     UnknownSuite(String),
+    #[error("curve preference {0} is out of range (must be 1-65535)")]
+    CurveOutOfRange(i32),
+    #[error("duplicate curve preference {0}")]
+    DuplicateCurve(i32),
+    #[error("curve preference {0} is not supported")]
+    UnknownCurve(i32),
+    #[error("none of the curve preferences is spoken by this server: it speaks 29 (X25519), 23 (P-256) and 24 (P-384)")]
+    NoCurve,
     #[error("certificate: {0}")]
     Certificate(String),
 }
@@ -40,6 +48,8 @@ pub struct Settings {
     pub only_tls13: bool,
     /// `--tls-cipher-suites`, as Go names them: those of TLS 1.2 that are spoken; all if empty. TLS 1.3 has no choice.
     pub cipher_suites: Vec<String>,
+    /// `--tls-curve-preferences`: the groups of key exchange that are spoken, by their numbers; all if empty.
+    pub curves: Vec<i32>,
 }
 
 /// A certificate for the names under which clients ask for it.
@@ -69,9 +79,13 @@ const UNSUPPORTED_SUITES: [&str; 16] = [
     "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
 ];
 
+/// Curves that Go speaks and this server does not, by their numbers: they may be named, and are never chosen.
+const UNSUPPORTED_CURVES: [u16; 4] = [25, 4587, 4588, 4589];
+
 impl Settings {
     fn provider(&self) -> Result<CryptoProvider, Error> {
         let mut provider = rustls::crypto::ring::default_provider();
+        self.choose_curves(&mut provider)?;
         if self.cipher_suites.is_empty() {
             return Ok(provider);
         }
@@ -89,6 +103,24 @@ impl Settings {
             suite.tls13().is_some() || self.cipher_suites.iter().any(is_wanted)
         });
         Ok(provider)
+    }
+
+    fn choose_curves(&self, provider: &mut CryptoProvider) -> Result<(), Error> {
+        let mut wanted: Vec<u16> = Vec::new();
+        for curve in &self.curves {
+            let number = u16::try_from(*curve).ok().filter(|number| *number > 0).ok_or(Error::CurveOutOfRange(*curve))?;
+            if wanted.contains(&number) {
+                return Err(Error::DuplicateCurve(*curve));
+            }
+            if !UNSUPPORTED_CURVES.contains(&number) && !provider.kx_groups.iter().any(|group| u16::from(group.name()) == number) {
+                return Err(Error::UnknownCurve(*curve));
+            }
+            wanted.push(number);
+        }
+        if !wanted.is_empty() {
+            provider.kx_groups.retain(|group| wanted.contains(&u16::from(group.name())));
+        }
+        if provider.kx_groups.is_empty() { Err(Error::NoCurve) } else { Ok(()) }
     }
 }
 
@@ -271,6 +303,24 @@ mod tests {
         assert!(chosen(&["TLS_AES_128_GCM_SHA256", "TLS_RSA_WITH_AES_128_CBC_SHA"]).is_empty());
         let unknown = settings(&["TLS_MOON"]).provider().unwrap_err();
         assert_eq!(unknown.to_string(), "Cipher suite TLS_MOON not supported or doesn't exist");
+    }
+
+    #[test]
+    fn curves_are_chosen_by_their_numbers() {
+        let chosen = |curves: &[i32]| {
+            let provider = Settings { curves: curves.to_vec(), ..Settings::default() }.provider().map_err(|error| error.to_string())?;
+            Ok::<_, String>(provider.kx_groups.iter().map(|group| u16::from(group.name())).collect::<Vec<_>>())
+        };
+        assert_eq!(chosen(&[]).map(|all| all.len()), Ok(3));
+        assert_eq!(chosen(&[24, 4588, 23]), Ok(vec![23, 24]), "in the server's order");
+        for (curves, why) in [
+            (&[0][..], "curve preference 0 is out of range (must be 1-65535)"),
+            (&[29, 29], "duplicate curve preference 29"),
+            (&[999], "curve preference 999 is not supported"),
+        ] {
+            assert_eq!(chosen(curves), Err(why.to_owned()));
+        }
+        assert!(chosen(&[4588]).is_err(), "nothing would be left");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod attach_detach;
 pub mod bootstrap;
 mod certificates;
 mod claims;
+mod cluster_role_aggregation;
 pub mod config;
 mod discovery;
 mod disruption;
@@ -169,6 +170,11 @@ pub const CONTROLLERS: &[Controller] = &[
         name: "kube-apiserver-serving-clustertrustbundle-publisher-controller",
         on_by_default: true,
         run: |context| Box::pin(certificates::trust_bundle_publisher::run(context)),
+    },
+    Controller {
+        name: "clusterrole-aggregation-controller",
+        on_by_default: true,
+        run: |context| Box::pin(cluster_role_aggregation::run(context)),
     },
     Controller { name: "bootstrap-signer-controller", on_by_default: false, run: |context| Box::pin(bootstrap::signer::run(context)) },
     Controller { name: "token-cleaner-controller", on_by_default: false, run: |context| Box::pin(bootstrap::token_cleaner::run(context)) },

@@ -7,7 +7,9 @@ use std::time::Duration;
 use apiserver::admission;
 use apiserver::backend::PREFERRED_ADDRESS_TYPES;
 use apiserver::encryption;
+use apiserver::filters::browsers::{self, Browsers, Origin};
 use apiserver::run::{Config, FrontProxies, Kubelets, Server, SniFiles};
+use apiserver::server::Settings as Connections;
 use apiserver::storage::etcd;
 use apiserver::system::service_cidr::ServiceRange;
 use apiserver::{tls, tokens};
@@ -50,9 +52,9 @@ pub struct Flags {
     /// Where relying parties find the keys, if not at this server's address.
     #[arg(long)]
     pub service_account_jwks_uri: Option<String>,
-    /// The longest validity in seconds of a service account token.
-    #[arg(long)]
-    pub service_account_max_token_expiration_seconds: Option<i64>,
+    /// The longest validity of a service account token, between an hour and 2^32 seconds; longer wishes are cut.
+    #[arg(long, value_parser = max_token_expiration)]
+    pub service_account_max_token_expiration: Option<i64>,
     /// Let tokens that kubelets project for this server live for a year.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub service_account_extend_token_expiration: bool,
@@ -113,6 +115,9 @@ pub struct Flags {
     /// Cipher suites of TLS 1.2 that are spoken, as Go names them; the safe ones by default.
     #[arg(long, value_delimiter = ',')]
     pub tls_cipher_suites: Vec<String>,
+    /// Groups of key exchange that are spoken, by their numbers: 29, 23, 24; all of these by default.
+    #[arg(long, value_delimiter = ',')]
+    pub tls_curve_preferences: Vec<i32>,
     /// Who may certify users, besides the CA in the data directory.
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
@@ -143,6 +148,24 @@ pub struct Flags {
     /// Extension API servers are reached at endpoints of their services, as with true; false is not supported.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = routed_to_endpoints)]
     pub enable_aggregator_routing: bool,
+    /// Sites whose scripts may read answers in browsers: regular expressions on the Origin header.
+    #[arg(long, value_delimiter = ',', value_parser = browsers::origin)]
+    pub cors_allowed_origins: Vec<Origin>,
+    /// What browsers are told in Strict-Transport-Security: max-age=SECONDS, includeSubDomains, preload.
+    #[arg(long, value_delimiter = ',', value_parser = browsers::directive)]
+    pub strict_transport_security_directives: Vec<String>,
+    /// Let requests wait in fair queues by priority level (FlowSchemas, PriorityLevelConfigurations); without, they are only counted.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_priority_and_fairness: bool,
+    /// The share of requests over HTTP/2 after which their connection is closed, so that clients find other servers: at most 0.02.
+    #[arg(long, default_value_t = 0.0, value_parser = goaway_chance, allow_negative_numbers = true)]
+    pub goaway_chance: f64,
+    /// Streams of an HTTP/2 connection; 0 for the default of 100.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub http2_max_streams_per_connection: i32,
+    /// Speak HTTP/1.1 alone.
+    #[arg(long, num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub disable_http2_serving: bool,
     /// How many requests that only read are worked at; with the next flag, what priority levels share.
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
     pub max_requests_inflight: u32,
@@ -188,6 +211,27 @@ pub fn interval(text: &str) -> Result<Duration, String> {
     u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| "must not be negative".to_owned())
 }
 
+/// In seconds; 0 is no limit.
+fn max_token_expiration(text: &str) -> Result<i64, String> {
+    const RANGE: std::ops::RangeInclusive<i64> = 3600..=1 << 32;
+    const SECOND: i64 = 1_000_000_000;
+    let nanoseconds = apimachinery::time::parse_duration(text)?;
+    let seconds = nanoseconds / SECOND;
+    let in_range = RANGE.contains(&seconds) && (seconds < 1 << 32 || nanoseconds % SECOND == 0);
+    if nanoseconds != 0 && !in_range {
+        return Err("the service-account-max-token-expiration must be between 1 hour and 2^32 seconds".to_owned());
+    }
+    Ok(seconds)
+}
+
+fn goaway_chance(text: &str) -> Result<f64, String> {
+    let chance: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if !(0.0..=0.02).contains(&chance) {
+        return Err("--goaway-chance can not be less than 0 or greater than 0.02".to_owned());
+    }
+    Ok(chance)
+}
+
 /// Whether a version of TLS, by its name in Go, leaves nothing but 1.3.
 fn only_tls13(text: &str) -> Result<bool, String> {
     match text {
@@ -231,10 +275,9 @@ impl Flags {
                 service_account_key_file: self.service_account_key_file.clone(),
                 service_account_signing_key_file: self.service_account_signing_key_file.clone(),
                 service_account_jwks_uri: self.service_account_jwks_uri.clone(),
-                service_account_max_token_expiration_seconds: self.service_account_max_token_expiration_seconds,
+                service_account_max_token_expiration_seconds: self.service_account_max_token_expiration,
                 service_account_extend_token_expiration: self.service_account_extend_token_expiration,
             },
-            aggregate_cluster_roles: !alone,
             enable_bootstrap_token_auth: self.enable_bootstrap_token_auth.unwrap_or(!alone),
             admission: admission::Config {
                 enable_admission_plugins: self.plugins(alone),
@@ -255,8 +298,23 @@ impl Flags {
             compaction_interval: self.etcd_compaction_interval,
             tls_files: self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()),
             tls_sni: self.tls_sni_cert_key.clone(),
-            tls_settings: tls::Settings { only_tls13: self.tls_min_version, cipher_suites: self.tls_cipher_suites.clone() },
+            tls_settings: tls::Settings {
+                only_tls13: self.tls_min_version,
+                cipher_suites: self.tls_cipher_suites.clone(),
+                curves: self.tls_curve_preferences.clone(),
+            },
             client_ca_file: self.client_ca_file.clone(),
+            connections: Connections {
+                goaway_chance: self.goaway_chance,
+                http2_max_streams: u32::try_from(self.http2_max_streams_per_connection).unwrap_or(0),
+                disable_http2: self.disable_http2_serving,
+                lanes: true,
+            },
+            browsers: Browsers {
+                cors_allowed_origins: self.cors_allowed_origins.clone(),
+                strict_transport_security_directives: self.strict_transport_security_directives.clone(),
+            },
+            enable_priority_and_fairness: self.enable_priority_and_fairness,
             max_requests_inflight: self.max_requests_inflight,
             max_mutating_requests_inflight: self.max_mutating_requests_inflight,
             request_timeout: self.request_timeout,

@@ -31,7 +31,9 @@ pub async fn serve(api: &Api, request: &Authorized) -> Answer {
         ["healthz" | "livez" | "readyz", rest @ ..] if rest.len() <= 1 => Ok(health(api, request, &segments).await),
         ["version"] => read_only(request).and_then(|()| version(request)),
         ["metrics"] => Ok(metrics(api)),
-        ["debug", "api_priority_and_fairness", dump] => Ok(api.flow_control.dump(dump).map_or_else(respond::page_not_found, debug_text)),
+        ["debug", "api_priority_and_fairness", dump] if api.flow_control.in_flight.is_none() => {
+            Ok(api.flow_control.dump(dump).map_or_else(respond::page_not_found, debug_text))
+        }
         [".well-known", "openid-configuration"] => openid_configuration(api, request).await,
         ["openid", "v1", "jwks"] => openid_keys(api, request).await,
         ["openapi", rest @ ..] => crate::openapi::serve::serve(api, request, rest),

@@ -22,6 +22,7 @@ use super::present::{Presenter, include_object};
 use super::select::Filter;
 use super::{Answer, Call, list, negotiate, respond, versions};
 use crate::api::Api;
+use crate::flow_control::held::Held;
 use crate::registry::table::IncludeObject;
 use crate::storage::{Cursor, Event, EventKind, Freshness, Object, Revision, Scope};
 
@@ -50,7 +51,9 @@ pub async fn watch(call: &mut Call, deprecated_path: bool) -> Answer {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
         _ => MIN_TIMEOUT + Duration::from_millis(rand::rng().random_range(0..MIN_TIMEOUT.as_millis() as u64)),
     };
-    let stream = Watch::new(call, form.clone(), include, filter, start, options.allow_bookmarks, timeout);
+    let seat = call.request.seat.take().filter(|_| !start.initial.is_empty());
+    let mut stream = Watch::new(call, form.clone(), include, filter, start, options.allow_bookmarks, timeout);
+    stream.seat = seat;
     let media_type = match form.encoding {
         Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         _ => "application/json",
@@ -155,6 +158,8 @@ struct Watch {
     shutdown: tokio::sync::watch::Receiver<bool>,
     /// No Table has been sent yet, so that the first one brings the columns.
     first: bool,
+    /// The right to run, kept until the initial events were taken.
+    seat: Option<Held>,
 }
 
 /// What wakes a watch.
@@ -183,6 +188,7 @@ impl Watch {
             next_bookmark: now + BOOKMARK_INTERVAL,
             shutdown: call.api.shutdown.clone(),
             first: true,
+            seat: None,
         }
     }
 
@@ -195,6 +201,7 @@ impl Watch {
                 return Some(out.freeze());
             }
         }
+        self.seat = None;
         if let Some(revision) = self.end_bookmark.take() {
             self.bookmark(&mut out, revision, true);
         }

@@ -1,16 +1,18 @@
 //! What every request passes on its way in, in this order and no other:
-//! panic, request info, audit id, deadline, authentication, audit, impersonation, flow control, authorization, dispatch.
+//! what browsers are told, panic, request info, audit id, deadline, authentication, audit, impersonation, flow control, authorization, dispatch.
 //!
 //! Only [`serve`] makes an [`Authorized`] request, so no endpoint can be reached around the filters.
 
 pub mod audit;
 pub mod authentication;
 pub mod authorization;
+pub mod browsers;
 pub mod client_certificate;
 pub mod front_proxy;
 pub mod impersonation;
 pub mod request_info;
 pub mod web_socket_token;
+mod written;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -32,14 +34,21 @@ use crate::audit::{Layer, annotate, decide, spent};
 use crate::endpoints::negotiate::{self, Form};
 use crate::endpoints::options::Query;
 use crate::endpoints::{dispatch, respond};
-use crate::flow_control::gate::{Refusal, Seat};
+use crate::flow_control::Right;
+use crate::flow_control::gate::Refusal;
+use crate::flow_control::held::Held;
+use crate::flow_control::work::{self, Collection};
 use crate::server::Peer;
+use crate::server::lanes::Belonging;
 use authentication::User;
 use authorization::Decision;
 use request_info::RequestInfo;
 
 /// What a request brings: off a connection, or from a part of this process.
 pub type RequestBody = Either<Incoming, Full<Bytes>>;
+
+/// So many objects of a collection are looked at for the size of them all.
+const SAMPLED: usize = 16;
 
 /// A request whose sender is known and allowed to make it.
 pub struct Authorized {
@@ -54,6 +63,8 @@ pub struct Authorized {
     pub body: Option<RequestBody>,
     /// The protocol upgrade that the client asks for, if it does.
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// Of a watch: the right to run, given back when what it begins with was taken.
+    pub seat: Option<Held>,
     /// Keeps others from making one.
     _sealed: Sealed,
 }
@@ -75,6 +86,7 @@ impl Authorized {
             now: Timestamp::now(),
             body: None,
             upgrade: None,
+            seat: None,
             _sealed: Sealed,
         }
     }
@@ -101,10 +113,25 @@ pub(crate) async fn serve_own(api: Arc<Api>, request: Request<Full<Bytes>>, user
 /// The peer of requests that no connection brought.
 fn nowhere() -> Peer {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    Peer { address, local: address, certificates: Arc::new([]) }
+    Peer { address, local: address, certificates: Arc::new([]), belonging: Belonging::default() }
 }
 
 async fn answer(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
+    let told = api.browsers.told(&request);
+    let mut answer = match told.alone() {
+        Some(mut answer) => {
+            answer.headers_mut().insert("audit-id", audit_id(request.headers()));
+            answer.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+            answer
+        }
+        None => guarded(api, request, peer, sender).await,
+    };
+    told.tell(answer.headers_mut());
+    answer
+}
+
+/// A panic ends this request alone.
+async fn guarded(api: Arc<Api>, request: Request<RequestBody>, peer: Peer, sender: Sender) -> Response<Body> {
     if !request_info::has_whole_escapes(request.uri().path()) {
         return respond::broken_path();
     }
@@ -156,9 +183,9 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
     let counted = info.clone();
     let response = match verdict {
         Err(refused) => refused.respond(&form, head.uri.path_and_query().map_or("/", |path| path.as_str())),
-        // The seat is kept until the answer (of a watch: its beginning) is made.
-        Ok((user, _seat)) => {
+        Ok((user, mut seat)) => {
             let long_running = is_long_running(&info);
+            let beginning = seat.take_if(|_| long_running).map(|seat| Held::for_at_most(seat, api.request_timeout));
             let request = Authorized {
                 info,
                 user,
@@ -169,6 +196,7 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
                 now: Timestamp::now(),
                 body: Some(body),
                 upgrade,
+                seat: beginning,
                 _sealed: Sealed,
             };
             let answer = pin!(dispatch::dispatch(api.clone(), request));
@@ -178,7 +206,8 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
                 tokio::time::timeout(common.timeout.saturating_sub(started.elapsed()), answer).await
             };
             match answered {
-                Ok(Ok(response)) => response,
+                Ok(Ok(response)) if long_running => response,
+                Ok(Ok(response)) => written::holding(response, seat, common.timeout.saturating_sub(started.elapsed())),
                 Ok(Err(status)) => respond::status(&status, &form),
                 Err(_) => respond::status(&Status::timeout("request did not complete within the allotted timeout", 0), &form),
             }
@@ -240,7 +269,7 @@ async fn admit(
     info: &RequestInfo,
     (peer, sender): (&Peer, Sender),
     common: &mut Common,
-) -> Result<(User, Option<Seat>), Refused> {
+) -> Result<(User, Option<Right>), Refused> {
     let plain = |status| Refused::Status { status, nosniff: false };
     if !is_long_running(info) {
         common.timeout = deadline(query, api.request_timeout).map_err(plain)?;
@@ -259,13 +288,14 @@ async fn admit(
         return Err(Refused::NotAudited);
     }
     let user = user.ok_or_else(|| plain(Status::unauthorized("Unauthorized")))?;
+    peer.belonging.to(&user.name);
     api.authenticator.clear(headers);
     let since = Instant::now();
     let acting = impersonation::acting_user(&*api.authorizer, &api.impersonation, user, headers, info).await;
     let user = acting.map_err(|status| Refused::Status { status, nosniff: true })?;
     spent(Layer::Impersonation, since);
     let since = Instant::now();
-    let seat = take_seat(api, &user, info, common).await?;
+    let seat = take_seat(api, &user, info, query, common).await?;
     spent(Layer::ApfQueueWait, since);
     let since = Instant::now();
     let decision = api.authorizer.ask(&user, info).wait().await;
@@ -291,18 +321,25 @@ async fn admit(
 }
 
 /// Waits for the request's turn. What runs long takes no seat, except for the beginning of a watch.
-async fn take_seat(api: &Api, user: &User, info: &RequestInfo, common: &mut Common) -> Result<Option<Seat>, Refused> {
+async fn take_seat(api: &Api, user: &User, info: &RequestInfo, query: &str, common: &mut Common) -> Result<Option<Right>, Refused> {
+    if let Some(limits) = &api.flow_control.in_flight {
+        let place = if is_long_running(info) { Ok(None) } else { limits.enter(user, &info.verb) };
+        return place.map(|place| place.map(Right::Place)).map_err(Refused::Busy);
+    }
     if is_long_running(info) && info.verb != "watch" {
         return Ok(None);
     }
-    let objects = || {
+    let collection = || {
         let catalog = api.catalog.load();
-        let cache = catalog.find(&info.group, &info.version, &info.resource).and_then(|r| r.stored.cache());
-        cache.map_or(0, |c| c.snapshot().len())
+        let snapshot = catalog.find(&info.group, &info.version, &info.resource)?.stored.cache()?.snapshot();
+        let sample = snapshot.range("", None).take(SAMPLED);
+        let (objects, bytes) = sample.fold((0, 0), |(objects, bytes), object| (objects + 1, bytes + object.json().len()));
+        Some(Collection { objects: snapshot.len() as u64, average_bytes: bytes.checked_div(objects).unwrap_or(0) as u64 })
     };
-    let Some(classified) = api.flow_control.classify(user, info, objects) else { return Ok(None) };
+    let work = |most| work::seats(info, query, most, collection);
+    let Some(classified) = api.flow_control.classify(user, info, work) else { return Ok(None) };
     common.flow = Some((classified.schema_uid.clone(), classified.level_uid.clone()));
-    classified.enter().await.map(Some).map_err(Refused::Busy)
+    classified.enter().await.map(|seat| Some(Right::Seat(seat))).map_err(Refused::Busy)
 }
 
 /// Watches, logs, exec and the like are not bounded in time.

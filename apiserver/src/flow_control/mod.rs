@@ -2,7 +2,7 @@
 //! request may run there.
 //!
 //! [`config`] makes of the stored objects what requests are matched with, [`classify`] matches; [`queue_set`] is fair queuing,
-//! [`gate`] the lock and the waiting around it, [`limits`] how many seats a level has. [`bootstrap`] has the objects that every
+//! [`gate`] the lock and the waiting around it, [`held`] bounds how long a seat is kept, [`limits`] how many seats a level has. [`bootstrap`] has the objects that every
 //! cluster starts with, [`ensure`] puts them there and [`follow`] keeps all of it in step with what is stored. [`report`] tells
 //! the state to people and to metrics.
 
@@ -12,11 +12,14 @@ pub mod config;
 pub mod ensure;
 pub mod follow;
 pub mod gate;
+pub mod held;
+pub mod in_flight;
 pub mod limits;
 pub mod queue_set;
 pub mod report;
 pub mod retry_after;
 pub mod shuffle_shard;
+pub mod work;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,11 +27,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::filters::authentication::User;
 use crate::filters::request_info::RequestInfo;
-use config::{Config, Distinguisher};
+use config::{Config, Distinguisher, Queuing};
 use gate::{Gate, Refusal, Seat};
+use in_flight::InFlight;
 use limits::{Bounds, Wish};
 use queue_set::Flow;
 
@@ -44,16 +49,21 @@ pub const SERVER_SEATS: u32 = 600;
 pub const LENDING_PERIOD: Duration = Duration::from_secs(10);
 /// A request waits no longer for a seat: a quarter of the time that it has altogether.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
-/// The most seats that one request takes, and the most of a level's.
-const MOST_SEATS: u32 = 10;
+/// The most of a level's seats that one request takes.
 const MOST_OF_LEVEL: f64 = 0.15;
-/// So many objects of a list take a seat.
-const OBJECTS_PER_SEAT: usize = 100;
 
 /// The configuration in force, and who runs and waits under it.
 pub struct FlowControl {
     seats: u32,
     active: ArcSwap<Active>,
+    /// What there is instead, where fairness is turned off.
+    pub in_flight: Option<InFlight>,
+}
+
+/// The right to run, given back when it is dropped.
+pub enum Right {
+    Seat(Seat),
+    Place(OwnedSemaphorePermit),
 }
 
 /// A configuration with a gate for each level, in their order.
@@ -71,7 +81,7 @@ struct ActiveLevel {
 
 impl Default for FlowControl {
     fn default() -> FlowControl {
-        FlowControl { seats: SERVER_SEATS, active: ArcSwap::default() }
+        FlowControl { seats: SERVER_SEATS, active: ArcSwap::default(), in_flight: None }
     }
 }
 
@@ -88,6 +98,11 @@ impl FlowControl {
     /// For a server that works at so many seats' worth of requests at a time.
     pub fn with_seats(seats: u32) -> FlowControl {
         FlowControl { seats, ..FlowControl::default() }
+    }
+
+    /// Without levels and queues.
+    pub fn counting(in_flight: InFlight) -> FlowControl {
+        FlowControl { in_flight: Some(in_flight), ..FlowControl::default() }
     }
 
     /// Puts a configuration in force. Levels that stay keep what runs and waits in them; of one that goes, it runs to its end.
@@ -128,9 +143,9 @@ impl FlowControl {
         demanded
     }
 
-    /// The schema and the level of a request that wants so many `seats`. `None` only before the configuration has been read for
+    /// The schema and the level of a request; `work` says how many of the seats that the level allows it takes. `None` only before the configuration has been read for
     /// the first time.
-    pub fn classify(&self, user: &User, request: &RequestInfo, objects: impl FnOnce() -> usize) -> Option<Classified> {
+    pub fn classify(&self, user: &User, request: &RequestInfo, work: impl FnOnce(u32) -> u32) -> Option<Classified> {
         let active = self.active.load();
         let (schema, level) = active.config.find(user, request)?;
         let at = active.config.levels.iter().position(|l| std::ptr::eq(l, level))?;
@@ -141,7 +156,7 @@ impl FlowControl {
             Some(Distinguisher::ByUser) => &user.name,
             Some(Distinguisher::ByNamespace) => &request.namespace,
         };
-        let seats = if level.exempt { 1 } else { seats(request, bounds, objects) };
+        let seats = if level.exempt { 1 } else { work(most_seats(bounds.nominal, level.queuing)) };
         let hash = if level.queuing.is_some() { shuffle_shard::hash(&schema.name, distinguisher) } else { 0 };
         Some(Classified {
             schema_uid: schema.uid.clone(),
@@ -159,14 +174,11 @@ impl Classified {
     }
 }
 
-/// How many seats a request takes: lists take more the more they look at.
-fn seats(request: &RequestInfo, bounds: &Bounds, objects: impl FnOnce() -> usize) -> u32 {
-    let single = !matches!(request.verb.as_str(), "list" | "watch") || !request.name.is_empty();
-    if single {
-        return 1;
-    }
-    let most = ((f64::from(bounds.nominal) * MOST_OF_LEVEL).ceil() as u32).clamp(1, MOST_SEATS);
-    u32::try_from(objects().div_ceil(OBJECTS_PER_SEAT)).unwrap_or(most).clamp(1, most)
+/// The most seats that one request takes at a level: others must have room beside it, also where it is dealt several queues.
+fn most_seats(nominal: u32, queuing: Option<Queuing>) -> u32 {
+    let share = (f64::from(nominal) * MOST_OF_LEVEL).ceil() as u32;
+    let hand = queuing.and_then(|queuing| u32::try_from(queuing.hand_size).ok()).filter(|hand| *hand > 0);
+    share.min(hand.map_or(u32::MAX, |hand| nominal / hand)).clamp(1, work::MOST_SEATS)
 }
 
 #[cfg(test)]
@@ -177,13 +189,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_take_seats_by_what_they_look_at() {
-        let bounds = Bounds { nominal: 49, lower: 24, upper: 600 };
-        let of = |path: &str, objects| seats(&RequestInfo::parse(&Method::GET, path, ""), &bounds, || objects);
-        assert_eq!(of("/api/v1/pods/a", 5_000), 1);
-        assert_eq!(of("/api/v1/pods", 0), 1);
-        assert_eq!(of("/api/v1/pods", 350), 4);
-        assert_eq!(of("/api/v1/pods", 1_000_000), 8);
+    fn one_request_leaves_room_for_others() {
+        let hand = |hand_size| Some(Queuing { queues: 64, hand_size, queue_length_limit: 50 });
+        assert_eq!(most_seats(245, hand(6)), 37);
+        assert_eq!(most_seats(20, hand(8)), 2);
+        assert_eq!(most_seats(1, None), 1);
+        assert_eq!(most_seats(10_000, None), 100);
     }
 
     #[tokio::test]
@@ -196,7 +207,7 @@ mod tests {
         load();
         let user = User { name: "a".into(), groups: vec!["system:authenticated".into()], ..User::default() };
         let request = RequestInfo::parse(&Method::GET, "/api/v1/pods", "");
-        let seat = control.classify(&user, &request, || 0).unwrap().enter().await.ok().unwrap();
+        let seat = control.classify(&user, &request, |_| 1).unwrap().enter().await.ok().unwrap();
         load();
         let running = || control.active.load().levels.iter().map(|l| l.gate.look(|set, _| set.executing)).sum::<usize>();
         assert_eq!(running(), 1);

@@ -1,10 +1,9 @@
 //! Role based access control: who may do what, by roles and bindings.
 //!
-//! [`rule`], [`index`], [`policy`] and [`aggregate`] are pure; [`follow`] keeps the index in step with the watch cache,
+//! [`rule`], [`index`] and [`policy`] are pure; [`follow`] keeps the index in step with the watch cache,
 //! [`bootstrap`] makes the roles that every cluster has, [`escalation`] is the admission step that keeps users from
 //! granting what they do not have. Nothing here authenticates anyone.
 
-pub mod aggregate;
 pub mod bootstrap;
 pub mod escalation;
 pub mod follow;

@@ -11,6 +11,7 @@ pub mod fixture;
 pub mod list;
 pub mod load;
 pub mod measure;
+pub mod neighbour;
 pub mod process;
 pub mod servers;
 pub mod suite;

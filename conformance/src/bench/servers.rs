@@ -16,10 +16,22 @@ use super::process::Process;
 /// A server that runs and is ready.
 pub struct Running {
     pub endpoint: Endpoint,
+    pub url: String,
+    pub tenants: Tenants,
     pub cold_start: Duration,
     /// In the order of their start, each with its name.
     pub processes: Vec<(&'static str, Process)>,
     folder: TempDir,
+}
+
+/// The name of the account.
+pub const ACCOUNT: &str = "system:serviceaccount:bench-account:default";
+
+/// The tokens of users who may do nothing yet. Two of them have the same priority, the account has another.
+pub struct Tenants {
+    pub steady: String,
+    pub account: String,
+    pub greedy: String,
 }
 
 impl Running {
@@ -95,6 +107,7 @@ pub async fn bare(binary: &Path, bytes: &AnswerBytes) -> anyhow::Result<Running>
 struct Start {
     folder: TempDir,
     token: String,
+    tenants: Tenants,
     port: u16,
 }
 
@@ -102,9 +115,14 @@ impl Start {
     /// The folder is where temporary files go: TMPDIR should name a real disk, or durability costs nothing.
     fn new() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let token = random_token()?;
-        fs::write(folder.path().join("tokens.csv"), format!("{token},bench,bench,\"system:masters\"\n"))?;
-        Ok(Self { folder, token, port: free_port()? })
+        let (token, tenants) = (random_token()?, Tenants { steady: random_token()?, account: random_token()?, greedy: random_token()? });
+        let Tenants { steady, account, greedy } = &tenants;
+        let tokens = format!(
+            "{token},bench,bench,\"system:masters\"\n{steady},steady,steady\n{greedy},greedy,greedy\n\
+             {account},{ACCOUNT},account,\"system:serviceaccounts,system:serviceaccounts:bench-account\"\n"
+        );
+        fs::write(folder.path().join("tokens.csv"), tokens)?;
+        Ok(Self { folder, token, tenants, port: free_port()? })
     }
 
     fn path(&self, name: &str) -> String {
@@ -118,11 +136,12 @@ impl Start {
         name: &'static str,
         mut processes: Vec<(&'static str, Process)>,
     ) -> anyhow::Result<Running> {
-        let endpoint = Endpoint::new(&format!("https://127.0.0.1:{}", self.port), &self.token)?;
+        let url = format!("https://127.0.0.1:{}", self.port);
+        let endpoint = Endpoint::new(&url, &self.token)?;
         let mut process = Process::start(binary, words(arguments), self.folder.path().join(format!("{name}.log")))?;
         let cold_start = process.ready(&endpoint).await.context(name)?;
         processes.push((name, process));
-        Ok(Running { endpoint, cold_start, processes, folder: self.folder })
+        Ok(Running { endpoint, url, tenants: self.tenants, cold_start, processes, folder: self.folder })
     }
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use conformance::bench::cluster;
 use conformance::bench::connection::Endpoint;
 use conformance::bench::measure::Report;
+use conformance::bench::neighbour;
 use conformance::bench::process::Process;
 use conformance::bench::servers::{self, AnswerBytes, Running};
 use conformance::bench::suite::{self, Sizes, Subject};
@@ -39,6 +40,11 @@ enum Command {
     Cluster(Cluster),
     /// Start our server, the bare one and perhaps a reference, measure each and put them side by side.
     Compare(Compare),
+    /// Start our server and perhaps a reference, and measure a well-behaved client alone and beside an abusive one.
+    Neighbour(Neighbour),
+    /// The abusive client: sends what a server takes until its input ends. The token is in BENCH_TOKEN.
+    #[command(hide = true)]
+    Abuse { url: String },
 }
 
 #[derive(Args)]
@@ -85,6 +91,16 @@ struct Compare {
     reference: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Neighbour {
+    /// The `ferrokube` binary.
+    #[arg(long)]
+    ours: PathBuf,
+    /// A `kube-apiserver` binary; needs etcd and openssl on the path.
+    #[arg(long)]
+    reference: Option<PathBuf>,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     match run(Cli::parse()).await {
@@ -102,6 +118,15 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Server(server) => (vec![server.measure(sizes).await?], 1),
         Command::Cluster(cluster) => (vec![cluster.measure().await?], 1),
         Command::Compare(compare) => (compare.measure(sizes).await?, 2 + usize::from(compare.reference.is_some())),
+        Command::Neighbour(both) => (both.measure(cli.quick).await?, 1 + usize::from(both.reference.is_some())),
+        Command::Abuse { url } => {
+            let token = std::env::var(neighbour::TOKEN).context(neighbour::TOKEN)?;
+            return neighbour::abuse(url, &token, |line| {
+                // Nobody is left to tell if stdout is gone.
+                let _ = writeln!(std::io::stdout(), "{line}");
+            })
+            .await;
+        }
     };
     std::io::stdout().write_all(table::draw(&reports).as_bytes())?;
     if let Some(path) = cli.json {
@@ -144,6 +169,23 @@ impl Server {
         cleaned?;
         Ok(report)
     }
+}
+
+impl Neighbour {
+    async fn measure(&self, quick: bool) -> anyhow::Result<Vec<Report>> {
+        let sizes = if quick { neighbour::Sizes::QUICK } else { neighbour::Sizes::FULL };
+        let mut reports = vec![beside("ours", servers::ours(&self.ours).await?, sizes).await?];
+        if let Some(binary) = &self.reference {
+            keep(&mut reports, beside("reference", servers::reference(binary).await?, sizes).await);
+        }
+        Ok(reports)
+    }
+}
+
+async fn beside(name: &str, running: Running, sizes: neighbour::Sizes) -> anyhow::Result<Report> {
+    let report = neighbour::measure(name, &running, sizes, |step| say(&format!("{name}: {step}"))).await;
+    running.stop().await?;
+    report
 }
 
 impl Cluster {

@@ -120,7 +120,7 @@ impl SecureServing {
             let state = state.clone();
             async move { answer(&state, &request, &peer).await }
         };
-        server::serve(listener, server::Tls::new(serving), handler, signal(shutdown)).await;
+        server::serve(listener, server::Tls::new(serving), server::Settings::default(), handler, signal(shutdown)).await;
         Ok(())
     }
 

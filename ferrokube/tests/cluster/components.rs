@@ -10,7 +10,8 @@ use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, ServiceAccount};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
 use serde_json::json;
@@ -119,6 +120,36 @@ fn start_manager(directory: &Path, cluster: &Cluster) -> Component {
         flag("service-account-private-key-file", &pki.join("sa.key")),
     ];
     Component::start(directory, "kube-controller-manager", &flags.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_of_its_own_puts_aggregated_roles_together() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::api_server(&directory.path().join("data"));
+    let roles: Api<ClusterRole> = Api::all(cluster.client().await);
+    assert!(roles.get("admin").await.expect("the role").rules.is_none_or(|rules| rules.is_empty()), "nobody has put it together");
+    let _manager = start_manager(directory.path(), &cluster);
+    let reads = |role: &ClusterRole, resource: &str| {
+        role.rules.iter().flatten().any(|rule| rule.resources.iter().flatten().any(|name| name == resource))
+    };
+    eventually("rules of admin", || async { reads(&roles.get("admin").await.expect("the role"), "secrets").then_some(()) }).await;
+
+    let more = serde_json::from_value(json!({
+        "metadata": { "name": "more", "labels": { "rbac.authorization.k8s.io/aggregate-to-view": "true" } },
+        "rules": [{ "apiGroups": ["example.com"], "resources": ["things"], "verbs": ["get"] }],
+    }))
+    .expect("a role");
+    roles.create(&PostParams::default(), &more).await.expect("a role is created");
+    // What may be viewed may be edited and administered: these gather from each other.
+    for name in ["view", "edit", "admin"] {
+        eventually(name, || async { reads(&roles.get(name).await.expect("the role"), "things").then_some(()) }).await;
+    }
+    roles.delete("more", &DeleteParams::default()).await.expect("it is deleted");
+    for name in ["view", "edit", "admin"] {
+        eventually(name, || async { (!reads(&roles.get(name).await.expect("the role"), "things")).then_some(()) }).await;
+    }
+    let managers = roles.get("view").await.expect("the role").metadata.managed_fields.unwrap_or_default();
+    assert!(managers.iter().any(|m| m.manager.as_deref() == Some("clusterrole-aggregation-controller")), "{managers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,7 @@ mod policing;
 mod policy_status;
 mod process;
 mod projects;
+mod serving;
 mod snapshot;
 mod watching;
 mod webhook_server;

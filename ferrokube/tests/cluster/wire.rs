@@ -1,5 +1,7 @@
 //! TLS connections without a client library: bytes go out as they are.
 
+pub mod frames;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,12 +1,17 @@
 //! Certificates and requests for them: what validation looks at, and the words for what is wrong.
 
+use p521::ecdsa::signature::hazmat::PrehashVerifier;
+use p521::ecdsa::{Signature, VerifyingKey};
+use ring::digest;
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::der_parser::parse_der;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 const EC: &str = "1.2.840.10045.2.1";
 const ED25519: &str = "1.3.101.112";
+const P521_BYTES: usize = 66;
 
 /// What kind of key a request or certificate has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +36,47 @@ pub fn parse_request(der: &[u8]) -> Result<X509CertificationRequest<'_>, &'stati
 
 /// Whether a request is signed by its own key.
 pub fn check_signature(request: &X509CertificationRequest<'_>) -> Result<(), &'static str> {
-    request.verify_signature().map_err(|_| match key(&request.certification_request_info.subject_pki) {
+    let key = key(&request.certification_request_info.subject_pki);
+    let is_good = if key == Key::Ec("P-521") { is_signed_on_p521(request) } else { request.verify_signature().is_ok() };
+    if is_good {
+        return Ok(());
+    }
+    Err(match key {
         Key::Rsa(_) => "crypto/rsa: verification error",
         Key::Ec(_) => "x509: ECDSA verification failure",
         Key::Ed25519 => "x509: Ed25519 verification failure",
         Key::Unknown => "x509: cannot verify signature: algorithm unimplemented",
     })
+}
+
+/// ring, and so the parser, does not know this curve.
+fn is_signed_on_p521(request: &X509CertificationRequest<'_>) -> bool {
+    let algorithm = match request.signature_algorithm.algorithm.to_id_string().as_str() {
+        "1.2.840.10045.4.3.2" => &digest::SHA256,
+        "1.2.840.10045.4.3.3" => &digest::SHA384,
+        "1.2.840.10045.4.3.4" => &digest::SHA512,
+        _ => return false,
+    };
+    let info = &request.certification_request_info;
+    let hash = digest::digest(algorithm, info.raw);
+    let verified = || {
+        let key = VerifyingKey::from_sec1_bytes(&info.subject_pki.subject_public_key.data).ok()?;
+        let (_, made) = parse_der(&request.signature_value.data).ok()?;
+        let [r, s] = &made.as_sequence().ok()?[..] else { return None };
+        let (r, s) = (scalar(r.as_slice().ok()?)?, scalar(s.as_slice().ok()?)?);
+        let made = Signature::from_scalars(r, s).ok()?;
+        // As a number the hash is the same with zeros before it, and shorter than half a scalar it is not taken.
+        key.verify_prehash(&scalar(hash.as_ref())?, &made).ok()
+    };
+    verified().is_some()
+}
+
+/// A number with as many bytes as P-521 has it.
+fn scalar(number: &[u8]) -> Option<[u8; P521_BYTES]> {
+    let significant = number.iter().position(|byte| *byte != 0).map_or(&[][..], |first| &number[first..]);
+    let mut scalar = [0; P521_BYTES];
+    scalar.get_mut(P521_BYTES.checked_sub(significant.len())?..)?.copy_from_slice(significant);
+    Some(scalar)
 }
 
 /// The kind of a public key.
@@ -72,6 +112,8 @@ pub fn check_certificates(der: &[u8]) -> Result<(), &'static str> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
     use super::*;
@@ -102,6 +144,25 @@ pub(super) mod tests {
         assert_eq!(check_signature(&parse_request(&der).unwrap()), Err("x509: ECDSA verification failure"));
         der.push(0);
         assert_eq!(parse_request(&der).err(), Some("asn1: syntax error: trailing data"));
+    }
+
+    /// Made by openssl: the same key on P-521, with a hash of its size and with a smaller one.
+    const ON_P521: [&str; 2] = [
+        "MIIBQTCBpQIBADAAMIGbMBAGByqGSM49AgEGBSuBBAAjA4GGAAQBL/Y9SXecjuanUB6mMV9hySF7V49PpY8mZaTp9YQKTn0SlCi26kLNkICTcLOdX/7pmjKR2cYhC9GN8LyT/IcrnnoAMhUrIurtpliZubqTGfDfcoSmFkHxM8NQi4SPmDgnyhrCL8FiZBaTAEvyqX58YAF93/QiksD2LReMKImd84ieFCegADAKBggqhkjOPQQDBAOBigAwgYYCQQFqR08Pxft3YGjh4cNTCCgq9l1RmyQFJV2srSa4YbgW3gwNbmqN/t/Lp181ADOgTLGgcQhVDUKdIzMlqXphjRb9AkE/z57fTTKegmw6T9iq0na0WGza2NujcS1OYhtQ0Pa0PumhEieOa+x+Otekre0MyEx5buBuYVxCwWEIN+iIQM7Y9A==",
+        "MIIBQjCBpQIBADAAMIGbMBAGByqGSM49AgEGBSuBBAAjA4GGAAQBL/Y9SXecjuanUB6mMV9hySF7V49PpY8mZaTp9YQKTn0SlCi26kLNkICTcLOdX/7pmjKR2cYhC9GN8LyT/IcrnnoAMhUrIurtpliZubqTGfDfcoSmFkHxM8NQi4SPmDgnyhrCL8FiZBaTAEvyqX58YAF93/QiksD2LReMKImd84ieFCegADAKBggqhkjOPQQDAgOBiwAwgYcCQgGNEDiOR/jtKYVFWIq+5sx5jZlKGjxglUV2egsS+ELdnDsG9lCWBg1illXlypxCfF1VxSV02lIUDt1KGTBUg1hLXQJBXjLJLQILh9qTKM4yEc83LXogewhF4+aBZPC0wPJumCH7t0blczFDE4jm4wT+Qbii6+OYd4UJWOuVKp/1XiqJSZs=",
+    ];
+
+    #[test]
+    fn a_request_on_the_widest_curve_is_signed_by_its_own_key() {
+        for request in ON_P521 {
+            let mut der = STANDARD.decode(request).unwrap();
+            let parsed = parse_request(&der).unwrap();
+            assert_eq!(key(&parsed.certification_request_info.subject_pki), Key::Ec("P-521"));
+            assert_eq!(check_signature(&parsed), Ok(()));
+            let last = der.len() - 1;
+            der[last] ^= 1;
+            assert_eq!(check_signature(&parse_request(&der).unwrap()), Err("x509: ECDSA verification failure"));
+        }
     }
 
     #[test]

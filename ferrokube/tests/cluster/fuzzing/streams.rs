@@ -4,73 +4,18 @@ use std::time::Duration;
 
 use super::{Random, Target, seeds};
 use crate::wire::Connection;
+use crate::wire::frames::{
+    CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, frames, get, literal,
+};
 
 const CASES: u64 = 60;
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A server that has something to say does so within this.
 const QUIET: Duration = Duration::from_millis(300);
-
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a frame").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A header that no table has, without compression.
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let text = |text: &str| {
-        let length = text.len();
-        // Lengths of 127 and more go on in groups of seven bits.
-        let mut out = if length < 127 { vec![length as u8] } else { vec![127] };
-        let mut rest = length.saturating_sub(127);
-        while length >= 127 && rest >= 128 {
-            out.push((rest % 128) as u8 | 128);
-            rest /= 128;
-        }
-        if length >= 127 {
-            out.push(rest as u8);
-        }
-        out.extend_from_slice(text.as_bytes());
-        out
-    };
-    [vec![0], text(name), text(value)].concat()
-}
-
-/// The head of `GET path`, as somebody with a token if there is one.
-fn get(path: &str, token: &str) -> Vec<u8> {
-    // `:method: GET` and `:scheme: https` are in the table.
-    let mut head = [vec![0x82, 0x87], literal(":path", path), literal(":authority", "a")].concat();
-    if !token.is_empty() {
-        head.extend(literal("authorization", &format!("Bearer {token}")));
-    }
-    head
-}
 
 async fn open(target: &Target, settings: &[u8]) -> Connection {
     let mut connection = target.way.connect("h2").await;
     connection.write(&[PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()).await;
     connection
-}
-
-/// The frames that a server has sent: kind, and payload.
-fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
-    let mut all = Vec::new();
-    while bytes.len() >= 9 {
-        let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
-        let Some(payload) = bytes.get(9..9 + length) else { break };
-        all.push((bytes[3], payload));
-        bytes = &bytes[9 + length..];
-    }
-    all
 }
 
 /// Whether the server has ended the connection with an error.

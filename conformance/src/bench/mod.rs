@@ -13,3 +13,4 @@ pub mod servers;
 pub mod suite;
 pub mod table;
 pub mod watch;
+pub mod writes;

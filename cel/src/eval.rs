@@ -14,7 +14,7 @@ use crate::value::{Entries, EvalError, Evaluated, List, Map, Object, Value};
 pub const PER_CALL_LIMIT: u64 = 1_000_000;
 
 /// Values within values that cost nothing but what upstream counts.
-const FREE_WEIGHT: u64 = 1000;
+const FREE_WEIGHT: u64 = 100;
 
 /// Beyond this an evaluation ends, however much more there is.
 fn weighed_up_to(limit: u64) -> u64 {
@@ -248,10 +248,11 @@ impl<'e, 'a> Evaluation<'e, 'a> {
         let name = &*function.name;
         let overload_name = overload.unwrap_or_default();
         let run = |args: &[Value<'a>]| {
-            match overload_name {
-                "lists_range" => self.refuse_long_range(args)?,
-                "add_list" => self.weigh(args.iter().map(Value::size).sum())?,
-                "in_list" | "string_format" => self.weigh(args.last().map_or(0, |list| list.weight(weighed_up_to(self.limit))))?,
+            // By name and value: of what has no type yet no overload is known.
+            match (name, args) {
+                ("lists.range", _) => self.refuse_long_range(args)?,
+                ("_+_", [Value::List(left), Value::List(right)]) => self.weigh((left.len() + right.len()) as u64)?,
+                ("@in" | "format", [_, list]) => self.weigh(list.weight(weighed_up_to(self.limit)))?,
                 _ => {}
             }
             function.call(overload, args)

@@ -339,10 +339,14 @@ impl<'a> Value<'a> {
 
     fn weigh(&self, left: &mut u64) {
         *left = left.saturating_sub(1);
-        let mut items = |items: &mut dyn Iterator<Item = &Value<'a>>| items.take_while(|item| {
-            item.weigh(left);
-            *left > 0
-        }).for_each(drop);
+        let mut items = |items: &mut dyn Iterator<Item = &Value<'a>>| {
+            items
+                .take_while(|item| {
+                    item.weigh(left);
+                    *left > 0
+                })
+                .for_each(drop)
+        };
         match self {
             Value::List(List::Owned(list)) => items(&mut list.iter()),
             Value::Map(Map::Owned(entries)) => items(&mut entries.iter().map(|(_, value)| value)),

@@ -324,7 +324,11 @@ async fn expressions_that_never_end_are_cut_short() {
     };
     let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     let endless = rule("self.all(a, self.all(b, self.all(c, a + b != c)))");
-    refused(send(&client, "POST", path, JSON, definition(endless)).await, 422, "estimated rule cost exceeds budget by factor of more than 100x");
+    refused(
+        send(&client, "POST", path, JSON, definition(endless)).await,
+        422,
+        "estimated rule cost exceeds budget by factor of more than 100x",
+    );
     assert_eq!(create(&client, &map("after", json!({}))).await.0, 200);
     assert!(cluster.resident_kib() < 1 << 20, "{} KiB", cluster.resident_kib());
 }

@@ -13,6 +13,14 @@ use crate::value::{Entries, EvalError, Evaluated, List, Map, Object, Value};
 /// Cost of one expression; beyond it the evaluation ends.
 pub const PER_CALL_LIMIT: u64 = 1_000_000;
 
+/// Values within values that cost nothing but what upstream counts.
+const FREE_WEIGHT: u64 = 100;
+
+/// Beyond this an evaluation ends, however much more there is.
+fn weighed_up_to(limit: u64) -> u64 {
+    limit.saturating_add(FREE_WEIGHT + 1)
+}
+
 /// The variables that an expression is evaluated with.
 #[derive(Clone, Default)]
 pub struct Activation<'a> {
@@ -96,6 +104,19 @@ impl<'e, 'a> Evaluation<'e, 'a> {
         if total > self.limit { Err(EvalError::over_budget()) } else { Ok(()) }
     }
 
+    /// Counts what a large value costs to go through: more than upstream does, where a list of lists that are one another costs no more
+    /// than its length, and comparing two of them takes forever.
+    fn weigh(&self, weight: u64) -> Result<(), EvalError> {
+        if weight > FREE_WEIGHT { self.charge(weight - FREE_WEIGHT) } else { Ok(()) }
+    }
+
+    /// The same of a value that was made.
+    fn weighed(&self, made: Evaluated<'a>) -> Evaluated<'a> {
+        let value = made?;
+        self.weigh(value.weight(weighed_up_to(self.limit)))?;
+        Ok(value)
+    }
+
     fn node(&self, node: &Node, scope: Option<&Scope<'_, 'a>>) -> Evaluated<'a> {
         match node {
             Node::Const(value) => Ok(relax(value)),
@@ -115,7 +136,10 @@ impl<'e, 'a> Evaluation<'e, 'a> {
                 let args = [self.node(left, scope), self.node(right, scope)];
                 let overload = if *negated { "not_equals" } else { "equals" };
                 let function = if *negated { "_!=_" } else { "_==_" };
-                self.counted(function, overload, args, |args| args[0].equals(&args[1]).map(|equal| Value::Bool(equal != *negated)))
+                self.counted(function, overload, args, |args| {
+                    self.weigh(args[0].weight(weighed_up_to(self.limit)).min(args[1].weight(weighed_up_to(self.limit))))?;
+                    args[0].equals(&args[1]).map(|equal| Value::Bool(equal != *negated))
+                })
             }
             Node::Call { function, overload, args } => self.call(function, overload.as_deref(), args, scope),
             Node::InConstants { value, list } => {
@@ -134,19 +158,19 @@ impl<'e, 'a> Evaluation<'e, 'a> {
             Node::List(elements) => {
                 let made = self.list(elements, scope);
                 self.charge(cost::LIST_COST)?;
-                made
+                self.weighed(made)
             }
             Node::Map(entries) => {
                 let made = self.map(entries, scope);
                 self.charge(MAP_COST)?;
-                made
+                self.weighed(made)
             }
             Node::Object { name, fields } => {
                 let made = self.object(name, fields, scope);
                 self.charge(OBJECT_COST)?;
-                made
+                self.weighed(made)
             }
-            Node::Fold(fold) => self.fold(fold, scope),
+            Node::Fold(fold) => self.weighed(self.fold(fold, scope)),
         }
     }
 
@@ -224,8 +248,12 @@ impl<'e, 'a> Evaluation<'e, 'a> {
         let name = &*function.name;
         let overload_name = overload.unwrap_or_default();
         let run = |args: &[Value<'a>]| {
-            if overload_name == "lists_range" {
-                self.refuse_long_range(args)?;
+            // By name and value: of what has no type yet no overload is known.
+            match (name, args) {
+                ("lists.range", _) => self.refuse_long_range(args)?,
+                ("_+_", [Value::List(left), Value::List(right)]) => self.weigh((left.len() + right.len()) as u64)?,
+                ("@in" | "format", [_, list]) => self.weigh(list.weight(weighed_up_to(self.limit)))?,
+                _ => {}
             }
             function.call(overload, args)
         };

@@ -192,6 +192,20 @@ impl<'a> Entries<'a> {
     }
 }
 
+fn weigh_json<'v>(values: impl Iterator<Item = &'v Json>, left: &mut u64) {
+    for value in values {
+        if *left == 0 {
+            return;
+        }
+        *left -= 1;
+        match value {
+            Json::Array(items) => weigh_json(items.iter(), left),
+            Json::Object(members) => weigh_json(members.values(), left),
+            _ => {}
+        }
+    }
+}
+
 impl<'a> Value<'a> {
     /// JSON as it is, without a schema: whole numbers are integers.
     pub fn json(value: &'a Json) -> Value<'a> {
@@ -313,6 +327,34 @@ impl<'a> Value<'a> {
             Value::Ip(IpAddr::V6(_)) => 16,
             Value::Cidr(cidr) => u64::from(cidr.bits.div_ceil(8)),
             _ => 1,
+        }
+    }
+
+    /// How many values there are in it, itself among them; those that are there twice count twice. Not counted beyond `most`.
+    pub(crate) fn weight(&self, most: u64) -> u64 {
+        let mut left = most;
+        self.weigh(&mut left);
+        most - left
+    }
+
+    fn weigh(&self, left: &mut u64) {
+        *left = left.saturating_sub(1);
+        let mut items = |items: &mut dyn Iterator<Item = &Value<'a>>| {
+            items
+                .take_while(|item| {
+                    item.weigh(left);
+                    *left > 0
+                })
+                .for_each(drop)
+        };
+        match self {
+            Value::List(List::Owned(list)) => items(&mut list.iter()),
+            Value::Map(Map::Owned(entries)) => items(&mut entries.iter().map(|(_, value)| value)),
+            Value::Object(object) => items(&mut object.fields.iter().map(|(_, value)| value)),
+            Value::Optional(Some(value)) => value.weigh(left),
+            Value::List(List::Json(list, _)) => weigh_json(list.iter(), left),
+            Value::Map(Map::Json(members, _)) => weigh_json(members.values(), left),
+            _ => {}
         }
     }
 

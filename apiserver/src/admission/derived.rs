@@ -46,7 +46,10 @@ mod tests {
         let derived: Derived<u32, 2> = Derived::default();
         let made = Cell::new(0);
         let get = |stamps: [Option<Stamp>; 2]| {
-            let objects = Objects { stamps: stamps.into_iter().zip(["a", "b"]).filter_map(|(s, name)| Some((name, s?))).collect(), ..Objects::default() };
+            let objects = Objects {
+                stamps: stamps.into_iter().zip(["a", "b"]).filter_map(|(s, name)| Some((name, s?))).collect(),
+                ..Objects::default()
+            };
             *derived.get(&objects, "g", ["a", "b"], || {
                 made.set(made.get() + 1);
                 made.get()

@@ -4,6 +4,8 @@
 //! and may look at other objects. Most are pure; the few that wait for something, or write (quotas count), say so by being a
 //! [`WaitingPlugin`].
 
+mod always_admit;
+mod always_deny;
 mod always_pull_images;
 mod amounts;
 mod certificate_approval;
@@ -20,6 +22,7 @@ mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
 mod matching;
 mod mutating_policy;
+mod namespace_exists;
 pub mod namespace_lifecycle;
 mod node_declared_feature_validator;
 mod node_restriction;
@@ -296,7 +299,9 @@ fn plugins(config: &Config) -> Vec<(Step, bool)> {
     const ON: bool = true;
     const OFF: bool = false;
     vec![
+        (Step::pure(always_admit::AlwaysAdmit), OFF),
         (Step::pure(namespace_lifecycle::NamespaceLifecycle), ON),
+        (Step::pure(namespace_exists::NamespaceExists), OFF),
         (Step::pure(limit_pod_hard_anti_affinity_topology::LimitPodHardAntiAffinityTopology), OFF),
         (Step::pure(limit_ranger::LimitRanger), ON),
         (Step::waiting(service_account::ServiceAccount), ON),
@@ -325,8 +330,9 @@ fn plugins(config: &Config) -> Vec<(Step, bool)> {
         (Step::mutating(webhook::MutatingWebhooks::default()), ON),
         (Step::waiting(validating_policy::ValidatingPolicies::default()), ON),
         (Step::waiting(webhook::ValidatingWebhooks::default()), ON),
-        // Quotas count last, when nothing else can refuse.
+        // Quotas count last, when nothing else refuses.
         (Step::waiting(resource_quota::ResourceQuota::default()), ON),
+        (Step::pure(always_deny::AlwaysDeny), OFF),
     ]
 }
 

@@ -145,12 +145,8 @@ async fn bound(
             {
                 continue;
             }
-            let one = |parameter| Bound {
-                rules: policy.rules.clone(),
-                binding: binding.name.clone(),
-                parameter,
-                invocation: invocation.clone(),
-            };
+            let one =
+                |parameter| Bound { rules: policy.rules.clone(), binding: binding.name.clone(), parameter, invocation: invocation.clone() };
             match policy::parameters(cluster, &policy.object, &binding.object, subject.attributes.namespace).await {
                 Ok(parameters) => bound.extend(parameters.into_iter().map(one)),
                 Err(why) => failures.push(one(None).failed("Forbidden", &format!("failed to configure binding: {why}"))),

@@ -23,17 +23,8 @@ impl Default for Config {
 }
 
 /// Plugins that upstream has and this server does not: turning them off asks for nothing, turning them on is refused.
-const ABSENT: [&str; 9] = [
-    "AlwaysAdmit",
-    "AlwaysDeny",
-    "EventRateLimit",
-    "ImagePolicyWebhook",
-    "NamespaceAutoProvision",
-    "NamespaceExists",
-    "PodGroupProtection",
-    "PodNodeSelector",
-    "PodTolerationRestriction",
-];
+const ABSENT: [&str; 6] =
+    ["EventRateLimit", "ImagePolicyWebhook", "NamespaceAutoProvision", "PodGroupProtection", "PodNodeSelector", "PodTolerationRestriction"];
 
 /// Why the flags cannot be followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

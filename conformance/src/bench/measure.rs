@@ -8,6 +8,7 @@ use serde::Serialize;
 pub enum Unit {
     PerSecond,
     Milliseconds,
+    Microseconds,
     Megabytes,
     Kilobytes,
     Bytes,

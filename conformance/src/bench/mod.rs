@@ -17,3 +17,4 @@ pub mod servers;
 pub mod suite;
 pub mod table;
 pub mod watch;
+pub mod writes;

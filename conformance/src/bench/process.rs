@@ -110,6 +110,22 @@ pub fn memory(id: u32) -> anyhow::Result<Memory> {
     parse_memory(&text).with_context(|| format!("{path} has no VmRSS and VmHWM"))
 }
 
+/// The processor time that process `id` has taken so far, its own and the kernel's.
+pub fn processor_time(id: u32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{id}/stat");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    parse_processor_time(&text).with_context(|| format!("{path} has no times"))
+}
+
+/// The kernel tells times in hundredths of a second, whatever its own clock is.
+fn parse_processor_time(stat: &str) -> Option<Duration> {
+    // The name of the program may have spaces and brackets in it.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(11);
+    let (own, system) = (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
+    Some(Duration::from_millis(own.checked_add(system)?.checked_mul(10)?))
+}
+
 fn parse_memory(status: &str) -> Option<Memory> {
     let bytes = |name: &str| -> Option<u64> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -121,6 +137,13 @@ fn parse_memory(status: &str) -> Option<Memory> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processor_time_is_read_from_the_kernels_stat_file() {
+        let stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 9 0 0 0 150 25 0 0 20 0 3 0 1 2 3";
+        assert_eq!(parse_processor_time(stat), Some(Duration::from_millis(1750)));
+        assert_eq!(parse_processor_time("7 (a) S 1"), None);
+    }
 
     #[test]
     fn memory_is_read_from_the_kernels_status_file() {

@@ -8,7 +8,7 @@ use super::connection::{Endpoint, JSON, PROTOBUF};
 use super::load::{Load, Until};
 use super::measure::{Better, Measure, Report, Unit};
 use super::process::memory;
-use super::{appearance, definitions, fixture, list, watch};
+use super::{appearance, definitions, fixture, list, watch, writes};
 
 /// One server's run never takes longer.
 const RUN_TIMEOUT: Duration = Duration::from_secs(300);
@@ -102,7 +102,9 @@ pub async fn run(subject: &Subject<'_>, sizes: Sizes, progress: impl Fn(&str)) -
         }
         if !subject.processes.is_empty() {
             memory_rows(subject, "loaded", &mut measures)?;
-            // A server without processes is the bare one, which serves no definitions.
+            // A server without processes is the bare one, which serves no definitions and applies nothing.
+            progress("apply and policies");
+            applies_and_policies(subject, sizes, &mut measures).await.context("apply and policies")?;
             progress("a definition");
             one_definition(subject, &mut measures).await.context("a definition")?;
             progress(&format!("{} definitions", sizes.definitions));
@@ -234,6 +236,25 @@ async fn one_definition(subject: &Subject<'_>, measures: &mut Vec<Measure>) -> a
         let work = format!("a definition shows {}", seen.place);
         measures.push(Measure::milliseconds(seen.key, work, seen.shown_ms).with("gone_ms", seen.gone_ms));
     }
+    Ok(())
+}
+
+async fn applies_and_policies(subject: &Subject<'_>, sizes: Sizes, measures: &mut Vec<Measure>) -> anyhow::Result<()> {
+    let processes: Vec<u32> = subject.processes.iter().map(|(_, id)| *id).collect();
+    let found = writes::run(subject.endpoint, &processes, sizes.pods).await?;
+    let rate = |key, work: &str, done: &writes::Work| {
+        Measure::per_second(key, work, done.tally.per_second())
+            .with("p50_ms", done.tally.quantile_ms(0.5))
+            .with("p99_ms", done.tally.quantile_ms(0.99))
+    };
+    let processor = |key, work: &str, time: f64| Measure::new(key, work, time, Unit::Microseconds, Better::Lower);
+    let each = |work: &writes::Work| work.each.as_secs_f64() * 1e6;
+    measures.push(rate("apply_again", "apply of 300 lines again, 8 x 4", &found.apply_again));
+    measures.push(processor("apply_again_processor", "  processor time of each", each(&found.apply_again)));
+    measures.push(processor("apply_get_processor", "  and of a GET of it", each(&found.get)));
+    measures.push(processor("post_processor", "POST a pod, processor time", each(&found.create)));
+    let added = each(&found.create_with_policies) - each(&found.create);
+    measures.push(processor("policies_processor", "  what 100 policies add", added));
     Ok(())
 }
 

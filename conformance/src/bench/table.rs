@@ -44,6 +44,7 @@ fn value(value: f64, unit: Unit) -> String {
     match unit {
         Unit::PerSecond => format!("{number}/s"),
         Unit::Milliseconds => format!("{number} ms"),
+        Unit::Microseconds => format!("{number} us"),
         Unit::Megabytes => format!("{number} MB"),
         Unit::Kilobytes => format!("{number} KB"),
         Unit::Bytes => format!("{} B", grouped(value)),

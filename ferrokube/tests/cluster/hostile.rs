@@ -241,6 +241,100 @@ async fn a_webhook_for_everything_that_is_gone_can_itself_be_removed() {
     until(|| async { create(&client, &map(&format!("n{}", attempts.fetch_add(1, Ordering::SeqCst)), json!({}))).await.0 == 200 }).await;
 }
 
+/// A policy about config maps that are labelled with its name, in force with a binding.
+async fn police(client: &Client, name: &str, spec: Value) {
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let kind = if spec["mutations"].is_null() { "ValidatingAdmissionPolicy" } else { "MutatingAdmissionPolicy" };
+    let mut policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    policy["spec"]["matchConstraints"] = json!({
+        "resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
+        "objectSelector": {"matchLabels": {"trap": name}},
+    });
+    let mut binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": format!("{kind}Binding"), "metadata": {"name": name}, "spec": {"policyName": name},
+    });
+    if kind == "ValidatingAdmissionPolicy" {
+        binding["spec"]["validationActions"] = json!(["Deny"]);
+    }
+    let plural = if kind == "ValidatingAdmissionPolicy" { "validatingadmissionpolicies" } else { "mutatingadmissionpolicies" };
+    let bindings = plural.replace("policies", "policybindings");
+    let made = send(client, "POST", &format!("{group}/{plural}"), JSON, policy.to_string()).await;
+    assert_eq!(made, (200, kind.to_owned()));
+    assert_eq!(send(client, "POST", &format!("{group}/{bindings}"), JSON, binding.to_string()).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expressions_that_never_end_are_cut_short() {
+    let data = tempfile::tempdir().expect("a folder");
+    let cluster = Cluster::api_server(data.path());
+    let client = cluster.impatient_client().await;
+    let digits = json!({"name": "d", "expression": "'0123456789012345678901234567890123456789012345678901234567890123'.split('')"});
+    // Each variable holds the one before twice, so that the last holds more than any memory does.
+    let doubled = |make: &dyn Fn(usize) -> String| {
+        let first = json!({"name": "v0", "expression": "['0', '1']"});
+        let rest = (1..60).map(|i| json!({"name": format!("v{i}"), "expression": make(i - 1)}));
+        std::iter::once(first).chain(rest).collect::<Vec<_>>()
+    };
+    let lists = doubled(&|i| format!("[variables.v{i}, variables.v{i}]"));
+    let sums = doubled(&|i| format!("variables.v{i} + variables.v{i}"));
+    let maps = doubled(&|i| format!("{{'a': variables.v{i}, 'b': variables.v{i}}}"));
+    let mapped = doubled(&|i| format!("['x', 'y'].map(x, variables.v{i})"));
+    let texts = doubled(&|i| format!("[variables.v{i}[0] + variables.v{i}[0]]"));
+    let loops = "variables.d.all(a, variables.d.all(b, variables.d.all(c, variables.d.all(e, a + b + c + e != ''))))";
+    let over = "actual cost limit exceeded";
+    for (name, variables, expression) in [
+        ("loops", json!([digits]), loops.to_owned()),
+        ("lists", json!(lists), "variables.v59 == variables.v59".to_owned()),
+        ("listed", json!(lists), "'%s'.format([variables.v59]) != ''".to_owned()),
+        ("sums", json!(sums), "variables.v59.size() > 0".to_owned()),
+        ("maps", json!(maps), "variables.v59 == variables.v59".to_owned()),
+        ("mapped", json!(mapped), "variables.v59 == variables.v59".to_owned()),
+        ("texts", json!(texts), "variables.v59.size() > 0".to_owned()),
+        ("compared", json!([]), "object.data.all(a, object.data.all(b, object.data.all(c, object == object)))".to_owned()),
+    ] {
+        let spec = json!({"variables": variables, "validations": [{"expression": expression}]});
+        police(&client, name, spec.clone()).await;
+        let mut body = labelled(name, name);
+        body["data"] = (0..300).map(|i| (format!("k{i}"), Value::from("v"))).collect::<serde_json::Map<_, _>>().into();
+        let (code, message) = create(&client, &body).await;
+        // What costs little a step may run into the time limit first, on a slow machine.
+        assert!(code == 422 && (message.contains(over) || message.contains("the evaluation took too long")), "{name}: {code} {message}");
+        let mut open = spec;
+        open["failurePolicy"] = "Ignore".into();
+        let name = format!("{name}-open");
+        police(&client, &name, open).await;
+        body["metadata"] = json!({"name": name, "labels": {"trap": name}});
+        assert_eq!(create(&client, &body).await.0, 200);
+    }
+    let conditions = json!([{"name": "loops", "expression": loops.replace("variables.d", "('0123456789' + '0123456789' + '0123456789' + '0123456789').split('')")}]);
+    police(&client, "conditions", json!({"matchConditions": conditions, "validations": [{"expression": "true"}]})).await;
+    refused(create(&client, &labelled("conditions", "conditions")).await, 422, over);
+    let change = "[JSONPatch{op: 'add', path: '/data', value: {'a': string(variables.v59.size())}}]";
+    let mutations = json!([{"patchType": "JSONPatch", "jsonPatch": {"expression": change}}]);
+    police(&client, "mutation", json!({"reinvocationPolicy": "Never", "variables": sums, "mutations": mutations})).await;
+    refused(create(&client, &labelled("mutation", "mutation")).await, 403, over);
+
+    // Rules of definitions must be known to end before they are taken.
+    let rule = |rule: &str| json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "string"}, "x-kubernetes-validations": [{"rule": rule}]}}});
+    let definition = |rule: Value| {
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "traps.example.com"},
+            "spec": {"group": "example.com", "scope": "Cluster", "names": {"plural": "traps", "kind": "Trap"}, "versions": [
+                {"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": rule}}]},
+        })
+        .to_string()
+    };
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let endless = rule("self.all(a, self.all(b, self.all(c, a + b != c)))");
+    refused(
+        send(&client, "POST", path, JSON, definition(endless)).await,
+        422,
+        "estimated rule cost exceeds budget by factor of more than 100x",
+    );
+    assert_eq!(create(&client, &map("after", json!({}))).await.0, 200);
+    assert!(cluster.resident_kib() < 1 << 20, "{} KiB", cluster.resident_kib());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_explode_are_refused_at_once() {
     let data = tempfile::tempdir().expect("a folder");

@@ -85,8 +85,23 @@ fn say(path: &str, review: &Value) -> Json<Value> {
 pub async fn serve() -> Serving {
     let told = |path: &'static str| post(async move |Json(review): Json<Value>| say(path, &review));
     let paths = [
-        "label", "count", "later", "sidecar", "bad-patch", "bad-operation", "other-kind", "untyped-patch", "uid", "absent", "deny",
-        "deny-silently", "deny-code", "deny-whole", "warn", "nothing", "allow",
+        "label",
+        "count",
+        "later",
+        "sidecar",
+        "bad-patch",
+        "bad-operation",
+        "other-kind",
+        "untyped-patch",
+        "uid",
+        "absent",
+        "deny",
+        "deny-silently",
+        "deny-code",
+        "deny-whole",
+        "warn",
+        "nothing",
+        "allow",
     ];
     let app = paths.into_iter().fold(Router::new(), |app, path| app.route(&format!("/{path}"), told(path)));
     let app = app

@@ -58,9 +58,8 @@ impl Normal {
 /// A text with `UID` in the place of each UUID.
 fn without_uids(text: &str) -> String {
     const SHAPE: &[u8] = b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
-    let is_uid = |window: &[u8]| {
-        window.iter().zip(SHAPE).all(|(byte, shape)| if *shape == b'-' { *byte == b'-' } else { byte.is_ascii_hexdigit() })
-    };
+    let is_uid =
+        |window: &[u8]| window.iter().zip(SHAPE).all(|(byte, shape)| if *shape == b'-' { *byte == b'-' } else { byte.is_ascii_hexdigit() });
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.as_bytes().windows(SHAPE.len()).position(is_uid) {
@@ -91,7 +90,9 @@ fn manifests(into: &Path, serving: &Serving) {
     for file in std::fs::read_dir(folder).expect("manifests") {
         let path = file.expect("a file").path();
         let text = std::fs::read_to_string(&path).expect("text");
-        let text = text.replace("OTHERCA", &STANDARD.encode(&other)).replace("caBundle: CA", &format!("caBundle: {}", STANDARD.encode(&serving.ca)));
+        let text = text
+            .replace("OTHERCA", &STANDARD.encode(&other))
+            .replace("caBundle: CA", &format!("caBundle: {}", STANDARD.encode(&serving.ca)));
         let text = text.replace("PORT", &serving.port.to_string());
         std::fs::write(into.join(path.file_name().expect("a name")), text).expect("a file");
     }

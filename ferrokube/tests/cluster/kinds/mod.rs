@@ -120,7 +120,11 @@ impl Kind {
             on("wait", &format!(" --for 'jsonpath={{.metadata.name}}={}' --timeout 5s", self.name)),
             on("get", " -o yaml --show-managed-fields"),
             on("get", " -w --request-timeout 1s"),
-            format!("kubectl explain {} --api-version {} --recursive", self.resource.split('.').next().unwrap_or_default(), self.api_version()),
+            format!(
+                "kubectl explain {} --api-version {} --recursive",
+                self.resource.split('.').next().unwrap_or_default(),
+                self.api_version()
+            ),
             on("delete", " --wait=false"),
         ]
     }

@@ -54,6 +54,9 @@ pub struct Kubelet {
     /// Renew the client certificate before it expires, whatever the file says.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     rotate_certificates: Option<bool>,
+    /// Ask the cluster to sign what the kubelet serves with, and renew that, whatever the file says.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rotate_server_certificates: Option<bool>,
     /// Switches features on and off: Name=true|false. Only what is so already is accepted.
     #[arg(long, value_delimiter = ',')]
     feature_gates: Vec<feature_gates::Setting>,
@@ -117,11 +120,15 @@ impl Kubelet {
         config.node_ips = self.node_ip.clone();
         config.node_labels = self.node_labels.iter().cloned().collect::<BTreeMap<_, _>>();
         config.root_dir = self.root_dir.clone();
+        config.cert_dir.clone_from(&self.cert_dir);
         if let Some(path) = &self.config {
             config.configuration = read(path)?;
         }
         if let Some(rotate) = self.rotate_certificates {
             config.configuration.rotate_certificates = rotate;
+        }
+        if let Some(rotate) = self.rotate_server_certificates {
+            config.configuration.server_tls_bootstrap = rotate;
         }
         if let Some(endpoint) = &self.container_runtime_endpoint {
             config.configuration.container_runtime_endpoint.clone_from(endpoint);

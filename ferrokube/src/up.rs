@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::apiserver_flags::Flags;
 use crate::control_plane::{self, Part};
 use crate::joining::policy::{self, Published};
-use crate::nodes::{self, Layout, network, routes, supervise};
+use crate::nodes::{self, Layout, network, routes, simulated, supervise};
 use crate::pid_file::PidFile;
 use crate::{shutdown, stand_ins};
 
@@ -31,6 +31,10 @@ pub struct Up {
     /// Nodes on this machine. 0 is a control plane alone, which needs neither root nor a container runtime.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=i64::from(nodes::MAX_NODES)))]
     nodes: u32,
+    /// Nodes beside these that run their pods in memory only, with no containers, to see what a large cluster does. They need neither
+    /// root nor a container runtime.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(simulated::MAX_SIMULATED)))]
+    simulated_nodes: u32,
     /// Parts that are left out, for somebody else's in their place.
     #[arg(long, value_delimiter = ',')]
     disable: Vec<Part>,
@@ -80,21 +84,31 @@ impl Up {
         };
         policy::publish(&api, &published).await.map_err(|status| anyhow::anyhow!("what joining nodes are told: {}", status.message))?;
         stand_ins::write(&data_dir, &pki, &self.disable)?;
-        if let Some(layout) = &layout {
+        simulated::start(&api, &data_dir.join("simulated"), self.simulated_nodes, &stop);
+        let all = (self.nodes + self.simulated_nodes) as usize;
+        let nodes = (all > 0).then(|| nodes_of(&api, &stop));
+        let mut result = Ok(());
+        if let (Some(layout), Some(nodes)) = (&layout, &nodes) {
             let proxy = !self.disable.contains(&Part::KubeProxy);
-            let cluster = Cluster { layout, server: &config, port: address.port(), pki: &pki, api: &api, proxy, default_storage };
-            let result = cluster.run_nodes(self.nodes, &stop, started).await;
-            match &result {
-                Ok(()) => stop.cancelled().await,
-                Err(_) => stop.cancel(),
+            let cluster = Cluster { layout, server: &config, port: address.port(), pki: &pki, proxy, default_storage };
+            result = cluster.start_nodes(self.nodes, nodes, &stop).await;
+        }
+        if result.is_err() {
+            stop.cancel();
+        } else {
+            if let Some(nodes) = &nodes {
+                wait_for_nodes(nodes, all, &stop, started).await;
             }
+            let next = if all > 0 { "nodes" } else { "namespaces" };
+            tracing::info!("try: kubectl --kubeconfig {} get {next}", kubeconfig_path(&data_dir).display());
+        }
+        if let Some(layout) = &layout {
+            stop.cancelled().await;
             tracing::info!("stopping the nodes");
             // Whatever happened, the machine is left as it was found.
             supervise::remove_all(layout).await?;
-            result?;
-        } else {
-            tracing::info!("try: kubectl --kubeconfig {} get namespaces", kubeconfig_path(&data_dir).display());
         }
+        result?;
         plane.await.context("control plane")??;
         serving.await.context("API server")?;
         drop(pid_file);
@@ -118,15 +132,14 @@ struct Cluster<'a> {
     server: &'a apiserver::run::Config,
     port: u16,
     pki: &'a Pki,
-    api: &'a Arc<Api>,
     proxy: bool,
     default_storage: bool,
 }
 
 impl Cluster<'_> {
-    /// Starts the nodes and returns when they are ready, or at shutdown.
-    async fn run_nodes(&self, count: u32, stop: &Shutdown, started: Instant) -> anyhow::Result<()> {
-        let Cluster { layout, server, port, pki, api, proxy, default_storage } = *self;
+    /// Starts the nodes, with ways to the pods of all `nodes`.
+    async fn start_nodes(&self, count: u32, nodes: &Informer<Node>, stop: &Shutdown) -> anyhow::Result<()> {
+        let Cluster { layout, server, port, pki, proxy, default_storage } = *self;
         supervise::take_places(layout)?;
         for directory in [layout.images(), layout.registries()] {
             std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
@@ -147,18 +160,22 @@ impl Cluster<'_> {
         for range in server.service_cluster_ip_range.iter().filter(|range| range.first().is_ipv4()) {
             network::route_services(&range.to_string(), &hosts[0]).await?;
         }
-        let client = in_process::client(api, in_process::component("system:kube-controller-manager"), "ferrokube");
-        let nodes = Informers::new(client, stop.clone()).of::<Node>();
         tokio::spawn(routes::follow(nodes.clone(), routes::Way::default(), stop.clone()));
-        tokio::select! {
-            ready = all_ready(&nodes, hosts.len()) => tracing::info!("{ready} nodes ready in {:.1} s", started.elapsed().as_secs_f32()),
-            () = tokio::time::sleep(READY_TIMEOUT) => {
-                tracing::warn!("not all nodes are ready; see {}", layout.data_dir.join("nodes/*/node.log").display());
-            }
-            () = stop.cancelled() => return Ok(()),
-        }
-        tracing::info!("try: kubectl --kubeconfig {} get nodes", kubeconfig_path(&layout.data_dir).display());
         Ok(())
+    }
+}
+
+fn nodes_of(api: &Arc<Api>, stop: &Shutdown) -> Informer<Node> {
+    let client = in_process::client(api, in_process::component("system:kube-controller-manager"), "ferrokube");
+    Informers::new(client, stop.clone()).of::<Node>()
+}
+
+/// Returns when so many nodes are ready, when that takes too long, or at shutdown.
+async fn wait_for_nodes(nodes: &Informer<Node>, count: usize, stop: &Shutdown, started: Instant) {
+    tokio::select! {
+        ready = all_ready(nodes, count) => tracing::info!("{ready} nodes ready in {:.1} s", started.elapsed().as_secs_f32()),
+        () = tokio::time::sleep(READY_TIMEOUT) => tracing::warn!("not all nodes are ready; see nodes/*/node.log in the data directory"),
+        () = stop.cancelled() => {}
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Config {
     pub node_labels: BTreeMap<String, String>,
     /// `--root-dir`
     pub root_dir: PathBuf,
+    /// `--cert-dir`; `pki` in the root directory by default.
+    pub cert_dir: Option<PathBuf>,
     /// Where the links for log collectors are kept; `/var/log/containers`.
     pub container_logs_dir: PathBuf,
     /// Where another runtime than the one behind `containerRuntimeEndpoint` is, for simulated nodes.
@@ -37,6 +39,7 @@ impl Config {
             node_ips: Vec::new(),
             node_labels: BTreeMap::new(),
             root_dir: PathBuf::from("/var/lib/kubelet"),
+            cert_dir: None,
             container_logs_dir: PathBuf::from("/var/log/containers"),
             runtime: None,
             configuration: KubeletConfiguration::default(),

@@ -30,6 +30,8 @@ pub struct KubeletConfiguration {
     pub tls_private_key_file: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rotate_certificates: bool,
+    #[serde(rename = "serverTLSBootstrap", skip_serializing_if = "std::ops::Not::not")]
+    pub server_tls_bootstrap: bool,
     pub authentication: Authentication,
     pub authorization: Authorization,
     #[serde(rename = "registryPullQPS")]
@@ -200,6 +202,7 @@ impl Default for KubeletConfiguration {
             tls_cert_file: String::new(),
             tls_private_key_file: String::new(),
             rotate_certificates: false,
+            server_tls_bootstrap: false,
             authentication: Authentication::default(),
             authorization: Authorization::default(),
             registry_pull_qps: 5,

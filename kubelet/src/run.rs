@@ -18,6 +18,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::backoff::Backoff;
+use crate::certificate::request::Names;
+use crate::certificate::serving::Serving;
+use crate::certificate::store::{Pair, Store};
 use crate::cgroups::{self, Cgroups};
 use crate::config::Config;
 use crate::configuration::{AuthorizationMode, KubeletConfiguration};
@@ -40,10 +43,11 @@ use crate::probes::{Probes, Verdicts};
 use crate::runtime_state::RuntimeState;
 use crate::served::Served;
 use crate::server;
+use crate::server::tls::{Certificate, Identity};
 use crate::stats;
 use crate::status_manager::StatusManager;
 use crate::volumes::{self, Volumes};
-use crate::{Error, container_gc, container_logs, images, static_pods};
+use crate::{Error, certificate, container_gc, container_logs, images, static_pods};
 
 /// At the start the runtime is waited for this long between two tries, and so often.
 const RUNTIME_WAIT: Duration = Duration::from_millis(200);
@@ -83,6 +87,7 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
         node_name: config.node_name.clone(),
         client: client.clone(),
         shutdown: shutdown.clone(),
+        simulated,
     });
     volumes.set_allocatable(node.allocatable.clone());
     let cgroups = if simulated || !settings.cgroups_per_qos { None } else { Some(cgroups_of(&config, &node)?) };
@@ -344,13 +349,34 @@ async fn read(path: &str) -> Result<String, ServeError> {
     tokio::fs::read_to_string(path).await.map_err(|error| ServeError::File(path.to_owned(), error))
 }
 
+/// A certificate that the cluster signs, as soon as it does.
+fn signed_certificate(core: &Arc<Core>, client: Client, shutdown: &Shutdown) -> Certificate {
+    let certificate = Certificate::default();
+    let (shown, node) = (certificate.clone(), core.clone());
+    let serving = Serving {
+        node_name: core.config.node_name.clone(),
+        store: Store::serving(&core.config.cert_dir.clone().unwrap_or_else(|| core.config.root_dir.join("pki"))),
+        client,
+        names: move || Names::of(&status::addresses(&node.host_ips.read(), &node.config.hostname)),
+        show: move |pair: &Pair| {
+            let identity = Identity { certificate: pair.certificate.clone(), key: pair.key.clone() };
+            shown.replace(&identity).map_err(|error| certificate::Error::Certificate(error.to_string()))
+        },
+    };
+    tokio::spawn(serving.run(shutdown.clone()));
+    certificate
+}
+
 async fn try_serve(core: &Arc<Core>, pods: Pods, pleg: pleg::Health, client: Client, shutdown: Shutdown) -> Result<(), ServeError> {
     let settings = &core.config.configuration;
-    let identity = if settings.tls_cert_file.is_empty() {
-        let ips = core.host_ips.read().clone();
-        server::tls::self_signed(&core.config.node_name, &ips)?
+    let certificate = if !settings.tls_cert_file.is_empty() {
+        let certificate = read(&settings.tls_cert_file).await?;
+        Certificate::of(&Identity { certificate, key: read(&settings.tls_private_key_file).await? })?
+    } else if settings.server_tls_bootstrap {
+        signed_certificate(core, client.clone(), &shutdown)
     } else {
-        server::tls::Identity { certificate: read(&settings.tls_cert_file).await?, key: read(&settings.tls_private_key_file).await? }
+        let ips = core.host_ips.read().clone();
+        Certificate::of(&server::tls::self_signed(&core.config.node_name, &ips)?)?
     };
     let client_ca = match settings.authentication.x509.client_ca_file.as_str() {
         "" => None,
@@ -368,7 +394,7 @@ async fn try_serve(core: &Arc<Core>, pods: Pods, pleg: pleg::Health, client: Cli
         },
         debugging_handlers: settings.enable_debugging_handlers,
         system_log_handler: settings.enable_system_log_handler,
-        ..server::Config::new(identity, client_ca)
+        ..server::Config::new(certificate, client_ca)
     };
     let address: IpAddr = settings.address.parse()?;
     let listener = TcpListener::bind(SocketAddr::new(address, settings.port)).await.map_err(ServeError::Bind)?;

@@ -1,7 +1,8 @@
 //! `cargo xtask check`: everything that must hold of the repository without running a test. Reads only.
 //!
-//! Format, lints, the arrows between crates, who may name a store, and the licences of what we depend on.
+//! Format, lints, the arrows between crates, who may name a store, the licences of what we depend on, and that it is built once.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -55,6 +56,7 @@ pub fn run() -> Result<(), String> {
     let metadata = metadata()?;
     arrows(&metadata)?;
     licences(&metadata)?;
+    one_build()?;
     confinement()
 }
 
@@ -67,6 +69,34 @@ pub fn fix() -> Result<(), String> {
 fn cargo(arguments: &[&str]) -> Result<(), String> {
     let status = Command::new(env!("CARGO")).args(arguments).status().map_err(|e| format!("cargo {}: {e}", arguments[0]))?;
     if status.success() { Ok(()) } else { Err(format!("cargo {} failed", arguments[0])) }
+}
+
+/// A crate alone has its dependencies with the features that all have them with; otherwise they would be built again for it.
+fn one_build() -> Result<(), String> {
+    let all = features(&["--workspace"])?;
+    // These two are built with nobody else.
+    for (name, _) in ARROWS.iter().filter(|(name, _)| !["workspace-hack", "xtask"].contains(name)) {
+        let own: Vec<String> = features(&["--package", name])?.difference(&all).cloned().collect();
+        if !own.is_empty() {
+            return Err(format!("{name} alone has other features of {}: add the workspace's to workspace-hack", own.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+/// Each dependency with its features, as cargo would build it for these packages.
+fn features(packages: &[&str]) -> Result<BTreeSet<String>, String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p} {f}"])
+        .args(packages)
+        .output()
+        .map_err(|e| format!("cargo tree: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("cargo tree: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    // What was printed before is marked with a star, and comes without what it depends on.
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().map(|line| line.trim_end_matches(" (*)").trim_end().to_owned()).collect())
 }
 
 fn metadata() -> Result<Value, String> {

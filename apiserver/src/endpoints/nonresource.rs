@@ -117,7 +117,7 @@ fn checks(api: &Api) -> Vec<&'static str> {
 
 async fn healthy(api: &Api, check: &str, endpoint: &str) -> bool {
     match check {
-        "etcd" => matches!(tokio::time::timeout(STORE_TIMEOUT, api.storage.store().revision()).await, Ok(Ok(_))),
+        "etcd" => matches!(tokio::time::timeout(STORE_TIMEOUT, api.storage.store().health()).await, Ok(Ok(()))),
         "kms-providers" => api.encryption.check().await.inspect_err(|why| tracing::warn!(why, "health check failed")).is_ok(),
         // A server that is shutting down is alive but no longer ready.
         "shutdown" => endpoint != "readyz" || !*api.shutdown.borrow(),

@@ -331,6 +331,7 @@ pub fn storage_status(resource: &Resource, error: storage::Error, name: &str) ->
         storage::Error::Expired(expired) => Status::watch_expired(expired.requested.0, expired.oldest.0),
         storage::Error::TooLargeRevision { requested, current } => Status::too_large_resource_version(requested.0, current.0, 1),
         storage::Error::Store(storage::StoreError::TooLarge { .. }) => Status::request_entity_too_large("limit is 1572864"),
+        storage::Error::Store(full @ storage::StoreError::Full) => Status::unknown(full.to_string()),
         other => {
             tracing::error!(resource = plural, name, error = %other, "storage failed");
             Status::internal_error(&other.to_string())

@@ -128,6 +128,10 @@ impl Store for Encrypted {
         self.store.revision()
     }
 
+    fn health(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.health()
+    }
+
     fn request_progress(&self) {
         self.store.request_progress();
     }

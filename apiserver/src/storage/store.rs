@@ -167,6 +167,9 @@ pub enum StoreError {
     Compacted { requested: Revision, oldest: Revision },
     #[error("etcdserver: request is too large")]
     TooLarge { size: usize },
+    /// There is no room for more; nothing was written. Deletions are still taken, and puts once there is room again.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    Full,
     /// A write could not be made durable. The store refuses all further writes until it is opened anew.
     #[error("the store has failed and refuses writes: {0}")]
     Failed(String),
@@ -200,6 +203,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The current revision, as recent as any write acknowledged before the call.
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>>;
+
+    /// Whether reads and writes can be expected to succeed, but for those that there is no room for.
+    fn health(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { self.revision().await.map(drop) })
+    }
 
     /// Asks for a batch that tells how far watches are, even if there are no events. Stores whose watches always
     /// tell need not do anything.

@@ -1,7 +1,9 @@
 //! The same work for any API server, measured: reads, lists, writes, watches, start, memory.
 //!
-//! `suite` is the list of what is measured; each other file owns one kind of work or one part of the set-up.
+//! `suite` is the list of what is measured; each other file owns one kind of work or one part of the set-up. `cluster` is a list of its
+//! own, of what takes nodes too.
 
+pub mod cluster;
 pub mod connection;
 pub mod definitions;
 pub mod fixture;

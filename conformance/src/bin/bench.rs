@@ -6,12 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
+use conformance::bench::cluster;
 use conformance::bench::connection::Endpoint;
 use conformance::bench::measure::Report;
 use conformance::bench::process::Process;
 use conformance::bench::servers::{self, AnswerBytes, Running};
 use conformance::bench::suite::{self, Sizes, Subject};
 use conformance::bench::table;
+use conformance::exchanges::access::Access;
 
 /// How many definitions of custom resources the reference is given.
 const REFERENCE_DEFINITIONS: u64 = 200;
@@ -33,6 +35,8 @@ struct Cli {
 enum Command {
     /// Measure a server that runs already, or that a command after `--` starts.
     Server(Server),
+    /// Measure a cluster: how soon pods run. It must have an API server on this machine, and nodes.
+    Cluster(Cluster),
     /// Start our server, the bare one and perhaps a reference, measure each and put them side by side.
     Compare(Compare),
 }
@@ -50,6 +54,22 @@ struct Server {
     /// The command that starts the server; it is ended after the run.
     #[arg(last = true)]
     start: Vec<String>,
+}
+
+#[derive(Args)]
+struct Cluster {
+    /// How its administrator is let in.
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    /// What pods run; it should be on the nodes.
+    #[arg(long, default_value = "registry.k8s.io/pause:3.10.2")]
+    image: String,
+    /// Pods that are created one after the other.
+    #[arg(long, default_value_t = 12)]
+    pods: u32,
+    /// Pods of a Deployment; 0 for none.
+    #[arg(long, default_value_t = 50)]
+    replicas: u32,
 }
 
 #[derive(Args)]
@@ -80,6 +100,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let sizes = if cli.quick { Sizes::QUICK } else { Sizes::FULL };
     let (reports, asked) = match &cli.command {
         Command::Server(server) => (vec![server.measure(sizes).await?], 1),
+        Command::Cluster(cluster) => (vec![cluster.measure().await?], 1),
         Command::Compare(compare) => (compare.measure(sizes).await?, 2 + usize::from(compare.reference.is_some())),
     };
     std::io::stdout().write_all(table::draw(&reports).as_bytes())?;
@@ -122,6 +143,14 @@ impl Server {
         let report = report?;
         cleaned?;
         Ok(report)
+    }
+}
+
+impl Cluster {
+    async fn measure(&self) -> anyhow::Result<Report> {
+        let access = Access::kubeconfig(&self.kubeconfig)?;
+        let sizes = cluster::Sizes { pods: self.pods, replicas: self.replicas };
+        cluster::run(access.endpoint(), &self.image, sizes).await
     }
 }
 

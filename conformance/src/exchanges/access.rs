@@ -23,6 +23,10 @@ impl Access {
         Ok(Access { endpoint: Endpoint::new(url, token)? })
     }
 
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// The server and the user of the current context.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! This file is the pure part: what everything is called and which address it has. A cluster has a slot, which makes its names
 //! and addresses its own, so that several clusters live side by side. [`network`] and [`cgroup`] make and unmake what is shared
-//! with the machine, [`agent`] is the process of one node.
+//! with the machine, [`agent`] is the process of one node. [`simulated`] nodes are none of this: they run in the cluster's process.
 
 pub mod agent;
 pub mod cgroup;
@@ -15,6 +15,7 @@ pub mod mounts;
 pub mod network;
 pub mod pause;
 pub mod routes;
+pub mod simulated;
 pub mod site;
 pub mod supervise;
 

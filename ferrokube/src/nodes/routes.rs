@@ -9,6 +9,7 @@ use client::{Informer, Object, Queue, Shutdown};
 use k8s_openapi::api::core::v1::Node;
 
 use super::command::run;
+use super::simulated;
 
 /// A failed change is tried again after this long.
 const RETRY: Duration = Duration::from_secs(2);
@@ -27,8 +28,11 @@ pub struct Way {
     pub protocol: Option<&'static str>,
 }
 
-/// What a node says of itself: the range of its pods and the address that they are behind.
+/// What a node says of itself: the range of its pods and the address that they are behind. Pods in memory cannot be reached.
 pub fn route_of(node: &Node) -> Option<(String, IpAddr)> {
+    if node.label(simulated::LABEL).is_some() {
+        return None;
+    }
     let range = node.spec.as_ref()?.pod_cidr.clone()?;
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
     let address = addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()?;

@@ -1,11 +1,13 @@
-//! The certificate that a kubelet shows the API server: asked for with somebody's credentials at first, renewed with its own later.
+//! The certificates of a kubelet: the one that it shows the API server, asked for with somebody's credentials at first and renewed with
+//! its own later, and the one that it serves with.
 //!
-//! [`request`] says what is asked for, [`issue`] asks and waits, [`store`] keeps what was given, [`rotation`] renews it in time and
-//! moves requests over to it. Who may have which certificate is decided by the cluster alone.
+//! [`request`] says what is asked for, [`issue`] asks and waits, [`store`] keeps what was given, [`rotation`] renews the first in time and
+//! moves requests over to it, [`serving`] sees to the second. Who may have which certificate is decided by the cluster alone.
 
 pub mod issue;
 pub mod request;
 pub mod rotation;
+pub mod serving;
 pub mod store;
 
 use std::path::{Path, PathBuf};

@@ -1,19 +1,26 @@
-//! What a kubelet asks for: a signing request for its node's own name.
+//! What a kubelet asks for: a signing request for its node's own name, and for what the node is reached by.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
-use rcgen::{CertificateParams, DistinguishedName, DnType, PublicKeyData};
+use k8s_openapi::api::core::v1::NodeAddress;
+use rcgen::{CertificateParams, DistinguishedName, DnType, PublicKeyData, SanType};
 use ring::digest;
 
 pub use rcgen::KeyPair;
 
 /// Who signs client certificates of kubelets.
 pub const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+/// Who signs what kubelets serve with.
+pub const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 const GROUP: &str = "system:nodes";
 /// All that a key for elliptic curves is good for.
 const USAGES: [&str; 2] = ["digital signature", "client auth"];
+const SERVING_USAGES: [&str; 2] = ["digital signature", "server auth"];
 
 /// How a request is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,26 +36,73 @@ pub fn user(node_name: &str) -> String {
     format!("system:node:{node_name}")
 }
 
+/// What a node is reached by, each in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    pub dns: BTreeSet<String>,
+    pub ips: BTreeSet<IpAddr>,
+}
+
+impl Names {
+    pub fn of(addresses: &[NodeAddress]) -> Names {
+        let mut names = Names::default();
+        for NodeAddress { address, type_ } in addresses {
+            match (type_.as_str(), address.parse()) {
+                ("Hostname" | "InternalIP" | "ExternalIP", Ok(ip)) => drop(names.ips.insert(ip)),
+                ("Hostname" | "InternalDNS" | "ExternalDNS", _) if !address.is_empty() => drop(names.dns.insert(address.clone())),
+                _ => {}
+            }
+        }
+        names
+    }
+
+    /// Whether it is reached at all.
+    pub fn is_empty(&self) -> bool {
+        self.dns.is_empty() && self.ips.is_empty()
+    }
+}
+
 /// A request for the certificate by which a node's kubelet is known.
 pub fn client(node_name: &str, key: &KeyPair, named: Named) -> Result<CertificateSigningRequest, rcgen::Error> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, GROUP);
-    params.distinguished_name.push(DnType::CommonName, user(node_name));
-    let mut request = CertificateSigningRequest {
-        spec: CertificateSigningRequestSpec {
-            request: ByteString(params.serialize_request(key)?.pem()?.into_bytes()),
-            signer_name: CLIENT_SIGNER.to_owned(),
-            usages: Some(USAGES.map(str::to_owned).to_vec()),
-            ..CertificateSigningRequestSpec::default()
-        },
-        ..CertificateSigningRequest::default()
-    };
+    let mut request = of_node(node_name, key, Vec::new(), CLIENT_SIGNER, USAGES)?;
     match named {
         Named::ByContent => request.metadata.name = Some(digested_name(&key.subject_public_key_info(), &user(node_name))),
         Named::Generated => request.metadata.generate_name = Some("csr-".to_owned()),
     }
     Ok(request)
+}
+
+/// A request for the certificate that a node's kubelet serves with, at these names.
+pub fn serving(node_name: &str, key: &KeyPair, names: &Names) -> Result<CertificateSigningRequest, rcgen::Error> {
+    let dns = names.dns.iter().map(|name| Ok(SanType::DnsName(name.as_str().try_into()?)));
+    let ips = names.ips.iter().map(|ip| Ok(SanType::IpAddress(*ip)));
+    let names = dns.chain(ips).collect::<Result<Vec<_>, rcgen::Error>>()?;
+    let mut request = of_node(node_name, key, names, SERVING_SIGNER, SERVING_USAGES)?;
+    request.metadata.generate_name = Some("csr-".to_owned());
+    Ok(request)
+}
+
+fn of_node(
+    node_name: &str,
+    key: &KeyPair,
+    names: Vec<SanType>,
+    signer: &str,
+    usages: [&str; 2],
+) -> Result<CertificateSigningRequest, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, GROUP);
+    params.distinguished_name.push(DnType::CommonName, user(node_name));
+    params.subject_alt_names = names;
+    Ok(CertificateSigningRequest {
+        spec: CertificateSigningRequestSpec {
+            request: ByteString(params.serialize_request(key)?.pem()?.into_bytes()),
+            signer_name: signer.to_owned(),
+            usages: Some(usages.map(str::to_owned).to_vec()),
+            ..CertificateSigningRequestSpec::default()
+        },
+        ..CertificateSigningRequest::default()
+    })
 }
 
 /// A name that two requests share exactly if they ask for the same; each part is encoded, so that no two lists of parts read alike.
@@ -80,6 +134,24 @@ mod tests {
         let (_, parsed) = X509CertificationRequest::from_der(&pem.contents).unwrap();
         parsed.verify_signature().unwrap();
         assert_eq!(parsed.certification_request_info.subject.to_string(), "O=system:nodes, CN=system:node:a");
+    }
+
+    #[test]
+    fn a_node_serves_at_its_addresses() {
+        let addresses =
+            [("InternalIP", "10.0.0.1"), ("Hostname", "a"), ("InternalDNS", "a.b"), ("ExternalIP", "no"), ("InternalIP", "10.0.0.1")];
+        let addresses = addresses.map(|(type_, address)| NodeAddress { type_: type_.to_owned(), address: address.to_owned() });
+        let names = Names::of(&addresses);
+        let expected = Names { dns: ["a".to_owned(), "a.b".to_owned()].into(), ips: ["10.0.0.1".parse().unwrap()].into() };
+        assert_eq!(names, expected);
+        assert!(Names::of(&[]).is_empty() && !names.is_empty());
+        let request = serving("a", &KeyPair::generate().unwrap(), &names).unwrap();
+        assert_eq!(request.spec.signer_name, SERVING_SIGNER);
+        assert_eq!(request.spec.usages.unwrap(), ["digital signature", "server auth"]);
+        let (_, pem) = parse_x509_pem(&request.spec.request.0).unwrap();
+        let (_, parsed) = X509CertificationRequest::from_der(&pem.contents).unwrap();
+        let extensions = parsed.requested_extensions().unwrap().map(|extension| format!("{extension:?}")).collect::<String>();
+        assert!(extensions.contains("DNSName(\"a.b\")"), "{extensions}");
     }
 
     #[test]

@@ -22,11 +22,11 @@ use super::store::{Pair, Store};
 /// A certificate is renewed when between 70 and 90 % of its time have passed, so that nodes that joined together do not ask together.
 const EARLIEST: f64 = 0.7;
 const SPREAD: f64 = 0.2;
-/// Nobody has to look at renewals; one that takes longer is asked for anew.
-const TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// One that takes longer is asked for anew.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// After a failure, doubled by each further one up to the longest.
-const FIRST_RETRY: Duration = Duration::from_secs(2);
-const LONGEST_RETRY: Duration = Duration::from_secs(128);
+pub(super) const FIRST_RETRY: Duration = Duration::from_secs(2);
+pub(super) const LONGEST_RETRY: Duration = Duration::from_secs(128);
 
 /// When a certificate is renewed; `jitter` is from 0 to 1.
 pub fn renewal(pair: &Pair, jitter: f64) -> Timestamp {

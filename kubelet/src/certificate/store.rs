@@ -1,4 +1,5 @@
-//! Where certificates are kept: `kubelet-client-current.pem` is a link to the newest pair, older ones stay beside it as upstream's do.
+//! Where certificates are kept: `kubelet-client-current.pem` and `kubelet-server-current.pem` are links to the newest pair of each,
+//! older ones stay beside them as upstream's do.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -11,14 +12,14 @@ use x509_parser::pem::Pem;
 
 use super::{Error, request};
 
-const CURRENT: &str = "kubelet-client-current.pem";
 /// The key of a request that has no certificate yet.
 const PENDING_KEY: &str = "kubelet-client.key.tmp";
 
-/// The directory of a node's certificates (`--cert-dir`).
+/// The directory of a node's certificates (`--cert-dir`), as far as one purpose is concerned.
 #[derive(Clone, Debug)]
 pub struct Store {
     directory: PathBuf,
+    purpose: &'static str,
 }
 
 /// A certificate with those that vouch for it, and its key; both PEM.
@@ -70,13 +71,19 @@ impl Pair {
 }
 
 impl Store {
+    /// What the kubelet shows the API server.
     pub fn new(directory: &Path) -> Store {
-        Store { directory: directory.to_owned() }
+        Store { directory: directory.to_owned(), purpose: "kubelet-client" }
+    }
+
+    /// What the kubelet serves with.
+    pub fn serving(directory: &Path) -> Store {
+        Store { directory: directory.to_owned(), purpose: "kubelet-server" }
     }
 
     /// The file that always holds the newest pair.
     pub fn current_path(&self) -> PathBuf {
-        self.directory.join(CURRENT)
+        self.directory.join(format!("{}-current.pem", self.purpose))
     }
 
     /// The newest pair, if there is one.
@@ -96,10 +103,10 @@ impl Store {
 
     /// Keeps a pair as the newest. A crash leaves the one before or this one.
     pub fn update(&self, pair: &Pair, now: Timestamp) -> Result<(), Error> {
-        let file = format!("kubelet-client-{}.pem", now.strftime("%Y-%m-%d-%H-%M-%S"));
+        let file = format!("{}-{}.pem", self.purpose, now.strftime("%Y-%m-%d-%H-%M-%S"));
         let path = self.directory.join(&file);
         self.write(&path, &format!("{}\n{}", pair.certificate.trim_end(), pair.key))?;
-        let (link, temporary) = (self.current_path(), self.directory.join(format!("{CURRENT}.tmp")));
+        let (link, temporary) = (self.current_path(), self.directory.join(format!("{}-current.pem.tmp", self.purpose)));
         let _ = fs::remove_file(&temporary);
         symlink(&file, &temporary).and_then(|()| fs::rename(&temporary, &link)).map_err(|source| Error::File { path: link, source })
     }

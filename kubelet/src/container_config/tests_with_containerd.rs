@@ -128,6 +128,7 @@ fn a_container_sees_what_its_pod_says() {
             node_name: "node".to_owned(),
             client: server.client(),
             shutdown: client::Shutdown::new(),
+            simulated: false,
         });
         let root = format!("/ferrokube-test-{}", std::process::id());
         let cgroups = Cgroups::new(cgroups::Config {

@@ -149,7 +149,8 @@ pub fn generate(inputs: Inputs<'_>) -> NodeStatus {
     }
 }
 
-fn addresses(ips: &[IpAddr], hostname: &str) -> Vec<NodeAddress> {
+/// What the node is reached by.
+pub fn addresses(ips: &[IpAddr], hostname: &str) -> Vec<NodeAddress> {
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
     let mut addresses: Vec<NodeAddress> = ips.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
     addresses.push(address("Hostname", hostname.to_owned()));

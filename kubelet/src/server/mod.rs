@@ -81,8 +81,8 @@ pub enum MetricsPage {
 /// How the server serves. Field names follow KubeletConfiguration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The serving certificate with those that vouch for it, and its key; see [`tls::self_signed`] for one of our own.
-    pub identity: tls::Identity,
+    /// What is served with; see [`tls::self_signed`] for one of our own.
+    pub certificate: tls::Certificate,
     /// Who certifies clients, PEM (`authentication.x509.clientCAFile`).
     pub client_ca: Option<String>,
     /// `authentication.anonymous.enabled`
@@ -102,9 +102,9 @@ pub struct Config {
 
 impl Config {
     /// The defaults of KubeletConfiguration.
-    pub fn new(identity: tls::Identity, client_ca: Option<String>) -> Config {
+    pub fn new(certificate: tls::Certificate, client_ca: Option<String>) -> Config {
         Config {
-            identity,
+            certificate,
             client_ca,
             anonymous: false,
             webhook_authentication: Some(Duration::from_secs(120)),

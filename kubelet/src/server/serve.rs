@@ -31,7 +31,7 @@ pub async fn serve(
     client: Client,
     shutdown: Shutdown,
 ) -> Result<(), tls::Error> {
-    let acceptor = tls::acceptor(&config.identity, config.client_ca.as_deref())?;
+    let acceptor = tls::acceptor(&config.certificate, config.client_ca.as_deref())?;
     let webhook = config.webhook_authentication.map(|ttl| (client.clone(), ttl));
     let server = Arc::new(Server {
         authenticator: Authenticator::new(config.anonymous, webhook),

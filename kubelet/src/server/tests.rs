@@ -114,7 +114,7 @@ struct Served {
 async fn served(change: impl FnOnce(&mut Config)) -> Served {
     let authority = Authority::new();
     let serving = tls::self_signed("n1", &[[127, 0, 0, 1].into()]).unwrap();
-    let mut config = Config::new(serving.clone(), Some(authority.pem.clone()));
+    let mut config = Config::new(tls::Certificate::of(&serving).unwrap(), Some(authority.pem.clone()));
     change(&mut config);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
@@ -21,6 +23,33 @@ pub struct Identity {
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Identity").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+/// What is served with. Clones are the same: what one replaces, all show from then on. Without one, handshakes fail.
+#[derive(Clone, Debug, Default)]
+pub struct Certificate(Arc<RwLock<Option<Arc<CertifiedKey>>>>);
+
+impl Certificate {
+    pub fn of(identity: &Identity) -> Result<Certificate, Error> {
+        let certificate = Certificate::default();
+        certificate.replace(identity)?;
+        Ok(certificate)
+    }
+
+    /// Connections that stand go on as they are.
+    pub fn replace(&self, identity: &Identity) -> Result<(), Error> {
+        let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+        let key = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())?;
+        *self.0.write() = Some(Arc::new(key));
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.read().clone()
     }
 }
 
@@ -50,10 +79,8 @@ pub fn self_signed(node_name: &str, addresses: &[IpAddr]) -> Result<Identity, Er
 }
 
 /// An acceptor that offers HTTP/2 and HTTP/1.1. Without a client CA nobody is asked for a certificate.
-pub fn acceptor(identity: &Identity, client_ca: Option<&str>) -> Result<TlsAcceptor, Error> {
+pub fn acceptor(certificate: &Certificate, client_ca: Option<&str>) -> Result<TlsAcceptor, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match client_ca {
         Some(ca) => {
@@ -66,7 +93,7 @@ pub fn acceptor(identity: &Identity, client_ca: Option<&str>) -> Result<TlsAccep
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(chain, key)?;
+    let mut config = builder.with_cert_resolver(Arc::new(certificate.clone()));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

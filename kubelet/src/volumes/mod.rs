@@ -59,6 +59,8 @@ pub struct Config {
     pub node_name: String,
     pub client: Client,
     pub shutdown: Shutdown,
+    /// Whether nothing sees the volumes: then everything lies on the disk and belongs to whoever runs this, which takes no root.
+    pub simulated: bool,
 }
 
 /// The volumes of all pods. Clones are the same.

@@ -105,7 +105,8 @@ impl Shared {
         // A volume that does not say what it is is an empty directory.
         if let Some(source) = volume.empty_dir.clone().or_else(|| is_unspecified(volume).then(Default::default)) {
             let medium = empty_dir::medium(pod, &source, self.allocatable_memory())?;
-            let (dir, ownership) = (self.directory(pod, layout::EMPTY_DIR, &volume.name), Ownership::of(pod));
+            let dir = self.directory(pod, layout::EMPTY_DIR, &volume.name);
+            let (medium, ownership) = self.as_seen(medium, Ownership::of(pod));
             let at_dir = dir.clone();
             blocking(move || empty_dir::set_up(&at_dir, &medium, source.mode, ownership)).await.map_err(|error| error.to_string())?;
             return Ok(at(dir, false, true));
@@ -121,6 +122,11 @@ impl Shared {
         self.allocatable.read().get("memory").map_or(0, |memory| parse(memory).value())
     }
 
+    /// What a directory lies on and whose it is, if anybody sees it.
+    fn as_seen(&self, medium: Medium, ownership: Option<Ownership>) -> (Medium, Option<Ownership>) {
+        if self.config.simulated { (Medium::Disk, None) } else { (medium, ownership) }
+    }
+
     /// What secrets lie on: never on a disk.
     fn in_memory(&self) -> Medium {
         Medium::Memory(Some(self.allocatable_memory()).filter(|bytes| *bytes > 0))
@@ -128,7 +134,7 @@ impl Shared {
 
     async fn write(&self, pod: &Pod, volume: &Volume, kind: Kind, medium: Medium, files: Payload) -> Result<Mounted, String> {
         let dir = self.directory(pod, kind, &volume.name);
-        let ownership = Ownership::of(pod).map(Ownership::always);
+        let (medium, ownership) = self.as_seen(medium, Ownership::of(pod).map(Ownership::always));
         let nested = nested::directories(pod, &volume.name);
         let at_dir = dir.clone();
         blocking(move || {

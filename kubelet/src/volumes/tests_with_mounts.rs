@@ -112,14 +112,11 @@ impl Server {
     }
 }
 
-/// Runs a test in a mount namespace of its own; not at all without root.
+/// Runs a test in a mount namespace of its own, which takes root.
 pub(crate) fn isolated(also: nix::sched::CloneFlags, test: impl Future<Output = ()> + Send + 'static) {
     let run = move || {
         use nix::mount::{MsFlags, mount};
-        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | also).is_err() {
-            tracing::warn!("no mount namespace can be made here (it needs root): nothing was tested");
-            return;
-        }
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | also).expect("root may have namespaces of its own");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("the namespace is ours");
         // Blocking work runs on threads that are made by this one, and so in the same namespace.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it can be made");
@@ -129,7 +126,13 @@ pub(crate) fn isolated(also: nix::sched::CloneFlags, test: impl Future<Output = 
 }
 
 fn volumes(root: &Path, server: &Server) -> Volumes {
-    let config = Config { root_dir: root.to_owned(), node_name: "node".to_owned(), client: server.client(), shutdown: Shutdown::new() };
+    let config = Config {
+        root_dir: root.to_owned(),
+        node_name: "node".to_owned(),
+        client: server.client(),
+        shutdown: Shutdown::new(),
+        simulated: false,
+    };
     Volumes::new(config)
 }
 
@@ -153,6 +156,7 @@ const CONFIG_MAPS: &str = "/api/v1/namespaces/n/configmaps";
 const SECRETS: &str = "/api/v1/namespaces/n/secrets";
 
 #[test]
+#[ignore = "needs root"]
 fn a_pods_volumes_are_made_changed_and_taken_away() {
     isolated(nix::sched::CloneFlags::empty(), async {
         let (root, server) = (tempfile::tempdir().expect("there is a directory for temporary files"), Server::new());
@@ -228,6 +232,7 @@ fn a_pods_volumes_are_made_changed_and_taken_away() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_local_volume_outlives_its_pod_and_the_kubelet_a_restart() {
     isolated(nix::sched::CloneFlags::empty(), async {
         let (root, server) = (tempfile::tempdir().expect("there is a directory for temporary files"), Server::new());

@@ -5,7 +5,7 @@
 //! in the same atomic batch as the records. It never decides what is written.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _};
@@ -36,11 +36,15 @@ pub(crate) struct Record {
 pub(crate) trait Append: Send {
     /// Makes all records and the revision durable, atomically. After an error nothing may be assumed.
     fn append(&mut self, records: &[Record], revision: Revision) -> Result<(), String>;
+
+    /// The bytes that the disk has left for everybody.
+    fn room_bytes(&self) -> Result<u64, String>;
 }
 
 /// The data directory.
 #[derive(Clone)]
 pub(crate) struct FjallDisk {
+    directory: PathBuf,
     database: Database,
     data: Keyspace,
     meta: Keyspace,
@@ -63,7 +67,7 @@ impl FjallDisk {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let data = database.keyspace("data", options).map_err(failed)?;
         let meta = database.keyspace("meta", options).map_err(failed)?;
-        let disk = FjallDisk { database, data, meta };
+        let disk = FjallDisk { directory: directory.to_owned(), database, data, meta };
         match disk.meta_number(FORMAT_KEY)? {
             Some(FORMAT) => {}
             None => disk.set_format(FORMAT)?,
@@ -124,6 +128,11 @@ impl Append for FjallDisk {
         }
         batch.insert(&self.meta, REVISION_KEY, revision.0.to_le_bytes());
         batch.commit().map_err(|e| e.to_string())
+    }
+
+    fn room_bytes(&self) -> Result<u64, String> {
+        let disk = nix::sys::statvfs::statvfs(&self.directory).map_err(|e| e.to_string())?;
+        Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
     }
 }
 

@@ -3,20 +3,22 @@
 //! Owns the data directory, the revision counter and the order of writes. One thread writes: it takes all
 //! transactions that have come in, checks them against the revisions in memory, appends what is to be changed
 //! as one batch with one sync (group commit), and then publishes and acknowledges. So nothing is acknowledged or visible before
-//! it is durable. If the disk refuses a batch, nothing is ever written again until the store is opened anew.
+//! it is durable. If the disk refuses a batch, nothing is ever written again until the store is opened anew; so that a full
+//! disk need not come to that, nothing is put there while it has little room ([`room`]).
 //!
 //! It keeps live state and the current revision, no history: the watch cache's logs are the history. A load of
 //! a past revision is answered with `Compacted`; a watch can be taken up within a small window ([`feed`]).
 
 mod disk;
 mod feed;
+mod room;
 pub mod snapshot;
 mod ttl;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -50,6 +52,8 @@ struct Shared {
     publishing: Mutex<()>,
     compacted: AtomicU64,
     expiries: Arc<ttl::Expiries>,
+    /// Why nothing is written any more.
+    failed: OnceLock<String>,
 }
 
 impl Embedded {
@@ -71,7 +75,8 @@ impl Embedded {
             }
         }
         let feed = Feed::new(revision);
-        let shared = Arc::new(Shared { disk, feed, publishing: Mutex::default(), compacted: AtomicU64::new(0), expiries });
+        let shared =
+            Arc::new(Shared { disk, feed, publishing: Mutex::default(), compacted: AtomicU64::new(0), expiries, failed: OnceLock::new() });
         let (queue, jobs) = mpsc::channel(QUEUE_LIMIT);
         let writer = Writer::new(shared.clone(), append, index, revision, jobs);
         let writer = std::thread::Builder::new()
@@ -137,6 +142,11 @@ impl Store for Embedded {
 
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
         std::future::ready(Ok(self.shared.feed.revision())).boxed()
+    }
+
+    fn health(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        let failed = self.shared.failed.get().map(|reason| StoreError::Failed(reason.clone()));
+        std::future::ready(failed.map_or(Ok(()), Err)).boxed()
     }
 
     /// There is no history to compact: the round only moves the revision before which nobody may ask.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::store::{Batch, Change, Expected, Key, Revision, StoreError, StoreEvent, Txn};
+use super::room::Room;
 use super::{Append, Record, Shared, Slot, ttl};
 
 /// How much one batch takes: enough that a sync is shared by all who wait, little enough that nobody waits for long.
@@ -31,7 +32,7 @@ pub(super) struct Writer {
     index: HashMap<Key, Slot>,
     revision: Revision,
     jobs: mpsc::Receiver<Job>,
-    failed: Option<String>,
+    room: Room,
     /// Deadlines are looked through when there are so many.
     prune_at: usize,
 }
@@ -53,13 +54,14 @@ impl Writer {
         revision: Revision,
         jobs: mpsc::Receiver<Job>,
     ) -> Writer {
-        Writer { shared, disk, index, revision, jobs, failed: None, prune_at: PRUNE_FLOOR }
+        Writer { shared, disk, index, revision, jobs, room: Room::default(), prune_at: PRUNE_FLOOR }
     }
 
     /// Works until the queue is closed and empty.
     pub fn run(mut self) {
         let mut taken = Vec::with_capacity(BATCH_JOBS);
         while self.jobs.blocking_recv_many(&mut taken, BATCH_JOBS) > 0 {
+            self.room.look(&*self.disk);
             let mut jobs = taken.drain(..).peekable();
             while jobs.peek().is_some() {
                 let mut plan = Plan::default();
@@ -98,6 +100,7 @@ impl Writer {
             (Expected::Any | Expected::Absent, None) if matches!(txn.change, Change::Delete) => {
                 Err(StoreError::Absent { key: key(), seen })
             }
+            _ if self.room.is_short() && matches!(txn.change, Change::Put { .. }) => Err(StoreError::Full),
             _ => Ok(()),
         }
     }
@@ -124,13 +127,14 @@ impl Writer {
     fn perform(&mut self, plan: Plan) {
         if !plan.records.is_empty() {
             let _whole = self.shared.publishing.lock();
-            if self.failed.is_none()
+            let failed = &self.shared.failed;
+            if failed.get().is_none()
                 && let Err(reason) = self.disk.append(&plan.records, self.revision)
             {
                 tracing::error!(reason, "a write could not be made durable; the store refuses all further writes");
-                self.failed = Some(reason);
+                failed.get_or_init(|| reason);
             }
-            if self.failed.is_none() {
+            if failed.get().is_none() {
                 for (event, record) in plan.events.iter().zip(&plan.records) {
                     if let Some((_, Slot { expires_ms: Some(at), .. })) = &record.value {
                         self.shared.expiries.add(*at, event.key.clone(), event.revision);
@@ -145,7 +149,7 @@ impl Writer {
         }
         for (reply, answer) in plan.answers {
             // Even a refusal may rest on a write that was lost, so nobody learns more than that the store has failed.
-            let answer = match &self.failed {
+            let answer = match self.shared.failed.get() {
                 Some(reason) => Err(StoreError::Failed(reason.clone())),
                 None => answer,
             };

@@ -269,6 +269,9 @@ fn failure(error: etcd_client::Error, requested: Revision) -> StoreError {
         if message.contains("request is too large") {
             return StoreError::TooLarge { size: 0 };
         }
+        if message.contains("database space exceeded") {
+            return StoreError::Full;
+        }
         return StoreError::Unavailable(message.to_owned());
     }
     unavailable(error)

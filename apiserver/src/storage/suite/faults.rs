@@ -6,18 +6,34 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use futures::StreamExt as _;
 
 use super::cases::{contents, put};
 use crate::storage::embedded::{Append, Embedded, FjallDisk, Record, snapshot};
-use crate::storage::store::{Expected, Revision, Store, StoreError};
+use crate::storage::store::{Expected, Key, Revision, Store, StoreError, Txn};
 
 /// A disk that fails once its luck has run out: nothing of the failing batch is written.
 struct FailingDisk {
     disk: FjallDisk,
     luck: Arc<AtomicI64>,
+}
+
+/// A disk that says itself how much room it has.
+struct CrowdedDisk {
+    disk: FjallDisk,
+    room_bytes: Arc<AtomicU64>,
+}
+
+impl Append for CrowdedDisk {
+    fn append(&mut self, records: &[Record], revision: Revision) -> Result<(), String> {
+        self.disk.append(records, revision)
+    }
+
+    fn room_bytes(&self) -> Result<u64, String> {
+        Ok(self.room_bytes.load(Ordering::SeqCst))
+    }
 }
 
 impl Append for FailingDisk {
@@ -26,6 +42,10 @@ impl Append for FailingDisk {
             return Err("no space left on device".to_owned());
         }
         self.disk.append(records, revision)
+    }
+
+    fn room_bytes(&self) -> Result<u64, String> {
+        self.disk.room_bytes()
     }
 }
 
@@ -61,6 +81,7 @@ async fn after_a_failed_write_nothing_more_is_acknowledged_or_visible() {
             }
         }
         assert_eq!(acknowledged.len() as i64, luck);
+        assert!(matches!(store.health().await, Err(StoreError::Failed(_))), "whoever asks after its health is told");
         // Refusals rest on what may be lost, so they are not given either.
         assert!(matches!(put(&store, "k/29", "v", Expected::At(Revision(3))).await, Err(StoreError::Failed(_))));
         assert_eq!(contents(&store, "k/").await, acknowledged);
@@ -76,6 +97,27 @@ async fn after_a_failed_write_nothing_more_is_acknowledged_or_visible() {
         assert_eq!(contents(&reopened, "k/").await, acknowledged);
         put(&reopened, "k/30", "v", Expected::Absent).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_room_only_deletions_are_written_until_there_is_room_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = FjallDisk::open(directory.path()).unwrap();
+    let room_bytes = Arc::new(AtomicU64::new(u64::MAX));
+    let store = Embedded::start(disk.clone(), Box::new(CrowdedDisk { disk, room_bytes: room_bytes.clone() })).unwrap();
+    let first = put(&store, "k/1", "v", Expected::Absent).await.unwrap();
+    room_bytes.store(1024 * 1024, Ordering::SeqCst);
+    for (key, expected) in [("k/2", Expected::Absent), ("k/1", Expected::At(first)), ("k/1", Expected::Any)] {
+        assert!(matches!(put(&store, key, "w", expected).await, Err(StoreError::Full)), "{key}");
+    }
+    let refused = put(&store, "k/1", "w", Expected::Absent).await;
+    assert!(matches!(refused, Err(StoreError::Exists { .. })), "what is wrong with a write is still told");
+    assert_eq!(contents(&store, "k/").await, BTreeMap::from([("k/1".to_owned(), (first.0, "v".to_owned()))]));
+    store.health().await.unwrap();
+    let gone = store.commit(Txn::delete(Key::new("k/1"), Expected::At(first))).await.unwrap();
+    assert_eq!(gone, Revision(first.0 + 1), "what was refused has taken no revision");
+    room_bytes.store(u64::MAX, Ordering::SeqCst);
+    put(&store, "k/2", "v", Expected::Absent).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,14 @@
 //! What goes wrong on a node, in one cluster one after another: bad pods show upstream's states, reasons and events; good ones go on
 //! running whatever of the node or of the cluster is killed, and everything converges again.
 
+use std::cell::Cell;
 use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Event, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerState, ContainerStatus, Event, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
@@ -15,8 +18,10 @@ use super::host::{Host, Inventory};
 use super::image;
 
 const IMAGE: &str = "registry.test/test/web:1";
-/// How long the API server is away.
-const ABSENCE: Duration = Duration::from_secs(15);
+/// How long the API server is away: longer than a node may be silent before it counts as lost.
+const ABSENCE: Duration = Duration::from_secs(60);
+/// A disk for a cluster that is soon full.
+const SMALL_DISK: &str = "800m";
 
 /// A pod with one container `c`, with these fields beside its image.
 fn pod(name: &str, container: Value, rest: Value) -> Pod {
@@ -232,6 +237,98 @@ async fn node_faults_are_shown_and_overcome_and_leave_nothing() {
         told.is_some_and(|told| told.contains(&address.to_string()))
     })
     .await;
+
+    cluster.delete_all().await;
+    host.down();
+    before.assert_restored(&host);
+}
+
+/// A small disk of its own for a folder, until it is dropped.
+struct SmallDisk<'a>(&'a Path);
+
+impl SmallDisk<'_> {
+    fn at(folder: &Path) -> SmallDisk<'_> {
+        std::fs::create_dir_all(folder).expect("a folder");
+        let size = format!("size={SMALL_DISK}");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "small"]).arg(folder).status().expect("mount is there");
+        assert!(mount.success(), "no disk");
+        SmallDisk(folder)
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        // A test that failed says so itself.
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
+async fn has_disk_pressure(cluster: &Cluster) -> bool {
+    let node = cluster.nodes.get("node-1").await.expect("the node");
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+    conditions.iter().any(|condition| {
+        (&*condition.type_, &*condition.status, condition.reason.as_deref()) == ("DiskPressure", "True", Some("KubeletHasDiskPressure"))
+    }) && taints.iter().any(|taint| (&*taint.key, &*taint.effect) == ("node.kubernetes.io/disk-pressure", "NoSchedule"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root and containerd"]
+async fn a_pod_that_fills_the_disk_goes_and_everything_else_goes_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data_dir = directory.path().join("cluster");
+    let _disk = SmallDisk::at(&data_dir);
+    let before = Inventory::take();
+    std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
+    std::fs::copy(image::archive(directory.path(), IMAGE, "one"), data_dir.join("images/web.tar")).expect("an archive");
+    let mut host = Host::start(&data_dir, 1);
+    let cluster = Cluster::of(&host, 1).await;
+    cluster.apply(IMAGE).await;
+    let spec = cluster.services.get("web").await.expect("the service").spec.expect("its spec");
+    let address: IpAddr = spec.cluster_ip.as_deref().unwrap_or_default().parse().expect("a cluster IP");
+    let untouched = running(&cluster).await;
+
+    let hog = pod(
+        "hog",
+        json!({
+            "command": ["sh", "-c", "dd if=/dev/zero of=/data/file bs=1M; exec sleep 1000"],
+            "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
+        }),
+        json!({ "volumes": [{ "name": "data", "emptyDir": {} }] }),
+    );
+    cluster.pods.create(&PostParams::default(), &hog).await.expect("a pod");
+    // The cluster's own store lies on that disk. It does not let it come to the last byte, and serves what it has.
+    let note = |n: usize| object::<ConfigMap>(json!({ "metadata": { "name": format!("note-{n}") } }));
+    let written = Cell::new(0);
+    until("the store has no room", async || match cluster.config_maps.create(&PostParams::default(), &note(written.get())).await {
+        Ok(_) => {
+            written.set(written.get() + 1);
+            false
+        }
+        Err(kube::Error::Api(refused)) => {
+            assert_eq!((refused.code, &*refused.message), (500, "etcdserver: mvcc: database space exceeded"));
+            true
+        }
+        Err(other) => panic!("{other}"),
+    })
+    .await;
+    assert_eq!(get(address, 80).await.as_deref(), Some("one"));
+    assert!(cluster.pods.get_opt("hog").await.expect("an answer").is_some());
+
+    until("the pod is evicted", async || {
+        let status = cluster.pods.get("hog").await.expect("the pod").status.unwrap_or_default();
+        let message = status.message.unwrap_or_default();
+        (status.phase.as_deref(), status.reason.as_deref()) == (Some("Failed"), Some("Evicted"))
+            && message.starts_with("The node was low on resource: ephemeral-storage. ")
+    })
+    .await;
+    until("the node says so", async || has_disk_pressure(&cluster).await).await;
+    until("nobody else has noticed", async || running(&cluster).await == untouched).await;
+    cluster.config_maps.create(&PostParams::default(), &note(written.get())).await.expect("there is room again");
+    for n in 0..=written.get() {
+        cluster.config_maps.get(&format!("note-{n}")).await.expect("what was acknowledged is there");
+    }
+    cluster.pods.delete("hog", &DeleteParams::default()).await.expect("the pod goes");
 
     cluster.delete_all().await;
     host.down();

@@ -123,6 +123,7 @@ async fn a_drivers_volume_is_staged_published_and_undone() {
         node_name: "node".to_owned(),
         client: server.client(),
         shutdown: Shutdown::new(),
+        simulated: false,
     });
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {
         "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "claim"}}],

@@ -252,6 +252,7 @@ impl<'e, 'a> Evaluation<'e, 'a> {
             match (name, args) {
                 ("lists.range", _) => self.refuse_long_range(args)?,
                 ("_+_", [Value::List(left), Value::List(right)]) => self.weigh((left.len() + right.len()) as u64)?,
+                ("_+_", [Value::String(left), Value::String(right)]) => self.weigh((left.len() + right.len()) as u64 / 10)?,
                 ("@in" | "format", [_, list]) => self.weigh(list.weight(weighed_up_to(self.limit)))?,
                 _ => {}
             }

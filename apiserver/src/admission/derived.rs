@@ -8,7 +8,12 @@ use super::Lookup;
 use crate::storage::Stamp;
 
 /// What was made of the objects of `N` resources of a group, and of which state of them.
-pub struct Derived<T, const N: usize>(RwLock<Option<([Option<Stamp>; N], Arc<T>)>>);
+pub struct Derived<T, const N: usize>(RwLock<Option<Made<T, N>>>);
+
+struct Made<T, const N: usize> {
+    stamps: [Option<Stamp>; N],
+    made: Arc<T>,
+}
 
 impl<T, const N: usize> Default for Derived<T, N> {
     fn default() -> Derived<T, N> {
@@ -21,14 +26,14 @@ impl<T, const N: usize> Derived<T, N> {
     pub fn get(&self, lookup: &dyn Lookup, group: &str, plurals: [&str; N], make: impl FnOnce() -> T) -> Arc<T> {
         // Taken before the objects are looked at: what is newer than this says is made anew the next time.
         let stamps = plurals.map(|plural| lookup.stamp(group, plural));
-        if let Some((known, made)) = &*self.0.read()
+        if let Some(kept) = &*self.0.read()
             && stamps.iter().all(Option::is_some)
-            && *known == stamps
+            && kept.stamps == stamps
         {
-            return made.clone();
+            return kept.made.clone();
         }
         let made = Arc::new(make());
-        *self.0.write() = Some((stamps, made.clone()));
+        *self.0.write() = Some(Made { stamps, made: made.clone() });
         made
     }
 }

@@ -71,15 +71,15 @@ fn value_bytes(value: &Value, form: &Form) -> Result<Bytes, Status> {
     })
 }
 
-/// JSON with the newline that ends every JSON body of the API.
+/// JSON with the newline that ends a JSON body of the API, but for one that is made for people.
 pub fn json_text(value: &Value, pretty: bool) -> Bytes {
     let mut out = Vec::with_capacity(1024);
     if pretty {
         json::write_pretty(&mut out, value);
     } else {
         json::write(&mut out, value);
+        out.push(b'\n');
     }
-    out.push(b'\n');
     out.into()
 }
 

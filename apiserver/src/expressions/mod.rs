@@ -26,6 +26,8 @@ const EVALUATION_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_EVALUATIONS: usize = 64;
 /// Cost of what is evaluated for one write where it is asked for, in the task that serves the request: a millisecond at most.
 const QUICK_COST: i64 = 20_000;
+/// A policy with more variables is not evaluated quickly: what they make of each other may take long though it costs little.
+const MAX_QUICK_VARIABLES: usize = 8;
 /// Cost of the expressions of one policy for one write, and of the rules of a custom resource for one object.
 pub const BUDGET: i64 = 10_000_000;
 /// Cost of the match conditions of one webhook or policy for one write.
@@ -216,6 +218,10 @@ impl Variables {
         let mut spent = Budget::new(0);
         let value = match &self.quick {
             None => program.evaluate(activation, &mut spent),
+            Some(allowance) if self.composed.len() > MAX_QUICK_VARIABLES => {
+                allowance.is_exceeded.store(true, Ordering::Relaxed);
+                Err(EvalError::over_budget())
+            }
             Some(allowance) => {
                 let left = allowance.left.load(Ordering::Relaxed).max(0).unsigned_abs();
                 let value = program.evaluate_within(activation, &mut spent, left);

@@ -82,7 +82,9 @@ impl Presenter<'_> {
                 Some(object) => list.item(out, &presenter.list_item(&object)),
                 None => {
                     list.end(out);
-                    out.push(b'\n');
+                    if !form.pretty {
+                        out.push(b'\n');
+                    }
                 }
             }
         });

@@ -121,11 +121,10 @@ impl Subject<'_> {
             let new = &text[self.read..];
             let events: Vec<Value> = new.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
             let of_stage = |stage: &str| events.iter().filter(|event| event["stage"] == stage).count();
-            if new.ends_with('\n') || new.is_empty() {
-                if of_stage("RequestReceived") == of_stage("ResponseComplete") {
-                    self.read = text.len();
-                    return events.iter().filter(|event| event["stage"] == "ResponseComplete").flat_map(|event| self.told(event)).collect();
-                }
+            let is_whole = new.is_empty() || new.ends_with('\n');
+            if is_whole && of_stage("RequestReceived") == of_stage("ResponseComplete") {
+                self.read = text.len();
+                return events.iter().filter(|event| event["stage"] == "ResponseComplete").flat_map(|event| self.told(event)).collect();
             }
             assert!(Instant::now() < deadline, "the log does not tell the end of what it has begun: {new}");
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -111,7 +111,7 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
         runtime.clone(),
     );
     let core = Arc::new(Core {
-        eviction: eviction::Manager::new(eviction_config(&settings)?),
+        eviction: eviction::Manager::new(eviction_config(&settings)?, (!simulated).then(|| eviction::Ballast::new(&config.root_dir))),
         stats,
         images: Images::new(runtime.clone(), recorder.clone(), keyring, limits),
         runtime,

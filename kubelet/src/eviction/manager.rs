@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::pressure::Seen;
 use super::rank::StatsByPod;
 use super::threshold::{Config, Signal, Threshold};
-use super::{Pressure, limits, message, observation, rank};
+use super::{Ballast, Pressure, limits, message, observation, rank};
 use crate::pod::is_critical;
 use crate::stats::{Provider, Summary};
 
@@ -54,11 +54,13 @@ pub trait Node: Send + Sync {
 pub struct Manager {
     pressure: Arc<Mutex<Pressure>>,
     config: Arc<Config>,
+    /// Nothing is kept free on a node that has no disk of its own.
+    ballast: Option<Ballast>,
 }
 
 impl Manager {
-    pub fn new(config: Config) -> Manager {
-        Manager { pressure: Arc::default(), config: Arc::new(config) }
+    pub fn new(config: Config, ballast: Option<Ballast>) -> Manager {
+        Manager { pressure: Arc::default(), config: Arc::new(config), ballast }
     }
 
     /// The pressure that the node is under, for its conditions.
@@ -104,6 +106,7 @@ impl Manager {
         let has_image_fs = has_image_fs(&summary);
         let (pressure, urgent) = seen.update(&self.config, &observations, Instant::now());
         *self.pressure.lock() = pressure;
+        self.weigh(pressure);
         let by_pod: StatsByPod<'_> = summary.pods.iter().map(|stats| (stats.pod_ref.uid.as_str(), stats)).collect();
         let greedy: Vec<Eviction> = pods.iter().filter_map(|pod| beyond_own_limits(pod, &by_pod, has_image_fs)).collect();
         if !greedy.is_empty() {
@@ -128,6 +131,15 @@ impl Manager {
         let (message, annotations) = message::of(resource, &pod, by_pod.get(pod.uid()).copied(), &urgent, &observations);
         let grace_seconds = self.grace(&pod, &threshold);
         vec![evict(node, Eviction { pod, grace_seconds, message, annotations, disrupted: true })]
+    }
+
+    /// Gives room to those who have to make room, and takes it back later.
+    fn weigh(&self, pressure: Pressure) {
+        let Some(ballast) = &self.ballast else { return };
+        let weighed = if pressure.disk { ballast.give_up() } else { ballast.keep() };
+        if let Err(error) = weighed {
+            tracing::warn!(%error, "room cannot be kept for a full disk");
+        }
     }
 
     /// Disks of pods are measured only where a pod has limits on them, or the node is short of disk.

@@ -4,6 +4,7 @@
 //!
 //! Upstream: pkg/kubelet/eviction.
 
+mod ballast;
 mod limits;
 mod manager;
 mod message;
@@ -12,6 +13,7 @@ mod pressure;
 mod rank;
 mod threshold;
 
+pub use ballast::Ballast;
 pub use manager::{Eviction, Manager, Node};
 pub use pressure::Pressure;
 pub use threshold::{Config, Threshold};

@@ -49,12 +49,15 @@ fn normal(text: &str) -> String {
 }
 
 fn lines(bytes: &[u8]) -> Vec<String> {
-    let text = normal(&String::from_utf8_lossy(bytes));
-    let lines: Vec<String> = text.lines().map(|line| line.trim_end().to_owned()).collect();
+    normal(&String::from_utf8_lossy(bytes)).lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+/// What stands for the lines in the transcript.
+fn short(lines: Vec<String>) -> Vec<String> {
     if lines.len() <= MAX_LINES {
         return lines;
     }
-    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let digest = ring::digest::digest(&ring::digest::SHA256, lines.join("\n").as_bytes());
     vec![format!("({} lines, SHA-256 {})", lines.len(), digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())]
 }
 
@@ -136,7 +139,8 @@ impl Kind {
 
 fn perform(kubectl: &Kubectl, command: &str) -> Entry {
     let words = transcript::words(command);
-    let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    // Administrators have other names elsewhere.
+    let words: Vec<&str> = words.iter().skip(1).map(String::as_str).chain(["--as=ann", "--as-group=system:masters"]).collect();
     let output = kubectl.output(&words);
     let code = output.status.code().expect("it ends by itself");
     let mut said = lines(&output.stdout);
@@ -144,7 +148,7 @@ fn perform(kubectl: &Kubectl, command: &str) -> Entry {
         // Upstream has entries of the same second in no order.
         said.sort();
     }
-    Entry { said, complained: lines(&output.stderr), code, audited: Vec::new() }
+    Entry { said: short(said), complained: short(lines(&output.stderr)), code, audited: Vec::new() }
 }
 
 async fn play(kubeconfig: &Path) -> Vec<Line> {

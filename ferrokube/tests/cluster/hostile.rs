@@ -278,6 +278,7 @@ async fn expressions_that_never_end_are_cut_short() {
     let lists = doubled(&|i| format!("[variables.v{i}, variables.v{i}]"));
     let sums = doubled(&|i| format!("variables.v{i} + variables.v{i}"));
     let maps = doubled(&|i| format!("{{'a': variables.v{i}, 'b': variables.v{i}}}"));
+    let mapped = doubled(&|i| format!("['x', 'y'].map(x, variables.v{i})"));
     let texts = doubled(&|i| format!("[variables.v{i}[0] + variables.v{i}[0]]"));
     let loops = "variables.d.all(a, variables.d.all(b, variables.d.all(c, variables.d.all(e, a + b + c + e != ''))))";
     let over = "actual cost limit exceeded";
@@ -287,6 +288,8 @@ async fn expressions_that_never_end_are_cut_short() {
         ("listed", json!(lists), "'%s'.format([variables.v59]) != ''".to_owned()),
         ("sums", json!(sums), "variables.v59.size() > 0".to_owned()),
         ("maps", json!(maps), "variables.v59 == variables.v59".to_owned()),
+        ("mapped", json!(mapped), "variables.v59 == variables.v59".to_owned()),
+        ("counted", json!(mapped), "variables.v59.size() > 0".to_owned()),
         ("texts", json!(texts), "variables.v59.size() > 0".to_owned()),
         ("compared", json!([]), "object.data.all(a, object.data.all(b, object.data.all(c, object == object)))".to_owned()),
     ] {

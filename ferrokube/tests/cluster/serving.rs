@@ -182,7 +182,7 @@ async fn an_unread_list_keeps_its_place(way: &Way, level: Option<&str>) {
     drop(connection);
     until(way, "bob", 200, level).await;
 
-    let (mut unread, _) = unread(way, level).await;
+    let (unread, _) = unread(way, level).await;
     // The connection stands, but the request's time is over.
     until(way, "bob", 200, level).await;
     assert!(count(&unread.rest(QUIET).await, DATA) > 0, "it has been answered");

@@ -172,6 +172,16 @@ where
     api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.expect("the object is taken");
 }
 
+/// A server that is registered and trusts the front proxy that it is told of.
+async fn registered(client: &Client, protocols: &[&str], app: Router) -> Extension {
+    let trust: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
+    let trust = trust.get("extension-apiserver-authentication").await.expect("what extension servers are told").data.expect("data");
+    let address = machine_address();
+    let extension = serve(address, &trust["requestheader-client-ca-file"], protocols, app).await;
+    register(client, &extension, address).await;
+    extension
+}
+
 /// Tells the cluster of the server; returns when it is found well.
 async fn register(client: &Client, extension: &Extension, address: IpAddr) {
     let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "extension" } });
@@ -230,12 +240,7 @@ async fn an_api_of_somebody_else_is_served_while_it_is_registered_and_its_death_
     let directory = tempfile::tempdir().expect("a directory");
     let cluster = Cluster::start(directory.path());
     let client = cluster.impatient_client().await;
-    let trust: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
-    let trust = trust.get("extension-apiserver-authentication").await.expect("what extension servers are told").data.expect("data");
-    let address = machine_address();
-    let app = Router::new().fallback(answer);
-    let extension = serve(address, &trust["requestheader-client-ca-file"], &["h2", "http/1.1"], app).await;
-    register(&client, &extension, address).await;
+    let extension = registered(&client, &["h2", "http/1.1"], Router::new().fallback(answer)).await;
 
     let answer = get(&client, &format!("{LIST}?limit=5"), "application/json").await.expect("the list");
     assert_eq!(answer, json!({ "user": "kubernetes-admin", "groups": "system:masters,system:authenticated", "query": "limit=5" }));
@@ -302,12 +307,7 @@ async fn a_server_of_old_shows_in_discovery_and_in_both_versions_of_openapi() {
     let directory = tempfile::tempdir().expect("a directory");
     let cluster = Cluster::start(directory.path());
     let client = cluster.impatient_client().await;
-    let trust: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
-    let trust = trust.get("extension-apiserver-authentication").await.expect("what extension servers are told").data.expect("data");
-    let address = machine_address();
-    let app = Router::new().fallback(answer_of_old);
-    let extension = serve(address, &trust["requestheader-client-ca-file"], &[], app).await;
-    register(&client, &extension, address).await;
+    let extension = registered(&client, &[], Router::new().fallback(answer_of_old)).await;
     until("discovery tells of it", async || told(&client).await == Some((1, "Current".to_owned()))).await;
 
     let path = format!("apis/{GROUP}/v1");

@@ -24,10 +24,9 @@ const AT_ONCE: usize = 2;
 /// Lines of an output that the transcript has; of a longer one it has the digest.
 const MAX_LINES: usize = 150;
 
-/// What differs from run to run, and what stands for it, in this order.
+/// What else than uids differs from run to run, and what stands for it, in this order.
 static DIFFERENT: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
-        (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UID"),
         (r"20[2-9]\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| [+-]\d{4})?", "TIME"),
         (r"\w{3}, +\d+ \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "TIME"),
         (r#"(resourceVersion"?: "?)\d+"#, "${1}REVISION"),
@@ -45,7 +44,7 @@ static DIFFERENT: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 });
 
 fn normal(text: &str) -> String {
-    DIFFERENT.iter().fold(text.to_owned(), |text, (found, name)| found.replace_all(&text, *name).into_owned())
+    DIFFERENT.iter().fold(transcript::without_uids(text), |text, (found, name)| found.replace_all(&text, *name).into_owned())
 }
 
 fn lines(bytes: &[u8]) -> Vec<String> {

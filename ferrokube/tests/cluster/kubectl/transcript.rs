@@ -1,5 +1,17 @@
 //! The text that commands and what came of them are written in.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+static UID: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}").expect("an expression"));
+
+/// A text with `UID` in the place of each UUID.
+pub fn without_uids(text: &str) -> String {
+    UID.replace_all(text, "UID").into_owned()
+}
+
 /// What came of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {

@@ -165,19 +165,25 @@ async fn beat(cluster: &Cluster) -> String {
     lease.spec.and_then(|spec| spec.renew_time).map(|time| time.0.to_string()).unwrap_or_default()
 }
 
+/// A cluster of one node that serves the deployment, and the address of its service. Files are made in `directory`.
+async fn serving(directory: &Path, data_dir: &Path) -> (Host, Cluster, IpAddr) {
+    std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
+    std::fs::copy(image::archive(directory, IMAGE, "one"), data_dir.join("images/web.tar")).expect("an archive");
+    let host = Host::start(data_dir, 1);
+    let cluster = Cluster::of(&host, 1).await;
+    cluster.apply(IMAGE).await;
+    let spec = cluster.services.get("web").await.expect("the service").spec.expect("its spec");
+    let address = spec.cluster_ip.as_deref().unwrap_or_default().parse().expect("a cluster IP");
+    (host, cluster, address)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root and containerd"]
 async fn node_faults_are_shown_and_overcome_and_leave_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let data_dir = directory.path().join("cluster");
     let before = Inventory::take();
-    std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
-    std::fs::copy(image::archive(directory.path(), IMAGE, "one"), data_dir.join("images/web.tar")).expect("an archive");
-    let mut host = Host::start(&data_dir, 1);
-    let cluster = Cluster::of(&host, 1).await;
-    cluster.apply(IMAGE).await;
-    let spec = cluster.services.get("web").await.expect("the service").spec.expect("its spec");
-    let address: IpAddr = spec.cluster_ip.as_deref().unwrap_or_default().parse().expect("a cluster IP");
+    let (mut host, cluster, address) = serving(directory.path(), &data_dir).await;
     let untouched = running(&cluster).await;
     assert_eq!(untouched.len(), 3);
 
@@ -279,13 +285,7 @@ async fn a_pod_that_fills_the_disk_goes_and_everything_else_goes_on() {
     let data_dir = directory.path().join("cluster");
     let _disk = SmallDisk::at(&data_dir);
     let before = Inventory::take();
-    std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
-    std::fs::copy(image::archive(directory.path(), IMAGE, "one"), data_dir.join("images/web.tar")).expect("an archive");
-    let mut host = Host::start(&data_dir, 1);
-    let cluster = Cluster::of(&host, 1).await;
-    cluster.apply(IMAGE).await;
-    let spec = cluster.services.get("web").await.expect("the service").spec.expect("its spec");
-    let address: IpAddr = spec.cluster_ip.as_deref().unwrap_or_default().parse().expect("a cluster IP");
+    let (mut host, cluster, address) = serving(directory.path(), &data_dir).await;
     let untouched = running(&cluster).await;
 
     let hog = pod(

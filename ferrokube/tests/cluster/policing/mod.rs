@@ -51,23 +51,8 @@ struct Normal(Vec<(String, &'static str)>);
 impl Normal {
     fn text(&self, text: &str) -> String {
         let text = self.0.iter().fold(text.to_owned(), |text, (found, name)| text.replace(found, name));
-        without_uids(&text)
+        transcript::without_uids(&text)
     }
-}
-
-/// A text with `UID` in the place of each UUID.
-fn without_uids(text: &str) -> String {
-    const SHAPE: &[u8] = b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
-    let is_uid =
-        |window: &[u8]| window.iter().zip(SHAPE).all(|(byte, shape)| if *shape == b'-' { *byte == b'-' } else { byte.is_ascii_hexdigit() });
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.as_bytes().windows(SHAPE.len()).position(is_uid) {
-        out += &rest[..at];
-        out += "UID";
-        rest = &rest[at + SHAPE.len()..];
-    }
-    out + rest
 }
 
 /// Upstream asks policies in no order: those that failed are told by their names.

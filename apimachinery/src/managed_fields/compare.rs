@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     path::{PathElement, same},
-    set::FieldSet,
+    set::{Entry, FieldSet},
     typed::{Atom, Form, Items, ListAtom, MapAtom, Schema, TypeRef},
 };
 
@@ -67,60 +67,81 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn place(self, ty: TypeRef<'a>, old: Option<&Value>, new: Option<&Value>) -> Change {
-        if old == new {
-            return Change::default();
+        match (old, new) {
+            (None, Some(new)) => {
+                return Change {
+                    added: true,
+                    below: Comparison { added: self.whole(ty, new), ..Comparison::default() },
+                    ..Change::default()
+                };
+            }
+            (Some(old), None) => {
+                return Change {
+                    removed: true,
+                    below: Comparison { removed: self.whole(ty, old), ..Comparison::default() },
+                    ..Change::default()
+                };
+            }
+            _ if old == new => return Change::default(),
+            _ => {}
         }
         let atom = self.schema.resolve(ty);
         let (old_atom, new_atom) = (atom.narrowed(old), atom.narrowed(new));
         let mut change = Change::default();
-        let mut leaf = false;
-        if new.is_none() {
-            leaf |= self.form(&old_atom, old, new, &mut change);
-        } else if old.is_none() || old_atom.same_forms(&new_atom) {
-            leaf |= self.form(&new_atom, old, new, &mut change);
-        } else {
+        if !old_atom.same_forms(&new_atom) {
             // The value changed its form: each form is seen through its own eyes.
             self.form(&old_atom, old, new, &mut change);
-            leaf |= self.form(&new_atom, old, new, &mut change);
         }
-        if !leaf {
-            change.added |= old.is_none();
-            change.removed |= new.is_none();
-        }
+        self.form(&new_atom, old, new, &mut change);
         change
     }
 
-    /// Whether the place was handled as a leaf.
-    fn form(self, atom: &Atom<'a>, old: Option<&Value>, new: Option<&Value>, change: &mut Change) -> bool {
+    fn form(self, atom: &Atom<'a>, old: Option<&Value>, new: Option<&Value>, change: &mut Change) {
+        let leaf = |change: &mut Change| change.modified |= old.zip(new).is_some_and(|(old, new)| !same(old, new));
         match atom.form() {
-            Form::Scalar(_) => self.leaf(old, new, change),
+            Form::Scalar(_) => leaf(change),
             Form::List(list) => {
                 let (a, b) = (old.and_then(Value::as_array), new.and_then(Value::as_array));
                 // Empty and null are told apart by treating them as leaves.
                 if matches!(list.items, Items::Atomic) || (a.is_none_or(Vec::is_empty) && b.is_none_or(Vec::is_empty)) {
-                    return self.leaf(old, new, change);
+                    return leaf(change);
                 }
                 self.items(&list, a.map_or(&[], Vec::as_slice), b.map_or(&[], Vec::as_slice), &mut change.below);
-                false
             }
             Form::Map(map) => {
                 let (a, b) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
                 if map.atomic || (a.is_none_or(Map::is_empty) && b.is_none_or(Map::is_empty)) {
-                    return self.leaf(old, new, change);
+                    return leaf(change);
                 }
                 self.fields(&map, a, b, &mut change.below);
-                false
             }
         }
     }
 
-    fn leaf(self, old: Option<&Value>, new: Option<&Value>, change: &mut Change) -> bool {
-        match (old, new) {
-            (None, _) => change.added = true,
-            (_, None) => change.removed = true,
-            (Some(old), Some(new)) => change.modified |= !same(old, new),
-        }
-        true
+    /// What is below a place that is there on one side alone. Creations are nothing else.
+    fn whole(self, ty: TypeRef<'a>, value: &Value) -> FieldSet {
+        let entry = |element, ty, value| Entry { element, member: true, children: self.whole(ty, value) };
+        let mut entries: Vec<Entry> = match (self.schema.resolve(ty).narrowed(Some(value)).form(), value) {
+            (Form::Map(map), Value::Object(fields)) if !map.atomic => {
+                let typed = fields.iter().filter_map(|(key, value)| Some((key, map.value_type(key)?, value)));
+                typed.map(|(key, ty, value)| entry(PathElement::field(key), ty, value)).collect()
+            }
+            (Form::List(list), Value::Array(items)) if !matches!(list.items, Items::Atomic) => {
+                let keyed = items.iter().filter_map(|item| Some((self.schema.item_element(&list, item).ok()?, item)));
+                keyed.map(|(element, item)| entry(element, list.element, item)).collect()
+            }
+            _ => return FieldSet::new(),
+        };
+        entries.sort_by(|a, b| a.element.cmp(&b.element));
+        // Items that share a key are owned together, without their fields.
+        entries.dedup_by(|later, first| {
+            let same = later.element == first.element;
+            if same {
+                first.children = FieldSet::new();
+            }
+            same
+        });
+        FieldSet { entries }
     }
 
     fn fields(self, map: &MapAtom<'a>, old: Option<&Map<String, Value>>, new: Option<&Map<String, Value>>, out: &mut Comparison) {

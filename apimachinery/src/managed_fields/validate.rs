@@ -30,45 +30,65 @@ fn render(errors: &[(String, String)]) -> String {
 
 /// Checks `value` against `ty`; `allow_duplicates` admits equal items in sets and associative lists.
 pub(super) fn validate(schema: Schema<'_>, ty: TypeRef<'_>, value: &Value, allow_duplicates: bool) -> Result<(), ShapeErrors> {
-    let mut walk = Walk { schema, allow_duplicates, path: Vec::new(), errors: Vec::new() };
-    walk.value(ty, value);
+    let mut walk = Walk { schema, allow_duplicates, errors: Vec::new() };
+    walk.value(ty, value, &Place::Root);
     if walk.errors.is_empty() { Ok(()) } else { Err(ShapeErrors(walk.errors)) }
+}
+
+/// Where the walk is. The way there is put together only for who asks, and that is an error.
+#[derive(Clone, Copy)]
+enum Place<'p> {
+    Root,
+    Field(&'p Place<'p>, &'p str),
+    Item(&'p Place<'p>, &'p PathElement),
+}
+
+impl Place<'_> {
+    fn path(&self) -> Vec<PathElement> {
+        let (above, step) = match self {
+            Place::Root => return Vec::new(),
+            Place::Field(above, name) => (above, PathElement::field(name)),
+            Place::Item(above, element) => (above, (*element).clone()),
+        };
+        let mut path = above.path();
+        path.push(step);
+        path
+    }
 }
 
 struct Walk<'a> {
     schema: Schema<'a>,
     allow_duplicates: bool,
-    path: Vec<PathElement>,
     errors: Vec<(String, String)>,
 }
 
 impl<'a> Walk<'a> {
-    fn error(&mut self, message: String) {
-        self.errors.push((super::path::text(&self.path), message));
+    fn error(&mut self, place: &Place<'_>, message: String) {
+        self.errors.push((super::path::text(&place.path()), message));
     }
 
-    fn value(&mut self, ty: TypeRef<'a>, value: &Value) {
+    fn value(&mut self, ty: TypeRef<'a>, value: &Value, place: &Place<'_>) {
         if value.is_null() {
             return;
         }
         match self.schema.resolve(ty).narrowed(Some(value)).form() {
             Form::Scalar(scalar) => {
                 if let Some(message) = scalar_mismatch(scalar, value) {
-                    self.error(message);
+                    self.error(place, message);
                 }
             }
             Form::List(list) => match value {
-                Value::Array(items) => self.list(&list, items),
-                other => self.error(format!("expected list, got &{{{}}}", go_print::plain(other))),
+                Value::Array(items) => self.list(&list, items, place),
+                other => self.error(place, format!("expected list, got &{{{}}}", go_print::plain(other))),
             },
             Form::Map(map) => match value {
-                Value::Object(fields) => self.map(&map, fields),
-                other => self.error(format!("expected map, got &{{{}}}", go_print::plain(other))),
+                Value::Object(fields) => self.map(&map, fields, place),
+                other => self.error(place, format!("expected map, got &{{{}}}", go_print::plain(other))),
             },
         }
     }
 
-    fn list(&mut self, list: &ListAtom<'a>, items: &[Value]) {
+    fn list(&mut self, list: &ListAtom<'a>, items: &[Value], place: &Place<'_>) {
         let mut seen = BTreeSet::new();
         for (i, item) in items.iter().enumerate() {
             let element = if matches!(list.items, Items::Atomic) {
@@ -76,29 +96,23 @@ impl<'a> Walk<'a> {
             } else {
                 match self.schema.item_element(list, item) {
                     Ok(element) => element,
-                    Err(message) => return self.error(format!("element {i}: {message}")),
+                    Err(message) => return self.error(place, format!("element {i}: {message}")),
                 }
             };
             if !matches!(list.items, Items::Atomic) && !self.allow_duplicates && !seen.insert(element.clone()) {
-                self.error(format!("duplicate entries for key {}", element.text()));
+                self.error(place, format!("duplicate entries for key {}", element.text()));
             }
-            self.path.push(element);
-            self.value(list.element, item);
-            self.path.pop();
+            self.value(list.element, item, &Place::Item(place, &element));
         }
     }
 
-    fn map(&mut self, map: &MapAtom<'a>, fields: &serde_json::Map<String, Value>) {
+    fn map(&mut self, map: &MapAtom<'a>, fields: &serde_json::Map<String, Value>, place: &Place<'_>) {
         for (key, value) in fields {
-            self.path.push(PathElement::field(key));
+            let place = Place::Field(place, key);
             match map.value_type(key) {
-                Some(ty) => self.value(ty, value),
-                None => self.error("field not declared in schema".to_owned()),
-            }
-            self.path.pop();
-            // Upstream stops at the first undeclared field of a map.
-            if map.value_type(key).is_none() {
-                return;
+                Some(ty) => self.value(ty, value, &place),
+                // Upstream stops at the first undeclared field of a map.
+                None => return self.error(&place, "field not declared in schema".to_owned()),
             }
         }
     }

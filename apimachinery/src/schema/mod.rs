@@ -64,6 +64,10 @@ impl Types {
     }
 }
 
+/// Fields by name. Every pass over an object asks it for every field, so its hash is a quick one; whoever writes definitions chooses
+/// the names in it, and those alone can collide.
+pub type FieldIndex = HashMap<Box<str>, u16, foldhash::fast::RandomState>;
+
 /// An object type with named fields.
 #[derive(Clone, Debug, Default)]
 pub struct StructType {
@@ -74,7 +78,7 @@ pub struct StructType {
     /// In declaration order; embedded (JSON-inlined) structs are flattened in place.
     pub fields: Vec<Field>,
     /// Position in `fields` by JSON name.
-    pub by_json: HashMap<Box<str>, u16>,
+    pub by_json: FieldIndex,
     /// `x-kubernetes-map-type: atomic`: the whole struct is owned and replaced as one.
     pub atomic: bool,
     /// Unknown fields are kept (`x-kubernetes-preserve-unknown-fields`).

@@ -1,4 +1,5 @@
-//! From the store into the caches: the one task that follows the store, and the upkeep of what it leaves behind.
+//! From the store into the caches: what the store itself tells, or the one task that follows its watch, and the upkeep of what it leaves
+//! behind.
 //!
 //! Owns the order in which changes become visible. It is the only caller of [`Resource::apply`], which is why every
 //! log is in the order of revisions. It never writes objects.
@@ -14,7 +15,7 @@ use tokio::sync::Notify;
 use super::cache::{CacheChange, Resource, Unreadable};
 use super::followed::Route;
 use super::object::Object;
-use super::store::{Batch, Entry, Key, Loaded, Revision, Round, StoreError, StoreEvent};
+use super::store::{Batch, Entry, Follower, Key, Loaded, Revision, Round, StoreError, StoreEvent};
 use super::{Error, Inner};
 
 /// The pauses before following a store again that has broken off.
@@ -96,6 +97,12 @@ pub(super) async fn upkeep(inner: Arc<Inner>) {
         }
     };
     futures::join!(compactions, sweeps, again);
+}
+
+impl Follower for Inner {
+    fn changed(&self, batch: Batch) {
+        self.apply(batch);
+    }
 }
 
 impl Inner {

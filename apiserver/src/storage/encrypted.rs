@@ -4,16 +4,16 @@
 //! authenticates is upstream's, whichever store lies below. A value that cannot be decrypted is told of as such and harms no other.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::BoxStream;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::key;
-use super::store::{Batch, Change, Entry, Key, Loaded, Revision, Round, Store, StoreError, Txn};
+use super::store::{Batch, Change, Entry, Follower, Key, Loaded, Revision, Round, Store, StoreError, Txn};
 
 /// A resource as the configuration of ciphers names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,23 @@ pub trait Ciphers: Send + Sync + 'static {
 pub struct Encrypted {
     store: Arc<dyn Store>,
     veil: Arc<Veil>,
+    /// Who follows, as long as this is here.
+    unveiled: Mutex<Option<Arc<Unveiled>>>,
+}
+
+/// Tells a follower plain values. All that a store tells of itself was written through here, and what was encrypted is known.
+struct Unveiled(Weak<dyn Follower>);
+
+impl Follower for Unveiled {
+    fn changed(&self, mut batch: Batch) {
+        let Some(follower) = self.0.upgrade() else { return };
+        for event in &mut batch.events {
+            if let Some(plain) = event.plain.take() {
+                event.value = Some(plain);
+            }
+        }
+        follower.changed(batch);
+    }
 }
 
 struct Veil {
@@ -49,7 +66,7 @@ impl Encrypted {
     /// `root` is what all keys begin with in an etcd, without a slash at its end.
     pub fn new(store: Arc<dyn Store>, ciphers: Arc<dyn Ciphers>, root: &str) -> Encrypted {
         let root = format!("/{}/", root.trim_matches('/'));
-        Encrypted { store, veil: Arc::new(Veil { ciphers, root, kinds: RwLock::default() }) }
+        Encrypted { store, veil: Arc::new(Veil { ciphers, root, kinds: RwLock::default() }), unveiled: Mutex::default() }
     }
 }
 
@@ -89,8 +106,10 @@ impl Store for Encrypted {
             if let Change::Put { value, .. } = &mut txn.change
                 && let Some(kind) = self.veil.kind(&txn.key)
             {
-                let sealed = self.veil.ciphers.seal(&kind, &self.veil.whole(&txn.key), std::mem::take(value));
-                *value = sealed.map_err(|why| StoreError::Unencryptable { key: self.veil.whole(&txn.key), why })?;
+                let whole = self.veil.whole(&txn.key);
+                let sealed = self.veil.ciphers.seal(&kind, &whole, value.clone());
+                let plain = std::mem::replace(value, sealed.map_err(|why| StoreError::Unencryptable { key: whole, why })?);
+                txn.plain = (plain != *value).then_some(plain);
             }
             self.store.commit(txn).await
         }
@@ -122,6 +141,13 @@ impl Store for Encrypted {
             }
         };
         self.store.watch(after).then(open).boxed()
+    }
+
+    fn tell(&self, follower: Weak<dyn Follower>) -> Option<Revision> {
+        let mut unveiled = self.unveiled.lock();
+        let unveiled = unveiled.insert(Arc::new(Unveiled(follower)));
+        let told: Weak<Unveiled> = Arc::downgrade(unveiled);
+        self.store.tell(told)
     }
 
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
@@ -221,6 +247,36 @@ mod tests {
         let seen = watch.next().await.unwrap().unwrap().events;
         assert_eq!(seen[0].value.as_deref(), Some(b"plain".as_slice()));
         assert!(!store.is_stale(&Key::new("secrets/a/b")).await);
+    }
+
+    #[derive(Default)]
+    struct Notes(Mutex<Vec<(Key, Option<Bytes>)>>);
+
+    impl Follower for Notes {
+        fn changed(&self, batch: Batch) {
+            self.0.lock().extend(batch.events.into_iter().map(|event| (event.key, event.value)));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_follows_has_been_told_the_plain_value_of_what_is_acknowledged() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Encrypted::new(Arc::new(Embedded::open(directory.path()).unwrap()), Arc::new(Turn), "/registry");
+        for resource in ["secrets", "pods"] {
+            store.declare(resource, &Kind { group: "".into(), resource: resource.into() });
+        }
+        let first = store.commit(Txn::put(Key::new("pods/a/first"), Bytes::from_static(b"before"), Expected::Absent)).await.unwrap();
+        let notes = Arc::new(Notes::default());
+        let follower: Weak<Notes> = Arc::downgrade(&notes);
+        assert_eq!(store.tell(follower), Some(first));
+        for key in ["secrets/a/b", "pods/a/b"] {
+            store.commit(Txn::put(Key::new(key), Bytes::from_static(b"plain"), Expected::Absent)).await.unwrap();
+            assert_eq!(notes.0.lock().pop(), Some((Key::new(key), Some(Bytes::from_static(b"plain")))));
+        }
+        store.commit(Txn::delete(Key::new("pods/a/b"), Expected::Any)).await.unwrap();
+        assert_eq!(*notes.0.lock(), [(Key::new("pods/a/b"), None)]);
+        drop(notes);
+        store.commit(Txn::delete(Key::new("pods/a/first"), Expected::Any)).await.unwrap();
     }
 
     #[tokio::test]

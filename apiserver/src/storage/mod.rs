@@ -27,8 +27,8 @@ pub mod store;
 mod suite;
 mod write;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -131,9 +131,13 @@ impl Storage {
             resources: RwLock::default(),
             pending: Pending::default(),
         });
-        let follow = tokio::spawn(dispatch::follow(inner.clone(), start));
-        let upkeep = tokio::spawn(dispatch::upkeep(inner.clone()));
-        Ok(Storage { inner, tasks: vec![follow, upkeep] })
+        let mut tasks = vec![tokio::spawn(dispatch::upkeep(inner.clone()))];
+        let follower: Weak<Inner> = Arc::downgrade(&inner);
+        match inner.store.tell(follower) {
+            Some(told_after) => inner.progress.advance(told_after),
+            None => tasks.push(tokio::spawn(dispatch::follow(inner.clone(), start))),
+        }
+        Ok(Storage { inner, tasks })
     }
 
     /// Loads a resource into memory. A prefix that is registered already gives the resource that is there, whatever the

@@ -12,7 +12,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -91,15 +91,17 @@ pub struct Txn {
     pub key: Key,
     pub change: Change,
     pub expected: Expected,
+    /// What the value was before it was encrypted, if it was: what a [`Follower`] is told.
+    pub plain: Option<Bytes>,
 }
 
 impl Txn {
     pub fn put(key: Key, value: Bytes, expected: Expected) -> Txn {
-        Txn { key, change: Change::Put { value, ttl_seconds: None }, expected }
+        Txn { key, change: Change::Put { value, ttl_seconds: None }, expected, plain: None }
     }
 
     pub fn delete(key: Key, expected: Expected) -> Txn {
-        Txn { key, change: Change::Delete, expected }
+        Txn { key, change: Change::Delete, expected, plain: None }
     }
 }
 
@@ -130,6 +132,8 @@ pub struct StoreEvent {
     pub value: Option<Bytes>,
     /// As with [`Entry`].
     pub unreadable: Option<Arc<str>>,
+    /// As with [`Txn`].
+    pub plain: Option<Bytes>,
 }
 
 /// Consecutive changes. A revision is never split over two batches.
@@ -188,6 +192,12 @@ pub enum StoreError {
 /// The largest value a store takes, as etcd's default request limit has it.
 pub const MAX_VALUE_BYTES: usize = 1024 * 1024 * 3 / 2;
 
+/// Who is told of changes by the store itself.
+pub trait Follower: Send + Sync {
+    /// These changes are durable, and not acknowledged yet. Whoever waits here keeps all writes waiting.
+    fn changed(&self, batch: Batch);
+}
+
 /// A durable, ordered, watchable map from keys to bytes.
 pub trait Store: Send + Sync + 'static {
     /// Performs the transaction and tells its revision, once the change is durable.
@@ -200,6 +210,12 @@ pub trait Store: Send + Sync + 'static {
     /// All changes after a revision, without end. An error ends the stream; after `Compacted` the caller must
     /// load anew, after any other error (or the end) it may watch again from where it was.
     fn watch(&self, after: Revision) -> BoxStream<'static, Result<Batch, StoreError>>;
+
+    /// Tells a follower of every change after the revision that this gives, in order, before the change is acknowledged. `None`
+    /// from a store that others write to as well: follow its watch.
+    fn tell(&self, _follower: Weak<dyn Follower>) -> Option<Revision> {
+        None
+    }
 
     /// The current revision, as recent as any write acknowledged before the call.
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>>;

@@ -78,7 +78,7 @@ impl Storage {
         let write = Arc::new(PendingWrite { by: resource.number, stored: stored.clone(), prepared, object: OnceLock::new() });
         let guard = self.inner.pending.add(key.clone(), write.clone());
         let change = Change::Put { value: stored, ttl_seconds };
-        let revision = self.commit(Txn { key, change, expected }).await?;
+        let revision = self.commit(Txn { key, change, expected, plain: None }).await?;
         drop(guard);
         // Another write of the same bytes may have taken the place of this one in the cache; then this is the object that
         // this write made.

@@ -2,7 +2,7 @@
 //!
 //! Owns the data directory, the revision counter and the order of writes. One thread writes: it takes all
 //! transactions that have come in, checks them against the revisions in memory, appends what is to be changed
-//! as one batch with one sync (group commit), and then publishes and acknowledges. So nothing is acknowledged or visible before
+//! as one batch with one sync (group commit), publishes it, tells who follows, and then acknowledges. So nothing is acknowledged or visible before
 //! it is durable. If the disk refuses a batch, nothing is ever written again until the store is opened anew; so that a full
 //! disk need not come to that, nothing is put there while it has little room ([`room`]).
 //!
@@ -18,7 +18,7 @@ mod writer;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::store::{Batch, Change, Loaded, MAX_VALUE_BYTES, Revision, Round, Store, StoreError, Txn};
+use super::store::{Batch, Change, Follower, Loaded, MAX_VALUE_BYTES, Revision, Round, Store, StoreError, Txn};
 pub(crate) use disk::{Append, FjallDisk, Record};
 use feed::Feed;
 use writer::{Job, Writer};
@@ -54,6 +54,17 @@ struct Shared {
     expiries: Arc<ttl::Expiries>,
     /// Why nothing is written any more.
     failed: OnceLock<String>,
+    /// Who is told of every batch, by the writer itself.
+    followers: Mutex<Vec<Weak<dyn Follower>>>,
+}
+
+impl Shared {
+    fn tell(&self, batch: Batch) {
+        let followers: Vec<Arc<dyn Follower>> = self.followers.lock().iter().filter_map(Weak::upgrade).collect();
+        for follower in followers {
+            follower.changed(batch.clone());
+        }
+    }
 }
 
 impl Embedded {
@@ -75,8 +86,15 @@ impl Embedded {
             }
         }
         let feed = Feed::new(revision);
-        let shared =
-            Arc::new(Shared { disk, feed, publishing: Mutex::default(), compacted: AtomicU64::new(0), expiries, failed: OnceLock::new() });
+        let shared = Arc::new(Shared {
+            disk,
+            feed,
+            publishing: Mutex::default(),
+            compacted: AtomicU64::new(0),
+            expiries,
+            failed: OnceLock::new(),
+            followers: Mutex::default(),
+        });
         let (queue, jobs) = mpsc::channel(QUEUE_LIMIT);
         let writer = Writer::new(shared.clone(), append, index, revision, jobs);
         let writer = std::thread::Builder::new()
@@ -138,6 +156,15 @@ impl Store for Embedded {
 
     fn watch(&self, after: Revision) -> BoxStream<'static, Result<Batch, StoreError>> {
         self.shared.feed.watch(after)
+    }
+
+    fn tell(&self, follower: Weak<dyn Follower>) -> Option<Revision> {
+        // Between two batches.
+        let _whole = self.shared.publishing.lock();
+        let mut followers = self.shared.followers.lock();
+        followers.retain(|follower| follower.strong_count() > 0);
+        followers.push(follower);
+        Some(self.shared.feed.revision())
     }
 
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {

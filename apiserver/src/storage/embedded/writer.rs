@@ -105,7 +105,7 @@ impl Writer {
         }
     }
 
-    fn enter(&mut self, Txn { key, change, .. }: Txn, revision: Revision, plan: &mut Plan) {
+    fn enter(&mut self, Txn { key, change, plain, .. }: Txn, revision: Revision, plan: &mut Plan) {
         let value = match change {
             Change::Put { value, ttl_seconds } => {
                 let slot = Slot { revision, expires_ms: ttl_seconds.map(ttl::deadline_ms) };
@@ -119,11 +119,11 @@ impl Writer {
             }
         };
         let told = value.as_ref().map(|(v, _)| v.clone());
-        plan.events.push(StoreEvent { key: key.clone(), revision, value: told, unreadable: None });
+        plan.events.push(StoreEvent { key: key.clone(), revision, value: told, unreadable: None, plain });
         plan.records.push(Record { key, value });
     }
 
-    /// Appends, publishes, answers; in this order.
+    /// Appends, publishes and tells, answers; in this order.
     fn perform(&mut self, plan: Plan) {
         if !plan.records.is_empty() {
             let _whole = self.shared.publishing.lock();
@@ -144,7 +144,9 @@ impl Writer {
                     self.shared.expiries.retain(|key, revision| self.index.get(key).is_some_and(|slot| slot.revision == revision));
                     self.prune_at = (self.shared.expiries.len() * 2).max(PRUNE_FLOOR);
                 }
-                self.shared.feed.publish(Batch { events: plan.events, revision: self.revision });
+                let batch = Batch { events: plan.events, revision: self.revision };
+                self.shared.feed.publish(batch.clone());
+                self.shared.tell(batch);
             }
         }
         for (reply, answer) in plan.answers {

@@ -127,7 +127,7 @@ impl Open {
             let Some(key) = kv.key().strip_prefix(self.watch.root.as_bytes()) else { continue };
             let key = std::str::from_utf8(key).map_err(|e| StoreError::Corrupt(format!("a key is not text: {e}")))?;
             let value = (event.event_type() == EventType::Put).then(|| kv.value().to_vec().into());
-            batch.events.push(StoreEvent { key: Key::new(key), revision, value, unreadable: None });
+            batch.events.push(StoreEvent { key: Key::new(key), revision, value, unreadable: None, plain: None });
         }
         self.ready.push_back(batch);
         Ok(())

@@ -99,7 +99,7 @@ pub(super) async fn random_operations_agree_with_a_model(mut backend: Backend) {
         revision += 1;
         assert_eq!(done, Revision(revision), "each write is one revision");
         let value = (!deletes).then_some(value);
-        history.push(StoreEvent { key: key(&name), revision: done, value: value.clone().map(Bytes::from), unreadable: None });
+        history.push(StoreEvent { key: key(&name), revision: done, value: value.clone().map(Bytes::from), unreadable: None, plain: None });
         match value {
             Some(value) => model.insert(name, (revision, value)),
             None => model.remove(&name),
@@ -167,6 +167,7 @@ pub(super) async fn keys_live_for_their_time(backend: Backend) {
         key: key(name),
         change: Change::Put { value: Bytes::from_static(b"v"), ttl_seconds: Some(ttl) },
         expected: Expected::Any,
+        plain: None,
     };
     // Each of these voids the deadline before; more of them than are let be.
     for _ in 0..if matches!(backend, Backend::Embedded(_)) { 5000 } else { 10 } {

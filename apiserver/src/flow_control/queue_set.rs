@@ -4,6 +4,9 @@
 //! Flows share the seats fairly because a queue's next request is given out by the virtual time at which it would end,
 //! were every queue served at the same rate; a request's work is not known beforehand, so it is guessed and put right when the request ends.
 //! Bounded: a full queue refuses, and who waits gives up in time.
+//!
+//! A few seats are spare: only a queue of which nothing runs may take them. Else one flow could hold all seats for as long as its
+//! requests take, and fairness would begin with the first of them to end.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,6 +17,8 @@ use super::shuffle_shard::deal;
 
 /// The guess at how long a request runs.
 const SERVICE_SECONDS: f64 = 0.003;
+/// One seat of so many is spare.
+const SPARE: u32 = 10;
 
 /// Names a request while it waits and runs.
 pub type Id = u64;
@@ -185,7 +190,7 @@ impl QueueSet {
     pub fn arrive(&mut self, now: Instant, flow: Flow) -> Arrival {
         self.advance(now);
         let Some(queuing) = self.queuing.filter(|_| self.limit.is_some()) else {
-            if !self.fits(flow.seats) {
+            if !self.fits(flow.seats, 0) {
                 self.totals.rejected += 1;
                 return Arrival::Refuse(Reason::ConcurrencyLimit);
             }
@@ -197,15 +202,18 @@ impl QueueSet {
             self.totals.rejected += 1;
             return Arrival::Refuse(Reason::QueueFull);
         };
-        let length = i64::try_from(self.queues[at].waiting.len()).unwrap_or(i64::MAX);
-        if self.limit.is_some_and(|limit| self.seats_in_use >= limit) && length >= queuing.queue_length_limit {
+        let queue = &self.queues[at];
+        let length = i64::try_from(queue.waiting.len()).unwrap_or(i64::MAX);
+        let no_seat = self.limit.is_some_and(|limit| self.seats_in_use >= limit - self.spare(queue));
+        if (no_seat || length > 0) && length >= queuing.queue_length_limit {
             self.totals.rejected += 1;
             return Arrival::Refuse(Reason::QueueFull);
         }
-        let nobody_waits = self.waiting == 0 && self.limit.is_none_or(|limit| self.seats_in_use < limit);
+        let nobody_waits = self.waiting == 0;
         let id = self.enqueue(now, flow, at);
         // When nobody else waits, this is the one that fairness would choose.
-        if nobody_waits && self.requests.get(&id).is_some_and(|r| self.fits(r.flow.seats)) {
+        let is_next = nobody_waits || (self.queues[at].waiting.len() == 1 && self.next_queue() == Some(at));
+        if is_next && self.has_room(at) {
             self.robin = at;
             self.run_next(now, at);
             return Arrival::Run(id);
@@ -249,10 +257,23 @@ impl QueueSet {
         self.dispatch_all(now)
     }
 
-    /// Whether so many seats are free. A request that is wider than the whole level runs alone.
-    fn fits(&self, seats: u32) -> bool {
+    /// Whether so many seats are free besides those that are spare. A request that is wider than the whole level runs alone.
+    fn fits(&self, seats: u32, spare: u32) -> bool {
         let Some(limit) = self.limit else { return true };
-        if seats > limit { self.executing == 0 } else { self.seats_in_use.saturating_add(seats) <= limit }
+        if seats > limit { self.executing == 0 } else { self.seats_in_use.saturating_add(seats) <= limit - spare }
+    }
+
+    /// The seats that a queue has to leave.
+    fn spare(&self, queue: &Queue) -> u32 {
+        if queue.executing > 0 { self.limit.unwrap_or(0) / SPARE } else { 0 }
+    }
+
+    /// Whether the next request of a queue can run now.
+    fn has_room(&self, at: usize) -> bool {
+        let queue = &self.queues[at];
+        let next = queue.waiting.front().and_then(|id| self.requests.get(id));
+        let some_free = self.limit.is_none_or(|limit| self.seats_in_use < limit);
+        some_free && next.is_some_and(|next| self.fits(next.flow.seats, self.spare(queue)))
     }
 
     /// Virtual time goes on at the rate at which each active queue is served.
@@ -321,9 +342,8 @@ impl QueueSet {
         let mut started = Vec::new();
         while self.waiting > 0 && self.limit.is_none_or(|limit| self.seats_in_use < limit) {
             let Some(at) = self.next_queue() else { break };
-            let seats = self.queues[at].waiting.front().and_then(|id| self.requests.get(id)).map_or(0, |r| r.flow.seats);
             // The widest request waits for its seats; to let narrower ones past would starve it.
-            if !self.fits(seats) {
+            if !self.has_room(at) {
                 break;
             }
             self.robin = at;
@@ -332,12 +352,17 @@ impl QueueSet {
         started
     }
 
-    /// The queue whose next request would end first, in virtual time; of equals, the next in turn.
+    /// The queue whose next request would end first, in virtual time; of equals, the next in turn. While only spare seats are left,
+    /// one of those that may take them.
     fn next_queue(&self) -> Option<usize> {
         let count = self.queues.len();
+        let may_take = |queue: &Queue| self.limit.is_none_or(|limit| self.seats_in_use < limit - self.spare(queue));
         let mut best: Option<(f64, usize)> = None;
         for at in (1..=count).map(|n| (self.robin + n) % count) {
             let queue = &self.queues[at];
+            if !may_take(queue) {
+                continue;
+            }
             let Some(oldest) = queue.waiting.front().and_then(|id| self.requests.get(id)) else { continue };
             let end = queue.next_r + oldest.work();
             if best.is_none_or(|(least, _)| end < least) {
@@ -435,6 +460,25 @@ mod tests {
             before += 1;
         }
         assert!(before <= 2, "{before} requests of the flood went before it");
+    }
+
+    #[test]
+    fn a_flow_of_which_nothing_runs_need_not_wait_for_one_that_takes_all() {
+        let (mut set, now) = set(20, Some(QUEUING));
+        let runs = |arrival: &Arrival| matches!(arrival, Arrival::Run(_));
+        let flood: Vec<Arrival> = (0..40).map(|_| set.arrive(now, flow(0, 1))).collect();
+        assert_eq!((flood.iter().filter(|a| runs(a)).count(), set.seats_in_use), (18, 18));
+        let wide = set.arrive(now, flow(0, 5));
+        assert!(!runs(&wide));
+        let first = set.arrive(now, flow(1, 1));
+        assert!(runs(&first), "a spare seat is its");
+        assert!(!runs(&set.arrive(now, flow(1, 1))), "it has one already");
+        assert!(runs(&set.arrive(now, flow(2, 1))));
+        assert!(!runs(&set.arrive(now, flow(3, 1))), "none is left");
+        assert_eq!(set.seats_in_use, 20);
+        let started = set.leave(now, id(first));
+        assert_eq!(started.len(), 1);
+        assert_eq!(set.request(started[0]).unwrap().flow.hash, 3);
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub mod storage;
 pub mod stored_form;
 pub mod streaming;
 pub mod system;
+pub mod threads;
 pub mod tls;
 pub mod tokens;
 pub mod version;

@@ -35,6 +35,7 @@ mod up;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use apiserver::threads;
 use clap::{Parser, Subcommand};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -96,9 +97,6 @@ impl Command {
     }
 }
 
-/// Objects may nest deeply; parsing is bounded, but dropping and cloning them recurses.
-const WORKER_STACK_BYTES: usize = 64 << 20;
-
 fn main() -> ExitCode {
     let mut cli = Cli::parse_from(argv::arguments(std::env::args_os()));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(cli.command.log_filter()));
@@ -118,8 +116,7 @@ fn main() -> ExitCode {
     if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
         tracing::warn!(%error, "memory is given back late: the allocator has no thread of its own");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(WORKER_STACK_BYTES).build();
-    let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(cli.command)));
+    let result = threads::usual().map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(cli.command)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

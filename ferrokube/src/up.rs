@@ -84,7 +84,7 @@ impl Up {
         };
         policy::publish(&api, &published).await.map_err(|status| anyhow::anyhow!("what joining nodes are told: {}", status.message))?;
         stand_ins::write(&data_dir, &pki, &self.disable)?;
-        simulated::start(&api, &data_dir.join("simulated"), self.simulated_nodes, &stop);
+        simulated::start(&api, &data_dir.join("simulated"), self.simulated_nodes, &stop).context("simulated nodes")?;
         let all = (self.nodes + self.simulated_nodes) as usize;
         let nodes = (all > 0).then(|| nodes_of(&api, &stop));
         let mut result = Ok(());

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Handle, Runtime};
+
+use crate::threads;
 
 /// What is taken in this time is compared with [`SHARE`] of one processor.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -24,12 +26,8 @@ const SHARE: f64 = 0.2;
 const BUSY_FOR: Duration = Duration::from_secs(2);
 /// A task that runs longer at a time did not run all the time: its thread had to wait for a processor.
 const LONGEST_TURN: Duration = Duration::from_millis(2);
-/// How much the second lane gives way: its threads weigh a tenth of others.
-const NICENESS: i32 = 10;
 /// Owners that are told apart; more are one together.
 const MAX_OWNERS: usize = 10_000;
-/// Values nest deeply and are dropped recursively.
-const STACK_BYTES: usize = 64 << 20;
 
 /// What somebody takes.
 #[derive(Debug)]
@@ -158,16 +156,7 @@ impl Lanes {
 
     /// The runtime of whoever calls, and one that gives way to it.
     pub(super) fn two() -> std::io::Result<Arc<Lanes>> {
-        let runtime = Builder::new_multi_thread()
-            .enable_all()
-            .thread_name("giving-way")
-            .thread_stack_size(STACK_BYTES)
-            .on_thread_start(|| {
-                if let Err(error) = rustix::process::nice(NICENESS) {
-                    tracing::warn!(%error, "busy clients do not give way to others");
-                }
-            })
-            .build()?;
+        let runtime = threads::giving_way("giving-way")?;
         let first = Handle::try_current().map_err(std::io::Error::other)?;
         Ok(Arc::new(Lanes(Some(Second { owners: Arc::default(), first, runtime: Some(runtime) }))))
     }

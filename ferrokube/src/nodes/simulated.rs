@@ -3,15 +3,17 @@
 //!
 //! A simulated node has the capacity of this machine. Its kubelet serves nothing, so there are no logs and no commands.
 
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
 use apiserver::api::Api;
-use apiserver::in_process;
+use apiserver::{in_process, threads};
 use client::Shutdown;
 use kubelet::Config;
 use kubelet::cri::fake::{Fake, Simulation};
+use tokio::task::JoinSet;
 
 /// Each is a kubelet in this process, with what it watches.
 pub const MAX_SIMULATED: u32 = 2000;
@@ -23,18 +25,35 @@ const FIRST_NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const FIRST_POD: Ipv4Addr = Ipv4Addr::new(10, 192, 0, 2);
 
 /// Runs the nodes `simulated-1` to `simulated-COUNT` until shutdown; what they keep is below `directory`.
-pub fn start(api: &Arc<Api>, directory: &Path, count: u32, shutdown: &Shutdown) {
+///
+/// They stand for other machines, so their threads give way to those of the control plane.
+///
+/// # Errors
+/// When the system has no thread left.
+pub fn start(api: &Arc<Api>, directory: &Path, count: u32, shutdown: &Shutdown) -> io::Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    let runtime = threads::giving_way("simulated-nodes")?;
+    let mut nodes = JoinSet::new();
     for number in 1..=count {
         let config = config(directory, number);
         let name = config.node_name.clone();
         let client = in_process::client(api, in_process::node(&name), "kubelet");
         let shutdown = shutdown.clone();
-        tokio::spawn(async move {
+        let node = async move {
             if let Err(error) = kubelet::run(client, config, shutdown).await {
                 tracing::error!(node = name, %error, "a simulated node has ended");
             }
-        });
+        };
+        nodes.spawn_on(node, runtime.handle());
     }
+    let run = move || {
+        runtime.block_on(async { while nodes.join_next().await.is_some() {} });
+        runtime.shutdown_background();
+    };
+    std::thread::Builder::new().name("simulated-nodes".to_owned()).spawn(run)?;
+    Ok(())
 }
 
 fn config(directory: &Path, number: u32) -> Config {

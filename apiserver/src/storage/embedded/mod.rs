@@ -11,6 +11,7 @@
 
 mod disk;
 mod feed;
+mod gathering;
 mod room;
 pub mod snapshot;
 mod ttl;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::store::{Batch, Change, Expected, Key, Revision, StoreError, StoreEvent, Txn};
+use super::gathering::Gathering;
 use super::room::Room;
 use super::{Append, Record, Shared, Slot, ttl};
 
@@ -32,6 +33,7 @@ pub(super) struct Writer {
     index: HashMap<Key, Slot>,
     revision: Revision,
     jobs: mpsc::Receiver<Job>,
+    gathering: Gathering,
     room: Room,
     /// Deadlines are looked through when there are so many.
     prune_at: usize,
@@ -54,13 +56,14 @@ impl Writer {
         revision: Revision,
         jobs: mpsc::Receiver<Job>,
     ) -> Writer {
-        Writer { shared, disk, index, revision, jobs, room: Room::default(), prune_at: PRUNE_FLOOR }
+        Writer { shared, disk, index, revision, jobs, gathering: Gathering::default(), room: Room::default(), prune_at: PRUNE_FLOOR }
     }
 
     /// Works until the queue is closed and empty.
     pub fn run(mut self) {
         let mut taken = Vec::with_capacity(BATCH_JOBS);
         while self.jobs.blocking_recv_many(&mut taken, BATCH_JOBS) > 0 {
+            self.gather(&mut taken);
             self.room.look(&*self.disk);
             let mut jobs = taken.drain(..).peekable();
             while jobs.peek().is_some() {
@@ -73,6 +76,22 @@ impl Writer {
                 self.perform(plan);
             }
         }
+    }
+
+    /// Waits for more, if more is likely to come.
+    fn gather(&mut self, taken: &mut Vec<Job>) {
+        let wait = self.gathering.wait(taken.len());
+        if wait.is_zero() || taken.len() >= BATCH_JOBS {
+            return;
+        }
+        std::thread::sleep(wait);
+        let before = taken.len();
+        while taken.len() < BATCH_JOBS
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            taken.push(job);
+        }
+        self.gathering.found(wait, taken.len() - before);
     }
 
     fn plan(&mut self, job: Job, plan: &mut Plan) {

@@ -5,9 +5,10 @@
 //! were every queue served at the same rate; a request's work is not known beforehand, so it is guessed and put right when the request ends.
 //! Bounded: a full queue refuses, and who waits gives up in time.
 //!
-//! A few seats are spare: only a queue of which nothing runs may take them. Else one flow could hold all seats for as long as its
+//! A few seats are spare: only a flow of which nothing runs may take them. Else one flow could hold all seats for as long as its
 //! requests take, and fairness would begin with the first of them to end.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -110,6 +111,8 @@ pub struct QueueSet {
     queuing: Option<Queuing>,
     pub queues: Vec<Queue>,
     requests: HashMap<Id, Request>,
+    /// How many requests run of a flow (by its hash) of which any does.
+    running: HashMap<u64, u32>,
     next_id: Id,
     pub seats_in_use: u32,
     pub seats_waiting: u32,
@@ -131,6 +134,7 @@ impl QueueSet {
             queuing: None,
             queues: Vec::new(),
             requests: HashMap::new(),
+            running: HashMap::new(),
             next_id: 0,
             seats_in_use: 0,
             seats_waiting: 0,
@@ -202,9 +206,8 @@ impl QueueSet {
             self.totals.rejected += 1;
             return Arrival::Refuse(Reason::QueueFull);
         };
-        let queue = &self.queues[at];
-        let length = i64::try_from(queue.waiting.len()).unwrap_or(i64::MAX);
-        let no_seat = self.limit.is_some_and(|limit| self.seats_in_use >= limit - self.spare(queue));
+        let length = i64::try_from(self.queues[at].waiting.len()).unwrap_or(i64::MAX);
+        let no_seat = self.limit.is_some_and(|limit| self.seats_in_use >= limit - self.spare(&flow));
         if (no_seat || length > 0) && length >= queuing.queue_length_limit {
             self.totals.rejected += 1;
             return Arrival::Refuse(Reason::QueueFull);
@@ -230,6 +233,12 @@ impl QueueSet {
             Some(started) => {
                 self.executing -= 1;
                 self.seats_in_use -= seats;
+                if let Entry::Occupied(mut running) = self.running.entry(request.flow.hash) {
+                    *running.get_mut() -= 1;
+                    if *running.get() == 0 {
+                        running.remove();
+                    }
+                }
                 if let Some(queue) = request.queue.and_then(|at| self.queues.get_mut(at)) {
                     queue.executing -= 1;
                     queue.seats_in_use -= seats;
@@ -263,17 +272,16 @@ impl QueueSet {
         if seats > limit { self.executing == 0 } else { self.seats_in_use.saturating_add(seats) <= limit - spare }
     }
 
-    /// The seats that a queue has to leave.
-    fn spare(&self, queue: &Queue) -> u32 {
-        if queue.executing > 0 { self.limit.unwrap_or(0) / SPARE } else { 0 }
+    /// The seats that a flow has to leave.
+    fn spare(&self, flow: &Flow) -> u32 {
+        if self.running.contains_key(&flow.hash) { self.limit.unwrap_or(0) / SPARE } else { 0 }
     }
 
     /// Whether the next request of a queue can run now.
     fn has_room(&self, at: usize) -> bool {
-        let queue = &self.queues[at];
-        let next = queue.waiting.front().and_then(|id| self.requests.get(id));
+        let next = self.queues[at].waiting.front().and_then(|id| self.requests.get(id));
         let some_free = self.limit.is_none_or(|limit| self.seats_in_use < limit);
-        some_free && next.is_some_and(|next| self.fits(next.flow.seats, self.spare(queue)))
+        some_free && next.is_some_and(|next| self.fits(next.flow.seats, self.spare(&next.flow)))
     }
 
     /// Virtual time goes on at the rate at which each active queue is served.
@@ -334,6 +342,7 @@ impl QueueSet {
         let Some(request) = self.requests.get_mut(&id) else { return };
         request.started = Some(now);
         self.executing += 1;
+        *self.running.entry(request.flow.hash).or_default() += 1;
         self.seats_in_use += request.flow.seats;
         self.totals.dispatched += 1;
     }
@@ -356,14 +365,14 @@ impl QueueSet {
     /// one of those that may take them.
     fn next_queue(&self) -> Option<usize> {
         let count = self.queues.len();
-        let may_take = |queue: &Queue| self.limit.is_none_or(|limit| self.seats_in_use < limit - self.spare(queue));
+        let may_take = |flow: &Flow| self.limit.is_none_or(|limit| self.seats_in_use < limit - self.spare(flow));
         let mut best: Option<(f64, usize)> = None;
         for at in (1..=count).map(|n| (self.robin + n) % count) {
             let queue = &self.queues[at];
-            if !may_take(queue) {
+            let Some(oldest) = queue.waiting.front().and_then(|id| self.requests.get(id)) else { continue };
+            if !may_take(&oldest.flow) {
                 continue;
             }
-            let Some(oldest) = queue.waiting.front().and_then(|id| self.requests.get(id)) else { continue };
             let end = queue.next_r + oldest.work();
             if best.is_none_or(|(least, _)| end < least) {
                 best = Some((end, at));

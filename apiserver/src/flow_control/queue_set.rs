@@ -5,8 +5,8 @@
 //! were every queue served at the same rate; a request's work is not known beforehand, so it is guessed and put right when the request ends.
 //! Bounded: a full queue refuses, and who waits gives up in time.
 //!
-//! A few seats are spare: only a flow of which nothing runs may take them. Else one flow could hold all seats for as long as its
-//! requests take, and fairness would begin with the first of them to end.
+//! A flow of which nothing runs comes before those of which something does, and a few seats are spare for it. Else one flow could hold
+//! all seats for as long as its requests take, and fairness would begin with the first of them to end.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -361,24 +361,25 @@ impl QueueSet {
         started
     }
 
-    /// The queue whose next request would end first, in virtual time; of equals, the next in turn. While only spare seats are left,
-    /// one of those that may take them.
+    /// The queue whose next request would end first, in virtual time; of equals, the next in turn. Flows of which nothing runs come
+    /// first, and alone while only spare seats are left.
     fn next_queue(&self) -> Option<usize> {
         let count = self.queues.len();
         let may_take = |flow: &Flow| self.limit.is_none_or(|limit| self.seats_in_use < limit - self.spare(flow));
-        let mut best: Option<(f64, usize)> = None;
+        let mut best: Option<(bool, f64, usize)> = None;
         for at in (1..=count).map(|n| (self.robin + n) % count) {
             let queue = &self.queues[at];
             let Some(oldest) = queue.waiting.front().and_then(|id| self.requests.get(id)) else { continue };
             if !may_take(&oldest.flow) {
                 continue;
             }
-            let end = queue.next_r + oldest.work();
-            if best.is_none_or(|(least, _)| end < least) {
-                best = Some((end, at));
+            let (runs, end) = (self.running.contains_key(&oldest.flow.hash), queue.next_r + oldest.work());
+            let is_before = |(other_runs, least, _): (bool, f64, usize)| if runs == other_runs { end < least } else { other_runs };
+            if best.is_none_or(is_before) {
+                best = Some((runs, end, at));
             }
         }
-        best.map(|(_, at)| at)
+        best.map(|(_, _, at)| at)
     }
 
     /// Starts the oldest request of a queue.
@@ -477,8 +478,6 @@ mod tests {
         let runs = |arrival: &Arrival| matches!(arrival, Arrival::Run(_));
         let flood: Vec<Arrival> = (0..40).map(|_| set.arrive(now, flow(0, 1))).collect();
         assert_eq!((flood.iter().filter(|a| runs(a)).count(), set.seats_in_use), (18, 18));
-        let wide = set.arrive(now, flow(0, 5));
-        assert!(!runs(&wide));
         let first = set.arrive(now, flow(1, 1));
         assert!(runs(&first), "a spare seat is its");
         assert!(!runs(&set.arrive(now, flow(1, 1))), "it has one already");
@@ -488,6 +487,16 @@ mod tests {
         let started = set.leave(now, id(first));
         assert_eq!(started.len(), 1);
         assert_eq!(set.request(started[0]).unwrap().flow.hash, 3);
+    }
+
+    #[test]
+    fn a_flow_of_which_nothing_runs_comes_before_a_wide_request_of_one_that_runs() {
+        let (mut set, now) = set(20, Some(QUEUING));
+        for _ in 0..10 {
+            assert!(matches!(set.arrive(now, flow(0, 1)), Arrival::Run(_)));
+        }
+        assert!(matches!(set.arrive(now, flow(0, 9)), Arrival::Wait(_)), "it would take spare seats");
+        assert!(matches!(set.arrive(now, flow(1, 1)), Arrival::Run(_)));
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Loopback {
     pub async fn replace(&self, path: &str, mut object: Value) -> Result<Value, Status> {
         let mut call = self.call(Method::PUT, path, "")?;
         call.complete(&mut object);
-        let change = Change { object, reset: false, manager: self.manager.to_owned(), dry_run: false, apply: false };
+        let change = Change { object, reset: false, manager: self.manager.to_owned(), dry_run: false, apply: false, old: None };
         let own = Own::of(&self.api, &call.request);
         let doing = async {
             match update::put(&mut call, change).await {

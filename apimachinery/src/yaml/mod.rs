@@ -9,6 +9,7 @@ mod go_syntax;
 mod number;
 mod order;
 mod parse;
+mod plain_json;
 mod resolve;
 
 pub use emit::to_string;
@@ -32,6 +33,13 @@ pub struct Parsed {
 
 /// Reads the first document of the text. Empty text is `null`.
 pub fn parse(text: &[u8]) -> Result<Parsed, Error> {
+    match plain_json::read(text) {
+        Some(value) => Ok(Parsed { value, strict_error: None }),
+        None => read_yaml(text),
+    }
+}
+
+fn read_yaml(text: &[u8]) -> Result<Parsed, Error> {
     let text = parse::check_characters(text)?;
     decode::decode(&parse::parse(text)?)
 }

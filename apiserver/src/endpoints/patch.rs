@@ -14,6 +14,7 @@ use super::present::include_object;
 use super::update::{self, Change, Failure, Written};
 use super::write::{self, Versions};
 use super::{Answer, Call, body, convert, create, meta, negotiate};
+use crate::storage::Object;
 
 /// Applies the patch in the request's body.
 pub async fn patch(call: &mut Call) -> Answer {
@@ -122,7 +123,8 @@ async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &
         let reset = managed_fields::asks_for_reset(&object);
         let pinned = meta::text(&object, "resourceVersion") != meta::text(&before, "resourceVersion");
         call.complete(&mut object);
-        let change = Change { object, reset, manager: manager.to_owned(), dry_run: options.dry_run, apply: false };
+        let old = is_as_stored(call, &current).then_some(before);
+        let change = Change { object, reset, manager: manager.to_owned(), dry_run: options.dry_run, apply: false, old };
         match update::replace(call, &current, change).await {
             Err(Failure::Conflict) if !pinned && attempt < write::CONFLICT_ATTEMPTS => {}
             Err(Failure::Conflict) => return Err(update::modified(call)),
@@ -131,6 +133,11 @@ async fn modify(call: &mut Call, patch_type: PatchType, bytes: &[u8], options: &
         }
     }
     Err(update::modified(call))
+}
+
+/// Whether the object is the same in the version that the call speaks and where it lies.
+fn is_as_stored(call: &Call, current: &Object) -> bool {
+    call.resource.conversion.is_none() && !current.has_texts()
 }
 
 /// The patched object must still be of the endpoint's kind and decode as it.
@@ -199,7 +206,8 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
             return Ok(Written { outcome, created: true });
         };
         let pinned = !meta::text(&config.value, "resourceVersion").is_empty();
-        let change = Change { object, reset: false, manager: manager.to_owned(), dry_run: options.dry_run, apply: true };
+        let old = before.filter(|_| is_as_stored(call, &current));
+        let change = Change { object, reset: false, manager: manager.to_owned(), dry_run: options.dry_run, apply: true, old };
         match update::replace(call, &current, change).await {
             Err(Failure::Conflict) if !pinned && attempt < write::CONFLICT_ATTEMPTS => {}
             Err(Failure::Conflict) => return Err(update::modified(call)),

@@ -196,7 +196,7 @@ async fn write_scale(
             managed_fields::on_update(&scope(&filter)?, Some(&before), &mut scale, &manager, call.request.now, reset);
         }
         let object = scaled(call, &scale, parent)?;
-        let change = Change { object, reset: false, manager: manager.clone(), dry_run: options.dry_run, apply: true };
+        let change = Change { object, reset: false, manager: manager.clone(), dry_run: options.dry_run, apply: true, old: None };
         let unpinned = version.is_empty() || meta::text(&before, "resourceVersion") == version;
         match update::replace(call, &current, change).await {
             Err(Failure::Conflict) if unpinned && attempt < write::CONFLICT_ATTEMPTS => {}

@@ -36,7 +36,7 @@ pub async fn update(call: &mut Call) -> Answer {
     let mut attempt = 0;
     let written = loop {
         attempt += 1;
-        let change = Change { object: object.clone(), reset, manager: manager.clone(), dry_run: options.dry_run, apply: false };
+        let change = Change { object: object.clone(), reset, manager: manager.clone(), dry_run: options.dry_run, apply: false, old: None };
         match put(call, change).await {
             Err(Failure::Conflict) if version.is_empty() && attempt < write::CONFLICT_ATTEMPTS => {}
             Err(Failure::Conflict) => return Err(modified(call)),
@@ -73,6 +73,8 @@ pub struct Change {
     pub dry_run: bool,
     /// Ownership has been settled by an apply.
     pub apply: bool,
+    /// The object that is replaced, if somebody has read it: as [`Object::value_with_texts`] gives it.
+    pub old: Option<Value>,
 }
 
 /// Why an update did not happen.
@@ -146,7 +148,7 @@ async fn create_instead(call: &mut Call, change: Change) -> Result<Created, Fail
 
 /// Replaces `current` if it is still current.
 pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> Result<Written, Failure> {
-    let old = current.value_with_texts();
+    let old = change.old.unwrap_or_else(|| current.value_with_texts());
     let mut object = change.object;
     let mut warnings = std::mem::take(&mut call.warnings);
     // A patch is looked at later upstream, and so says.

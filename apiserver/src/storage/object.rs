@@ -189,6 +189,11 @@ impl Object {
         serde_json::from_slice(&self.json).expect("the bytes were written from a value")
     }
 
+    /// Whether objects are embedded whose text is kept.
+    pub fn has_texts(&self) -> bool {
+        self.with_texts.is_some()
+    }
+
     /// As [`Object::value`], with the texts that embedded objects were sent with (see [`apimachinery::schema::embedded`]).
     pub fn value_with_texts(&self) -> Value {
         let Some(whole) = &self.with_texts else { return self.value() };

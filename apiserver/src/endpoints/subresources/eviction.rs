@@ -143,7 +143,8 @@ async fn spend(call: &Call, budget: &Value, dry_run: bool) -> Result<(), Failure
     let siblings = catalog.versions_of(&resource);
     let mut own = Call { api: call.api.clone(), request, resource, siblings, query: Query::default(), warnings: Vec::new() };
     let current: Arc<Object> = own.fresh_named().await?;
-    let change = Change { object: budget.clone(), reset: false, manager: "kube-apiserver".to_owned(), dry_run: false, apply: false };
+    let change =
+        Change { object: budget.clone(), reset: false, manager: "kube-apiserver".to_owned(), dry_run: false, apply: false, old: None };
     update::replace(&mut own, &current, change).await.map(|_| ())
 }
 

@@ -16,7 +16,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CONFORMANCE_FLAGS = $(if $(FRESH),--fresh) $(if $(FOCUS),--focus '$(FOCUS)') $(if $(PROCESSES),--processes $(PROCESSES))
 
-.PHONY: up down test check bench fuzz compatibility conformance build-packages node-packages test-packages
+.PHONY: up down test check bench fuzz schemathesis compatibility conformance build-packages node-packages test-packages
 
 up: build-packages node-packages
 	@echo "==> building (release); the first time takes some minutes"
@@ -54,6 +54,13 @@ fuzz:
 	  -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1" \
 	  cargo run --release --target $$(rustc -vV | sed -n 's/host: //p') --bin $(TARGET) -- \
 	  corpus/$(TARGET) -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048
+
+# Random requests made of our OpenAPI documents: none may be answered with a 5xx. Needs Python.
+schemathesis: SECONDS = 60
+schemathesis: build-packages
+	@./xtask/install-packages python3-venv
+	cargo build --release --package ferrokube
+	conformance/schemathesis/run target/release/ferrokube target/schemathesis $(SECONDS)
 
 # Upstream's scheduler, controller manager, kubectl and Helm with our cluster. Needs Go and root.
 compatibility: build-packages node-packages

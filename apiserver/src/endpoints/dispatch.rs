@@ -18,7 +18,7 @@ use crate::audit;
 use crate::catalog::{Resource, SubresourceKind};
 use crate::filters::Authorized;
 use crate::resource_metrics;
-use crate::storage::{self, Freshness, Object};
+use crate::storage::{self, Coming, Freshness, Object};
 
 /// Finds the endpoint and runs it.
 pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
@@ -56,6 +56,7 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
                 audit::annotate("k8s.io/deprecated", || "true".to_owned());
                 call.warnings.push(warning);
             }
+            let _coming = announce(&call);
             run(&mut call).await
         }
         Err(refused) => Err(refused),
@@ -63,6 +64,14 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     // Warnings go with errors too: they may say why.
     let response = answer.unwrap_or_else(|status| respond::status(&status, &form));
     Ok(call.finish(response))
+}
+
+/// Announces what will be written: others may share its sync. Streams are posted too, and last.
+fn announce(call: &Call) -> Option<Coming> {
+    let info = &call.request.info;
+    let writes = matches!(info.verb.as_str(), "create" | "update" | "patch" | "delete");
+    let streams = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy");
+    if writes && !streams { call.api.storage.announce() } else { None }
 }
 
 /// Kinds that are served for old clients' sake: what every answer about them warns of.

@@ -13,7 +13,7 @@ use futures::stream::BoxStream;
 use parking_lot::{Mutex, RwLock};
 
 use super::key;
-use super::store::{Batch, Change, Entry, Follower, Key, Loaded, Revision, Round, Store, StoreError, Txn};
+use super::store::{Batch, Change, Coming, Entry, Follower, Key, Loaded, Revision, Round, Store, StoreError, Txn};
 
 /// A resource as the configuration of ciphers names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +114,10 @@ impl Store for Encrypted {
             self.store.commit(txn).await
         }
         .boxed()
+    }
+
+    fn announce(&self) -> Option<Coming> {
+        self.store.announce()
     }
 
     fn load<'a>(&'a self, prefix: &'a str, at: Option<Revision>) -> BoxFuture<'a, Result<Loaded, StoreError>> {

@@ -40,7 +40,7 @@ pub use encode::{EncodeError, Prepared};
 pub use log::{Event, EventKind, Expired, LogLimits, Scope};
 pub use object::{EncodingId, Labels, Object};
 pub use resource::{Codec, CodecError, FieldOrder, JsonCodec, ResourceSpec, SelectableField};
-pub use store::{Key, Revision, Store, StoreError};
+pub use store::{Coming, Key, Revision, Store, StoreError};
 
 use encode::Encoder;
 use followed::Followed;
@@ -196,6 +196,11 @@ impl Storage {
     /// The store itself, for what is kept beside objects (leases of API servers, allocations).
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.inner.store
+    }
+
+    /// Announces a write, which the store may let others wait for.
+    pub fn announce(&self) -> Option<Coming> {
+        self.inner.store.announce()
     }
 
     /// Waits until the caches are as fresh as the store was when this was called.

@@ -12,6 +12,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -192,6 +193,24 @@ pub enum StoreError {
 /// The largest value a store takes, as etcd's default request limit has it.
 pub const MAX_VALUE_BYTES: usize = 1024 * 1024 * 3 / 2;
 
+/// A write that somebody works on and that will come to the store soon, as long as this is kept.
+#[derive(Debug)]
+pub struct Coming(Arc<AtomicUsize>);
+
+impl Coming {
+    /// One more of those that are counted here.
+    pub fn counted(count: &Arc<AtomicUsize>) -> Coming {
+        count.fetch_add(1, Ordering::Relaxed);
+        Coming(count.clone())
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Who is told of changes by the store itself.
 pub trait Follower: Send + Sync {
     /// These changes are durable, and not acknowledged yet. Whoever waits here keeps all writes waiting.
@@ -202,6 +221,11 @@ pub trait Follower: Send + Sync {
 pub trait Store: Send + Sync + 'static {
     /// Performs the transaction and tells its revision, once the change is durable.
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, StoreError>>;
+
+    /// Announces a write, so that others may wait a moment for it. `None` from a store to which that is nothing.
+    fn announce(&self) -> Option<Coming> {
+        None
+    }
 
     /// Everything below a prefix, now or at a past revision. A store may keep no history
     /// and answer `Compacted` for all but the current revision.

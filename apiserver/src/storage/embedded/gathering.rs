@@ -1,10 +1,13 @@
 //! How long the writer waits for more writes before it syncs those that it has.
 //!
-//! A sync costs the same for one write and for a hundred, so under load a moment's wait saves most of them; who writes alone is not to
-//! wait for nobody. What came during the last waits says which it is. Pure: the writer does the waiting.
+//! A sync costs the same for one write and for a hundred, so under load a moment's wait saves most of them. The writer waits only while
+//! writes are announced that it does not have, and here is told how long at most: what is announced may be long in coming, and
+//! what came during the last waits says whether it is. Pure: the writer does the waiting.
 
 use std::time::Duration;
 
+/// How often the writer looks whether all have come.
+pub(super) const STEP: Duration = Duration::from_micros(100);
 /// The first wait, and the last that is found not to be worth it.
 const SHORTEST: Duration = Duration::from_micros(50);
 /// The most that a write waits for others.
@@ -20,7 +23,7 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
-    /// How long to wait for more than these.
+    /// How long to wait at most for more than these.
     pub fn wait(&mut self, taken: usize) -> Duration {
         if !self.patience.is_zero() {
             return self.patience;
@@ -34,7 +37,7 @@ impl Gathering {
         Duration::ZERO
     }
 
-    /// So many came during a wait.
+    /// So many came during a wait of at most so long.
     pub fn found(&mut self, waited: Duration, more: usize) {
         self.patience = match more {
             0 if waited <= SHORTEST => Duration::ZERO,

@@ -18,7 +18,7 @@ mod ttl;
 mod writer;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 
@@ -28,7 +28,7 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::store::{Batch, Change, Follower, Loaded, MAX_VALUE_BYTES, Revision, Round, Store, StoreError, Txn};
+use super::store::{Batch, Change, Coming, Follower, Loaded, MAX_VALUE_BYTES, Revision, Round, Store, StoreError, Txn};
 pub(crate) use disk::{Append, FjallDisk, Record};
 use feed::Feed;
 use writer::{Job, Writer};
@@ -55,6 +55,8 @@ struct Shared {
     expiries: Arc<ttl::Expiries>,
     /// Why nothing is written any more.
     failed: OnceLock<String>,
+    /// How many writes have been announced.
+    coming: Arc<AtomicUsize>,
     /// Who is told of every batch, by the writer itself.
     followers: Mutex<Vec<Weak<dyn Follower>>>,
 }
@@ -94,6 +96,7 @@ impl Embedded {
             compacted: AtomicU64::new(0),
             expiries,
             failed: OnceLock::new(),
+            coming: Arc::default(),
             followers: Mutex::default(),
         });
         let (queue, jobs) = mpsc::channel(QUEUE_LIMIT);
@@ -137,6 +140,10 @@ impl Embedded {
 impl Store for Embedded {
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, StoreError>> {
         self.submit(txn).boxed()
+    }
+
+    fn announce(&self) -> Option<Coming> {
+        Some(Coming::counted(&self.shared.coming))
     }
 
     fn load<'a>(&'a self, prefix: &'a str, at: Option<Revision>) -> BoxFuture<'a, Result<Loaded, StoreError>> {

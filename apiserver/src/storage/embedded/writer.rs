@@ -5,11 +5,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::store::{Batch, Change, Expected, Key, Revision, StoreError, StoreEvent, Txn};
-use super::gathering::Gathering;
+use super::gathering::{self, Gathering};
 use super::room::Room;
 use super::{Append, Record, Shared, Slot, ttl};
 
@@ -78,20 +80,29 @@ impl Writer {
         }
     }
 
-    /// Waits for more, if more is likely to come.
+    /// Waits for what is coming, if it is likely to come soon.
     fn gather(&mut self, taken: &mut Vec<Job>) {
-        let wait = self.gathering.wait(taken.len());
-        if wait.is_zero() || taken.len() >= BATCH_JOBS {
+        let is_coming = |taken: &[Job]| taken.len() < BATCH_JOBS && self.shared.coming.load(Ordering::Relaxed) > taken.len();
+        if !is_coming(taken) {
             return;
         }
-        std::thread::sleep(wait);
-        let before = taken.len();
-        while taken.len() < BATCH_JOBS
-            && let Ok(job) = self.jobs.try_recv()
-        {
-            taken.push(job);
+        let longest = self.gathering.wait(taken.len());
+        if longest.is_zero() {
+            return;
         }
-        self.gathering.found(wait, taken.len() - before);
+        let (began, before) = (Instant::now(), taken.len());
+        loop {
+            std::thread::sleep(gathering::STEP);
+            while taken.len() < BATCH_JOBS
+                && let Ok(job) = self.jobs.try_recv()
+            {
+                taken.push(job);
+            }
+            if began.elapsed() >= longest || !is_coming(taken) {
+                break;
+            }
+        }
+        self.gathering.found(longest, taken.len() - before);
     }
 
     fn plan(&mut self, job: Job, plan: &mut Plan) {

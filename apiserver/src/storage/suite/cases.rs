@@ -161,6 +161,23 @@ pub(super) async fn a_watch_resumes_without_gap_or_repetition(backend: Backend) 
     assert_eq!(seen, (2..302).collect::<Vec<_>>());
 }
 
+pub(super) async fn writes_at_once_and_what_is_announced_and_never_comes_keep_nobody(backend: Backend) {
+    let store = backend.open().await;
+    let _never = store.announce();
+    for round in 0..20 {
+        let writes = (0..round).map(|n| {
+            let coming = store.announce();
+            let store = &store;
+            async move {
+                let name = format!("t/{round}-{n}");
+                store.commit(Txn::put(key(&name), Bytes::from_static(b"v"), Expected::Absent)).await.map(|_| drop(coming))
+            }
+        });
+        futures::future::try_join_all(writes).await.unwrap();
+        assert_eq!(store.load("t/", None).await.unwrap().entries.len(), round * (round + 1) / 2);
+    }
+}
+
 pub(super) async fn keys_live_for_their_time(backend: Backend) {
     let store = backend.open().await;
     let mortal = |name: &str, ttl: u32| Txn {

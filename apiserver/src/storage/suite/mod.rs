@@ -36,6 +36,7 @@ suite!(
     concurrent_swaps_lose_no_update,
     a_watch_resumes_without_gap_or_repetition,
     keys_live_for_their_time,
+    writes_at_once_and_what_is_announced_and_never_comes_keep_nobody,
     compacted_history_is_gone,
     a_restart_keeps_contents_and_revision,
     a_prefix_is_loaded_whole_and_in_order,

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use thread_priority::ThreadPriority;
+use thread_priority::unix::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id};
 use tokio::runtime::{Builder, Runtime};
 
 /// Objects may nest deeply; parsing is bounded, but dropping and cloning them recurses.
@@ -24,6 +26,20 @@ pub fn usual() -> io::Result<Runtime> {
 pub fn giving_way(name: &str) -> io::Result<Runtime> {
     let give_way = || {
         if let Err(error) = rustix::process::nice(NICENESS) {
+            tracing::warn!(%error, "a thread does not give way to others");
+        }
+    };
+    builder().thread_name(name).on_thread_start(give_way).build()
+}
+
+/// A runtime on what processors are idle: any other thread interrupts its threads at once. `name` is theirs.
+///
+/// # Errors
+/// As [`usual`].
+pub fn when_idle(name: &str) -> io::Result<Runtime> {
+    let give_way = || {
+        let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy) {
             tracing::warn!(%error, "a thread does not give way to others");
         }
     };

@@ -1,14 +1,15 @@
 //! Two lanes: who takes much of the processor gives way to who takes little.
 //!
 //! Fair queues say how many requests of whom run at once; on few processors a handful that run is enough to make everybody else wait. So the time in
-//! which the tasks of connections run is metered by whose they are. Connections of somebody who takes more than [`SHARE`] go on in a second runtime, whose threads the
-//! kernel lets run after others (`nice`), until their owner has been modest for [`BUSY_FOR`]. Nothing is refused here, and while nobody else
-//! wants a processor both lanes are equally quick.
+//! which the tasks of connections run is metered by whose they are. Connections of somebody who takes more than [`SHARE`] go on in a second runtime, whose
+//! threads run when a processor is idle, until their owner has been modest for [`BUSY_FOR`]. Nothing is refused here, and while nobody else
+//! wants a processor both lanes are equally quick. Should there be no idle processor at all, the second lane is left to itself no
+//! longer than [`PATIENCE`]: then all are equal for a while.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 use crate::threads;
 
@@ -26,6 +29,12 @@ const SHARE: f64 = 0.2;
 const BUSY_FOR: Duration = Duration::from_secs(2);
 /// A task that runs longer at a time did not run all the time: its thread had to wait for a processor.
 const LONGEST_TURN: Duration = Duration::from_millis(2);
+/// How often the second lane is tried while anybody is in it.
+const PULSE: Duration = Duration::from_millis(100);
+/// A lane that does nothing for so long gets no processor.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// How long there is one lane when the second gets no processor.
+const RELIEF: Duration = Duration::from_secs(2);
 /// Owners that are told apart; more are one together.
 const MAX_OWNERS: usize = 10_000;
 
@@ -101,6 +110,37 @@ pub struct Belonging(Option<Arc<Known>>);
 struct Known {
     owners: Arc<Owners>,
     owner: ArcSwap<Owner>,
+    traffic: Arc<Traffic>,
+}
+
+/// What goes on in the second lane.
+#[derive(Default)]
+struct Traffic {
+    connections: AtomicUsize,
+    entered: Notify,
+    /// It gets no processor, and nobody is sent there.
+    stands: AtomicBool,
+}
+
+impl Traffic {
+    /// Tries the second lane while anybody is in it.
+    async fn watch(self: Arc<Traffic>, second: Handle) {
+        loop {
+            while self.connections.load(Ordering::Relaxed) == 0 {
+                self.entered.notified().await;
+            }
+            match tokio::time::timeout(PATIENCE, second.spawn(std::future::ready(()))).await {
+                Ok(Ok(())) => tokio::time::sleep(PULSE).await,
+                // The lane has been closed.
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    self.stands.store(true, Ordering::Relaxed);
+                    tokio::time::sleep(RELIEF).await;
+                    self.stands.store(false, Ordering::Relaxed);
+                }
+            }
+        }
+    }
 }
 
 impl Belonging {
@@ -113,8 +153,11 @@ impl Belonging {
         }
     }
 
+    /// Whether its owner is to give way.
     fn is_busy(&self) -> bool {
-        self.0.as_ref().is_some_and(|known| known.owner.load().busy.load(Ordering::Relaxed))
+        let gives_way =
+            |known: &Arc<Known>| known.owner.load().busy.load(Ordering::Relaxed) && !known.traffic.stands.load(Ordering::Relaxed);
+        self.0.as_ref().is_some_and(gives_way)
     }
 
     /// Runs a turn of a task.
@@ -134,12 +177,15 @@ pub(super) struct Lanes(Option<Second>);
 struct Second {
     owners: Arc<Owners>,
     first: Handle,
+    traffic: Arc<Traffic>,
+    watching: AbortHandle,
     /// Always there, but for the moment in which it ends.
     runtime: Option<Runtime>,
 }
 
 impl Drop for Second {
     fn drop(&mut self) {
+        self.watching.abort();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -156,33 +202,55 @@ impl Lanes {
 
     /// The runtime of whoever calls, and one that gives way to it.
     pub(super) fn two() -> std::io::Result<Arc<Lanes>> {
-        let runtime = threads::giving_way("giving-way")?;
+        let runtime = threads::when_idle("giving-way")?;
         let first = Handle::try_current().map_err(std::io::Error::other)?;
-        Ok(Arc::new(Lanes(Some(Second { owners: Arc::default(), first, runtime: Some(runtime) }))))
+        let traffic = Arc::<Traffic>::default();
+        let watching = first.spawn(traffic.clone().watch(runtime.handle().clone())).abort_handle();
+        Ok(Arc::new(Lanes(Some(Second { owners: Arc::default(), first, traffic, watching, runtime: Some(runtime) }))))
     }
 
     pub(super) fn belonging(&self) -> Belonging {
         Belonging(self.0.as_ref().map(|second| {
             let owner = ArcSwap::new(second.owners.of(""));
-            Arc::new(Known { owners: second.owners.clone(), owner })
+            Arc::new(Known { owners: second.owners.clone(), owner, traffic: second.traffic.clone() })
         }))
     }
 
     /// Serves a connection to its end, in whichever lane it belongs at the time.
     pub(super) fn serve(self: &Arc<Self>, serving: Serving, belonging: Belonging) {
-        let Some(Second { first, runtime: Some(second), .. }) = &self.0 else {
+        let Some(Second { first, traffic, runtime: Some(second), .. }) = &self.0 else {
             tokio::spawn(serving);
             return;
         };
         let gives_way = belonging.is_busy();
         let lane = if gives_way { second.handle() } else { first };
+        let inside = gives_way.then(|| Inside::enter(traffic));
         let lanes = self.clone();
         lane.spawn(async move {
             let stay = Stay { serving: Some(serving), belonging: belonging.clone(), gives_way };
-            if let Some(serving) = stay.await {
+            let goes_on = stay.await;
+            drop(inside);
+            if let Some(serving) = goes_on {
                 lanes.serve(serving, belonging);
             }
         });
+    }
+}
+
+/// Counts a connection in the second lane.
+struct Inside(Arc<Traffic>);
+
+impl Inside {
+    fn enter(traffic: &Arc<Traffic>) -> Inside {
+        traffic.connections.fetch_add(1, Ordering::Relaxed);
+        traffic.entered.notify_one();
+        Inside(traffic.clone())
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -264,6 +332,24 @@ mod tests {
         assert_eq!(&*owners.of("late").name, "", "the rest are one");
         drop(many);
         assert_eq!(&*owners.of("late").name, "late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_gets_no_processor_is_left_for_a_while() {
+        let still = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let traffic = Arc::<Traffic>::default();
+        let watching = tokio::spawn(traffic.clone().watch(still.handle().clone()));
+        let stands = || traffic.stands.load(Ordering::Relaxed);
+        tokio::time::sleep(2 * PATIENCE).await;
+        assert!(!stands(), "nobody is in it");
+        let inside = Inside::enter(&traffic);
+        tokio::time::sleep(PATIENCE + PULSE).await;
+        assert!(stands());
+        tokio::time::sleep(RELIEF).await;
+        assert!(!stands(), "it is tried again");
+        drop(inside);
+        watching.abort();
+        still.shutdown_background();
     }
 
     #[tokio::test]

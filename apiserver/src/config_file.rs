@@ -16,36 +16,70 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The group of the API server's own configuration files.
 const GROUP: &str = "apiserver.config.k8s.io";
 
-/// Decodes a configuration of one kind and one of some versions, which are read alike. Unknown and duplicate fields are refused.
+/// Whether fields that are not known are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    Strict,
+    Lenient,
+}
+
+/// Decodes a configuration of one kind and one of some versions of the server's own group, which are read alike. Unknown and duplicate
+/// fields are refused.
 pub fn decode<T: DeserializeOwned + Serialize>(data: &[u8], kind: &str, versions: &[&str]) -> Result<T, String> {
-    let parsed = apimachinery::yaml::parse(data).map_err(|error| format!("couldn't get version/kind; json parse error: {error}"))?;
+    let known = versions.iter().map(|version| (format!("{GROUP}/{version}"), kind)).collect::<Vec<_>>();
+    let known: Vec<(&str, &str)> = known.iter().map(|(api_version, kind)| (api_version.as_str(), *kind)).collect();
+    decode_any(data, &known, Strictness::Strict).map_err(|error| error.to_string())
+}
+
+/// Why a document is not the configuration that it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// It does not say what it is, or is something else.
+    #[error("{0}")]
+    OtherKind(String),
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// The same of any of some pairs of `apiVersion` and `kind`, which are read alike.
+pub fn decode_any<T: DeserializeOwned + Serialize>(data: &[u8], known: &[(&str, &str)], strictness: Strictness) -> Result<T, DecodeError> {
+    let malformed = DecodeError::Malformed;
+    let no_document = |why: &dyn std::fmt::Display| malformed(format!("couldn't get version/kind; json parse error: {why}"));
+    // What looks like JSON is held to be JSON.
+    if data.trim_ascii_start().starts_with(b"{") {
+        apimachinery::json::parse(data).map_err(|error| no_document(&error))?;
+    }
+    let parsed = apimachinery::yaml::parse(data).map_err(|error| no_document(&error))?;
     let mut value = parsed.value;
     let shown = || String::from_utf8_lossy(data);
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, found) = (text("apiVersion"), text("kind"));
     if found.is_empty() {
-        return Err(format!("Object 'Kind' is missing in '{}'", shown()));
+        return Err(DecodeError::OtherKind(format!("Object 'Kind' is missing in '{}'", shown())));
     }
     if api_version.is_empty() {
-        return Err(format!("Object 'apiVersion' is missing in '{}'", shown()));
+        return Err(DecodeError::OtherKind(format!("Object 'apiVersion' is missing in '{}'", shown())));
     }
-    let version = api_version.strip_prefix(GROUP).and_then(|rest| rest.strip_prefix('/'));
-    if found != kind || !version.is_some_and(|version| versions.contains(&version)) {
+    if !known.contains(&(api_version.as_str(), found.as_str())) {
         let (kind, version) = (quote(&found), quote(&api_version));
-        return Err(format!("no kind {kind} is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\""));
+        let why = format!("no kind {kind} is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\"");
+        return Err(DecodeError::OtherKind(why));
     }
     if let Some(map) = value.as_object_mut() {
         map.shift_remove("apiVersion");
         map.shift_remove("kind");
     }
-    let decoded: T = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
+    let decoded: T = serde_json::from_value(value.clone()).map_err(|error| malformed(error.to_string()))?;
+    if strictness == Strictness::Lenient {
+        return Ok(decoded);
+    }
     let mut problems: Vec<String> = parsed.strict_error.iter().map(ToString::to_string).collect();
-    let known = serde_json::to_value(&decoded).map_err(|error| error.to_string())?;
+    let known = serde_json::to_value(&decoded).map_err(|error| malformed(error.to_string()))?;
     unknown_fields(&value, &known, "", &mut problems);
     if problems.is_empty() {
         return Ok(decoded);
     }
-    Err(format!("strict decoding error: {}", problems.join(", ")))
+    Err(malformed(format!("strict decoding error: {}", problems.join(", "))))
 }
 
 /// The fields that are in a document and not in what was understood of it.
@@ -139,6 +173,18 @@ mod tests {
         assert!(read("a: b").starts_with("Object 'Kind' is missing in"));
         let other = read("apiVersion: apiserver.config.k8s.io/v2\nkind: Example");
         assert!(other.starts_with(r#"no kind "Example" is registered for version "apiserver.config.k8s.io/v2""#), "{other}");
+    }
+
+    #[test]
+    fn what_is_read_leniently_may_have_more_fields_and_another_group() {
+        let known = [("example.com/v1", "Example"), ("example.com/v2", "Sample")];
+        let read = |text: &str| decode_any::<Example>(text.as_bytes(), &known, Strictness::Lenient);
+        let sample = read("apiVersion: example.com/v2\nkind: Sample\nnames: [{first: a, last: b}]\nextra: 1").unwrap();
+        assert_eq!(sample.names[0].first, "a");
+        let crossed = read("apiVersion: example.com/v1\nkind: Sample");
+        assert!(matches!(crossed, Err(DecodeError::OtherKind(_))), "{crossed:?}");
+        let expect = "couldn't get version/kind; json parse error: invalid character 'a' looking for beginning of object key string";
+        assert_eq!(read("{a: b").unwrap_err().to_string(), expect);
     }
 
     #[tokio::test]

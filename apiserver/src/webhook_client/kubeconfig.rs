@@ -9,22 +9,28 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use super::credentials::Shown;
 use super::remote::{Endpoint, Trust};
 use crate::pki::Identity;
 use crate::registry::read::{at, bool_at, list_at, str_at};
 
-const EMPTY: &str = "invalid configuration: no configuration has been provided, try setting KUBERNETES_MASTER environment variable";
+/// What is said where no server is named.
+pub const EMPTY: &str = "invalid configuration: no configuration has been provided, try setting KUBERNETES_MASTER environment variable";
 
 /// Reads the server of a kubeconfig's current context.
 pub fn read(path: &Path) -> Result<Endpoint, String> {
+    endpoint(&load(path)?, path.parent().unwrap_or(Path::new("")))
+}
+
+/// Reads a kubeconfig as it stands.
+pub fn load(path: &Path) -> Result<Value, String> {
     let text = std::fs::read(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => format!("stat {}: no such file or directory", path.display()),
         _ => format!("open {}: {error}", path.display()),
     })?;
     let parsed = apimachinery::yaml::parse(&text)
         .map_err(|error| format!("error loading config file {}: {error}", quote(&path.display().to_string())))?;
-    let directory = path.parent().unwrap_or(Path::new(""));
-    endpoint(&parsed.value, directory)
+    Ok(parsed.value)
 }
 
 /// `directory` is what relative paths start from.
@@ -44,11 +50,9 @@ fn endpoint(config: &Value, directory: &Path) -> Result<Endpoint, String> {
     if url.is_empty() {
         return Err(EMPTY.to_owned());
     }
-    for unsupported in ["exec", "auth-provider"] {
-        if !at(&user, &format!("/{unsupported}")).is_null() {
-            return Err(format!("users[{}].{unsupported} is not supported here", str_at(&context, "/user")));
-        }
-    }
+    // Nothing is shown to servers that prove nothing.
+    let is_proven = url.starts_with("https://");
+    let shown = if is_proven { shown(&user, str_at(&context, "/user"), directory)? } else { Shown::default() };
     let bytes = |object: &Value, field: &str| bytes(object, field, directory);
     let authority = bytes(&cluster, "certificate-authority")?;
     let trust = match (bool_at(&cluster, "/insecure-skip-tls-verify"), authority) {
@@ -57,8 +61,25 @@ fn endpoint(config: &Value, directory: &Path) -> Result<Endpoint, String> {
         (false, Some(pem)) => Trust::Bundle(pem),
         (false, None) => Trust::Machine,
     };
+    Ok(Endpoint {
+        url: url.to_owned(),
+        trust,
+        server_name: Some(str_at(&cluster, "/tls-server-name").to_owned()).filter(|name| !name.is_empty()),
+        identity: shown.identity,
+        authorization: shown.authorization,
+    })
+}
+
+/// What a user shows. `name` is for messages.
+pub fn shown(user: &Value, name: &str, directory: &Path) -> Result<Shown, String> {
+    for unsupported in ["exec", "auth-provider"] {
+        if !at(user, &format!("/{unsupported}")).is_null() {
+            return Err(format!("users[{name}].{unsupported} is not supported here"));
+        }
+    }
+    let bytes = |field: &str| bytes(user, field, directory);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|_| "a certificate or key is no PEM".to_owned());
-    let identity = match (bytes(&user, "client-certificate")?, bytes(&user, "client-key")?) {
+    let identity = match (bytes("client-certificate")?, bytes("client-key")?) {
         (Some(certificate), Some(key)) => Some(Identity { certificate: text(certificate)?, key: text(key)? }),
         (None, None) => None,
         (Some(_), None) => {
@@ -68,13 +89,7 @@ fn endpoint(config: &Value, directory: &Path) -> Result<Endpoint, String> {
             return Err("invalid configuration: client-cert must be specified to use the clientCert authentication method.".to_owned());
         }
     };
-    Ok(Endpoint {
-        url: url.to_owned(),
-        trust,
-        server_name: Some(str_at(&cluster, "/tls-server-name").to_owned()).filter(|name| !name.is_empty()),
-        identity,
-        authorization: authorization(&user, directory)?,
-    })
+    Ok(Shown { identity, authorization: authorization(user, directory)? })
 }
 
 fn authorization(user: &Value, directory: &Path) -> Result<Option<String>, String> {
@@ -134,6 +149,8 @@ mod tests {
         assert_eq!((read.server_name.as_deref(), read.authorization.as_deref()), (Some("other"), Some("Bearer t")));
         let basic = endpoint(&config(json!({ "server": "https://h" }), json!({ "username": "a", "password": "b" })), directory.path());
         assert_eq!(basic.unwrap().authorization.as_deref(), Some("Basic YTpi"));
+        let plain = endpoint(&config(json!({ "server": "http://h" }), json!({ "token": "t" })), directory.path());
+        assert_eq!(plain.unwrap().authorization, None, "no secrets in the clear");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! keeps the connections. Knows nothing of what is asked. Errors are in the words of Go's HTTP client, which people know from upstream.
 
 mod connections;
+pub mod credentials;
 pub mod kubeconfig;
 pub mod remote;
 pub(crate) mod trust;
@@ -12,17 +13,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::field::quote;
+use apimachinery::status::Status;
 use apimachinery::{json, yaml};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::USER_AGENT;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use rand::RngExt;
 use serde_json::Value;
 
 pub use connections::Connections;
 use connections::{Call, Peer, Reply, Way};
+use credentials::{Credentials, Shown};
+use remote::{Endpoint, Trust};
 
 use crate::admission::Lookup;
 use crate::endpoints::body::no_object;
@@ -31,6 +35,7 @@ use crate::registry::read::{at, list_at, str_at};
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const DEFAULT_PORT: i64 = 443;
+const HTTPS_PORT: u16 = 443;
 
 /// A webhook's `clientConfig`.
 #[derive(Clone, Debug)]
@@ -38,6 +43,8 @@ pub struct Webhook {
     address: Address,
     /// PEM; the system's authorities count without.
     ca_bundle: Option<Arc<[u8]>>,
+    /// What it is shown; an error says why that cannot be had.
+    shown: Result<Option<Arc<Shown>>, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,14 +84,28 @@ impl Webhook {
         };
         // Nothing but white space counts as nothing, as upstream.
         let ca_bundle = ca_bundle.filter(|bundle| !bundle.trim_ascii().is_empty()).map(Arc::from);
-        Ok(Webhook { address, ca_bundle })
+        Ok(Webhook { address, ca_bundle, shown: Ok(None) })
+    }
+
+    /// The same, shown what the credentials have for it.
+    pub fn with_credentials(mut self, credentials: &Credentials) -> Webhook {
+        self.shown = match &self.address {
+            Address::Url(url) => {
+                let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+                credentials.of(host, url.port_u16().unwrap_or(HTTPS_PORT))
+            }
+            Address::Service { namespace, name, port, .. } => {
+                credentials.of(&format!("{name}.{namespace}.svc"), u16::try_from(*port).unwrap_or(HTTPS_PORT))
+            }
+        };
+        self
     }
 
     /// Sends a JSON document and gives the JSON document that comes back.
     pub async fn post(&self, lookup: &dyn Lookup, body: Bytes, timeout: Duration) -> Result<Value, String> {
         let shown = |what: String| format!("Post {}: {what}", quote(&self.url(timeout)));
         match tokio::time::timeout(timeout, self.exchange(lookup, body, timeout)).await {
-            Ok(Ok(answer)) => read_answer(answer.status, &answer.body),
+            Ok(Ok(answer)) => read_answer(&answer),
             Ok(Err(error)) => Err(shown(error)),
             Err(_) => Err(shown("context deadline exceeded".to_owned())),
         }
@@ -124,10 +145,24 @@ impl Webhook {
 
     async fn exchange(&self, lookup: &dyn Lookup, body: Bytes, timeout: Duration) -> Result<Reply, String> {
         let Destination { target, server_name, authority, path } = self.destination(lookup)?;
-        let peer = Peer { address: target.authority(), server_name, authorities: self.ca_bundle.clone(), identity: None };
-        let way = Way { target: &target, trust: &|| trust::client_config(self.ca_bundle.as_deref()) };
+        let shown = self.shown.clone()?;
+        let identity = shown.as_ref().and_then(|shown| shown.identity.as_ref());
+        let certificate = identity.map(|identity| Arc::from(identity.certificate.as_bytes()));
+        let peer = Peer { address: target.authority(), server_name, authorities: self.ca_bundle.clone(), identity: certificate };
+        let tls = || match identity {
+            None => trust::client_config(self.ca_bundle.as_deref()),
+            Some(identity) => {
+                let trust = self.ca_bundle.as_deref().map_or(Trust::Machine, |bundle| Trust::Bundle(bundle.to_vec()));
+                remote::client_config(&Endpoint { trust, identity: Some(identity.clone()), ..Endpoint::default() })
+            }
+        };
+        let way = Way { target: &target, trust: &tls };
         let path_and_query = with_query(&path, &timeout_query(timeout));
-        let headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static("kube-apiserver-admission"))]);
+        let mut headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static("kube-apiserver-admission"))]);
+        if let Some(authorization) = shown.as_ref().and_then(|shown| shown.authorization.as_ref()) {
+            let value = HeaderValue::from_str(authorization).map_err(|_| "the credentials cannot be sent in a header".to_owned())?;
+            headers.insert(AUTHORIZATION, value);
+        }
         let call = Call { method: Method::POST, authority: &authority, path_and_query: &path_and_query, headers, body };
         lookup.webhook_connections().call(&peer, &way, &call).await
     }
@@ -161,16 +196,19 @@ fn read_object(body: &[u8]) -> Result<Value, String> {
     if value.is_object() { Ok(value) } else { Err(no_object(&value)) }
 }
 
-fn read_answer(status: StatusCode, body: &[u8]) -> Result<Value, String> {
-    if status.is_success() {
-        return read_object(body).map_err(|why| format!("couldn't get version/kind; json parse error: {why}"));
+/// The document of an answer; what an answer with an error code says is worded as Go's client words it.
+fn read_answer(answer: &Reply) -> Result<Value, String> {
+    if answer.status.is_success() {
+        return read_object(&answer.body).map_err(|why| format!("couldn't get version/kind; json parse error: {why}"));
     }
-    let text = String::from_utf8_lossy(body);
-    Err(match status {
-        StatusCode::NOT_FOUND => "the server could not find the requested resource".to_owned(),
-        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST if !text.trim().is_empty() => text.trim().to_owned(),
-        _ => format!("an error on the server ({}) has prevented the request from succeeding", quote(text.trim())),
-    })
+    let read = json::parse(&answer.body).map(|(document, _)| document).unwrap_or_default();
+    if (str_at(&read, "/kind"), str_at(&read, "/apiVersion"), str_at(&read, "/status")) == ("Status", "v1", "Failure") {
+        return Err(str_at(&read, "/message").to_owned());
+    }
+    let media = answer.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
+    let is_text = media.is_none_or(|media| media.trim_start().to_ascii_lowercase().starts_with("text/"));
+    let text = if is_text { String::from_utf8_lossy(&answer.body) } else { "unknown".into() };
+    Err(Status::generic(answer.status.as_u16(), Method::POST.as_str(), "", "", "", text.trim()).message)
 }
 
 fn timeout_query(timeout: Duration) -> String {
@@ -200,12 +238,23 @@ mod tests {
 
     #[test]
     fn answers_that_are_none_are_explained() {
-        assert_eq!(read_answer(StatusCode::OK, b"{}"), Ok(json!({})));
+        let read = |code: u16, media: &'static str, body: &'static str| {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media))]);
+            read_answer(&Reply { status: code.try_into().unwrap(), headers, body: Bytes::from_static(body.as_bytes()) })
+        };
+        assert_eq!(read(200, "application/json", "{}"), Ok(json!({})));
         let none = r#"json: cannot unmarshal string into Go value of type struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-        let error = read_answer(StatusCode::OK, b"<html>").unwrap_err();
+        let error = read(200, "text/html", "<html>").unwrap_err();
         assert_eq!(error, format!("couldn't get version/kind; json parse error: {none}"));
-        let error = read_answer(StatusCode::INTERNAL_SERVER_ERROR, b"broken\n").unwrap_err();
-        assert_eq!(error, "an error on the server (\"broken\") has prevented the request from succeeding");
+        for (code, media, body, expect) in [
+            (500, "text/plain", "broken\n", "an error on the server (\"broken\") has prevented the request from succeeding"),
+            (500, "application/json", "{}", "an error on the server (\"unknown\") has prevented the request from succeeding"),
+            (403, "text/plain; charset=utf-8", "not you", "not you"),
+            (404, "text/plain", "what?", "the server could not find the requested resource"),
+            (500, "application/json", r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"full"}"#, "full"),
+        ] {
+            assert_eq!(read(code, media, body).unwrap_err(), expect);
+        }
     }
 }
 

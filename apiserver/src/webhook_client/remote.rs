@@ -61,14 +61,24 @@ pub struct Remote {
     tls: Arc<ClientConfig>,
     headers: HeaderMap,
     connections: Arc<Connections>,
+    first_pause: Duration,
 }
 
 /// Why there is no answer to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub message: String,
+    /// The code of the answer, if there was one.
+    pub code: Option<u16>,
     /// Whether another attempt may succeed.
     passes: bool,
+}
+
+impl Failure {
+    /// Of an answer that cannot be used.
+    pub fn local(message: String) -> Failure {
+        Failure { message, code: None, passes: false }
+    }
 }
 
 impl Remote {
@@ -99,7 +109,12 @@ impl Remote {
             authorities,
             identity: Some(Arc::from(distinct.into_bytes())),
         };
-        Ok(Remote { tls: client_config(endpoint)?, url, target, peer, headers, connections })
+        Ok(Remote { tls: client_config(endpoint)?, url, target, peer, headers, connections, first_pause: FIRST_PAUSE })
+    }
+
+    /// The same, with another time between the first attempt and the second.
+    pub fn with_first_pause(self, first_pause: Duration) -> Remote {
+        Remote { first_pause, ..self }
     }
 
     /// Reads a document at a path of the server; `headers` come beside the usual ones.
@@ -112,18 +127,23 @@ impl Remote {
 
     /// Posts a JSON document and gives the one that comes back. A failure that may pass is waited for, a few times.
     pub async fn post(&self, document: &Value, timeout: Duration) -> Result<Value, String> {
+        self.try_post(document, timeout).await.map_err(|failure| failure.message)
+    }
+
+    /// The same, for those who want to know the code.
+    pub async fn try_post(&self, document: &Value, timeout: Duration) -> Result<Value, Failure> {
         let body = Bytes::from(document.to_string());
-        let mut pause = FIRST_PAUSE;
+        let mut pause = self.first_pause;
         for attempt in 1.. {
             match self.post_once(body.clone(), timeout).await {
                 Err(failure) if failure.passes && attempt < ATTEMPTS => {
                     tokio::time::sleep(pause.mul_f64(1.0 + PAUSE_JITTER * rand::random::<f64>())).await;
                     pause = pause.mul_f64(PAUSE_FACTOR);
                 }
-                answered => return answered.map_err(|failure| failure.message),
+                answered => return answered,
             }
         }
-        Err("no attempt was made".to_owned())
+        Err(Failure::local("no attempt was made".to_owned()))
     }
 
     async fn post_once(&self, body: Bytes, timeout: Duration) -> Result<Value, Failure> {
@@ -133,11 +153,11 @@ impl Remote {
         let reply = self.call(Method::POST, &path, HeaderMap::new(), body, timeout).await.map_err(|why| {
             let passes = why.contains("connection reset") || why.contains("connection closed");
             let origin = format!("{}://{}", self.target.scheme(), self.target.authority());
-            Failure { message: format!("Post {}: {why}", quote(&format!("{origin}{path}"))), passes }
+            Failure { message: format!("Post {}: {why}", quote(&format!("{origin}{path}"))), code: None, passes }
         })?;
         let passes = reply.headers.contains_key(RETRY_AFTER)
             || matches!(reply.status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::GATEWAY_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-        read_answer(reply.status, &reply.body).map_err(|message| Failure { message, passes })
+        read_answer(&reply).map_err(|message| Failure { message, code: Some(reply.status.as_u16()), passes })
     }
 
     async fn call(&self, method: Method, path: &str, more: HeaderMap, body: Bytes, timeout: Duration) -> Result<Reply, String> {
@@ -151,7 +171,8 @@ impl Remote {
     }
 }
 
-fn client_config(endpoint: &Endpoint) -> Result<Arc<ClientConfig>, String> {
+/// The TLS of an endpoint.
+pub(super) fn client_config(endpoint: &Endpoint) -> Result<Arc<ClientConfig>, String> {
     let builder = match &endpoint.trust {
         Trust::Anybody => backend::unverified().map_err(|error| error.to_string())?,
         Trust::Machine | Trust::Bundle(_) => {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::status::Status;
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::admission::{Chain, Cluster, Lookup, WriteError};
@@ -121,6 +122,13 @@ impl Cluster for Arc<Api> {
             written
                 .map(|_| ())
                 .map_err(|status| if is_overtaken(&status) { WriteError::Stale(status) } else { WriteError::Refused(status) })
+        })
+    }
+
+    fn create_namespace<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+            Loopback::new(self).ensure("/api/v1/namespaces", namespace).await.map(drop)
         })
     }
 }

@@ -290,7 +290,7 @@ impl Server {
                 .with_client_certificates(ClientCertificates::certified_by(tls::roots(&serving::client_ca(config, &pki)?)?)?),
             authorizer: authorizer.clone(),
             issuer,
-            admission: config.admission.chain()?.and(Escalation { rbac: rbac.clone(), authorizer }),
+            admission: config.admission.chain(&webhooks)?.and(Escalation { rbac: rbac.clone(), authorizer }),
             audit,
             encryption,
             allocator: Allocator::default(),

@@ -67,6 +67,9 @@ pub struct Flags {
     /// Admission plugins not to run although they are on by default.
     #[arg(long, value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
+    /// A file with an AdmissionConfiguration: what single admission plugins are told.
+    #[arg(long)]
+    pub admission_control_config_file: Option<PathBuf>,
     /// How long pods tolerate a node that is not ready, if they do not say so themselves.
     #[arg(long, default_value_t = 300, allow_negative_numbers = true)]
     pub default_not_ready_toleration_seconds: i64,
@@ -282,6 +285,7 @@ impl Flags {
             admission: admission::Config {
                 enable_admission_plugins: self.plugins(alone),
                 disable_admission_plugins: self.disable_admission_plugins.clone(),
+                admission_control_config_file: self.admission_control_config_file.clone(),
                 default_not_ready_toleration_seconds: self.default_not_ready_toleration_seconds,
                 default_unreachable_toleration_seconds: self.default_unreachable_toleration_seconds,
             },

@@ -1,6 +1,6 @@
 //! The admission chain: what a write must be changed to, and whether it may happen at all.
 //!
-//! One file (or folder) a plugin; [`plugins`] is the one list of them, in the order in which they run. A plugin sees one write
+//! One file (or folder) a plugin; [`PLUGINS`] is the one list of them, in the order in which they run. A plugin sees one write
 //! and may look at other objects. Most are pure; the few that wait for something, or write (quotas count), say so by being a
 //! [`WaitingPlugin`].
 
@@ -12,16 +12,20 @@ mod certificate_approval;
 mod certificate_signing;
 mod certificate_subject_restriction;
 mod cluster_trust_bundle_attest;
+mod configuration;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
 mod derived;
+mod event_rate_limit;
 mod extended_resource_toleration;
+mod image_policy_webhook;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
 mod matching;
 mod mutating_policy;
+mod namespace_auto_provision;
 mod namespace_exists;
 pub mod namespace_lifecycle;
 mod node_declared_feature_validator;
@@ -29,9 +33,12 @@ mod node_restriction;
 mod owner_references_permission_enforcement;
 mod persistent_volume_claim_resize;
 mod pod_amounts;
+mod pod_group_protection;
+mod pod_node_selector;
 mod pod_references;
 mod pod_resize_validator;
 pub mod pod_security;
+mod pod_toleration_restriction;
 mod pod_topology_labels;
 mod policy;
 mod priority;
@@ -42,6 +49,7 @@ mod selection;
 mod service_account;
 mod shown;
 mod signers;
+mod static_manifests;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
@@ -176,6 +184,8 @@ pub enum WriteError {
 pub trait Cluster: Lookup {
     /// Writes the status of a core object over the revision that `object` carries.
     fn update_status<'a>(&'a self, resource: &'a str, object: Value) -> BoxFuture<'a, Result<(), WriteError>>;
+    /// Makes a namespace, unless it is there.
+    fn create_namespace<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Status>>;
 }
 
 /// One admission plugin, named as `--enable-admission-plugins` names it.
@@ -294,47 +304,92 @@ impl Step {
     }
 }
 
-/// Every plugin in upstream's order, and whether it is on unless flags say otherwise.
-fn plugins(config: &Config) -> Vec<(Step, bool)> {
-    const ON: bool = true;
-    const OFF: bool = false;
-    vec![
-        (Step::pure(always_admit::AlwaysAdmit), OFF),
-        (Step::pure(namespace_lifecycle::NamespaceLifecycle), ON),
-        (Step::pure(namespace_exists::NamespaceExists), OFF),
-        (Step::pure(limit_pod_hard_anti_affinity_topology::LimitPodHardAntiAffinityTopology), OFF),
-        (Step::pure(limit_ranger::LimitRanger), ON),
-        (Step::waiting(service_account::ServiceAccount), ON),
-        (Step::pure(node_restriction::NodeRestriction), OFF),
-        (Step::pure(taint_nodes_by_condition::TaintNodesByCondition), ON),
-        (Step::pure(always_pull_images::AlwaysPullImages), OFF),
-        (Step::pure(pod_security::PodSecurity), ON),
-        (Step::pure(priority::Priority), ON),
-        (Step::pure(default_toleration_seconds::DefaultTolerationSeconds::new(config)), ON),
-        (Step::pure(extended_resource_toleration::ExtendedResourceToleration), OFF),
-        (Step::pure(default_storage_class::DefaultStorageClass), ON),
-        (Step::pure(storage_object_in_use_protection::StorageObjectInUseProtection), ON),
-        (Step::pure(owner_references_permission_enforcement::OwnerReferencesPermissionEnforcement), OFF),
-        (Step::pure(persistent_volume_claim_resize::PersistentVolumeClaimResize), ON),
-        (Step::pure(runtime_class::RuntimeClass), ON),
-        (Step::pure(certificate_approval::CertificateApproval), ON),
-        (Step::pure(certificate_signing::CertificateSigning), ON),
-        (Step::pure(cluster_trust_bundle_attest::ClusterTrustBundleAttest), ON),
-        (Step::pure(certificate_subject_restriction::CertificateSubjectRestriction), ON),
-        (Step::pure(default_ingress_class::DefaultIngressClass), ON),
-        (Step::pure(deny_service_external_ips::DenyServiceExternalIps), OFF),
-        (Step::pure(pod_topology_labels::PodTopologyLabels), ON),
-        (Step::pure(node_declared_feature_validator::NodeDeclaredFeatureValidator), ON),
-        (Step::pure(pod_resize_validator::PodResizeValidator), ON),
-        (Step::mutating(mutating_policy::MutatingPolicies::default()), ON),
-        (Step::mutating(webhook::MutatingWebhooks::default()), ON),
-        (Step::waiting(validating_policy::ValidatingPolicies::default()), ON),
-        (Step::waiting(webhook::ValidatingWebhooks::default()), ON),
-        // Quotas count last, when nothing else refuses.
-        (Step::waiting(resource_quota::ResourceQuota::default()), ON),
-        (Step::pure(always_deny::AlwaysDeny), OFF),
-    ]
+/// What a plugin is made of.
+pub struct Parts<'a> {
+    config: &'a Config,
+    /// What the configuration file says of the plugin.
+    told: Option<&'a [u8]>,
+    connections: &'a Arc<Connections>,
 }
+
+/// Why a plugin cannot be made of what it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    Unreadable(String),
+    /// It can be read and makes no sense.
+    Senseless(String),
+}
+
+impl From<String> for Unfit {
+    fn from(why: String) -> Unfit {
+        Unfit::Unreadable(why)
+    }
+}
+
+/// Makes a plugin.
+type Make = fn(&Parts<'_>) -> Result<Step, Unfit>;
+
+/// A plugin that can be run.
+pub struct Entry {
+    name: &'static str,
+    /// Whether it is on unless flags say otherwise.
+    on: bool,
+    make: Make,
+}
+
+const fn on(name: &'static str, make: Make) -> Entry {
+    Entry { name, on: true, make }
+}
+
+const fn off(name: &'static str, make: Make) -> Entry {
+    Entry { name, on: false, make }
+}
+
+/// Every plugin in upstream's order.
+static PLUGINS: &[Entry] = &[
+    off("AlwaysAdmit", |_| Ok(Step::pure(always_admit::AlwaysAdmit))),
+    off("NamespaceAutoProvision", |_| Ok(Step::waiting(namespace_auto_provision::NamespaceAutoProvision))),
+    on("NamespaceLifecycle", |_| Ok(Step::pure(namespace_lifecycle::NamespaceLifecycle))),
+    off("NamespaceExists", |_| Ok(Step::pure(namespace_exists::NamespaceExists))),
+    off("LimitPodHardAntiAffinityTopology", |_| Ok(Step::pure(limit_pod_hard_anti_affinity_topology::LimitPodHardAntiAffinityTopology))),
+    on("LimitRanger", |_| Ok(Step::pure(limit_ranger::LimitRanger))),
+    on("ServiceAccount", |_| Ok(Step::waiting(service_account::ServiceAccount))),
+    off("NodeRestriction", |_| Ok(Step::pure(node_restriction::NodeRestriction))),
+    on("TaintNodesByCondition", |_| Ok(Step::pure(taint_nodes_by_condition::TaintNodesByCondition))),
+    off("AlwaysPullImages", |_| Ok(Step::pure(always_pull_images::AlwaysPullImages))),
+    off("ImagePolicyWebhook", |parts| Ok(Step::waiting(image_policy_webhook::ImagePolicyWebhook::new(parts.told, parts.connections)?))),
+    on("PodSecurity", |parts| Ok(Step::pure(pod_security::PodSecurity::new(parts.told)?))),
+    off("PodNodeSelector", |parts| Ok(Step::pure(pod_node_selector::PodNodeSelector::new(parts.told)))),
+    on("Priority", |_| Ok(Step::pure(priority::Priority))),
+    on("DefaultTolerationSeconds", |parts| Ok(Step::pure(default_toleration_seconds::DefaultTolerationSeconds::new(parts.config)))),
+    off("PodTolerationRestriction", |parts| Ok(Step::pure(pod_toleration_restriction::PodTolerationRestriction::new(parts.told)?))),
+    off("EventRateLimit", |parts| Ok(Step::pure(event_rate_limit::EventRateLimit::new(parts.told)?))),
+    off("ExtendedResourceToleration", |_| Ok(Step::pure(extended_resource_toleration::ExtendedResourceToleration))),
+    on("DefaultStorageClass", |_| Ok(Step::pure(default_storage_class::DefaultStorageClass))),
+    on("StorageObjectInUseProtection", |_| Ok(Step::pure(storage_object_in_use_protection::StorageObjectInUseProtection))),
+    on("PodGroupProtection", |_| Ok(Step::pure(pod_group_protection::PodGroupProtection::default()))),
+    off("OwnerReferencesPermissionEnforcement", |_| {
+        Ok(Step::pure(owner_references_permission_enforcement::OwnerReferencesPermissionEnforcement))
+    }),
+    on("PersistentVolumeClaimResize", |_| Ok(Step::pure(persistent_volume_claim_resize::PersistentVolumeClaimResize))),
+    on("RuntimeClass", |_| Ok(Step::pure(runtime_class::RuntimeClass))),
+    on("CertificateApproval", |_| Ok(Step::pure(certificate_approval::CertificateApproval))),
+    on("CertificateSigning", |_| Ok(Step::pure(certificate_signing::CertificateSigning))),
+    on("ClusterTrustBundleAttest", |_| Ok(Step::pure(cluster_trust_bundle_attest::ClusterTrustBundleAttest))),
+    on("CertificateSubjectRestriction", |_| Ok(Step::pure(certificate_subject_restriction::CertificateSubjectRestriction))),
+    on("DefaultIngressClass", |_| Ok(Step::pure(default_ingress_class::DefaultIngressClass))),
+    off("DenyServiceExternalIPs", |_| Ok(Step::pure(deny_service_external_ips::DenyServiceExternalIps))),
+    on("PodTopologyLabels", |_| Ok(Step::pure(pod_topology_labels::PodTopologyLabels))),
+    on("NodeDeclaredFeatureValidator", |_| Ok(Step::pure(node_declared_feature_validator::NodeDeclaredFeatureValidator))),
+    on("PodResizeValidator", |_| Ok(Step::pure(pod_resize_validator::PodResizeValidator))),
+    on("MutatingAdmissionPolicy", |parts| Ok(Step::mutating(mutating_policy::MutatingPolicies::new(parts.told)?))),
+    on("MutatingAdmissionWebhook", |parts| Ok(Step::mutating(webhook::MutatingWebhooks::new(parts.told)?))),
+    on("ValidatingAdmissionPolicy", |parts| Ok(Step::waiting(validating_policy::ValidatingPolicies::new(parts.told)?))),
+    on("ValidatingAdmissionWebhook", |parts| Ok(Step::waiting(webhook::ValidatingWebhooks::new(parts.told)?))),
+    // Quotas count last, when nothing else refuses.
+    on("ResourceQuota", |parts| Ok(Step::waiting(resource_quota::ResourceQuota::new(parts.told)?))),
+    off("AlwaysDeny", |_| Ok(Step::pure(always_deny::AlwaysDeny))),
+];
 
 /// The plugins that are on, in upstream's order.
 pub struct Chain {
@@ -347,9 +402,8 @@ impl Chain {
     }
 
     /// The plugins that a server runs which is told nothing else.
-    pub fn default_chain() -> Chain {
-        let steps = plugins(&Config::default()).into_iter().filter(|(_, on)| *on).map(|(step, _)| step);
-        Chain::new(steps.collect())
+    pub fn default_chain() -> Result<Chain, SelectionError> {
+        Config::default().chain(&Arc::default())
     }
 
     /// This chain and one more at its end, which no flag turns off.

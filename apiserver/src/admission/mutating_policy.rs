@@ -12,6 +12,7 @@ use super::matching::{Invocation, Subject};
 use super::policy::{self, Compiled, InForce, Policy};
 use super::rounds::Rounds;
 use super::shown::Shown;
+use super::static_manifests;
 use super::webhook::{in_request_version, is_exempt, is_of_kind, settled, shown_as, taken_back};
 use super::{Attributes, Cluster, MutatingPlugin, Operation};
 use crate::endpoints::convert;
@@ -89,6 +90,11 @@ struct Failure {
 type Failures = Vec<Failure>;
 
 impl MutatingPolicies {
+    pub fn new(told: Option<&[u8]>) -> Result<MutatingPolicies, String> {
+        static_manifests::check_policies(told, "MutatingAdmissionPolicyConfiguration")?;
+        Ok(MutatingPolicies::default())
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,

@@ -18,6 +18,10 @@ pub struct Objects {
     pub connections: Arc<Connections>,
     /// Of resources by their plurals.
     pub stamps: Vec<(&'static str, Stamp)>,
+    /// The names of namespaces that were made.
+    pub made: parking_lot::Mutex<Vec<String>>,
+    /// Why no namespace can be made.
+    pub refuses: Option<Status>,
 }
 
 impl Objects {
@@ -73,6 +77,20 @@ impl Lookup for Objects {
     }
 }
 
+impl Cluster for Objects {
+    fn update_status<'a>(&'a self, resource: &'a str, _object: Value) -> BoxFuture<'a, Result<(), WriteError>> {
+        Box::pin(async move { Err(WriteError::Refused(Status::not_found("", resource, "x"))) })
+    }
+
+    fn create_namespace<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            self.refuses.clone().map_or(Ok(()), Err)?;
+            self.made.lock().push(name.to_owned());
+            Ok(())
+        })
+    }
+}
+
 /// A write by a user called `u`.
 pub struct Write {
     resource: Arc<Resource>,
@@ -80,6 +98,7 @@ pub struct Write {
     operation: Operation,
     subresource: &'static str,
     options: Value,
+    dry_run: bool,
 }
 
 impl Write {
@@ -88,7 +107,14 @@ impl Write {
         let hooks = Hooks::new(types, &[]).unwrap();
         let catalog = Catalog::builtin(types, &registry::definitions(), &registry::versioned(), hooks).unwrap();
         let resource = catalog.find(group, version, plural).unwrap().clone();
-        Write { resource, user: User { name: "u".to_owned(), ..User::default() }, operation, subresource: "", options: json!({}) }
+        Write {
+            resource,
+            user: User { name: "u".to_owned(), ..User::default() },
+            operation,
+            subresource: "",
+            options: json!({}),
+            dry_run: false,
+        }
     }
 
     pub fn by(mut self, name: &str, groups: &[&str]) -> Write {
@@ -101,6 +127,17 @@ impl Write {
         self
     }
 
+    pub fn as_dry_run(mut self) -> Write {
+        self.dry_run = true;
+        self
+    }
+
+    /// The same of another resource, of which nothing but its name is known.
+    pub fn named(mut self, plural: &str) -> Write {
+        Arc::get_mut(&mut self.resource).unwrap().plural = plural.into();
+        self
+    }
+
     pub fn attributes(&self) -> Attributes<'_> {
         Attributes {
             operation: self.operation,
@@ -109,7 +146,7 @@ impl Write {
             namespace: if self.resource.namespaced { "ns" } else { "" },
             name: "x",
             user: &self.user,
-            dry_run: false,
+            dry_run: self.dry_run,
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             options: &self.options,
         }

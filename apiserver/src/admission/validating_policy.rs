@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::matching::Subject;
 use super::policy::{self, Compiled, InForce, compiled};
 use super::shown::Shown;
+use super::static_manifests;
 use super::webhook::is_exempt;
 use super::{Attributes, Cluster, WaitingPlugin};
 use crate::audit;
@@ -181,6 +182,11 @@ fn denial(attributes: &Attributes<'_>, object: Option<&Value>, by: &str, decisio
 }
 
 impl ValidatingPolicies {
+    pub fn new(told: Option<&[u8]>) -> Result<ValidatingPolicies, String> {
+        static_manifests::check_policies(told, "ValidatingAdmissionPolicyConfiguration")?;
+        Ok(ValidatingPolicies::default())
+    }
+
     async fn validate(
         &self,
         attributes: &Attributes<'_>,

@@ -1,9 +1,11 @@
 //! PodSecurity: the Pod Security Standards, as the labels of a namespace ask for them.
 //!
-//! Pods are held to what is enforced; whoever makes pods for others is warned, and what was found is told to the audit log.
+//! Pods are held to what is enforced; whoever makes pods for others is warned, and what was found is told to the audit log. What counts for
+//! namespaces that say nothing, and who is exempt, is [`configuration`]'s to know.
 
 mod baseline;
 mod checks;
+mod configuration;
 mod policy;
 mod restricted;
 
@@ -17,8 +19,9 @@ use apimachinery::status::Status;
 use serde_json::Value;
 
 use self::checks::{Pod, details, evaluate, reasons};
-use self::policy::{Level, LevelVersion, Policy, policy_of};
-use super::{Attributes, Lookup, Operation, Plugin};
+use self::configuration::Exemptions;
+use self::policy::{Level, LevelVersion, Policy, is_labelled, policy_of};
+use super::{Attributes, Lookup, Operation, Plugin, Unfit};
 use crate::audit;
 use crate::registry::read::{at, bool_at, list_at, str_at};
 
@@ -27,7 +30,21 @@ const MAX_EXISTING_PODS: usize = 3000;
 const MAX_EXISTING_TIME: Duration = Duration::from_secs(1);
 
 /// The plugin.
-pub struct PodSecurity;
+pub struct PodSecurity {
+    /// Of namespaces that say nothing.
+    default: Policy,
+    exempt: Exemptions,
+}
+
+impl PodSecurity {
+    pub fn new(told: Option<&[u8]>) -> Result<PodSecurity, Unfit> {
+        let (default, exempt) = configuration::read(told)?;
+        Ok(PodSecurity { default, exempt })
+    }
+}
+
+/// What the audit log is told of namespaces where everything may be done.
+const PRIVILEGED: &str = "privileged:latest";
 
 /// Where the resources that make pods keep the pod: its metadata and spec.
 const TEMPLATES: [(&str, &str, &str); 8] = [
@@ -59,13 +76,13 @@ impl Plugin for PodSecurity {
     ) -> Result<(), Status> {
         let Some(object) = new.filter(|_| attributes.operation.writes()) else { return Ok(()) };
         if attributes.is_main("", "namespaces") {
-            return check_namespace(attributes, lookup, object, old, warnings);
+            return self.check_namespace(attributes, lookup, object, old, warnings);
         }
         if attributes.is("", "pods") {
-            return check_pod(attributes, lookup, object, old, warnings);
+            return self.check_pod(attributes, lookup, object, old, warnings);
         }
         if let Some((_, _, template)) = TEMPLATES.iter().find(|(group, plural, _)| attributes.is_main(group, plural)) {
-            warn_of_template(attributes, lookup, at(object, template), warnings);
+            self.warn_of_template(attributes, lookup, at(object, template), warnings);
         }
         Ok(())
     }
@@ -75,29 +92,137 @@ fn pod_of(template: &Value) -> Pod<'_> {
     Pod { metadata: at(template, "/metadata"), spec: at(template, "/spec") }
 }
 
-/// Labels must be valid (if they change); pods that a new level would refuse are told of.
-fn check_namespace(
-    attributes: &Attributes<'_>,
-    lookup: &dyn Lookup,
-    new: &Value,
-    old: Option<&Value>,
-    warnings: &mut Vec<String>,
-) -> Result<(), Status> {
-    let (policy, errors) = policy_of(new);
-    let before = old.filter(|_| attributes.operation == Operation::Update).map(policy_of);
-    let known = before.as_ref().is_some_and(|(_, old_errors)| *old_errors == errors);
-    if !errors.is_empty() && !known {
-        return Err(Status::invalid(attributes.group(), &attributes.resource.gvk.kind, attributes.name, &errors));
-    }
-    let Some((before, _)) = before else { return Ok(()) };
-    let (now, then) = (policy.enforce, before.enforce);
-    let is_relaxed = now.version == then.version && now.level <= then.level;
-    if now != then && now.level != Level::Privileged && !is_relaxed {
+impl PodSecurity {
+    /// Labels must be valid (if they change); pods that a new level would refuse are told of.
+    fn check_namespace(
+        &self,
+        attributes: &Attributes<'_>,
+        lookup: &dyn Lookup,
+        new: &Value,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        let (policy, errors) = policy_of(new, &self.default);
+        let before = old.filter(|_| attributes.operation == Operation::Update).map(|old| policy_of(old, &self.default));
+        let known = before.as_ref().is_some_and(|(_, old_errors)| *old_errors == errors);
+        if !errors.is_empty() && !known {
+            return Err(Status::invalid(attributes.group(), &attributes.resource.gvk.kind, attributes.name, &errors));
+        }
         let name = str_at(new, "/metadata/name");
+        let Some((before, _)) = before else {
+            warnings.extend(self.exemption_told(name, new, &policy));
+            return Ok(());
+        };
+        let (now, then) = (policy.enforce, before.enforce);
+        let is_relaxed = now.version == then.version && now.level <= then.level;
+        if now == then || now.level == Level::Privileged || is_relaxed {
+            return Ok(());
+        }
+        if self.exempt.has_namespace(name) {
+            warnings.extend(self.exemption_told(name, new, &policy));
+            return Ok(());
+        }
+        let mut pods = lookup.list("", "pods", name);
+        pods.retain(|pod| !self.exempt.has_runtime_class(str_at(pod, "/spec/runtimeClassName")));
         let deadline = Instant::now() + MAX_EXISTING_TIME;
-        warnings.extend(existing_pods(name, now, lookup.list("", "pods", name), || Instant::now() >= deadline));
+        warnings.extend(existing_pods(name, now, pods, || Instant::now() >= deadline));
+        Ok(())
     }
-    Ok(())
+
+    /// What to tell whoever gives an exempt namespace a policy that will not count.
+    fn exemption_told(&self, name: &str, namespace: &Value, policy: &Policy) -> Option<String> {
+        if !self.exempt.has_namespace(name) || policy.is_fully_privileged() || policy.is_equivalent(&self.default) {
+            return None;
+        }
+        let labels = at(namespace, "/metadata/labels");
+        let modes = [("enforce", policy.enforce), ("audit", policy.audit), ("warn", policy.warn)];
+        let told = modes.iter().filter(|(mode, what)| what.level != Level::Privileged && is_labelled(labels, mode));
+        let told: Vec<String> = told.map(|(mode, what)| format!("{mode}={what}")).collect();
+        let name = apimachinery::field::quote(name);
+        Some(format!("namespace {name} is exempt from Pod Security, and the policy ({}) will be ignored", told.join(", ")))
+    }
+
+    /// Whether the namespace or the user of a write is exempt; the audit log is told why.
+    fn is_exempt(&self, attributes: &Attributes<'_>) -> bool {
+        let reason = if self.exempt.has_namespace(attributes.namespace) {
+            "namespace"
+        } else if self.exempt.has_user(&attributes.user.name) {
+            "user"
+        } else {
+            return false;
+        };
+        annotate("exempt", || reason.to_owned());
+        true
+    }
+
+    /// Whether a pod is exempt for its runtime class; the audit log is told so.
+    fn is_exempt_pod(&self, pod: &Pod<'_>) -> bool {
+        let is_exempt = self.exempt.has_runtime_class(str_at(pod.spec, "/runtimeClassName"));
+        if is_exempt {
+            annotate("exempt", || "runtimeClass".to_owned());
+        }
+        is_exempt
+    }
+
+    /// What the namespace of a write asks for. A namespace that is gone asks for nothing that could be known.
+    fn namespace_policy(&self, attributes: &Attributes<'_>, lookup: &dyn Lookup) -> Option<(Policy, ErrorList)> {
+        let namespace = lookup.get("", "namespaces", "", attributes.namespace)?;
+        Some(policy_of(&namespace, &self.default))
+    }
+
+    fn check_pod(
+        &self,
+        attributes: &Attributes<'_>,
+        lookup: &dyn Lookup,
+        pod: &Value,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        if IGNORED_SUBRESOURCES.contains(&attributes.subresource) || self.is_exempt(attributes) {
+            return Ok(());
+        }
+        let Some((policy, errors)) = self.namespace_policy(attributes, lookup) else {
+            let why = format!("failed to lookup namespace {}", apimachinery::field::quote(attributes.namespace));
+            return Err(Status::internal_error(&why));
+        };
+        if errors.is_empty() && policy.is_fully_privileged() {
+            annotate("enforce-policy", || PRIVILEGED.to_owned());
+            return Ok(());
+        }
+        if let Some(old) = old.filter(|_| attributes.operation == Operation::Update)
+            && !is_significant(pod, old)
+        {
+            return Ok(());
+        }
+        if self.is_exempt_pod(&pod_of(pod)) {
+            return Ok(());
+        }
+        annotate("enforce-policy", || policy.enforce.to_string());
+        annotate_findings(&policy, &errors, &pod_of(pod));
+        let enforced = evaluate(policy.enforce, &pod_of(pod));
+        if !enforced.is_empty() {
+            let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&enforced));
+            return Err(Status::forbidden("", "pods", attributes.name, &why));
+        }
+        // What passes at the enforced level passes the same check as a warning.
+        if policy.warn != policy.enforce {
+            warn(policy.warn, &pod_of(pod), warnings);
+        }
+        Ok(())
+    }
+
+    fn warn_of_template(&self, attributes: &Attributes<'_>, lookup: &dyn Lookup, template: &Value, warnings: &mut Vec<String>) {
+        if self.is_exempt(attributes) || template.is_null() {
+            return;
+        }
+        let Some((policy, errors)) = self.namespace_policy(attributes, lookup) else { return };
+        let says_nothing = errors.is_empty() && policy.warn.level == Level::Privileged && policy.audit.level == Level::Privileged;
+        if says_nothing || self.is_exempt_pod(&pod_of(template)) {
+            return;
+        }
+        annotate_findings(&policy, &errors, &pod_of(template));
+        warn(policy.warn, &pod_of(template), warnings);
+    }
 }
 
 /// What to tell of a namespace's pods that violate a new level.
@@ -150,12 +275,6 @@ fn one_of_each_first(pods: Vec<Arc<Value>>) -> Vec<Arc<Value>> {
     first
 }
 
-/// What the namespace of a write asks for. A namespace that is gone asks for nothing that could be known.
-fn namespace_policy(attributes: &Attributes<'_>, lookup: &dyn Lookup) -> Option<(Policy, ErrorList)> {
-    let namespace = lookup.get("", "namespaces", "", attributes.namespace)?;
-    Some(policy_of(&namespace))
-}
-
 /// Tells the audit log.
 fn annotate(key: &str, value: impl FnOnce() -> String) {
     if audit::current().is_some() {
@@ -175,53 +294,6 @@ fn annotate_findings(policy: &Policy, errors: &ErrorList, pod: &Pod<'_>) {
     let violations = evaluate(policy.audit, pod);
     if !violations.is_empty() {
         annotate("audit-violations", || format!("would violate PodSecurity \"{}\": {}", policy.audit, details(&violations)));
-    }
-}
-
-fn check_pod(
-    attributes: &Attributes<'_>,
-    lookup: &dyn Lookup,
-    pod: &Value,
-    old: Option<&Value>,
-    warnings: &mut Vec<String>,
-) -> Result<(), Status> {
-    if IGNORED_SUBRESOURCES.contains(&attributes.subresource) {
-        return Ok(());
-    }
-    let Some((policy, errors)) = namespace_policy(attributes, lookup) else {
-        let why = format!("failed to lookup namespace {}", apimachinery::field::quote(attributes.namespace));
-        return Err(Status::internal_error(&why));
-    };
-    if errors.is_empty() && policy.is_fully_privileged() {
-        annotate("enforce-policy", || policy.enforce.to_string());
-        return Ok(());
-    }
-    if let Some(old) = old.filter(|_| attributes.operation == Operation::Update)
-        && !is_significant(pod, old)
-    {
-        return Ok(());
-    }
-    annotate("enforce-policy", || policy.enforce.to_string());
-    annotate_findings(&policy, &errors, &pod_of(pod));
-    let enforced = evaluate(policy.enforce, &pod_of(pod));
-    if !enforced.is_empty() {
-        let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&enforced));
-        return Err(Status::forbidden("", "pods", attributes.name, &why));
-    }
-    // What passes at the enforced level passes the same check as a warning.
-    if policy.warn != policy.enforce {
-        warn(policy.warn, &pod_of(pod), warnings);
-    }
-    Ok(())
-}
-
-fn warn_of_template(attributes: &Attributes<'_>, lookup: &dyn Lookup, template: &Value, warnings: &mut Vec<String>) {
-    if template.is_null() {
-        return;
-    }
-    if let Some((policy, errors)) = namespace_policy(attributes, lookup) {
-        annotate_findings(&policy, &errors, &pod_of(template));
-        warn(policy.warn, &pod_of(template), warnings);
     }
 }
 
@@ -259,10 +331,14 @@ mod tests {
         json!({ "metadata": { "name": "ns", "labels": labels } })
     }
 
+    fn plain() -> PodSecurity {
+        PodSecurity::new(None).unwrap()
+    }
+
     fn create(labels: &[(&str, &str)], spec: Value) -> Result<Vec<String>, String> {
         let objects = Objects::of(vec![("", "namespaces", namespace(labels))]);
         let pod = json!({ "metadata": { "name": "x" }, "spec": spec });
-        Write::new(Operation::Create, "", "v1", "pods").validate(&PodSecurity, &objects, Some(&pod), None)
+        Write::new(Operation::Create, "", "v1", "pods").validate(&plain(), &objects, Some(&pod), None)
     }
 
     #[test]
@@ -309,12 +385,7 @@ mod tests {
             pod("c", json!({ "hostPID": true, "containers": [{ "name": "c", "securityContext": { "privileged": true } }] })),
         ]);
         let change = |from: &[(&str, &str)], to: &[(&str, &str)]| {
-            Write::new(Operation::Update, "", "v1", "namespaces").validate(
-                &PodSecurity,
-                &objects,
-                Some(&namespace(to)),
-                Some(&namespace(from)),
-            )
+            Write::new(Operation::Update, "", "v1", "namespaces").validate(&plain(), &objects, Some(&namespace(to)), Some(&namespace(from)))
         };
         assert_eq!(
             change(&[], &[("enforce", "baseline")]).unwrap(),
@@ -334,9 +405,52 @@ mod tests {
         let pod = |image: &str, privileged: bool| json!({ "spec": { "containers": [{ "name": "c", "image": image, "securityContext": { "privileged": privileged } }] } });
         let objects = Objects::of(vec![("", "namespaces", namespace(&[("enforce", "baseline")]))]);
         let update = |image: &str| {
-            Write::new(Operation::Update, "", "v1", "pods").validate(&PodSecurity, &objects, Some(&pod(image, true)), Some(&pod("a", true)))
+            Write::new(Operation::Update, "", "v1", "pods").validate(&plain(), &objects, Some(&pod(image, true)), Some(&pod("a", true)))
         };
         assert_eq!(update("a"), Ok(vec![]));
         assert!(update("b").is_err());
+    }
+
+    #[test]
+    fn the_configuration_counts_where_labels_say_nothing_and_exempts() {
+        let configured = |body: &str| {
+            let text = format!("apiVersion: pod-security.admission.config.k8s.io/v1\nkind: PodSecurityConfiguration\n{body}");
+            PodSecurity::new(Some(text.as_bytes())).unwrap()
+        };
+        let validate = |plugin: &PodSecurity, plural: &str, new: &Value| {
+            let objects = Objects::of(vec![("", "namespaces", namespace(&[]))]);
+            let (group, resource) = plural.split_once('/').unwrap_or(("", plural));
+            let write = Write::new(Operation::Create, group, "v1", resource).by("ann", &[]);
+            write.validate(plugin, &objects, Some(new), None)
+        };
+        let pod = json!({ "spec": { "hostNetwork": true, "runtimeClassName": "kata" } });
+        let deployment = json!({ "spec": { "template": pod } });
+        let plugin = configured("defaults: {enforce: baseline, warn: baseline}");
+        let why = "violate PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+        assert_eq!(
+            validate(&plugin, "pods", &pod).unwrap_err(),
+            "pods \"x\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"
+        );
+        assert_eq!(validate(&plugin, "apps/deployments", &deployment).unwrap(), [format!("would {why}")]);
+        for exempt in ["usernames: [ann]", "namespaces: [ns]", "runtimeClasses: [kata]"] {
+            let plugin = configured(&format!("defaults: {{enforce: baseline, warn: baseline}}\nexemptions: {{{exempt}}}"));
+            assert_eq!(validate(&plugin, "pods", &pod), Ok(Vec::new()), "{exempt}");
+            assert_eq!(validate(&plugin, "apps/deployments", &deployment), Ok(Vec::new()), "{exempt}");
+        }
+    }
+
+    #[test]
+    fn whoever_labels_an_exempt_namespace_is_told_that_it_is_in_vain() {
+        let text = "apiVersion: pod-security.admission.config.k8s.io/v1\nkind: PodSecurityConfiguration\nexemptions: {namespaces: [ns]}";
+        let plugin = PodSecurity::new(Some(text.as_bytes())).unwrap();
+        let labelled = namespace(&[("enforce", "baseline"), ("audit", "restricted")]);
+        let told = "namespace \"ns\" is exempt from Pod Security, and the policy (enforce=baseline:latest, audit=restricted:latest) will be ignored";
+        let validate = |operation, old: Option<&Value>, new: &Value| {
+            Write::new(operation, "", "v1", "namespaces").validate(&plugin, &Objects::default(), Some(new), old).unwrap()
+        };
+        assert_eq!(validate(Operation::Create, None, &labelled), [told]);
+        assert_eq!(validate(Operation::Update, Some(&namespace(&[])), &labelled), [told]);
+        assert!(validate(Operation::Update, Some(&labelled), &labelled).is_empty());
+        assert!(validate(Operation::Create, None, &namespace(&[("enforce", "privileged")])).is_empty());
     }
 }

@@ -4,6 +4,7 @@ use apimachinery::status::Status;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::limited::Limited;
 use super::usage::{Counted, Scope};
 use crate::admission::amounts::{self, Amounts, add, minus_to_zero, only, print};
 use crate::admission::{Attributes, Operation};
@@ -47,6 +48,10 @@ impl Quota {
             map.insert("status".to_owned(), status);
         }
         object
+    }
+
+    pub fn scopes(&self) -> &[Scope] {
+        &self.scopes
     }
 
     /// The names of what it limits and this sort of objects counts for.
@@ -116,14 +121,46 @@ impl Claim {
         Ok(applying)
     }
 
+    /// Whether quotas cover all that the configuration wants covered of what is used now and was not before.
+    fn check_covered(&self, quotas: &[Quota], applying: &[(usize, &Quota)], limited: &Limited, usage: &Amounts) -> Result<(), Status> {
+        if limited.is_empty() {
+            return Ok(());
+        }
+        let whole = || usage.values().any(|amount| !amount.is_zero());
+        let growth = || match &self.old {
+            Some(old) => minus_to_zero(usage, &self.counted.usage(old, self.now)).values().any(|amount| !amount.is_zero()),
+            None => whole(),
+        };
+        // Whoever comes into a quota's scope brings all that it uses.
+        let was_in = |quota: &Quota| self.old.as_ref().is_some_and(|old| quota.applies_to(&self.counted, old));
+        let grows = match applying {
+            [] => growth(),
+            applying => applying.iter().any(|(_, quota)| if was_in(quota) { growth() } else { whole() }),
+        };
+        if !grows {
+            return Ok(());
+        }
+        let needed = limited.needed(&self.group, &self.plural, &self.counted, &self.new, usage);
+        let by_quotas: Vec<&str> = applying.iter().flat_map(|(_, quota)| quota.limited_by(&self.counted)).collect();
+        let names = needed.uncovered_names(&by_quotas);
+        if !names.is_empty() {
+            return Err(self.forbidden(&format!("insufficient quota to consume: {}", names.join(","))));
+        }
+        match needed.uncovered_scopes(quotas, &self.counted, &self.new) {
+            Some(scopes) => Err(Status::unknown(format!("insufficient quota to match these scopes: {scopes}"))),
+            None => Ok(()),
+        }
+    }
+
     /// What would be used of each quota that the write changes, by its place in the list; or why the write is refused.
-    pub fn charge(&self, quotas: &[Quota]) -> Result<Vec<(usize, Amounts)>, Status> {
+    pub fn charge(&self, quotas: &[Quota], limited: &Limited) -> Result<Vec<(usize, Amounts)>, Status> {
         let applying = self.applying(quotas)?;
         let usage = self.counted.usage(&self.new, self.now);
         let negative: Vec<&str> = usage.iter().filter(|(_, amount)| amount.sign() < 0).map(|(name, _)| name.as_str()).collect();
         if !negative.is_empty() {
             return Err(self.forbidden(&format!("quota usage is negative for resource(s): {}", negative.join(","))));
         }
+        self.check_covered(quotas, &applying, limited, &usage)?;
         let growth = self.old.as_ref().map(|old| minus_to_zero(&usage, &self.counted.usage(old, self.now)));
         let mut changed = Vec::new();
         for (i, quota) in applying {
@@ -188,7 +225,7 @@ mod tests {
     fn charge(quota: &Quota, operation: Operation, subresource: &'static str, new: &Value, old: Option<&Value>) -> Result<String, String> {
         let write = Write::new(operation, "", "v1", "pods").to(subresource);
         let claim = Claim::of(&write.attributes(), new, old).unwrap();
-        let changed = claim.charge(std::slice::from_ref(quota)).map_err(|s| s.message)?;
+        let changed = claim.charge(std::slice::from_ref(quota), &Limited::default()).map_err(|s| s.message)?;
         Ok(changed.iter().map(|(_, used)| print(used)).collect())
     }
 
@@ -231,5 +268,34 @@ mod tests {
             charge(&quota, Operation::Create, "", &pod("1"), None).unwrap_err(),
             "pods \"x\" is forbidden: status unknown for quota: q, resources: count/pods,pods"
         );
+    }
+
+    #[test]
+    fn what_is_limited_needs_a_quota_that_covers_it() {
+        let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: ResourceQuotaConfiguration\nlimitedResources: [{resource: pods, matchContains: [cpu], matchScopes: [{scopeName: PriorityClass, operator: In, values: [high]}]}]";
+        let limited = Limited::read(Some(text.as_bytes())).unwrap();
+        let charge = |quotas: &[Quota], operation, new: &Value, old: Option<&Value>| {
+            let write = Write::new(operation, "", "v1", "pods").to(if operation == Operation::Update { "resize" } else { "" });
+            Claim::of(&write.attributes(), new, old).unwrap().charge(quotas, &limited).map_err(|status| status.message).map(drop)
+        };
+        let mut high = pod("1");
+        high["spec"]["priorityClassName"] = json!("high");
+        let uncovered = "pods \"x\" is forbidden: insufficient quota to consume: cpu,requests.cpu";
+        assert_eq!(charge(&[], Operation::Create, &pod("1"), None).unwrap_err(), uncovered);
+        assert_eq!(charge(&[], Operation::Update, &pod("2"), Some(&pod("1"))).unwrap_err(), uncovered);
+        assert_eq!(charge(&[], Operation::Update, &pod("1"), Some(&pod("1"))), Ok(()), "nothing more is used");
+        assert_eq!(charge(&[], Operation::Create, &json!({ "spec": { "containers": [{ "name": "c" }] } }), None), Ok(()));
+        let covering = || quota(json!({ "cpu": "4", "requests.cpu": "4" }), json!({ "cpu": "0", "requests.cpu": "0" }), json!([]));
+        assert_eq!(charge(&[covering()], Operation::Create, &pod("1"), None), Ok(()));
+        assert_eq!(
+            charge(&[covering()], Operation::Create, &high, None).unwrap_err(),
+            "insufficient quota to match these scopes: [{PriorityClass In [high]}]"
+        );
+        let of_class = quota(json!({ "pods": "4" }), json!({ "pods": "0" }), json!(["PriorityClass"]));
+        assert_eq!(charge(&[covering(), of_class], Operation::Create, &high, None), Ok(()));
+        let uncounted = Quota::read(json!({ "metadata": { "name": "new" }, "spec": { "scopes": ["PriorityClass"] } }));
+        assert_eq!(charge(&[covering(), uncounted], Operation::Create, &high, None), Ok(()), "a scope covers before it is counted");
+        let services = Write::new(Operation::Create, "", "v1", "services");
+        assert!(Claim::of(&services.attributes(), &json!({}), None).unwrap().charge(&[], &limited).is_ok());
     }
 }

@@ -6,6 +6,7 @@
 //! controller counts again.
 
 mod charge;
+mod limited;
 mod usage;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use self::charge::{Claim, Quota, is_counted};
+use self::limited::Limited;
 use super::{Attributes, Cluster, Operation, WaitingPlugin, WriteError};
 
 /// How long a claim may wait for its turn and its writes.
@@ -29,6 +31,7 @@ const RETRIES: usize = 3;
 /// The plugin, and the claims that wait in each namespace.
 #[derive(Default)]
 pub struct ResourceQuota {
+    limited: Limited,
     queues: Mutex<HashMap<String, Arc<Queue>>>,
 }
 
@@ -64,7 +67,7 @@ impl WaitingPlugin for ResourceQuota {
             if attributes.operation == Operation::Create && attributes.is("", "namespaces") {
                 return Ok(());
             }
-            if read_quotas(cluster, namespace).is_empty() {
+            if self.limited.is_empty() && read_quotas(cluster, namespace, &self.limited).is_empty() {
                 return Ok(());
             }
             let Some(claim) = Claim::of(attributes, object, old) else { return Ok(()) };
@@ -75,6 +78,10 @@ impl WaitingPlugin for ResourceQuota {
 }
 
 impl ResourceQuota {
+    pub fn new(told: Option<&[u8]>) -> Result<ResourceQuota, String> {
+        Ok(ResourceQuota { limited: Limited::read(told)?, ..ResourceQuota::default() })
+    }
+
     /// Waits for the namespace's turn, and settles for all that have come by then, unless another has done so.
     async fn settle(&self, cluster: &dyn Cluster, namespace: &str, claim: Claim) -> Result<(), Status> {
         let queue = self.queues.lock().entry(namespace.to_owned()).or_default().clone();
@@ -90,7 +97,7 @@ impl ResourceQuota {
             }
             let (claims, answers): (Vec<Claim>, Vec<_>) =
                 std::mem::take(&mut *queue.waiting.lock()).into_iter().map(|w| (w.claim, w.answer)).unzip();
-            for (result, answer) in settle_all(cluster, namespace, &claims).await.into_iter().zip(answers) {
+            for (result, answer) in settle_all(cluster, namespace, &claims, &self.limited).await.into_iter().zip(answers) {
                 // A claim whose request has gone away needs no answer.
                 let _ = answer.send(result);
             }
@@ -113,18 +120,22 @@ impl ResourceQuota {
     }
 }
 
-fn read_quotas(cluster: &dyn Cluster, namespace: &str) -> Vec<Quota> {
+/// The quotas that count. Where something needs a quota, those that have not been counted yet are among them: their scopes cover already.
+fn read_quotas(cluster: &dyn Cluster, namespace: &str, limited: &Limited) -> Vec<Quota> {
     let objects = cluster.list("", "resourcequotas", namespace);
-    objects.iter().filter(|quota| is_counted(quota)).map(|quota| Quota::read(Value::clone(quota))).collect()
+    objects.iter().filter(|quota| is_counted(quota) || !limited.is_empty()).map(|quota| Quota::read(Value::clone(quota))).collect()
 }
 
 /// Settles claims in their order; each gets its answer when all that it changes is written.
-async fn settle_all(cluster: &dyn Cluster, namespace: &str, claims: &[Claim]) -> Vec<Result<(), Status>> {
+async fn settle_all(cluster: &dyn Cluster, namespace: &str, claims: &[Claim], limited: &Limited) -> Vec<Result<(), Status>> {
     let mut answers: Vec<Option<Result<(), Status>>> = vec![None; claims.len()];
-    let mut quotas = read_quotas(cluster, namespace);
+    let mut quotas = read_quotas(cluster, namespace, limited);
+    let nothing = Limited::default();
     for attempt in 0..=RETRIES {
         let before = quotas.clone();
-        charge_pending(claims, &mut quotas, &mut answers);
+        // What must be covered was found covered before, by quotas that are not all looked at again.
+        let limited = if attempt == 0 { limited } else { &nothing };
+        charge_pending(claims, &mut quotas, limited, &mut answers);
         let failed = write_changed(cluster, &before, &quotas).await;
         let Some((_, error)) = failed.last() else { break };
         if attempt == RETRIES || failed.iter().any(|(_, error)| matches!(error, WriteError::Refused(_))) {
@@ -133,16 +144,16 @@ async fn settle_all(cluster: &dyn Cluster, namespace: &str, claims: &[Claim]) ->
             break;
         }
         // What has been written holds the pending claims already; only what was stale is charged again.
-        quotas = read_quotas(cluster, namespace);
+        quotas = read_quotas(cluster, namespace, limited);
         quotas.retain(|quota| failed.iter().any(|(name, _)| *name == quota.name));
     }
     answers.into_iter().map(|answer| answer.unwrap_or(Ok(()))).collect()
 }
 
 /// Charges the claims that have no answer yet. Those that are refused or change nothing get it.
-fn charge_pending(claims: &[Claim], quotas: &mut [Quota], answers: &mut [Option<Result<(), Status>>]) {
+fn charge_pending(claims: &[Claim], quotas: &mut [Quota], limited: &Limited, answers: &mut [Option<Result<(), Status>>]) {
     for (claim, answer) in claims.iter().zip(answers).filter(|(_, answer)| answer.is_none()) {
-        match claim.charge(quotas) {
+        match claim.charge(quotas, limited) {
             Err(status) => *answer = Some(Err(status)),
             Ok(changed) if claim.dry_run || changed.is_empty() => *answer = Some(Ok(())),
             Ok(changed) => {
@@ -231,6 +242,10 @@ mod tests {
                 quota["metadata"]["resourceVersion"] = json!(version + 1);
                 Ok(())
             })
+        }
+
+        fn create_namespace<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Status>> {
+            Box::pin(std::future::ready(Ok(())))
         }
     }
 

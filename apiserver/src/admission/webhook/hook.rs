@@ -9,6 +9,7 @@ use crate::admission::matching::Matcher;
 use crate::expressions::Expression;
 use crate::registry::read::{at, list_at, str_at};
 use crate::webhook_client::Webhook;
+use crate::webhook_client::credentials::Credentials;
 
 const DEFAULT_TIMEOUT_SECONDS: u64 = 10;
 /// The versions of AdmissionReview that can be sent.
@@ -50,11 +51,11 @@ pub struct Hook {
     review_versions: Vec<String>,
 }
 
-/// The webhooks of a configuration.
-pub fn read(configuration: &Value, mutating: bool) -> Vec<Hook> {
+/// The webhooks of a configuration, shown what the credentials have for them.
+pub fn read(configuration: &Value, mutating: bool, credentials: &Credentials) -> Vec<Hook> {
     let within = str_at(configuration, "/metadata/name");
     let list = list_at(configuration, "/webhooks").iter().enumerate();
-    list.map(|(index, webhook)| Hook::read(within, index, webhook, mutating)).collect()
+    list.map(|(index, webhook)| Hook::read(within, index, webhook, mutating, credentials)).collect()
 }
 
 /// Whether the write is about a configuration that no webhook has a say in.
@@ -67,14 +68,14 @@ fn strings(value: &Value, pointer: &str) -> Vec<String> {
 }
 
 impl Hook {
-    fn read(within: &str, index: usize, webhook: &Value, mutating: bool) -> Hook {
+    fn read(within: &str, index: usize, webhook: &Value, mutating: bool, credentials: &Credentials) -> Hook {
         let name = str_at(webhook, "/name").to_owned();
         let compile = |condition: &Value| Expression::in_force(str_at(condition, "/expression").trim());
         Hook {
             id: format!("{within}/{name}/{index}"),
             configuration: within.to_owned(),
             mutating,
-            client: Webhook::read(at(webhook, "/clientConfig")),
+            client: Webhook::read(at(webhook, "/clientConfig")).map(|client| client.with_credentials(credentials)),
             ignores_failures: str_at(webhook, "/failurePolicy") == "Ignore",
             timeout_seconds: at(webhook, "/timeoutSeconds").as_u64().unwrap_or(DEFAULT_TIMEOUT_SECONDS),
             side_effects: match str_at(webhook, "/sideEffects") {
@@ -105,7 +106,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_api() {
         let webhook = json!({ "name": "h", "admissionReviewVersions": ["v2", "v1beta1", "v1"], "sideEffects": "None" });
-        let hook = read(&json!({ "metadata": { "name": "c" }, "webhooks": [webhook] }), true).remove(0);
+        let hook = read(&json!({ "metadata": { "name": "c" }, "webhooks": [webhook] }), true, &Credentials::default()).remove(0);
         assert_eq!((hook.timeout_seconds, hook.ignores_failures), (10, false));
         assert_eq!((hook.review_version(), hook.side_effects), (Ok("v1beta1"), SideEffects::None));
     }

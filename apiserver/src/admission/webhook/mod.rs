@@ -1,8 +1,9 @@
 //! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: what others say about a write, asked over HTTPS.
 //!
-//! [`hook`] says which webhooks are concerned, [`review`] what they are asked and what their answers mean; this file asks. Their own
+//! [`configuration`] says what they are shown, [`hook`] says which webhooks are concerned, [`review`] what they are asked and what their answers mean; this file asks. Their own
 //! configurations and those of policies are never shown to webhooks, so that a broken one can be removed.
 
+mod configuration;
 mod hook;
 mod review;
 
@@ -28,6 +29,7 @@ use crate::audit::{self, Layer};
 use crate::endpoints::{convert, versions, write};
 use crate::expressions::{self, Quick, Variables};
 use crate::registry::read::{list_at, str_at};
+use crate::webhook_client::credentials::Credentials;
 pub use hook::is_exempt;
 use hook::{Hook, SideEffects};
 use review::Answer;
@@ -189,13 +191,20 @@ pub async fn taken_back(
 
 /// The webhooks of a kind of configuration, in the order in which they are asked.
 #[derive(Default)]
-struct InForce(Derived<Vec<Hook>, 1>);
+struct InForce {
+    hooks: Derived<Vec<Hook>, 1>,
+    credentials: Credentials,
+}
 
 impl InForce {
+    fn new(told: Option<&[u8]>) -> Result<InForce, String> {
+        Ok(InForce { credentials: configuration::read(told)?, ..InForce::default() })
+    }
+
     fn get(&self, cluster: &dyn Cluster, plural: &'static str) -> Arc<Vec<Hook>> {
-        self.0.get(cluster, GROUP, [plural], || {
+        self.hooks.get(cluster, GROUP, [plural], || {
             let configurations = cluster.list(GROUP, plural, "");
-            configurations.iter().flat_map(|configuration| hook::read(configuration, plural == MUTATING)).collect()
+            configurations.iter().flat_map(|configuration| hook::read(configuration, plural == MUTATING, &self.credentials)).collect()
         })
     }
 }
@@ -204,10 +213,13 @@ const MUTATING: &str = "mutatingwebhookconfigurations";
 const VALIDATING: &str = "validatingwebhookconfigurations";
 
 /// The webhooks that may change what is written.
-#[derive(Default)]
 pub struct MutatingWebhooks(InForce);
 
 impl MutatingWebhooks {
+    pub fn new(told: Option<&[u8]>) -> Result<MutatingWebhooks, String> {
+        InForce::new(told).map(MutatingWebhooks)
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
@@ -430,8 +442,13 @@ async fn validate_one(
 }
 
 /// The webhooks that may refuse what is written. They are asked at the same time.
-#[derive(Default)]
 pub struct ValidatingWebhooks(InForce);
+
+impl ValidatingWebhooks {
+    pub fn new(told: Option<&[u8]>) -> Result<ValidatingWebhooks, String> {
+        InForce::new(told).map(ValidatingWebhooks)
+    }
+}
 
 impl WaitingPlugin for ValidatingWebhooks {
     fn name(&self) -> &'static str {

@@ -25,6 +25,7 @@ mod migration;
 mod node;
 mod objects;
 mod operator;
+mod plugins;
 mod policing;
 mod policy_status;
 mod process;

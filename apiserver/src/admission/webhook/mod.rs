@@ -1,7 +1,7 @@
 //! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: what others say about a write, asked over HTTPS.
 //!
-//! [`configuration`] says what they are shown, [`hook`] says which webhooks are concerned, [`review`] what they are asked and what their answers mean; this file asks. Their own
-//! configurations and those of policies are never shown to webhooks, so that a broken one can be removed.
+//! [`configuration`] says what they are shown, [`hook`] which webhooks are concerned, [`review`] what they are asked and what their answers
+//! mean; this file asks. Their own configurations and those of policies are never shown to webhooks, so that a broken one can be removed.
 
 mod configuration;
 mod hook;

@@ -15,7 +15,7 @@ use apiserver::rbac::Rbac;
 use apiserver::rbac::index::{Index, Kind};
 use apiserver::tokens::claims::{Claims, Ref};
 use apiserver::tokens::verify::{Found, KnownSignatures, Objects, Verifier};
-use apiserver::tokens::{Config, Issuer, jws, legacy};
+use apiserver::tokens::{Config, Issuer, legacy};
 use futures::FutureExt as _;
 use http::Method;
 use jiff::Timestamp;
@@ -61,13 +61,10 @@ impl Objects for Everything {
 /// Tokens as pods have them, each of an issuer that has not seen it.
 fn tokens(out: &mut impl std::io::Write) -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
-    let issuer = Issuer::start(&Config::default(), directory.path())?;
-    let signed_by = loop {
-        if let Some(keys) = issuer.keys.now() {
-            break keys;
-        }
+    let issuer = Issuer::start(&Config::default(), directory.path()).now_or_never().ok_or("keys are read at once")??;
+    while issuer.keys.now().is_none() {
         std::thread::sleep(Duration::from_millis(10));
-    };
+    }
     let now = Timestamp::now().as_second();
     let token = |n: usize| {
         let claims = Claims {
@@ -83,7 +80,7 @@ fn tokens(out: &mut impl std::io::Write) -> Result<(), Box<dyn std::error::Error
             node: Some(Ref::new("node", "1")),
             ..Claims::default()
         };
-        jws::sign(&signed_by.signer, &claims.to_payload())
+        issuer.keys.sign(&claims.to_payload()).now_or_never().ok_or("the key is there")?
     };
     const NEW: usize = 500;
     let all = (0..NEW + NEW / 10).map(token).collect::<Result<Vec<String>, _>>()?;

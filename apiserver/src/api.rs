@@ -58,6 +58,7 @@ pub struct Api {
     pub browsers: Browsers,
     /// The longest that a request may take which is no watch or the like.
     pub request_timeout: Duration,
+    pub store_timeouts: StoreTimeouts,
     /// In which mode users last acted as others.
     pub impersonation: Modes,
     pub discovery: Served,
@@ -65,6 +66,20 @@ pub struct Api {
     pub metrics: Metrics,
     /// Turns true when the server is to stop; watches end then.
     pub shutdown: watch::Receiver<bool>,
+}
+
+/// By when the store must answer to count as healthy and as ready.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreTimeouts {
+    pub health: Duration,
+    pub readiness: Duration,
+}
+
+impl Default for StoreTimeouts {
+    fn default() -> StoreTimeouts {
+        const DEFAULT: Duration = Duration::from_secs(2);
+        StoreTimeouts { health: DEFAULT, readiness: DEFAULT }
+    }
 }
 
 impl Lookup for Arc<Api> {

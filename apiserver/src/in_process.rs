@@ -100,6 +100,8 @@ mod tests {
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
             request_timeout: Duration::from_secs(60),
+            store_timeouts: crate::api::StoreTimeouts::default(),
+            permit_port_sharing: false,
             kubelets: crate::run::Kubelets::default(),
             audit: crate::audit::Config::default(),
             encryption: crate::encryption::Config::default(),

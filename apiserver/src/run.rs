@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 use crate::admission::{self, SelectionError};
 use crate::aggregation::{self, Aggregation};
 use crate::allocation::{self, Allocator};
-use crate::api::Api;
+use crate::api::{Api, StoreTimeouts};
 use crate::audit::{self, Auditor};
 use crate::authentication::{self, Surroundings};
 use crate::authorization::{self, Mode};
@@ -93,6 +93,10 @@ pub struct Config {
     pub max_mutating_requests_inflight: u32,
     /// How long a request may take that is no watch or the like.
     pub request_timeout: Duration,
+    /// By when the store must answer for the server to be well, or ready.
+    pub store_timeouts: StoreTimeouts,
+    /// Let other processes listen at the same address and port.
+    pub permit_port_sharing: bool,
     /// What browsers are told.
     pub browsers: Browsers,
     pub kubelets: Kubelets,
@@ -197,7 +201,7 @@ pub enum Error {
     #[error("client CA: {0}")]
     ClientCa(#[from] rustls::server::VerifierBuilderError),
     #[error(transparent)]
-    Keys(#[from] tokens::keys::Error),
+    Issuer(#[from] tokens::Error),
     #[error("listening on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("{path}: {source}")]
@@ -249,7 +253,7 @@ impl Server {
         let catalog = load_catalog(&storage, config.etcd.is_some()).await?;
 
         let address = SocketAddr::new(config.bind_address, config.secure_port);
-        let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        let listener = listen(address, config.permit_port_sharing).map_err(|source| Error::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
         let tls = Tls::new(serving::config(config, &pki)?);
 
@@ -257,7 +261,11 @@ impl Server {
             Some(path) => read_token_file(path)?,
             None => Default::default(),
         };
-        let issuer = Issuer::start(&config.tokens, &config.data_dir.join("pki"))?;
+        let pki_dir = config.data_dir.join("pki");
+        let issuer = tokio::select! {
+            issuer = Issuer::start(&config.tokens, &pki_dir) => issuer?,
+            () = stopped(shutdown.clone()) => return Err(Error::Stopped),
+        };
         let mut verifiers: Vec<Box<dyn TokenVerifier>> = Vec::new();
         if config.enable_bootstrap_token_auth {
             verifiers.push(Box::new(Bootstrap::new(&catalog, issuer.audiences.clone())));
@@ -305,6 +313,7 @@ impl Server {
             },
             browsers: config.browsers.clone(),
             request_timeout: config.request_timeout,
+            store_timeouts: config.store_timeouts,
             impersonation: Modes::default(),
             metrics: Metrics::default(),
             shutdown: shutdown.clone(),
@@ -340,6 +349,18 @@ impl Server {
             audit.flush().await;
         }
     }
+}
+
+/// A listener at an address that may have been used a moment ago, and that others may use too if so wanted.
+fn listen(address: SocketAddr, is_shared: bool) -> std::io::Result<TcpListener> {
+    const BACKLOG: u32 = 1024;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if is_shared {
+        socket.set_reuseport(true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Waits for the signal to stop, or for nobody to be left who could give it.
@@ -453,4 +474,20 @@ pub fn kubeconfig_path(data_dir: &Path) -> PathBuf {
 /// Where the embedded store is.
 pub fn store_path(data_dir: &Path) -> PathBuf {
     data_dir.join("store")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_is_shared_by_those_who_all_want_to() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let first = listen(any, true).unwrap();
+        let address = first.local_addr().unwrap();
+        listen(address, true).unwrap();
+        assert_eq!(listen(address, false).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        let alone = listen(any, false).unwrap();
+        assert_eq!(listen(alone.local_addr().unwrap(), true).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    }
 }

@@ -84,7 +84,7 @@ const UNSUPPORTED_CURVES: [u16; 4] = [25, 4587, 4588, 4589];
 
 impl Settings {
     fn provider(&self) -> Result<CryptoProvider, Error> {
-        let mut provider = rustls::crypto::ring::default_provider();
+        let mut provider = crate::nist_p521::provider();
         self.choose_curves(&mut provider)?;
         if self.cipher_suites.is_empty() {
             return Ok(provider);

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::bail;
 use apiserver::admission;
+use apiserver::api::StoreTimeouts;
 use apiserver::backend::PREFERRED_ADDRESS_TYPES;
 use apiserver::encryption;
 use apiserver::filters::browsers::{self, Browsers, Origin};
@@ -49,6 +51,12 @@ pub struct Flags {
     /// The PEM key that signs service account tokens; made and kept in the data directory by default.
     #[arg(long)]
     pub service_account_signing_key_file: Option<PathBuf>,
+    /// The socket of a program that signs service account tokens and tells the keys that verify them: a path, or @name for an abstract one.
+    #[arg(long)]
+    pub service_account_signing_endpoint: Option<String>,
+    /// Check that the Secret and the account of a Secret's token are there; tokens by request are always checked.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub service_account_lookup: bool,
     /// Where relying parties find the keys, if not at this server's address.
     #[arg(long)]
     pub service_account_jwks_uri: Option<String>,
@@ -76,6 +84,15 @@ pub struct Flags {
     /// How long pods tolerate a node that cannot be reached, if they do not say so themselves.
     #[arg(long, default_value_t = 300, allow_negative_numbers = true)]
     pub default_unreachable_toleration_seconds: i64,
+    /// Let more than one process listen at the same address and port (SO_REUSEPORT).
+    #[arg(long, num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub permit_port_sharing: bool,
+    /// Listen where another process has just listened (SO_REUSEADDR): so it is in any case.
+    #[arg(long, num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub permit_address_sharing: bool,
+    /// Serve profiles of the Go runtime: there are none, only false is supported.
+    #[arg(long, num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set, value_parser = no_profiles)]
+    pub profiling: bool,
     /// Another name or address that the serving certificate is for; may be repeated.
     #[arg(long = "tls-san")]
     pub tls_sans: Vec<String>,
@@ -100,6 +117,18 @@ pub struct Flags {
     /// The key of --etcd-certfile.
     #[arg(long, requires_all = ["etcd_servers", "etcd_certfile"])]
     pub etcd_keyfile: Option<PathBuf>,
+    /// By when the store must answer for the server to be healthy.
+    #[arg(long, default_value = "2s", value_parser = interval)]
+    pub etcd_healthcheck_timeout: Duration,
+    /// By when the store must answer for the server to be ready.
+    #[arg(long, default_value = "2s", value_parser = interval)]
+    pub etcd_readycheck_timeout: Duration,
+    /// The longest that keys in etcd which live for a time share a lease.
+    #[arg(long, default_value_t = etcd::REUSE_SECONDS, value_parser = clap::value_parser!(i64).range(0..))]
+    pub lease_reuse_duration_seconds: i64,
+    /// The kind of store behind --etcd-servers: etcd3, there is no other.
+    #[arg(long, default_value = "etcd3", value_parser = ["", "etcd3"])]
+    pub storage_backend: String,
     /// How often history is compacted; 0 for never.
     #[arg(long, default_value = "5m0s", value_parser = interval)]
     pub etcd_compaction_interval: Duration,
@@ -227,6 +256,12 @@ fn max_token_expiration(text: &str) -> Result<i64, String> {
     Ok(seconds)
 }
 
+/// Words of letters, digits, `-` and `_`, with dots between them.
+fn is_abstract_name(name: &str) -> bool {
+    let is_word = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    name.split('.').all(is_word)
+}
+
 fn goaway_chance(text: &str) -> Result<f64, String> {
     let chance: f64 = text.parse().map_err(|error| format!("{error}"))?;
     if !(0.0..=0.02).contains(&chance) {
@@ -241,6 +276,14 @@ fn only_tls13(text: &str) -> Result<bool, String> {
         "VersionTLS13" => Ok(true),
         "VersionTLS12" | "VersionTLS11" | "VersionTLS10" => Ok(false),
         other => Err(format!("unknown tls version {}", apimachinery::field::quote(other))),
+    }
+}
+
+/// What is never served can only be switched off.
+fn no_profiles(text: &str) -> Result<bool, String> {
+    match text {
+        "false" => Ok(false),
+        _ => Err("only false is supported: there are no profiles".to_owned()),
     }
 }
 
@@ -263,6 +306,23 @@ impl Flags {
         plugins
     }
 
+    /// The socket of the external signer, which is not for a server that has keys of its own.
+    fn signing_endpoint(&self) -> anyhow::Result<Option<String>> {
+        let Some(socket) = self.service_account_signing_endpoint.clone().filter(|socket| !socket.is_empty()) else { return Ok(None) };
+        if self.service_account_signing_key_file.is_some() || !self.service_account_key_file.is_empty() {
+            bail!(
+                "can't set `--service-account-signing-key-file` and/or `--service-account-key-file` with `--service-account-signing-endpoint` (They are mutually exclusive)"
+            );
+        }
+        if socket.strip_prefix('@').is_some_and(|name| !is_abstract_name(name)) {
+            bail!(
+                "invalid value {} passed for `--service-account-signing-endpoint`, when prefixed with @ must be a valid abstract socket name",
+                apimachinery::field::quote(&socket)
+            );
+        }
+        Ok(Some(socket))
+    }
+
     /// `alone`: nothing but the API server runs in this process.
     pub fn config(&self, data_dir: PathBuf, alone: bool) -> anyhow::Result<Config> {
         Ok(Config {
@@ -277,6 +337,8 @@ impl Flags {
                 api_audiences: self.api_audiences.clone(),
                 service_account_key_file: self.service_account_key_file.clone(),
                 service_account_signing_key_file: self.service_account_signing_key_file.clone(),
+                service_account_signing_endpoint: self.signing_endpoint()?,
+                service_account_lookup: self.service_account_lookup,
                 service_account_jwks_uri: self.service_account_jwks_uri.clone(),
                 service_account_max_token_expiration_seconds: self.service_account_max_token_expiration,
                 service_account_extend_token_expiration: self.service_account_extend_token_expiration,
@@ -298,6 +360,7 @@ impl Flags {
                 ca_file: self.etcd_cafile.clone(),
                 cert_file: self.etcd_certfile.clone(),
                 key_file: self.etcd_keyfile.clone(),
+                lease_reuse_seconds: self.lease_reuse_duration_seconds,
             }),
             compaction_interval: self.etcd_compaction_interval,
             tls_files: self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()),
@@ -322,6 +385,8 @@ impl Flags {
             max_requests_inflight: self.max_requests_inflight,
             max_mutating_requests_inflight: self.max_mutating_requests_inflight,
             request_timeout: self.request_timeout,
+            store_timeouts: StoreTimeouts { health: self.etcd_healthcheck_timeout, readiness: self.etcd_readycheck_timeout },
+            permit_port_sharing: self.permit_port_sharing,
             kubelets: Kubelets {
                 certificate_authority: self.kubelet_certificate_authority.clone(),
                 client: self.kubelet_client_certificate.clone().zip(self.kubelet_client_key.clone()),
@@ -363,5 +428,42 @@ impl Apiserver {
         tracing::info!(address = %server.address, "serving");
         server.serve().await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn parsed(flags: &[&str]) -> Result<Flags, clap::Error> {
+        Command::try_parse_from(["test"].iter().chain(flags)).map(|command| command.flags)
+    }
+
+    #[test]
+    fn an_abstract_socket_has_a_name_of_words() {
+        for (name, is_good) in [("a", true), ("a-b.c_9", true), ("", false), ("a..b", false), (".a", false), ("a b", false), ("a/b", false)]
+        {
+            let flags = parsed(&[&format!("--service-account-signing-endpoint=@{name}")]).unwrap();
+            assert_eq!(flags.signing_endpoint().is_ok(), is_good, "{name}");
+        }
+        assert_eq!(parsed(&["--service-account-signing-endpoint="]).unwrap().signing_endpoint().unwrap(), None);
+    }
+
+    #[test]
+    fn what_this_server_has_not_is_not_accepted() {
+        let flags = parsed(&["--profiling=false", "--storage-backend=etcd3", "--etcd-healthcheck-timeout=5s"]).unwrap();
+        assert_eq!((flags.etcd_healthcheck_timeout, flags.etcd_readycheck_timeout), (Duration::from_secs(5), Duration::from_secs(2)));
+        assert!(flags.service_account_lookup && !flags.permit_port_sharing);
+        for wrong in ["--profiling", "--profiling=true", "--storage-backend=etcd2", "--lease-reuse-duration-seconds=-1"] {
+            assert!(parsed(&[wrong]).is_err(), "{wrong}");
+        }
     }
 }

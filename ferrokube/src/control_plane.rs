@@ -63,7 +63,11 @@ impl Config {
             service_cluster_ip_range: ranges.join(","),
             root_ca_file: pki("ca.crt"),
             cluster_signing: SigningFiles { cert: pki("ca.crt"), key: pki("ca.key") },
-            service_account_private_key_file: server.tokens.service_account_signing_key_file.clone().or(pki("sa.key")),
+            // Where another program signs, nobody here does: there are no tokens for old Secrets, as with upstream.
+            service_account_private_key_file: match &server.tokens.service_account_signing_endpoint {
+                Some(_) => None,
+                None => server.tokens.service_account_signing_key_file.clone().or(pki("sa.key")),
+            },
             use_service_account_credentials: true,
             ..manager::Config::default()
         };

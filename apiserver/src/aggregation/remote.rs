@@ -62,7 +62,7 @@ impl Trust {
             Trust::Anybody => backend::unverified(),
             Trust::Bundle(bundle) => {
                 let verifier = authorities(bundle)?;
-                let provider = Arc::new(rustls::crypto::ring::default_provider());
+                let provider = Arc::new(crate::nist_p521::provider());
                 let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
                 builder.map(|builder| builder.dangerous().with_custom_certificate_verifier(verifier))
             }

@@ -2,11 +2,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use p521::ecdsa::signature::Verifier;
-use p521::ecdsa::{Signature, VerifyingKey};
 use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 use serde_json::Value;
 
+use crate::nist_p521;
 use crate::registry::read::{list_at, str_at};
 use crate::tokens::jws::Unverified;
 
@@ -89,19 +88,13 @@ impl Key {
                 let algorithm: &dyn VerificationAlgorithm = match (curve, token.algorithm()) {
                     (Curve::P256, "ES256") => &signature::ECDSA_P256_SHA256_FIXED,
                     (Curve::P384, "ES384") => &signature::ECDSA_P384_SHA384_FIXED,
-                    (Curve::P521, "ES512") => return signed_on_p521(point, message, made),
+                    (Curve::P521, "ES512") => return nist_p521::made_fixed(point, message, made),
                     _ => return false,
                 };
                 UnparsedPublicKey::new(algorithm, point).verify(message, made).is_ok()
             }
         }
     }
-}
-
-/// ring does not know this curve.
-fn signed_on_p521(point: &[u8], message: &[u8], made: &[u8]) -> bool {
-    let key = VerifyingKey::from_sec1_bytes(point);
-    key.is_ok_and(|key| Signature::from_slice(made).is_ok_and(|made| key.verify(message, &made).is_ok()))
 }
 
 fn rsa_parameters(algorithm: &str) -> Option<&'static RsaParameters> {
@@ -144,8 +137,8 @@ mod tests {
 
     #[test]
     fn the_widest_curve_verifies_too() {
-        use p521::ecdsa::SigningKey;
         use p521::ecdsa::signature::Signer;
+        use p521::ecdsa::{Signature, SigningKey};
         let signer = SigningKey::from_slice(&[7; 66].map(|byte: u8| byte & 1)).unwrap();
         let point = signer.verifying_key().to_sec1_point(false);
         let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);

@@ -1,20 +1,13 @@
 //! The KMS plugin API (v2): three calls over gRPC on a Unix socket.
 //!
-//! Owns the messages and the connection, which is made anew when it has broken.
+//! Owns the messages; every call is counted.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use http::uri::PathAndQuery;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tonic::client::Grpc;
-use tonic::transport::{Channel, Endpoint, Uri};
-use tonic_prost::ProstCodec;
-use tower::service_fn;
-
 use super::config::Kms;
 use super::kms_metrics::KMS;
+use crate::unix_grpc::Connection;
 
 const STATUS: &str = "/v2.KeyManagementService/Status";
 const ENCRYPT: &str = "/v2.KeyManagementService/Encrypt";
@@ -72,21 +65,14 @@ pub struct EncryptResponse {
 /// A plugin.
 pub struct Service {
     name: String,
-    channel: Channel,
+    connection: Connection,
     timeout: Duration,
 }
 
 impl Service {
     /// Connects with the first call. Must be made within a runtime.
     pub fn new(kms: &Kms) -> Service {
-        // A name without a file begins with a zero.
-        let path = kms.socket.strip_prefix('@').map_or_else(|| kms.socket.clone(), |name| format!("\0{name}"));
-        let connector = service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
-        Service { name: kms.name.clone(), channel, timeout: kms.timeout }
+        Service { name: kms.name.clone(), connection: Connection::new(&kms.socket), timeout: kms.timeout }
     }
 
     pub async fn status(&self) -> Result<StatusResponse, String> {
@@ -103,37 +89,15 @@ impl Service {
         Ok(response.plaintext)
     }
 
-    /// One call. Errors are in the words of Go's client.
+    /// One call, counted.
     async fn call<Q, R>(&self, path: &'static str, request: Q) -> Result<R, String>
     where
         Q: prost::Message + Send + Sync + 'static,
         R: prost::Message + Default + Send + Sync + 'static,
     {
-        let call = async {
-            let mut client = Grpc::new(self.channel.clone());
-            let unavailable = |error: &dyn std::error::Error| format!("rpc error: code = Unavailable desc = {}", deepest(error));
-            client.ready().await.map_err(|error| unavailable(&error))?;
-            let answered = client.unary(tonic::Request::new(request), PathAndQuery::from_static(path), ProstCodec::<Q, R>::default()).await;
-            answered.map(tonic::Response::into_inner).map_err(|status| match std::error::Error::source(&status) {
-                Some(source) => unavailable(source),
-                None => format!("rpc error: code = {:?} desc = {}", status.code(), status.message()),
-            })
-        };
         let since = Instant::now();
-        let answer = match tokio::time::timeout(self.timeout, call).await {
-            Ok(answer) => answer,
-            Err(_) => Err("rpc error: code = DeadlineExceeded desc = context deadline exceeded".to_owned()),
-        };
-        KMS.called(&self.name, path, since.elapsed(), answer.as_ref().err());
-        answer
+        let answer = self.connection.call(path, request, self.timeout).await;
+        KMS.called(&self.name, path, since.elapsed(), answer.as_ref().err().map(|failure| failure.code.as_str()));
+        answer.map_err(|failure| failure.to_string())
     }
-}
-
-/// What lies under an error, which says most.
-fn deepest(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

@@ -1,7 +1,6 @@
 //! Paths that are not resources: health, version, discovery, OpenAPI, metrics.
 
 use apimachinery::status::Status;
-use std::time::Duration;
 
 use axum::body::Body;
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -9,15 +8,14 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use super::negotiate::{self, Offer};
 use super::options::Query;
 use super::{Answer, respond};
-use crate::api::Api;
+use crate::api::{Api, StoreTimeouts};
 use crate::filters::Authorized;
 use crate::tokens::discovery;
+use crate::tokens::external_metrics::EXTERNAL;
 use crate::tokens::keys::KeySet;
 
 /// The checks that health endpoints list, in upstream's order, for what this server has of them.
 const CHECKS: [&str; 4] = ["ping", "log", "etcd", "shutdown"];
-/// The store must answer by then to count as healthy.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The media type of JSON Web Key Sets.
 const KEY_SET: &str = "application/jwk-set+json";
@@ -60,7 +58,8 @@ async fn openid_configuration(api: &Api, request: &Authorized) -> Answer {
     negotiate::route_accepts(&request.headers, &[negotiate::Encoding::Json])?;
     let keys = signing_keys(api).await?;
     let address = request.peer.local.to_string();
-    Ok(discovery::document(&discovery::configuration(&api.issuer, &keys, &address), "application/json"))
+    let document = discovery::configuration(&api.issuer, &keys, &address);
+    Ok(discovery::document(&document, &keys, "application/json"))
 }
 
 /// The keys that verify service account tokens. Only clients that take JSON Web Key Sets get them.
@@ -68,7 +67,7 @@ async fn openid_keys(api: &Api, request: &Authorized) -> Answer {
     read_only(request)?;
     negotiate::route_accepts_types(&request.headers, &[KEY_SET])?;
     let keys = signing_keys(api).await?;
-    Ok(discovery::document(&discovery::key_set(&keys), KEY_SET))
+    Ok(discovery::document(&discovery::key_set(&keys), &keys, KEY_SET))
 }
 
 async fn signing_keys(api: &Api) -> Result<std::sync::Arc<KeySet>, Status> {
@@ -119,7 +118,11 @@ fn checks(api: &Api) -> Vec<&'static str> {
 
 async fn healthy(api: &Api, check: &str, endpoint: &str) -> bool {
     match check {
-        "etcd" => matches!(tokio::time::timeout(STORE_TIMEOUT, api.storage.store().health()).await, Ok(Ok(()))),
+        "etcd" => {
+            let StoreTimeouts { health, readiness } = api.store_timeouts;
+            let timeout = if endpoint == "readyz" { readiness } else { health };
+            matches!(tokio::time::timeout(timeout, api.storage.store().health()).await, Ok(Ok(())))
+        }
         "kms-providers" => api.encryption.check().await.inspect_err(|why| tracing::warn!(why, "health check failed")).is_ok(),
         // A server that is shutting down is alive but no longer ready.
         "shutdown" => endpoint != "readyz" || !*api.shutdown.borrow(),
@@ -139,6 +142,7 @@ fn metrics(api: &Api) -> Response<Body> {
     api.flow_control.render(&mut text);
     api.aggregation.availability.render(&mut text);
     api.encryption.render(&mut text);
+    EXTERNAL.render(&mut text);
     if let Some(audit) = &api.audit {
         audit.render(&mut text);
     }

@@ -11,8 +11,8 @@ use crate::audit;
 use crate::registry::authentication::{self, GROUP};
 use crate::registry::read::{at, int_at, list_at, str_at};
 use crate::storage::{self, Freshness};
-use crate::tokens::claims::{Claims, EXTENDED_EXPIRATION_SECONDS, Ref, WARN_ONLY_EXPIRATION_SECONDS};
-use crate::tokens::{Issuer, jws};
+use crate::tokens::Issuer;
+use crate::tokens::claims::{Claims, Ref, WARN_ONLY_EXPIRATION_SECONDS};
 
 const KIND: &str = "TokenRequest";
 
@@ -35,9 +35,8 @@ pub async fn token_request(call: &mut Call) -> Answer {
     let seconds = int_at(&posted.object, "/spec/expirationSeconds");
     let claims = claims(&issuer, &posted.object, &call.request.info.namespace, account, bound, now);
     audit::annotate("authentication.kubernetes.io/issued-credential-id", || format!("JTI={}", claims.id));
-    let keys = issuer.keys.ready().await.ok_or_else(|| Status::internal_error("failed to generate token: there is no signing key"))?;
-    let token =
-        jws::sign(&keys.signer, &claims.to_payload()).map_err(|e| Status::internal_error(&format!("failed to generate token: {e}")))?;
+    let signed = issuer.keys.sign(&claims.to_payload()).await;
+    let token = signed.map_err(|why| Status::internal_error(&format!("failed to generate token: {why}")))?;
     let expires = Timestamp::from_second(now.saturating_add(seconds)).unwrap_or(Timestamp::MAX);
     posted.object["status"] = json!({ "token": token, "expirationTimestamp": format_seconds(expires) });
     posted.created(call)
@@ -168,7 +167,7 @@ fn claims(issuer: &Issuer, object: &Value, namespace: &str, account: Ref, bound:
     let seconds = int_at(object, "/spec/expirationSeconds");
     let for_this_server = audiences.iter().all(|a| issuer.audiences.contains(a));
     let extended = issuer.extend_expiration && bound.pod.is_some() && seconds == WARN_ONLY_EXPIRATION_SECONDS && for_this_server;
-    let lifetime = if extended { EXTENDED_EXPIRATION_SECONDS } else { seconds };
+    let lifetime = if extended { issuer.extended_expiration_seconds } else { seconds };
     Claims {
         issuer: issuer.name().to_owned(),
         audiences,

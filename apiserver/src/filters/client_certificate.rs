@@ -105,7 +105,7 @@ impl ClientCertificates {
 }
 
 fn verifier(authorities: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>, rustls::server::VerifierBuilderError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(crate::nist_p521::provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider).build()?;
     Ok(verifier)
 }

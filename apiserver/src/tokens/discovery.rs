@@ -10,12 +10,9 @@ use super::Issuer;
 use super::keys::KeySet;
 use crate::endpoints::respond;
 
-/// Both documents may be cached for an hour.
-const CACHED: HeaderValue = HeaderValue::from_static("public, max-age=3600");
-
 /// `/.well-known/openid-configuration`; `address` is where clients reach this server.
 pub fn configuration(issuer: &Issuer, keys: &KeySet, address: &str) -> Value {
-    let mut algorithms: Vec<&str> = keys.public.iter().map(|key| key.algorithm.name()).collect();
+    let mut algorithms: Vec<&str> = keys.published().map(|key| key.algorithm.name()).collect();
     algorithms.sort_unstable();
     algorithms.dedup();
     let uri = issuer.jwks_uri.clone().unwrap_or_else(|| format!("https://{address}/openid/v1/jwks"));
@@ -30,13 +27,16 @@ pub fn configuration(issuer: &Issuer, keys: &KeySet, address: &str) -> Value {
 
 /// `/openid/v1/jwks`.
 pub fn key_set(keys: &KeySet) -> Value {
-    let keys: Vec<&Value> = keys.public.iter().map(|key| &key.jwk).collect();
+    let keys: Vec<&Value> = keys.published().map(|key| &key.jwk).collect();
     json!({ "keys": keys })
 }
 
-/// A document of discovery as a response; unlike other JSON of the API it ends without a newline.
-pub fn document(value: &Value, media_type: &'static str) -> Response<Body> {
+/// A document of discovery as a response; unlike other JSON of the API it ends without a newline. It may be kept until the keys are
+/// looked for again.
+pub fn document(value: &Value, keys: &KeySet, media_type: &'static str) -> Response<Body> {
     let mut response = respond::bytes(StatusCode::OK, media_type, Bytes::from(value.to_string()));
-    response.headers_mut().insert(CACHE_CONTROL, CACHED);
+    if let Ok(kept) = HeaderValue::try_from(format!("public, max-age={}", keys.fresh_for().as_secs())) {
+        response.headers_mut().insert(CACHE_CONTROL, kept);
+    }
     response
 }

@@ -8,6 +8,7 @@ use ring::signature::{
 use serde_json::{Value, json};
 
 use super::keys::{Algorithm, PublicKey, Signer};
+use crate::nist_p521;
 
 /// Signs a payload.
 pub fn sign(signer: &Signer, payload: &Value) -> Result<String, String> {
@@ -63,6 +64,10 @@ impl Unverified<'_> {
             Algorithm::Rs256 => &RSA_PKCS1_2048_8192_SHA256,
             Algorithm::Es256 => &ECDSA_P256_SHA256_FIXED,
             Algorithm::Es384 => &ECDSA_P384_SHA384_FIXED,
+            Algorithm::Es512 => {
+                let is_named = self.algorithm == key.algorithm.name();
+                return is_named && nist_p521::made_fixed(&key.key, self.signed.as_bytes(), &self.signature);
+            }
         };
         self.algorithm == key.algorithm.name()
             && UnparsedPublicKey::new(algorithm, &key.key).verify(self.signed.as_bytes(), &self.signature).is_ok()
@@ -77,10 +82,11 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-/// The two numbers of an ECDSA signature in DER (a sequence of two integers), each padded to `width` bytes. DER lengths
-/// fit one byte for the curves that are supported.
+/// The two numbers of an ECDSA signature in DER (a sequence of two integers), each padded to `width` bytes. The numbers' lengths
+/// fit one byte for the curves that are supported, the sequence's takes two on P-521.
 fn fixed(der: &[u8], width: usize) -> Option<Vec<u8>> {
-    let body = der.strip_prefix(&[0x30]).and_then(|rest| rest.split_first()).map(|(_, body)| body)?;
+    let rest = der.strip_prefix(&[0x30])?;
+    let (_, body) = rest.strip_prefix(&[0x81]).unwrap_or(rest).split_first()?;
     let mut out = Vec::with_capacity(2 * width);
     let mut rest = body;
     for _ in 0..2 {
@@ -101,8 +107,9 @@ mod tests {
 
     #[test]
     fn what_a_key_signs_it_verifies_and_nothing_else() {
-        for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384] {
-            let pem = rcgen::KeyPair::generate_for(algorithm).unwrap().serialize_pem();
+        let made = |algorithm| rcgen::KeyPair::generate_for(algorithm).unwrap().serialize_pem();
+        let widest = nist_p521::tests::PKCS8.to_owned();
+        for pem in [made(&rcgen::PKCS_ECDSA_P256_SHA256), made(&rcgen::PKCS_ECDSA_P384_SHA384), widest] {
             let (signer, public) = keys::signer(pem.as_bytes()).unwrap();
             let token = sign(&signer, &json!({ "iss": "x" })).unwrap();
             let parsed = parse(&token).unwrap();

@@ -66,11 +66,19 @@ fn is_generated(secret: &str, namespace: &str, user: &User, objects: &impl Objec
     account.is_some_and(|account| list_at(&account, "/secrets").iter().any(|listed| str_at(listed, "/name") == secret))
 }
 
-/// Whether account and secret are there and the secret has this token.
-fn check(payload: &Value, token: &str, objects: &impl Objects) -> Result<(User, Value), String> {
-    let claim = |name: &str| payload.get(name).and_then(Value::as_str).unwrap_or("");
-    let of_account = |name: &str| claim(&format!("kubernetes.io/serviceaccount/{name}"));
-    let (subject, namespace, secret_name) = (claim("sub"), of_account("namespace"), of_account("secret.name"));
+fn claim<'a>(payload: &'a Value, name: &str) -> &'a str {
+    payload.get(name).and_then(Value::as_str).unwrap_or("")
+}
+
+fn account_claim<'a>(payload: &'a Value, name: &str) -> &'a str {
+    claim(payload, &format!("kubernetes.io/serviceaccount/{name}"))
+}
+
+/// The user that a token claims to stand for, whether account and secret are there or not: all that is asked without
+/// `--service-account-lookup`.
+pub fn claimed(payload: &Value) -> Result<User, String> {
+    let of_account = |name: &str| account_claim(payload, name);
+    let (subject, namespace, secret_name) = (claim(payload, "sub"), of_account("namespace"), of_account("secret.name"));
     let (account, uid) = (of_account("service-account.name"), of_account("service-account.uid"));
     for (value, what) in [
         (subject, "sub"),
@@ -86,6 +94,14 @@ fn check(payload: &Value, token: &str, objects: &impl Objects) -> Result<(User, 
     if claims::split_user_name(subject) != Some((namespace, account)) {
         return Err("sub claim is invalid".to_owned());
     }
+    Ok(User { name: claims::user_name(namespace, account), uid: uid.to_owned(), groups: claims::groups(namespace), extra: Vec::new() })
+}
+
+/// Whether account and secret are there and the secret has this token.
+fn check(payload: &Value, token: &str, objects: &impl Objects) -> Result<(User, Value), String> {
+    let user = claimed(payload)?;
+    let (namespace, secret_name) = (account_claim(payload, "namespace"), account_claim(payload, "secret.name"));
+    let (account, uid) = (account_claim(payload, "service-account.name"), user.uid.as_str());
     let is_deleted = |object: &Value| at(object, "/metadata/deletionTimestamp").is_string();
     let secret = objects.read("secrets", namespace, secret_name).filter(|secret| !is_deleted(secret));
     let secret = secret.ok_or("Token has been invalidated")?;
@@ -102,8 +118,6 @@ fn check(payload: &Value, token: &str, objects: &impl Objects) -> Result<(User, 
     if is_uid != uid {
         return Err(format!("ServiceAccount UID ({is_uid}) does not match claim ({uid})"));
     }
-    let user =
-        User { name: claims::user_name(namespace, account), uid: uid.to_owned(), groups: claims::groups(namespace), extra: Vec::new() };
     Ok((user, secret))
 }
 
@@ -251,6 +265,10 @@ mod tests {
         ] {
             assert_eq!(verdict(payload, secret, account).0, Err(error.to_owned()));
         }
+        assert_eq!(claimed(&payload()).unwrap().name, "system:serviceaccount:ns:sa", "whether they are there or not");
+        let mut wrong = payload();
+        wrong["sub"] = json!("system:serviceaccount:ns:other");
+        assert_eq!(claimed(&wrong), Err("sub claim is invalid".to_owned()));
         let (refused, used) = verdict(payload(), secret("t", json!({INVALID_SINCE: "1970-01-01"})), account());
         assert!(refused.unwrap_err().starts_with("the token in secret ns/s for service account ns/sa has been marked invalid."));
         assert!(used.is_some(), "its use is told all the same");

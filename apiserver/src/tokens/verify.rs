@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::claims::{self, Claims, LEEWAY_SECONDS, Ref};
 use super::digest::{Digest, Digester};
 use super::legacy::{self, LastUsed};
-use super::{Issuer, jws};
+use super::{Issuer, Keys, jws};
 use crate::audit;
 use crate::catalog::{Catalog, Stored};
 use crate::expiring::Expiring;
@@ -79,7 +79,8 @@ pub struct Verifier<O> {
 /// Tokens whose signature was verified. What else makes a token good is looked at each time.
 pub struct KnownSignatures {
     digester: Digester,
-    digests: Expiring<Digest, ()>,
+    /// With the generation of the keys that verified.
+    digests: Expiring<Digest, u64>,
 }
 
 impl Default for KnownSignatures {
@@ -88,27 +89,39 @@ impl Default for KnownSignatures {
     }
 }
 
-/// Signatures that are known to be good; keys are the same as long as the process lives.
+/// Signatures that are known to be good, for as long as the keys are the same.
 const MAX_KNOWN: usize = 32 * 1024;
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 
 impl<O: Objects> TokenVerifier for Verifier<O> {
     fn verify<'a>(&'a self, token: &'a str, audiences: Option<&'a [String]>) -> BoxFuture<'a, Verification> {
-        Box::pin(std::future::ready(self.check(token, audiences)))
+        Box::pin(async move {
+            if let Keys::External(external) = &self.issuer.keys
+                && let Some(parsed) = jws::parse(token)
+                && self.is_own(&Claims::from_payload(&parsed.payload).issuer)
+            {
+                external.look_for(&parsed.key_id).await;
+            }
+            self.check(token, audiences)
+        })
     }
 }
 
 impl<O: Objects> Verifier<O> {
+    fn is_own(&self, issuer: &str) -> bool {
+        issuer == legacy::ISSUER || self.issuer.issuers.iter().any(|own| own == issuer)
+    }
+
     fn check(&self, token: &str, audiences: Option<&[String]>) -> Verification {
         let Some(parsed) = jws::parse(token) else { return Ok(None) };
         let claims = Claims::from_payload(&parsed.payload);
-        let is_legacy = claims.issuer == legacy::ISSUER;
-        if !is_legacy && !self.issuer.issuers.contains(&claims.issuer) {
+        if !self.is_own(&claims.issuer) {
             return Ok(None);
         }
         let digest = self.known.digester.of(token, &[]);
-        if self.known.digests.get(&digest).is_none() {
-            let keys = self.issuer.keys.now();
+        let keys = self.issuer.keys.now();
+        let generation = keys.as_ref().map_or(0, |keys| keys.generation);
+        if self.known.digests.get(&digest) != Some(generation) {
             let mut candidates = keys.iter().flat_map(|keys| keys.candidates(&parsed.key_id)).peekable();
             if candidates.peek().is_none() {
                 return Err("invalid signature, no keys found".to_owned());
@@ -116,7 +129,7 @@ impl<O: Objects> Verifier<O> {
             if !candidates.any(|key| parsed.is_signed_by(key)) {
                 return Err("go-jose/go-jose: error in cryptographic primitive".to_owned());
             }
-            self.known.digests.keep(digest, (), KNOWN_FOR);
+            self.known.digests.keep(digest, generation, KNOWN_FOR);
         }
         let (own, wanted) = (&self.issuer.audiences, audiences.unwrap_or(&self.issuer.audiences));
         let has = if claims.audiences.is_empty() { own } else { &claims.audiences };
@@ -129,7 +142,10 @@ impl<O: Objects> Verifier<O> {
         if claims.audiences.is_empty() {
             audit::annotate("authentication.k8s.io/legacy-token", subject);
         }
-        let user = if is_legacy {
+        let is_legacy = claims.issuer == legacy::ISSUER;
+        let user = if is_legacy && !self.issuer.lookup {
+            legacy::claimed(&parsed.payload)?
+        } else if is_legacy {
             let (user, used) = legacy::user_of(&parsed.payload, token, &self.objects, now);
             if let Some(used) = used {
                 self.last_used.note(used);

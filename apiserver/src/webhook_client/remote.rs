@@ -180,7 +180,7 @@ pub(super) fn client_config(endpoint: &Endpoint) -> Result<Arc<ClientConfig>, St
                 Trust::Bundle(pem) => Some(pem.as_slice()),
                 _ => None,
             };
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let provider = Arc::new(crate::nist_p521::provider());
             let builder = ClientConfig::builder_with_provider(provider);
             let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
             builder.dangerous().with_custom_certificate_verifier(trust::verifier(bundle)?)

@@ -63,13 +63,13 @@ fn of_machine() -> Result<Arc<dyn ServerCertVerifier>, String> {
 }
 
 fn trusting(roots: RootCertStore, own: Vec<CertificateDer<'static>>) -> Result<Arc<dyn ServerCertVerifier>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(crate::nist_p521::provider());
     let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
     Ok(Arc::new(Verifier { authorities: authorities.map_err(|error| error.to_string())?, own }))
 }
 
 fn config(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(crate::nist_p521::provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
     let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

@@ -2,6 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use p521::ecdsa::signature::Signer as _;
+use p521::elliptic_curve::sec1::ToSec1Point;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
@@ -21,6 +23,8 @@ pub enum Error {
 enum Key {
     Rsa(Box<RsaKeyPair>),
     Ecdsa(Box<EcdsaKeyPair>),
+    /// ring does not know the curve.
+    P521(Box<p521::ecdsa::SigningKey>),
 }
 
 /// Signs tokens with one key.
@@ -68,9 +72,10 @@ const NULL: &[u8] = &[0x05, 0x00];
 const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const P384: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
 
 impl Signer {
-    /// Reads a key: PKCS #1 or PKCS #8 for RSA, PKCS #8 for elliptic curves.
+    /// Reads a key: PKCS #1 or PKCS #8 for RSA, PKCS #8 for elliptic curves (SEC 1 too for P-521).
     pub fn from_pem(pem: &str) -> Result<Signer, Error> {
         let (label, bytes) = private_key(pem).ok_or(Error::NoKey)?;
         let rsa = if label == "RSA PRIVATE KEY" { RsaKeyPair::from_der(&bytes) } else { RsaKeyPair::from_pkcs8(&bytes) };
@@ -81,6 +86,10 @@ impl Signer {
             }
             Err(error) => error.to_string(),
         };
+        if let Ok(key) = p521::SecretKey::from_der(&bytes) {
+            let info = public_key_info(&[EC_PUBLIC_KEY, P521], key.public_key().to_sec1_point(false).as_bytes());
+            return Ok(Signer::new(Key::P521(Box::new(key.into())), "ES512", &info));
+        }
         let random = SystemRandom::new();
         for (algorithm, name, curve) in
             [(&ECDSA_P256_SHA256_FIXED_SIGNING, "ES256", P256), (&ECDSA_P384_SHA384_FIXED_SIGNING, "ES384", P384)]
@@ -108,6 +117,10 @@ impl Signer {
                 let mut signature = vec![0; key.public().modulus_len()];
                 key.sign(&RSA_PKCS1_SHA256, &random, text.as_bytes(), &mut signature).map_err(|_| Error::Sign)?;
                 signature
+            }
+            Key::P521(key) => {
+                let signature: p521::ecdsa::Signature = key.sign(text.as_bytes());
+                signature.to_bytes().to_vec()
             }
             Key::Ecdsa(key) => key.sign(&random, text.as_bytes()).map_err(|_| Error::Sign)?.as_ref().to_vec(),
         };
@@ -147,6 +160,22 @@ mod tests {
         let id = URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, &rcgen::PublicKeyData::subject_public_key_info(&pair)));
         assert_eq!(part(0), json!({"alg": "ES256", "kid": id}));
         assert_eq!(part(1)["sub"], "system:serviceaccount:n:a");
+    }
+
+    #[test]
+    fn the_widest_curve_signs_too() {
+        use p521::ecdsa::signature::Verifier;
+        use p521::elliptic_curve::Generate;
+        use p521::pkcs8::EncodePrivateKey;
+        let key = p521::SecretKey::generate_from_rng(&mut rand::rng());
+        let der = STANDARD.encode(key.to_pkcs8_der().unwrap().as_bytes());
+        let signer = Signer::from_pem(&format!("-----BEGIN PRIVATE KEY-----\n{der}\n-----END PRIVATE KEY-----\n")).unwrap();
+        let token = signer.sign(&claims("n", "a", "u", "s")).unwrap();
+        let (text, signature) = token.rsplit_once('.').unwrap();
+        let signature = p521::ecdsa::Signature::from_slice(&URL_SAFE_NO_PAD.decode(signature).unwrap()).unwrap();
+        p521::ecdsa::VerifyingKey::from(key.public_key()).verify(text.as_bytes(), &signature).unwrap();
+        let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text.split('.').next().unwrap()).unwrap()).unwrap();
+        assert_eq!(header["alg"], "ES512");
     }
 
     #[test]

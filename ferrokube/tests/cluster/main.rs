@@ -32,6 +32,7 @@ mod process;
 mod projects;
 mod serving;
 mod snapshot;
+mod unix_grpc_server;
 mod watching;
 mod webhook_server;
 mod wire;

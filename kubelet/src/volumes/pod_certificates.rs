@@ -15,9 +15,12 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, Client};
+use p521::ecdsa::signature::Signer as _;
+use p521::elliptic_curve::Generate;
+use p521::elliptic_curve::sec1::ToSec1Point;
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use rsa::pkcs8::EncodePrivateKey;
+use rsa::pkcs8::{EncodePrivateKey, LineEnding};
 
 use super::objects::Handlers;
 use super::trust_bundles::certificates;
@@ -244,6 +247,7 @@ fn key_and_proof(kind: &str) -> Result<(String, Vec<u8>), String> {
         "ECDSAP256" => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(text)?,
         "ECDSAP384" => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).map_err(text)?,
         "ED25519" => KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(text)?,
+        "ECDSAP521" => return key_and_proof_on_p521(),
         "RSA3072" => rsa_key(3072)?,
         "RSA4096" => rsa_key(4096)?,
         other => return Err(format!("unknown key type {other:?}")),
@@ -252,6 +256,39 @@ fn key_and_proof(kind: &str) -> Result<(String, Vec<u8>), String> {
     params.distinguished_name = DistinguishedName::new();
     let request = params.serialize_request(&key).map_err(text)?;
     Ok((key.serialize_pem(), request.der().to_vec()))
+}
+
+/// The same on the curve that ring, and so rcgen, does not know.
+fn key_and_proof_on_p521() -> Result<(String, Vec<u8>), String> {
+    const SEQUENCE: u8 = 0x30;
+    const BIT_STRING: u8 = 0x03;
+    const EC_ON_P521: [u8; 18] =
+        [0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+    const ECDSA_WITH_SHA512: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x04];
+    /// Version 1, and a subject without a name.
+    const NOBODY: [u8; 5] = [0x02, 0x01, 0x00, 0x30, 0x00];
+    const NO_ATTRIBUTES: [u8; 2] = [0xa0, 0x00];
+    let key = p521::SecretKey::generate_from_rng(&mut rand::rng());
+    let point = key.public_key().to_sec1_point(false);
+    let public = der(SEQUENCE, &[&EC_ON_P521, &der(BIT_STRING, &[&[0], point.as_bytes()])]);
+    let info = der(SEQUENCE, &[&NOBODY, &public, &NO_ATTRIBUTES]);
+    let signature: p521::ecdsa::Signature = p521::ecdsa::SigningKey::from(&key).sign(&info);
+    let request = der(SEQUENCE, &[&info, &ECDSA_WITH_SHA512, &der(BIT_STRING, &[&[0], signature.to_der().as_bytes()])]);
+    let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|error| error.to_string())?;
+    Ok((pem.to_string(), request))
+}
+
+/// One DER element of less than 64 KiB.
+fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let [.., high, low] = length.to_be_bytes();
+    let mut out = match length {
+        0..0x80 => vec![tag, low],
+        0x80..0x100 => vec![tag, 0x81, low],
+        _ => vec![tag, 0x82, high, low],
+    };
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    out
 }
 
 fn rsa_key(bits: usize) -> Result<KeyPair, String> {
@@ -301,5 +338,23 @@ mod tests {
             assert_eq!(request.certification_request_info.subject.iter().count(), 0);
         }
         assert!(key_and_proof("DSA").is_err());
+    }
+
+    #[test]
+    fn a_proof_on_p521_is_signed_by_its_key_too() {
+        use p521::ecdsa::signature::Verifier;
+        use rsa::pkcs8::DecodePrivateKey;
+        let (key, stub) = key_and_proof("ECDSAP521").expect("the kind is known");
+        let key = p521::SecretKey::from_pkcs8_pem(&key).expect("it is a key");
+        let (rest, request) =
+            <x509_parser::certification_request::X509CertificationRequest<'_> as x509_parser::prelude::FromDer<_>>::from_der(&stub)
+                .expect("it is a request");
+        assert!(rest.is_empty());
+        let info = &request.certification_request_info;
+        assert_eq!(info.subject.iter().count(), 0);
+        let point = key.public_key().to_sec1_point(false);
+        assert_eq!(&*info.subject_pki.subject_public_key.data, point.as_bytes());
+        let made = p521::ecdsa::Signature::from_der(&request.signature_value.data).expect("it is a signature");
+        p521::ecdsa::VerifyingKey::from(key.public_key()).verify(info.raw, &made).expect("it is signed");
     }
 }

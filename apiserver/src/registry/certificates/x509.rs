@@ -1,17 +1,15 @@
 //! Certificates and requests for them: what validation looks at, and the words for what is wrong.
 
-use p521::ecdsa::signature::hazmat::PrehashVerifier;
-use p521::ecdsa::{Signature, VerifyingKey};
 use ring::digest;
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::der_parser::parse_der;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use crate::nist_p521;
+
 const EC: &str = "1.2.840.10045.2.1";
 const ED25519: &str = "1.3.101.112";
-const P521_BYTES: usize = 66;
 
 /// What kind of key a request or certificate has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,32 +49,14 @@ pub fn check_signature(request: &X509CertificationRequest<'_>) -> Result<(), &'s
 
 /// ring, and so the parser, does not know this curve.
 fn is_signed_on_p521(request: &X509CertificationRequest<'_>) -> bool {
-    let algorithm = match request.signature_algorithm.algorithm.to_id_string().as_str() {
+    let hash = match request.signature_algorithm.algorithm.to_id_string().as_str() {
         "1.2.840.10045.4.3.2" => &digest::SHA256,
         "1.2.840.10045.4.3.3" => &digest::SHA384,
         "1.2.840.10045.4.3.4" => &digest::SHA512,
         _ => return false,
     };
     let info = &request.certification_request_info;
-    let hash = digest::digest(algorithm, info.raw);
-    let verified = || {
-        let key = VerifyingKey::from_sec1_bytes(&info.subject_pki.subject_public_key.data).ok()?;
-        let (_, made) = parse_der(&request.signature_value.data).ok()?;
-        let [r, s] = &made.as_sequence().ok()?[..] else { return None };
-        let (r, s) = (scalar(r.as_slice().ok()?)?, scalar(s.as_slice().ok()?)?);
-        let made = Signature::from_scalars(r, s).ok()?;
-        // As a number the hash is the same with zeros before it, and shorter than half a scalar it is not taken.
-        key.verify_prehash(&scalar(hash.as_ref())?, &made).ok()
-    };
-    verified().is_some()
-}
-
-/// A number with as many bytes as P-521 has it.
-fn scalar(number: &[u8]) -> Option<[u8; P521_BYTES]> {
-    let significant = number.iter().position(|byte| *byte != 0).map_or(&[][..], |first| &number[first..]);
-    let mut scalar = [0; P521_BYTES];
-    scalar.get_mut(P521_BYTES.checked_sub(significant.len())?..)?.copy_from_slice(significant);
-    Some(scalar)
+    nist_p521::made_der(&info.subject_pki.subject_public_key.data, hash, info.raw, &request.signature_value.data)
 }
 
 /// The kind of a public key.

@@ -25,6 +25,8 @@ pub struct Address {
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    /// The longest that keys which live for a time share a lease.
+    pub lease_reuse_seconds: i64,
 }
 
 impl Address {
@@ -64,7 +66,7 @@ impl Address {
         if tls.is_some() && endpoints.iter().any(|e| e.starts_with("http://")) {
             return Err(StoreError::Unavailable("--etcd-servers has http servers, but certificates are for https".to_owned()));
         }
-        Ok(Options { endpoints, prefix: self.prefix.clone(), tls })
+        Ok(Options { endpoints, prefix: self.prefix.clone(), tls, lease_reuse_seconds: self.lease_reuse_seconds })
     }
 }
 

@@ -11,15 +11,19 @@ use tokio::sync::Mutex;
 use super::super::store::StoreError;
 use super::retry::{Repeat, repeated};
 
-/// A lease is shared for this share of its time to live, and never for longer than `REUSE_SECONDS`.
+/// A lease is shared for this share of its time to live, and never for longer than is configured.
 const REUSE_DIVISOR: i64 = 20;
-const REUSE_SECONDS: i64 = 60;
+/// Upstream's default for the longest time.
+pub const REUSE_SECONDS: i64 = 60;
 /// At most so many keys share a lease.
 const REUSE_KEYS: u32 = 1000;
 
-/// The lease granted last.
-#[derive(Default)]
-pub(super) struct Leases(Mutex<Option<Lease>>);
+pub(super) struct Leases {
+    /// The lease granted last.
+    last: Mutex<Option<Lease>>,
+    /// The longest that a lease is shared.
+    reuse_seconds: i64,
+}
 
 #[derive(Clone, Copy)]
 struct Lease {
@@ -29,11 +33,15 @@ struct Lease {
 }
 
 impl Leases {
+    pub fn new(reuse_seconds: i64) -> Leases {
+        Leases { last: Mutex::default(), reuse_seconds }
+    }
+
     /// A lease that outlives `ttl_seconds` from now, but not by much.
     pub async fn get(&self, client: LeaseClient, ttl_seconds: u32) -> Result<i64, StoreError> {
         let ttl = i64::from(ttl_seconds);
-        let slack = reuse_seconds(ttl);
-        let mut last = self.0.lock().await;
+        let slack = reuse_seconds(ttl, self.reuse_seconds);
+        let mut last = self.last.lock().await;
         let now = Instant::now();
         if let Some(lease) = last.as_mut()
             && lease.fits(now, ttl, slack)
@@ -58,8 +66,8 @@ impl Lease {
     }
 }
 
-fn reuse_seconds(ttl: i64) -> i64 {
-    (ttl / REUSE_DIVISOR).min(REUSE_SECONDS)
+fn reuse_seconds(ttl: i64, longest: i64) -> i64 {
+    (ttl / REUSE_DIVISOR).min(longest)
 }
 
 fn seconds(n: i64) -> Duration {
@@ -72,7 +80,8 @@ mod tests {
 
     #[test]
     fn a_lease_is_shared_for_a_twentieth_of_its_time_and_a_minute_at_most() {
-        assert_eq!([10, 60, 3600].map(reuse_seconds), [0, 3, 60]);
+        assert_eq!([10, 60, 3600].map(|ttl| reuse_seconds(ttl, REUSE_SECONDS)), [0, 3, 60]);
+        assert_eq!(reuse_seconds(3600, 10), 10, "or for less, if that is wanted");
         let start = Instant::now();
         let lease = Lease { id: 1, expires: start + seconds(3660), keys: 1 };
         let fits = |after: i64| lease.fits(start + seconds(after), 3600, 60);

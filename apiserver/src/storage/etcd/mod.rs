@@ -22,6 +22,7 @@ use tokio::sync::watch::Sender;
 use super::store::{Batch, Change, Entry, Expected, Key, Loaded, Revision, Round, Store, StoreError, Txn};
 pub use address::Address;
 use lease::Leases;
+pub use lease::REUSE_SECONDS;
 use retry::{Repeat, repeated};
 use watch::{ProgressBy, Watch};
 
@@ -43,6 +44,8 @@ pub struct Options {
     pub prefix: String,
     /// For `https` endpoints.
     pub tls: Option<TlsOptions>,
+    /// The longest that keys which live for a time share a lease.
+    pub lease_reuse_seconds: i64,
 }
 
 /// A store in an etcd.
@@ -75,7 +78,7 @@ impl Etcd {
             root: root(&options.prefix),
             progress_by: ProgressBy::for_version(status.version()),
             progress_requests: Sender::new(0),
-            leases: Leases::default(),
+            leases: Leases::new(options.lease_reuse_seconds),
         })
     }
 

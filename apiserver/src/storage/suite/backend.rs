@@ -54,8 +54,12 @@ impl Backend {
         match self {
             Backend::Embedded(directory) => Arc::new(Embedded::open(directory.path()).unwrap()),
             Backend::Etcd(server) => {
-                let options =
-                    etcd::Options { endpoints: vec![format!("http://127.0.0.1:{}", server.client)], prefix: prefix.into(), tls: None };
+                let options = etcd::Options {
+                    endpoints: vec![format!("http://127.0.0.1:{}", server.client)],
+                    prefix: prefix.into(),
+                    tls: None,
+                    lease_reuse_seconds: etcd::REUSE_SECONDS,
+                };
                 for _ in 0..100 {
                     let opened = tokio::time::timeout(Duration::from_secs(2), Etcd::connect(options.clone())).await;
                     if let Ok(Ok(store)) = opened {

@@ -6,6 +6,8 @@ mod escalation;
 mod issuers;
 mod order;
 mod outside;
+mod signer;
+mod signing;
 mod webhooks;
 
 use std::path::Path;

@@ -2,14 +2,14 @@
 //!
 //! Fair queues say how many requests of whom run at once; on few processors a handful that run is enough to make everybody else wait. So the time in
 //! which the tasks of connections run is metered by whose they are. Connections of somebody who takes more than [`SHARE`] go on in a second runtime, whose
-//! threads run when a processor is idle, until their owner has been modest for [`BUSY_FOR`]. Nothing is refused here, and while nobody else
-//! wants a processor both lanes are equally quick. Should there be no idle processor at all, the second lane is left to itself no
+//! threads run when a processor is idle, until their owner has been modest for [`BUSY_FOR`]. Nothing is refused here, and who is
+//! alone gives way to nobody. Should there be no idle processor at all, the second lane is left to itself no
 //! longer than [`PATIENCE`]: then all are equal for a while.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ const SHARE: f64 = 0.2;
 const BUSY_FOR: Duration = Duration::from_secs(2);
 /// A task that runs longer at a time did not run all the time: its thread had to wait for a processor.
 const LONGEST_TURN: Duration = Duration::from_millis(2);
+/// Who has had the server to themselves for so long is alone.
+const ALONE_AFTER: Duration = Duration::from_secs(1);
 /// How often the second lane is tried while anybody is in it.
 const PULSE: Duration = Duration::from_millis(100);
 /// A lane that does nothing for so long gets no processor.
@@ -113,16 +115,52 @@ struct Known {
     traffic: Arc<Traffic>,
 }
 
-/// What goes on in the second lane.
-#[derive(Default)]
+/// Who is served, and what goes on in the second lane.
 struct Traffic {
+    began: Instant,
+    /// Whose turn was last: the address of the owner.
+    last: AtomicUsize,
+    /// When it was somebody else's turn last, in milliseconds from the beginning.
+    changed: AtomicU64,
     connections: AtomicUsize,
     entered: Notify,
     /// It gets no processor, and nobody is sent there.
     stands: AtomicBool,
 }
 
+impl Default for Traffic {
+    fn default() -> Traffic {
+        Traffic {
+            began: Instant::now(),
+            last: AtomicUsize::new(0),
+            changed: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+            entered: Notify::new(),
+            stands: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Traffic {
+    fn milliseconds(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// This one has had a turn.
+    fn turn(&self, owner: &Arc<Owner>, now: Instant) {
+        let owner = Arc::as_ptr(owner).addr();
+        if self.last.load(Ordering::Relaxed) != owner {
+            self.last.store(owner, Ordering::Relaxed);
+            self.changed.store(self.milliseconds(now), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether several are served.
+    fn is_shared(&self, now: Instant) -> bool {
+        let alone_ms = self.milliseconds(now).saturating_sub(self.changed.load(Ordering::Relaxed));
+        u128::from(alone_ms) < ALONE_AFTER.as_millis()
+    }
+
     /// Tries the second lane while anybody is in it.
     async fn watch(self: Arc<Traffic>, second: Handle) {
         loop {
@@ -155,9 +193,10 @@ impl Belonging {
 
     /// Whether its owner is to give way.
     fn is_busy(&self) -> bool {
-        let gives_way =
-            |known: &Arc<Known>| known.owner.load().busy.load(Ordering::Relaxed) && !known.traffic.stands.load(Ordering::Relaxed);
-        self.0.as_ref().is_some_and(gives_way)
+        self.0.as_ref().is_some_and(|known| {
+            let Known { owner, traffic, .. } = &**known;
+            owner.load().busy.load(Ordering::Relaxed) && !traffic.stands.load(Ordering::Relaxed) && traffic.is_shared(Instant::now())
+        })
     }
 
     /// Runs a turn of a task.
@@ -166,7 +205,9 @@ impl Belonging {
         let began = Instant::now();
         let outcome = turn();
         let now = Instant::now();
-        known.owner.load().took(now, now - began);
+        let owner = known.owner.load();
+        owner.took(now, now - began);
+        known.traffic.turn(&owner, now);
         outcome
     }
 }
@@ -332,6 +373,21 @@ mod tests {
         assert_eq!(&*owners.of("late").name, "", "the rest are one");
         drop(many);
         assert_eq!(&*owners.of("late").name, "late");
+    }
+
+    #[test]
+    fn who_is_alone_gives_way_to_nobody() {
+        let (owners, traffic) = (Owners::default(), Traffic::default());
+        let (ann, bob) = (owners.of("ann"), owners.of("bob"));
+        let at = |ms| traffic.began + Duration::from_millis(ms);
+        for ms in 0..2_000 {
+            traffic.turn(&ann, at(ms));
+        }
+        assert!(!traffic.is_shared(at(2_000)));
+        traffic.turn(&bob, at(2_001));
+        traffic.turn(&ann, at(2_002));
+        assert!(traffic.is_shared(at(2_900)));
+        assert!(!traffic.is_shared(at(3_100)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -188,7 +188,8 @@ async fn objects_stored_in_an_older_version_are_read_through_conversion() {
     server.seen.down.store(true, Ordering::SeqCst);
     assert_eq!(shown("v3", &api(&client, "v3").get("old").await.expect("needs no conversion")), "h:1");
     let refused = api(&client, "v2").get("old").await.expect_err("needs conversion");
-    let expected = "conversion webhook for conversion.example.com/v3, Kind=Endpoint failed: an error on the server (\"\") has prevented the request from succeeding";
+    let expected =
+        "conversion webhook for conversion.example.com/v3, Kind=Endpoint failed: the server is currently unable to handle the request";
     assert!(message(&refused).starts_with(expected), "{refused}");
 }
 

@@ -154,7 +154,11 @@ async fn another_program_signs_tokens_and_tells_the_keys() {
 
     // Without the signer there are no new tokens; the rest goes on.
     drop(signer);
-    let (code, _) = request(&admin, 3600, "?timeout=1s").await;
+    // A call on the connection that breaks fails with it; those after it wait for another.
+    let (mut code, _) = request(&admin, 3600, "?timeout=1s").await;
+    if code == StatusCode::INTERNAL_SERVER_ERROR {
+        code = request(&admin, 3600, "?timeout=1s").await.0;
+    }
     assert_eq!(code, StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(name(&cluster, &second).await, Ok(ROBOT.to_owned()));
     assert_eq!(ask(&admin, "GET", "/readyz", &Value::Null).await.0, StatusCode::OK);

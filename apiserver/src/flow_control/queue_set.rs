@@ -207,7 +207,7 @@ impl QueueSet {
             return Arrival::Refuse(Reason::QueueFull);
         };
         let length = i64::try_from(self.queues[at].waiting.len()).unwrap_or(i64::MAX);
-        let no_seat = self.limit.is_some_and(|limit| self.seats_in_use >= limit - self.spare(&flow));
+        let no_seat = !self.has_seat(self.runs(&flow));
         if (no_seat || length > 0) && length >= queuing.queue_length_limit {
             self.totals.rejected += 1;
             return Arrival::Refuse(Reason::QueueFull);
@@ -272,16 +272,25 @@ impl QueueSet {
         if seats > limit { self.executing == 0 } else { self.seats_in_use.saturating_add(seats) <= limit - spare }
     }
 
-    /// The seats that a flow has to leave.
-    fn spare(&self, flow: &Flow) -> u32 {
-        if self.running.contains_key(&flow.hash) { self.limit.unwrap_or(0) / SPARE } else { 0 }
+    /// Whether anything of a flow runs.
+    fn runs(&self, flow: &Flow) -> bool {
+        self.running.contains_key(&flow.hash)
+    }
+
+    /// The seats that a flow has to leave, by whether anything of it runs.
+    fn spare(&self, runs: bool) -> u32 {
+        if runs { self.limit.unwrap_or(0) / SPARE } else { 0 }
+    }
+
+    /// Whether there is a seat that such a flow may take.
+    fn has_seat(&self, runs: bool) -> bool {
+        self.limit.is_none_or(|limit| self.seats_in_use < limit - self.spare(runs))
     }
 
     /// Whether the next request of a queue can run now.
     fn has_room(&self, at: usize) -> bool {
-        let next = self.queues[at].waiting.front().and_then(|id| self.requests.get(id));
-        let some_free = self.limit.is_none_or(|limit| self.seats_in_use < limit);
-        some_free && next.is_some_and(|next| self.fits(next.flow.seats, self.spare(&next.flow)))
+        let Some(next) = self.queues[at].waiting.front().and_then(|id| self.requests.get(id)) else { return false };
+        self.has_seat(false) && self.fits(next.flow.seats, self.spare(self.runs(&next.flow)))
     }
 
     /// Virtual time goes on at the rate at which each active queue is served.
@@ -349,7 +358,7 @@ impl QueueSet {
 
     fn dispatch_all(&mut self, now: Instant) -> Vec<Id> {
         let mut started = Vec::new();
-        while self.waiting > 0 && self.limit.is_none_or(|limit| self.seats_in_use < limit) {
+        while self.waiting > 0 && self.has_seat(false) {
             let Some(at) = self.next_queue() else { break };
             // The widest request waits for its seats; to let narrower ones past would starve it.
             if !self.has_room(at) {
@@ -365,15 +374,15 @@ impl QueueSet {
     /// first, and alone while only spare seats are left.
     fn next_queue(&self) -> Option<usize> {
         let count = self.queues.len();
-        let may_take = |flow: &Flow| self.limit.is_none_or(|limit| self.seats_in_use < limit - self.spare(flow));
+        let spare_alone = !self.has_seat(true);
         let mut best: Option<(bool, f64, usize)> = None;
         for at in (1..=count).map(|n| (self.robin + n) % count) {
             let queue = &self.queues[at];
             let Some(oldest) = queue.waiting.front().and_then(|id| self.requests.get(id)) else { continue };
-            if !may_take(&oldest.flow) {
+            let (runs, end) = (self.runs(&oldest.flow), queue.next_r + oldest.work());
+            if runs && spare_alone {
                 continue;
             }
-            let (runs, end) = (self.running.contains_key(&oldest.flow.hash), queue.next_r + oldest.work());
             let is_before = |(other_runs, least, _): (bool, f64, usize)| if runs == other_runs { end < least } else { other_runs };
             if best.is_none_or(is_before) {
                 best = Some((runs, end, at));

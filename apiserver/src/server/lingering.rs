@@ -14,15 +14,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
-/// What comes after the end is read for so long, as upstream's server does.
+/// A peer that sends nothing for so long after the end has been told is left (upstream's server waits so long in any case).
 const LINGER: Duration = Duration::from_millis(500);
+/// A peer that goes on sending is left after this.
+const LONGEST: Duration = Duration::from_secs(10);
 
 enum Phase {
     Open,
-    /// The end has been told; reading goes on until then.
-    Told(Pin<Box<Sleep>>),
+    /// The end has been told; reading goes on until the sleep ends, which is never later than the instant.
+    Told(Pin<Box<Sleep>>, Instant),
 }
 
 pub(super) struct Lingering<S> {
@@ -68,18 +70,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
             if this.upgraded.load(Ordering::Relaxed) {
                 return Poll::Ready(Ok(()));
             }
-            this.phase = Phase::Told(Box::pin(tokio::time::sleep(LINGER)));
+            this.phase = Phase::Told(Box::pin(tokio::time::sleep(LINGER)), Instant::now() + LONGEST);
         }
-        let Phase::Told(end) = &mut this.phase else { return Poll::Ready(Ok(())) };
+        let Phase::Told(silence, end) = &mut this.phase else { return Poll::Ready(Ok(())) };
         let mut space = [MaybeUninit::uninit(); 16 * 1024];
         loop {
-            if end.as_mut().poll(cx).is_ready() {
+            if silence.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             let mut unwanted = ReadBuf::uninit(&mut space);
             // A peer that has gone, in whatever way, has what it wanted.
             match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut unwanted)) {
-                Ok(()) if !unwanted.filled().is_empty() => {}
+                Ok(()) if !unwanted.filled().is_empty() => silence.as_mut().reset((Instant::now() + LINGER).min(*end)),
                 _ => return Poll::Ready(Ok(())),
             }
         }
@@ -120,6 +122,26 @@ mod tests {
         assert_eq!(answer, "too much");
         drop(client);
         served.await.expect("the server ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_slow_to_send_the_rest_is_read_to_its_end_but_not_for_ever() {
+        for (pieces, is_answered) in [(20, true), (1_000, false)] {
+            let (mut client, server) = tokio::io::duplex(1024);
+            let served = tokio::spawn(async move {
+                let mut server = Lingering::new(server, Arc::default());
+                server.write_all(b"too much").await.expect("an answer");
+                server.shutdown().await.expect("an end");
+            });
+            let mut taken = true;
+            for _ in 0..pieces {
+                tokio::time::sleep(LINGER / 2).await;
+                taken &= client.write_all(&[b'x'; 1024]).await.is_ok();
+            }
+            assert_eq!(taken, is_answered, "{pieces} pieces");
+            drop(client);
+            served.await.expect("the server ends");
+        }
     }
 
     #[tokio::test(start_paused = true)]

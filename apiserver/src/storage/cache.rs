@@ -156,7 +156,7 @@ impl Resource {
         }
     }
 
-    /// Expires all watchers, those to come too: the resource is no longer followed.
+    /// The resource is no longer followed: watchers are expired once they have seen what is here, those to come at once.
     pub(super) fn close(&self, wake: &mut Vec<Arc<Notify>>) {
         self.state.write().log.close(wake);
     }
@@ -372,20 +372,25 @@ impl Cursor {
 
     /// The next events that are here already; none if there are none.
     pub fn try_next(&mut self) -> Result<Vec<Arc<Event>>, Expired> {
-        let state = self.resource.state.read();
-        let Some((mut events, position)) = state.log.read(&self.scope, self.position, READ_LIMIT) else {
-            return Err(Expired { requested: self.delivered, oldest: state.log.start() });
-        };
-        drop(state);
-        self.position = position;
-        // Only a watcher of the future has to leave anything out.
-        if events.first().is_some_and(|e| e.revision <= self.delivered) {
-            events.retain(|e| e.revision > self.delivered);
+        loop {
+            let state = self.resource.state.read();
+            let Some((mut events, position)) = state.log.read(&self.scope, self.position, READ_LIMIT) else {
+                return Err(Expired { requested: self.delivered, oldest: state.log.start() });
+            };
+            drop(state);
+            self.position = position;
+            // Only a watcher of the future has to leave anything out; of what it has left out, nobody tells it again.
+            let had_some = !events.is_empty();
+            if events.first().is_some_and(|e| e.revision <= self.delivered) {
+                events.retain(|e| e.revision > self.delivered);
+            }
+            if let Some(last) = events.last() {
+                self.delivered = last.revision;
+            }
+            if !events.is_empty() || !had_some {
+                return Ok(events);
+            }
         }
-        if let Some(last) = events.last() {
-            self.delivered = last.revision;
-        }
-        Ok(events)
     }
 
     /// The revision for a bookmark: everything up to it has been given out. `None` if events are

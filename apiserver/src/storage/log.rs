@@ -116,7 +116,7 @@ pub(super) struct Log {
     next: u64,
     /// Every event after this revision is in the ring.
     start: Revision,
-    /// No more events will come, and so nobody is to wait for them.
+    /// No more events will come: readers get what they have not read, and then nobody is to wait for more.
     closed: bool,
     cost: usize,
     limits: LogLimits,
@@ -242,10 +242,11 @@ impl Log {
         }
     }
 
-    /// Expires every reader, those to come too.
+    /// Ends the log: a reader is expired once it has read what is here, and nobody takes a place any more.
     pub fn close(&mut self, wake: &mut Vec<Arc<Notify>>) {
         self.closed = true;
-        self.reset(self.start, wake);
+        wake.push(self.all.clone());
+        wake.extend(self.topics.values().map(|topic| topic.wake.clone()));
     }
 
     /// Takes a place after `revision`; it must be given back with [`Log::unsubscribe`].
@@ -297,12 +298,13 @@ impl Log {
         }
     }
 
-    /// The next events of a scope, at most `limit`, and the place after them. `None` if the reader has been outrun, or nothing
-    /// will come any more.
+    /// The next events of a scope, at most `limit`, and the place after them. `None` if the reader has been outrun, or has read
+    /// all of a log that has ended.
     pub fn read(&self, scope: &Scope, at: Position, limit: usize) -> Option<(Vec<Arc<Event>>, Position)> {
-        if self.closed {
-            return None;
-        }
+        self.unread(scope, at, limit).filter(|(events, _)| !(self.closed && events.is_empty()))
+    }
+
+    fn unread(&self, scope: &Scope, at: Position, limit: usize) -> Option<(Vec<Arc<Event>>, Position)> {
         let first = self.first();
         if *scope == Scope::All {
             let skip = usize::try_from(at.0.checked_sub(first)?).ok()?;

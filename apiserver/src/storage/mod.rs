@@ -170,8 +170,8 @@ impl Storage {
         Ok(resource)
     }
 
-    /// Forgets a resource (a custom resource whose definition is gone or has changed). Its watchers are expired, those to come
-    /// too; its objects stay in the store.
+    /// Forgets a resource (a custom resource whose definition is gone or has changed). Its watchers are expired once they have seen
+    /// all that has happened to it, those to come at once; its objects stay in the store.
     pub fn unregister(&self, resource: &Arc<Resource>) {
         self.inner.resources.write().remove(resource);
         self.retire(resource);

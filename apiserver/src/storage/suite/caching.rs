@@ -450,15 +450,26 @@ async fn servers_that_share_an_etcd_see_each_others_writes() {
 async fn a_resource_that_is_forgotten_expires_its_watchers_and_can_come_back() {
     let backend = Backend::embedded();
     let World { storage, pods: before } = world(&backend, Config::default()).await;
-    storage.create(&before, &pod("ns", "a", "", 0), None).await.unwrap();
-    let (_, mut cursor) = before.list_and_watch(Scope::Name("a".into()));
+    for name in ["a", "b"] {
+        storage.create(&before, &pod("ns", name, "", 0), None).await.unwrap();
+    }
+    let mut cursors = [Scope::All, Scope::Name("a".into())].map(|scope| before.list_and_watch(scope).1);
+    let mut of_the_future = before.watch(Scope::All, Revision(storage.revision().0 + 1000)).unwrap();
     assert!(Arc::ptr_eq(&before, &storage.register(pods()).await.unwrap()));
+    storage.delete(&before, "ns", "a", None).await.unwrap();
     storage.unregister(&before);
-    assert!(cursor.next().await.is_err());
+    for cursor in &mut cursors {
+        // What had happened before is told first.
+        let last = next(cursor).await;
+        assert_eq!(last.iter().map(|e| (e.kind, e.object.name())).collect::<Vec<_>>(), [(EventKind::Deleted, "a")]);
+        assert!(cursor.next().await.is_err());
+    }
+    let end = tokio::time::timeout(Duration::from_secs(10), of_the_future.next()).await;
+    assert!(end.expect("it is told").is_err());
     let after = storage.register(pods()).await.unwrap();
     assert!(!Arc::ptr_eq(&before, &after));
     assert_eq!(all(&after.snapshot()).len(), 1);
-    storage.delete(&after, "ns", "a", None).await.unwrap();
+    storage.delete(&after, "ns", "b", None).await.unwrap();
     assert!(after.snapshot().is_empty());
 }
 
@@ -504,7 +515,10 @@ async fn a_resource_that_is_replaced_is_read_and_written_without_a_gap() {
         tokio::time::sleep(Duration::from_millis(2)).await;
         let (_, mut cursor) = old.list_and_watch(Scope::All);
         storage.unregister(&old);
-        assert!(cursor.try_next().is_err() && old.watch(Scope::All, Revision(u64::MAX)).is_err(), "nobody waits for what will not come");
+        while let Ok(events) = cursor.try_next() {
+            assert!(!events.is_empty(), "nobody waits for what will not come");
+        }
+        assert!(old.watch(Scope::All, Revision(u64::MAX)).is_err(), "nor begins to");
         for object in new.snapshot().range("", None) {
             let value = object.value();
             let expected = if field == "spec.nodeName" { "n1".to_owned() } else { value["metadata"]["generation"].to_string() };

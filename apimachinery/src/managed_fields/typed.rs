@@ -172,7 +172,9 @@ impl<'a> Schema<'a> {
             Type::String | Type::Bytes | Type::Duration => Atom::scalar(Scalar::String),
             Type::Bool => Atom::scalar(Scalar::Boolean),
             Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float => Atom::scalar(Scalar::Numeric),
-            Type::Quantity | Type::IntOrString | Type::Time | Type::MicroTime => Atom::scalar(Scalar::Any),
+            Type::Quantity | Type::Time | Type::MicroTime => Atom::scalar(Scalar::Any),
+            // Its schema is one of two, and so of no type: upstream takes it for anything, and its decoder says what it is not.
+            Type::IntOrString => Atom::unknown(TypeRef::Deduced, false),
             Type::RawExtension => Atom::unknown(TypeRef::Whole, true),
             Type::Json | Type::SchemaOr(_) => Atom::unknown(TypeRef::Deduced, false),
             Type::FieldsV1 => Atom { scalar: None, list: None, ..Atom::unknown(TypeRef::Deduced, false) },

@@ -18,14 +18,23 @@ pub(super) fn follow_directive(directive: &Value, patch: &mut Map<String, Value>
 }
 
 fn unknown_directive(directive: &Value, map: &Value) -> Error {
-    let shown = match directive {
-        Value::String(s) => s.clone(),
-        other => match go_print::type_name(other) {
-            Some(name) => format!("%!s({name}={})", go_print::plain(other)),
-            None => "%!s(<nil>)".to_owned(),
-        },
-    };
-    Error::Other(format!("unknown patch type: {shown} in map: {}", go_print::plain(map)))
+    Error::Other(format!("unknown patch type: {} in map: {}", as_text(directive), go_print::plain(map)))
+}
+
+/// A value where Go's `%s` is to print text: lists and maps are those of what they hold, other values are told to be none.
+fn as_text(value: &Value) -> String {
+    match (value, go_print::type_name(value)) {
+        (Value::String(text), _) => text.clone(),
+        (Value::Array(items), _) => format!("[{}]", items.iter().map(as_text).collect::<Vec<_>>().join(" ")),
+        (Value::Object(members), _) => {
+            let mut sorted: Vec<_> = members.iter().collect();
+            sorted.sort_unstable_by_key(|(name, _)| *name);
+            let members: Vec<String> = sorted.into_iter().map(|(name, member)| format!("{name}:{}", as_text(member))).collect();
+            format!("map[{}]", members.join(" "))
+        }
+        (other, Some(name)) => format!("%!s({name}={})", go_print::plain(other)),
+        (_, None) => "%!s(<nil>)".to_owned(),
+    }
 }
 
 /// `$retainKeys`: members that it does not name go; the patch may set no others.

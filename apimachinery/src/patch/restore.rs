@@ -1,14 +1,14 @@
 //! How a strategically merged object is read back into its type.
 //!
 //! Upstream does not decode JSON here but converts the tree, with other messages and looser numbers: a whole float is an
-//! integer, and integers wrap to the width of their field. Values with a text form of their own (quantities, times,
-//! int-or-strings) are left to [`crate::schema`]'s decoding, as are unknown fields.
+//! integer, and integers wrap to the width of their field. Values with a text form of their own (quantities, times)
+//! are left to [`crate::schema`]'s decoding, as are unknown fields.
 
 use serde_json::{Map, Value};
 
 use crate::{
     go_print,
-    schema::{Field, Type, TypeId, Types, element_go_type},
+    schema::{Field, Type, TypeId, Types, decode, element_go_type},
 };
 
 /// Why a merged object does not fit its type: the detail of `patch: Invalid value: …` (422, Invalid, the value being the
@@ -23,6 +23,9 @@ pub enum Error {
     Convert { from: &'static str, into: String },
     #[error("unrecognized type: {0}")]
     Unrecognized(String),
+    /// A type that reads itself has said so.
+    #[error("{0}")]
+    Own(String),
 }
 
 /// Checks `value` against type `id` and brings its numbers into the field's form.
@@ -73,6 +76,7 @@ fn place(types: &Types, ty: &Type, go_type: &str, value: &mut Value) -> Result<(
             *value = wrapped(ty, whole);
             Ok(())
         }
+        (Type::IntOrString, other) => decode::int_or_string(other).map_err(|e| Error::Own(e.to_string())),
         (Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Uint(_) | Type::Float, _) => Err(Error::Unrecognized(go_kind(ty))),
         _ => Ok(()),
     }
@@ -134,6 +138,7 @@ mod tests {
             (json!({"replicas": "x"}), "unrecognized type: int32"),
             (json!({"replicas": 1.5}), "cannot convert float64 to int32"),
             (json!({"paused": 1}), "unrecognized type: bool"),
+            (json!({"strategy": {"rollingUpdate": {"maxSurge": {}}}}), "json: cannot unmarshal object into Go value of type int32"),
             (json!({"strategy": {"type": 5}}), "cannot convert int64 to v1.DeploymentStrategyType"),
         ] {
             assert_eq!(run(spec.clone()), Err(message.to_owned()), "{spec}");

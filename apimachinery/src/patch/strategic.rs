@@ -84,6 +84,8 @@ pub fn apply(types: &Types, id: TypeId, document: &Value, patch: &mut Value) -> 
 #[derive(Clone, Copy)]
 enum Place<'a> {
     Struct(&'a StructType),
+    /// A struct of this name that reads and writes itself, and so has no fields to patch.
+    Opaque(&'static str),
     /// No struct, but of this Go kind.
     Other(&'static str),
 }
@@ -113,6 +115,12 @@ impl<'a> Merge<'a> {
             Type::Int64 | Type::Duration => Place::Other("int64"),
             Type::Uint(_) => Place::Other("uint64"),
             Type::Float => Place::Other("float64"),
+            Type::RawExtension => Place::Opaque("RawExtension"),
+            Type::Quantity => Place::Opaque("Quantity"),
+            Type::Time => Place::Opaque("Time"),
+            Type::MicroTime => Place::Opaque("MicroTime"),
+            Type::IntOrString => Place::Opaque("IntOrString"),
+            Type::FieldsV1 => Place::Opaque("FieldsV1"),
             _ => Place::Other("struct"),
         }
     }
@@ -120,6 +128,10 @@ impl<'a> Merge<'a> {
     fn field(self, place: Place<'a>, key: &str) -> Result<&'a Field, Error> {
         let ty = match place {
             Place::Struct(ty) => ty,
+            Place::Opaque(name) => {
+                let key = crate::field::quote(key);
+                return Err(Error::Other(format!("unable to find api field in struct {name} for the json field {key}")));
+            }
             Place::Other("struct") => return Err(Error::Other(format!("unable to find api field in struct for the json field {key:?}"))),
             Place::Other(kind) => {
                 return Err(Error::Other(format!("merging an object in json but data type is not struct, instead is: {kind}")));
@@ -245,7 +257,7 @@ impl<'a> Merge<'a> {
         }
         if key.is_empty() {
             let kind = match strategy.below {
-                Place::Struct(_) => "struct",
+                Place::Struct(_) | Place::Opaque(_) => "struct",
                 Place::Other(kind) => kind,
             };
             return Err(Error::Other(format!("cannot merge lists without merge key for {kind}")));

@@ -301,7 +301,8 @@ fn quantity_error(text: &str) -> String {
     }
 }
 
-fn int_or_string(value: &Value) -> Result<(), Error> {
+/// A number or a text.
+pub(crate) fn int_or_string(value: &Value) -> Result<(), Error> {
     match value {
         Value::String(_) => Ok(()),
         Value::Number(n) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(()),

@@ -84,6 +84,8 @@ async fn place(call: &mut Call, object: Value, dry_run: bool, has_revision: bool
         let why = "create not allowed while custom resource definition is terminating";
         return Err(Status::forbidden(resource.group(), &resource.plural, &name, why));
     }
+    // Whoever gives a prefix as well is told of it, even if the name was not made of it.
+    let has_prefix = !meta::text(&object, "generateName").is_empty();
     let generated = meta::wants_generated_name(&object);
     meta::fill_system_fields(&mut object, call.request.now);
     if generated {
@@ -93,7 +95,8 @@ async fn place(call: &mut Call, object: Value, dry_run: bool, has_revision: bool
     let name = meta::text(&object, "name").to_owned();
     let taken = allocation::begin(call, &mut object, None, dry_run).await?;
     let mut admitted = call.admit_new(&mut object, &namespace, dry_run, &options).await;
-    if has_revision {
+    // A dry run does not come as far as the store, which says this.
+    if has_revision && !dry_run {
         admitted = admitted.and_then(|()| Err(Status::unknown("resourceVersion should not be set on objects to be created")));
     }
     if let Err(refused) = admitted {
@@ -103,7 +106,7 @@ async fn place(call: &mut Call, object: Value, dry_run: bool, has_revision: bool
     let committed = commit(call, object, dry_run).await;
     taken.finish(&call.api, committed.is_ok()).await;
     committed.map_err(|refused| match refused {
-        Refused::Storage(storage::Error::AlreadyExists) if generated => {
+        Refused::Storage(storage::Error::AlreadyExists) if has_prefix => {
             Status::generate_name_conflict(resource.group(), &resource.plural, &name, 1)
         }
         Refused::Storage(storage::Error::AlreadyExists) => already_exists(call, &name),

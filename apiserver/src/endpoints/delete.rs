@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::schema::embedded;
 use apimachinery::status::{Details, Status};
 use apimachinery::{json, protobuf};
 use http::StatusCode;
@@ -11,7 +12,7 @@ use super::deletion::{self, Plan, Rules};
 use super::negotiate::{self, Encoding};
 use super::options::DeleteOptions;
 use super::present::Presenter;
-use super::{Answer, Call, convert, respond, update, versions, write};
+use super::{Answer, Call, body, convert, respond, update, versions, write};
 use crate::admission::Operation;
 use crate::allocation;
 use crate::registry::RETURN_DELETED_OBJECT;
@@ -95,6 +96,9 @@ pub async fn read_options(call: &mut Call) -> Result<DeleteOptions, Status> {
         Encoding::Yaml => apimachinery::yaml::parse(&bytes).map_err(|e| Status::bad_request(e.to_string()))?.value,
         Encoding::Protobuf => protobuf_options(&bytes)?,
     };
+    if !value.is_object() && !value.is_null() {
+        return Err(Status::bad_request(format!("couldn't get version/kind; json parse error: {}", body::no_object(&value))));
+    }
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("");
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     if !matches!(kind, "" | "DeleteOptions") {
@@ -264,6 +268,7 @@ async fn admit(call: &mut Call, namespace: &str, name: &str, old: &Value, option
 }
 
 fn shown(call: &Call, mut new: Value) -> Value {
+    embedded::forget(&call.resource.stored.embedded, &mut new);
     write::canonical(&call.resource, &mut new);
     convert::from_storage(&call.resource, new)
 }

@@ -52,12 +52,13 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
     let form = negotiate::of_errors(&call.request.headers, &call.request.raw_query);
     let answer = match check_route(&call) {
         Ok(()) => {
-            if let Some(warning) = deprecation(&call.resource) {
-                audit::annotate("k8s.io/deprecated", || "true".to_owned());
-                call.warnings.push(warning);
-            }
             let _coming = announce(&call);
-            run(&mut call).await
+            let answer = run(&mut call).await;
+            if let Some(warning) = deprecation(&call.resource).filter(|_| !answer.as_ref().is_err_and(has_no_route)) {
+                audit::annotate("k8s.io/deprecated", || "true".to_owned());
+                call.warnings.insert(0, warning);
+            }
+            answer
         }
         Err(refused) => Err(refused),
     };
@@ -85,6 +86,11 @@ fn deprecation(resource: &Resource) -> Option<String> {
         ("", "v1", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+".to_owned()),
         _ => None,
     }
+}
+
+/// Whether a request is refused because of its method, or of what its body is, and so reaches nothing that would warn.
+fn has_no_route(refusal: &Status) -> bool {
+    refusal.code == 405 || refusal.message == negotiate::NO_ROUTE_FOR_BODY
 }
 
 /// 404 in the words of a server that knows the group but not the path.

@@ -184,12 +184,13 @@ fn freshness(options: &ListOptions) -> Result<Freshness, Status> {
 
 /// A resourceVersion as a revision.
 pub fn parse_revision(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|_| {
-        let quoted = field::quote(text);
-        Status::bad_request(format!(
-            "invalid resource version: resourceVersion: Invalid value: {quoted}: strconv.ParseUint: parsing {quoted}: invalid syntax"
-        ))
-    })
+    text.parse().map_err(|_| Status::bad_request(format!("invalid resource version: {}", no_revision(text))))
+}
+
+/// What is said of a resourceVersion that is no number.
+pub fn no_revision(text: &str) -> String {
+    let quoted = field::quote(text);
+    format!("resourceVersion: Invalid value: {quoted}: strconv.ParseUint: parsing {quoted}: invalid syntax")
 }
 
 /// Where the next page starts: upstream's form, so that tokens survive a change of server.

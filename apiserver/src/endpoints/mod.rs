@@ -70,10 +70,10 @@ impl Call {
         self.resource.subresources.get(&*self.request.info.subresource)
     }
 
-    /// What the resource has of an offer: custom objects are no protobuf, and the status of what extends the API is no table.
+    /// What the resource has of an offer: custom objects are no protobuf, and the status of some groups' kinds is no table.
     pub fn offer(&self, offer: negotiate::Offer) -> negotiate::Offer {
-        let extends = matches!(self.resource.group(), "apiextensions.k8s.io" | "apiregistration.k8s.io");
-        let tables = offer.tables && !(extends && self.request.info.subresource == "status");
+        let without = matches!(self.resource.group(), "apiextensions.k8s.io" | "apiregistration.k8s.io" | "resource.k8s.io");
+        let tables = offer.tables && !(without && self.request.info.subresource == "status");
         negotiate::Offer { whole_as_protobuf: self.resource.custom.is_none(), tables, ..offer }
     }
 

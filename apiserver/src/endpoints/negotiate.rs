@@ -241,17 +241,18 @@ pub fn patch_type(headers: &HeaderMap) -> Result<PatchType, Status> {
         "application/merge-patch+json" => Ok(PatchType::Merge),
         "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
         "application/apply-patch+yaml" => Ok(PatchType::Apply),
-        _ => Err(Status::generic(415, "", "", "", "", "415: Unsupported Media Type")),
+        _ => Err(Status::generic(415, "", "", "", "", NO_ROUTE_FOR_BODY)),
     }
 }
 
-/// The form of errors: the one that was asked for where it can be had, else JSON.
+/// What a router says that has no route for such a body.
+pub const NO_ROUTE_FOR_BODY: &str = "415: Unsupported Media Type";
+
+/// The form of errors: the one that was asked for where an error can be had in it. Else it is JSON for people, as upstream has it:
+/// who asks for a Table and nothing else gets no error that a machine would want.
 pub fn of_errors(headers: &HeaderMap, raw_query: &str) -> Form {
     let query = Query::parse(raw_query);
-    match output(headers, query.get("pretty"), Offer::OBJECT) {
-        Ok(form) => Form { transform: Transform::None, ..form },
-        Err(_) => Form::JSON,
-    }
+    output(headers, query.get("pretty"), Offer::PLAIN).unwrap_or(Form { pretty: true, ..Form::JSON })
 }
 
 /// A header's text; empty if it is absent or not text.

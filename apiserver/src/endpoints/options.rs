@@ -180,9 +180,10 @@ impl ListOptions {
                 ));
             }
             if self.send_initial_events.is_some() {
-                if version_match.is_empty() {
+                if version_match != "NotOlderThan" {
                     errors.push(field::Error::forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
-                } else if version_match != "NotOlderThan" {
+                }
+                if !matches!(version_match, "" | "NotOlderThan") {
                     errors.push(field::Error::not_supported(&path, version_match, &["NotOlderThan"]));
                 }
                 if !self.continue_token.is_empty() {

@@ -188,13 +188,17 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
             config.validate(options.field_validation, &mut call.warnings)?;
         }
         typed(call, &config.value, &mut object)?;
-        embedded::rewrite(&call.resource.embedded, &mut object);
+        match current.as_ref().filter(|current| keeps_texts(call, current, before.as_ref(), &object)) {
+            Some(current) => object = with_owners_of(current.value_with_texts(), &object),
+            None => embedded::rewrite(&call.resource.embedded, &mut object),
+        }
         write::complete_applied(&call.resource, &mut object);
         if call.resource.namespaced {
             meta::ensure_namespace(&mut object, call.namespace())?;
         }
         update::check_name(call, &object)?;
         let Some(current) = current else {
+            update::revision(&object)?;
             let uid = meta::text(&object, "uid");
             if !uid.is_empty() {
                 let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
@@ -216,6 +220,30 @@ pub async fn apply(call: &mut Call, bytes: &[u8], options: &WriteOptions, manage
         }
     }
     Err(update::modified(call))
+}
+
+/// Whether an apply changes nothing of an object but who owns what: embedded objects then keep the texts that they were sent with.
+fn keeps_texts(call: &Call, current: &Object, before: Option<&Value>, applied: &Value) -> bool {
+    let members = |object: &Value| -> Option<Map<String, Value>> {
+        let mut members = object.as_object()?.clone();
+        members.get_mut("metadata")?.as_object_mut()?.shift_remove("managedFields");
+        Some(members)
+    };
+    current.has_texts() && call.resource.conversion.is_none() && before.and_then(members) == members(applied)
+}
+
+/// An object whose fields have the owners that those of another have.
+fn with_owners_of(mut object: Value, other: &Value) -> Value {
+    let metadata = meta::metadata_mut(&mut object);
+    match other.pointer("/metadata/managedFields") {
+        Some(owners) => {
+            metadata.insert("managedFields".to_owned(), owners.clone());
+        }
+        None => {
+            metadata.shift_remove("managedFields");
+        }
+    }
+    object
 }
 
 /// What is said of a value whose type reads it from text, where a tree is converted.

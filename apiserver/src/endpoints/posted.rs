@@ -57,9 +57,11 @@ pub async fn read(call: &mut Call, kind: Kind) -> Result<Posted, Status> {
         canonicalize(&types, kind.type_id, object, Empties::Drop);
     };
     audit::request_object(&object, complete);
-    let namespace = call.namespace();
-    if !namespace.is_empty() {
-        meta::ensure_namespace(&mut object, namespace)?;
+    if object.get("metadata").is_some_and(Value::is_object) {
+        meta::wipe_system_fields(&mut object);
+        meta::ensure_namespace(&mut object, call.namespace())?;
+    } else if !call.namespace().is_empty() {
+        meta::ensure_namespace(&mut object, call.namespace())?;
     }
     complete(&mut object);
     own(call, &kind, &mut object, &options.manager(call.user_agent()));

@@ -112,21 +112,33 @@ impl Filter {
 fn resolve(resource: &Resource, name: &str) -> Result<Field, Status> {
     match name {
         "metadata.name" => return Ok(Field::Name),
-        "metadata.namespace" if resource.namespaced => return Ok(Field::Namespace),
+        "metadata.namespace" if resource.namespaced || has_no_fields(resource) => return Ok(Field::Namespace),
         _ => {}
     }
     resource.selectable.iter().position(|(n, _)| &**n == name).map(Field::Other).ok_or_else(|| unknown(resource, name))
+}
+
+/// Whether the kind is selected by what every kind has alone. Such kinds take a namespace even where objects are in none.
+fn has_no_fields(resource: &Resource) -> bool {
+    resource.selectable.is_empty() && resource.custom.is_none()
 }
 
 /// The refusal of a field that cannot be selected on.
 ///
 /// Kinds without fields of their own list what there is; kinds with some say only that the label is not supported.
 fn unknown(resource: &Resource, name: &str) -> Status {
-    if resource.selectable.is_empty() && resource.custom.is_none() {
+    if has_no_fields(resource) {
         return Status::bad_request(format!(
             "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
             apimachinery::field::quote(name)
         ));
     }
-    Status::bad_request(format!("field label not supported: {name}"))
+    match (resource.group(), &*resource.plural) {
+        ("batch", "jobs") => Status::bad_request(format!("field label {} not supported for Job", apimachinery::field::quote(name))),
+        ("resource.k8s.io", "resourceslices") => {
+            let kind = format!("{}, Kind={}", resource.api_version(), resource.gvk.kind);
+            Status::bad_request(format!("field label not supported for {kind}: {name}"))
+        }
+        _ => Status::bad_request(format!("field label not supported: {name}")),
+    }
 }

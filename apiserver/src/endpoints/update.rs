@@ -132,7 +132,7 @@ pub async fn put(call: &mut Call, change: Change) -> Result<Written, Failure> {
     // A PUT says which object it is about; a patch that changes the uid is merely invalid.
     let uid = meta::text(&change.object, "uid");
     if !uid.is_empty() && uid != current.uid() {
-        return Err(precondition_failed(call, uid, current.uid()).into());
+        return Err(precondition_failed(call, uid, current.uid(), change.dry_run).into());
     }
     replace(call, &current, change).await
 }
@@ -140,7 +140,7 @@ pub async fn put(call: &mut Call, change: Change) -> Result<Written, Failure> {
 async fn create_instead(call: &mut Call, change: Change) -> Result<Created, Failure> {
     let mut object = change.object;
     if !meta::text(&object, "uid").is_empty() {
-        return Err(precondition_failed(call, meta::text(&object, "uid"), "").into());
+        return Err(precondition_failed(call, meta::text(&object, "uid"), "", change.dry_run).into());
     }
     meta::metadata_mut(&mut object).shift_remove("resourceVersion");
     Ok(create::store(call, object, &change.manager, change.dry_run).await?)
@@ -181,6 +181,16 @@ pub async fn replace(call: &mut Call, current: &Arc<Object>, change: Change) -> 
     Ok(Written { outcome: outcome?, created: false })
 }
 
+/// The revision that an object claims to be of; 0 if none.
+pub fn revision(object: &Value) -> Result<u64, Status> {
+    match meta::text(object, "resourceVersion") {
+        "" => Ok(0),
+        given => given
+            .parse()
+            .map_err(|_| Status::unknown(format!("strconv.ParseUint: parsing {}: invalid syntax", apimachinery::field::quote(given)))),
+    }
+}
+
 /// The body's resourceVersion must be the current one; where the kind allows, none at all means "whatever is current".
 fn check_version(call: &Call, current: &Object, new: &mut Value) -> Result<(), Failure> {
     let given = meta::text(new, "resourceVersion");
@@ -195,9 +205,7 @@ fn check_version(call: &Call, current: &Object, new: &mut Value) -> Result<(), F
             return Err(Status::invalid(call.resource.group(), &call.resource.plural, call.name(), &vec![error]).into());
         }
     } else {
-        let version: u64 = given
-            .parse()
-            .map_err(|_| Status::unknown(format!("strconv.ParseUint: parsing {}: invalid syntax", apimachinery::field::quote(given))))?;
+        let version = revision(new)?;
         if version != 0 && version != current.revision().0 {
             return Err(Failure::Conflict);
         }
@@ -246,9 +254,10 @@ fn is_finished(object: &Value) -> bool {
             .is_none_or(|f| f.is_empty() || object.get("kind").and_then(Value::as_str) != Some("Namespace"))
 }
 
-/// 409 for a uid that is not the stored object's.
-pub fn precondition_failed(call: &Call, wanted: &str, found: &str) -> Status {
-    let key = storage_key(call);
+/// 409 for a uid that is not the stored object's. The key in it is the store's, but for a dry run, which has none: there it is the one
+/// below the store's prefix.
+pub fn precondition_failed(call: &Call, wanted: &str, found: &str, dry_run: bool) -> Status {
+    let key = format!("{}{}", if dry_run { "" } else { "/registry" }, storage_key(call));
     let why = format!(
         "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
     );
@@ -258,5 +267,5 @@ pub fn precondition_failed(call: &Call, wanted: &str, found: &str) -> Status {
 fn storage_key(call: &Call) -> String {
     let namespace = call.namespace();
     let separator = if namespace.is_empty() { "" } else { "/" };
-    format!("/registry/{}/{namespace}{separator}{}", call.resource.stored.prefix, call.name())
+    format!("/{}/{namespace}{separator}{}", call.resource.stored.prefix, call.name())
 }

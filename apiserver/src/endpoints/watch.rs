@@ -81,7 +81,7 @@ impl Start {
         let cache = call.cache()?;
         let revision = match options.resource_version.as_str() {
             "" => 0,
-            text => list::parse_revision(text)?,
+            text => text.parse().map_err(|_| Status::unknown(list::no_revision(text)))?,
         };
         let by_webhook = call.resource.webhook.is_some();
         let scope = scope(filter, by_webhook);

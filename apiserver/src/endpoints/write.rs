@@ -21,7 +21,7 @@ use super::{Call, convert, meta};
 use crate::admission::{Attributes, Operation};
 use crate::catalog::{Resource, Stored, SubresourceKind};
 use crate::registry::resource::admin_access;
-use crate::registry::{Cx, METADATA_CHECKED_AGAIN, PLAIN_FINALIZERS, UpdateStrategy};
+use crate::registry::{Cx, METADATA_CHECKED_AGAIN, METADATA_UNCHECKED, PLAIN_FINALIZERS, PLAIN_FINALIZERS_IN_STATUS, UpdateStrategy};
 use crate::storage;
 
 /// Times a write whose object changes underneath is tried again before the client is told.
@@ -226,7 +226,7 @@ impl Call {
     }
 
     fn meta_rules(&self) -> MetaRules {
-        MetaRules { namespaced: self.resource.namespaced, name: self.resource.check_name, finalizers: finalizer_rule(&self.resource) }
+        MetaRules { namespaced: self.resource.namespaced, name: self.resource.check_name, finalizers: finalizer_rule(&self.resource, "") }
     }
 
     /// The rules of any kind: a name that can be part of a path.
@@ -249,7 +249,9 @@ impl Call {
         self.resource.strategy.prepare_for_create(&cx, object);
         let path = Path::new("metadata");
         let mut of_metadata: ErrorList = self.unpermitted(admin_access::asked_by(object)).into_iter().collect();
-        of_metadata.extend(validate_object_meta(metadata(object), &self.meta_rules(), &path));
+        if !METADATA_UNCHECKED.contains(&(self.resource.group(), &*self.resource.plural)) {
+            of_metadata.extend(validate_object_meta(metadata(object), &self.meta_rules(), &path));
+        }
         let (mut errors, mut warnings) = self.resource.strategy.check_new(&cx, object, of_metadata);
         if errors.is_empty() {
             // What holds for all kinds comes last, for a kind's own words are better.
@@ -286,7 +288,12 @@ impl Call {
         }
         let path = Path::new("metadata");
         let mut errors = validate_object_meta(metadata(new), &self.common_rules(), &path);
-        errors.extend(validate_object_meta_update(metadata(new), metadata(old), finalizer_rule(&self.resource), &path));
+        errors.extend(validate_object_meta_update(
+            metadata(new),
+            metadata(old),
+            finalizer_rule(&self.resource, &self.request.info.subresource),
+            &path,
+        ));
         if self.request.info.subresource == "status" {
             errors.extend(self.unpermitted(admin_access::granted_by(new, old)));
         }
@@ -329,7 +336,11 @@ pub fn storage_status(resource: &Resource, error: storage::Error, name: &str) ->
         storage::Error::AlreadyExists => Status::already_exists(group, plural, name),
         storage::Error::Conflict { .. } => Status::modified(group, plural, name),
         storage::Error::Expired(expired) => Status::watch_expired(expired.requested.0, expired.oldest.0),
-        storage::Error::TooLargeRevision { requested, current } => Status::too_large_resource_version(requested.0, current.0, 1),
+        storage::Error::TooLargeRevision { requested, current } => {
+            // Events are not kept in memory upstream, whose store does not say when to come again.
+            let retry_after = if &*resource.stored.prefix == "events" { 0 } else { 1 };
+            Status::too_large_resource_version(requested.0, current.0, retry_after)
+        }
         storage::Error::Store(storage::StoreError::TooLarge { .. }) => Status::request_entity_too_large("limit is 1572864"),
         storage::Error::Store(full @ storage::StoreError::Full) => Status::unknown(full.to_string()),
         other => {
@@ -377,11 +388,13 @@ fn metadata(object: &Value) -> &Value {
 }
 
 /// The groups that extend the API, and custom resources, check finalizers as qualified names alone.
-fn finalizer_rule(resource: &Resource) -> FinalizerRule {
+fn finalizer_rule(resource: &Resource, subresource: &str) -> FinalizerRule {
+    let plural = &*resource.plural;
     match resource.group() {
+        group if subresource == "status" && PLAIN_FINALIZERS_IN_STATUS.contains(&(group, plural)) => FinalizerRule::Qualified,
         _ if resource.custom.is_some() => FinalizerRule::Qualified,
         "apiextensions.k8s.io" | "apiregistration.k8s.io" | "admissionregistration.k8s.io" => FinalizerRule::Qualified,
-        group if PLAIN_FINALIZERS.contains(&(group, &*resource.plural)) => FinalizerRule::Qualified,
+        group if PLAIN_FINALIZERS.contains(&(group, plural)) => FinalizerRule::Qualified,
         _ => FinalizerRule::Standard,
     }
 }

@@ -4,6 +4,7 @@
 //! same field. Owns that order and the few checks that declared rules share; knows no kind.
 
 use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::schema::canonical::{Empties, canonicalize};
 use serde_json::Value;
 
 /// The errors of one object by where their rules stand.
@@ -45,6 +46,16 @@ pub fn invalid_without_value(path: &Path<'_>, detail: impl Into<String>) -> Erro
 /// A list of more than `max` items is refused, and not looked into.
 pub fn max_items<T>(items: &[T], max: usize, path: &Path<'_>) -> Option<Error> {
     (items.len() > max).then(|| Error::too_many(path, items.len(), max))
+}
+
+/// A value as the API writes it: its fields in the order of the type of this name, and none that is empty and may be left out.
+pub fn written(schema: &str, value: &impl serde::Serialize) -> Value {
+    let mut value = serde_json::to_value(value).unwrap_or_default();
+    let types = apimachinery::schema::builtin();
+    if let Some(id) = types.lookup(schema) {
+        canonicalize(types, id, &mut value, Empties::Drop);
+    }
+    value
 }
 
 /// An error for each item whose key an earlier item has.

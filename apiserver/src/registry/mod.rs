@@ -222,6 +222,12 @@ pub const METADATA_CHECKED_AGAIN: [(&str, &str); 32] = [
 pub const PLAIN_FINALIZERS: [(&str, &str); 4] =
     [("", "events"), ("coordination.k8s.io", "leases"), ("node.k8s.io", "runtimeclasses"), ("policy", "poddisruptionbudgets")];
 
+/// Resources (group, plural) whose own rules say nothing of metadata: what holds for all kinds is said when they find nothing.
+pub const METADATA_UNCHECKED: [(&str, &str); 1] = [("policy", "poddisruptionbudgets")];
+
+/// Resources (group, plural) whose status endpoint takes finalizers that are neither standard nor qualified.
+pub const PLAIN_FINALIZERS_IN_STATUS: [(&str, &str); 1] = [("batch", "cronjobs")];
+
 /// Resources (group, plural) whose deletion answers with the object as it was, where others answer with a Status.
 pub const RETURN_DELETED_OBJECT: [(&str, &str); 16] = [
     ("", "persistentvolumeclaims"),

@@ -39,12 +39,15 @@ pub const fn wide(name: &'static str, description: Description) -> Column {
     Column { name, kind: "string", format: "", priority: 1, description }
 }
 
+/// The column of kinds that nobody has written columns for.
+pub const CREATED_AT: &str = "Created At";
+
 /// What kinds without columns of their own show: name and creation time.
 pub const DEFAULT: Printer = Printer {
     columns: &[
         NAME,
         Column {
-            name: "Created At",
+            name: CREATED_AT,
             kind: "date",
             format: "",
             priority: 0,

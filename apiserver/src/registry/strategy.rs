@@ -89,6 +89,17 @@ pub fn keep_metadata(new: &mut Value, old: &Value) {
     }
 }
 
+/// Takes all metadata but the owners of fields from the old object: what status endpoints of the first kinds that did so do.
+pub fn keep_all_metadata(new: &mut Value, old: &Value) {
+    let Some(mut kept) = old.get("metadata").cloned() else { return };
+    if let Some(owners) = new.pointer("/metadata/managedFields") {
+        set_field(&mut kept, "managedFields", owners.clone());
+    } else {
+        drop_field(&mut kept, "managedFields");
+    }
+    set_field(new, "metadata", kept);
+}
+
 /// The errors without those that say again what one before them said: the reference tells nothing twice.
 pub fn without_repeats(mut errors: ErrorList) -> ErrorList {
     let mut told = HashSet::new();

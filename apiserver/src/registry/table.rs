@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::printer::CREATED_AT;
 use super::{Column, Description, Printer};
 
 /// How a kind is shown: its column definitions, and the cells of one object in the same order.
@@ -10,9 +11,18 @@ pub trait Rows: Send + Sync {
     fn columns(&self) -> Vec<Value>;
     /// Ages are counted to `now`.
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
+    /// The rows of no objects.
+    fn none(&self) -> Value {
+        Value::Array(Vec::new())
+    }
 }
 
 impl Rows for Printer {
+    /// Kinds that nobody has written columns for have none at all.
+    fn none(&self) -> Value {
+        if self.columns.iter().any(|column| column.name == CREATED_AT) { Value::Null } else { Value::Array(Vec::new()) }
+    }
+
     fn columns(&self) -> Vec<Value> {
         self.columns.iter().map(column).collect()
     }
@@ -56,7 +66,7 @@ pub fn build<'v>(
         "apiVersion": format!("meta.k8s.io/{version}"),
         "metadata": list_meta,
         "columnDefinitions": columns,
-        "rows": rows,
+        "rows": if rows.is_empty() { printer.none() } else { Value::Array(rows) },
     })
 }
 

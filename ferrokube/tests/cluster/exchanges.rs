@@ -8,7 +8,7 @@ use conformance::exchanges::{Outcome, check};
 use super::process::Cluster;
 
 /// As many exchanges are on record at least, so that an empty folder is no success.
-const RECORDED: usize = 3_000;
+const RECORDED: usize = 3_700;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recorded_exchange_is_answered_as_the_reference_did() {

@@ -51,6 +51,9 @@ impl Presenter<'_> {
             )));
         }
         let whole: Bytes = match self.form.encoding {
+            Encoding::Json if objects.is_empty() && matches!(self.form.transform, Transform::Table(_)) => {
+                respond::json_text(&self.list_frame(meta).0, self.form.pretty)
+            }
             Encoding::Json => return Ok(self.json_response(objects, meta, request)),
             Encoding::Protobuf if self.resource.custom.is_none() && !self.leaves_out_annotations() => {
                 return self.protobuf_response(&objects, meta, request);

@@ -26,9 +26,20 @@ pub async fn token_review(call: &mut Call) -> Answer {
     let audiences: Vec<String> = list_at(&posted.object, "/spec/audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let authenticator = &call.api.authenticator;
     let wanted = if audiences.is_empty() { authenticator.audiences() } else { &audiences };
-    posted.object["status"] = match authenticator.token(str_at(&posted.object, "/spec/token"), Some(wanted)).await {
-        Ok(verified) => json!({ "authenticated": true, "user": user_info(&verified.user), "audiences": verified.audiences }),
-        Err(error) => json!({ "user": {}, "error": error }),
-    };
+    let verified = authenticator.token(str_at(&posted.object, "/spec/token"), Some(wanted)).await;
+    // What is not told stands as it was sent.
+    let mut status = posted.object["status"].as_object().cloned().unwrap_or_default();
+    status.insert("authenticated".to_owned(), verified.is_ok().into());
+    match verified {
+        Ok(verified) => {
+            status.insert("user".to_owned(), user_info(&verified.user));
+            status.insert("audiences".to_owned(), json!(verified.audiences));
+        }
+        Err(error) => {
+            status.entry("user").or_insert_with(|| json!({}));
+            status.insert("error".to_owned(), error.into());
+        }
+    }
+    posted.object["status"] = status.into();
     posted.created(call)
 }

@@ -73,11 +73,9 @@ fn validate_service_path(url_path: &str, path: &Path<'_>) -> ErrorList {
     if !url_path.starts_with('/') {
         errors.push(invalid("must start with a '/'".to_owned()));
     }
-    // Whatever the first character is, it is not looked at.
-    let mut rest = url_path.chars();
-    rest.next();
-    let rest = rest.as_str();
-    for (i, step) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+    // Whatever the first byte is, it is not looked at.
+    let rest = String::from_utf8_lossy(&url_path.as_bytes()[1..]);
+    for (i, step) in rest.strip_suffix('/').unwrap_or(&rest).split('/').enumerate() {
         if step.is_empty() {
             errors.push(invalid(format!("segment[{i}] may not be empty")));
             continue;

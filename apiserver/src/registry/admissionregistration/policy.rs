@@ -87,12 +87,14 @@ pub struct Known {
     variables: Vec<&'static str>,
     /// What the policy composes, with the types of that.
     composed: Vec<(String, cel::Type)>,
+    /// The policy has variables, be they wrong.
+    composes: bool,
 }
 
 impl Known {
     /// Without `variables` if there are none: upstream declares it in validating policies only where something is composed.
     pub fn without_empty_composition(mut self) -> Known {
-        if self.composed.is_empty() {
+        if !self.composes {
             self.variables.retain(|name| *name != "variables");
         }
         self
@@ -102,7 +104,7 @@ impl Known {
 /// The variables that expressions can use. Each may use those before it.
 pub fn validate_variables(variables: &[Variable], has_params: bool, path: &Path<'_>) -> (ErrorList, Known) {
     let mut errors = ErrorList::new();
-    let mut known = Known { variables: expression_variables(has_params), composed: Vec::new() };
+    let mut known = Known { variables: expression_variables(has_params), composed: Vec::new(), composes: !variables.is_empty() };
     for (i, variable) in variables.iter().enumerate() {
         let path = path.index(i);
         let (name, name_path) = (variable.name.as_str(), path.child("name"));

@@ -9,7 +9,7 @@ use super::defaults::storage_version;
 use super::spec_rules;
 use super::tolerance::{Rules, is_established};
 use super::{approval, format};
-use crate::registry::printer::{self, text, wide};
+use crate::registry::printer::{self, CREATED_AT, text, wide};
 use crate::registry::read::{at, bool_at, list_at, str_at};
 use crate::registry::strategy::{bump_generation_if_changed, drop_field, keep_all_but_status, keep_status, set_field, set_generation};
 use crate::registry::{
@@ -48,7 +48,7 @@ const COLUMNS: &[Column] = &[
     printer::NAME,
     text("Scope", Description::Text("Cluster/Namespaced")),
     text("Versions", Description::Text("Served versions")),
-    Column { kind: "date", ..text("Created At", Description::Field(OBJECT_META, "creationTimestamp")) },
+    Column { kind: "date", ..text(CREATED_AT, Description::Field(OBJECT_META, "creationTimestamp")) },
     wide("Group", Description::Text("API group")),
     wide("Kind", Description::Text("CustomResource kind")),
     wide("ShortNames", Description::Text("Short names")),

@@ -147,7 +147,8 @@ pub fn default_spec(spec: &mut Map<String, Value>) {
 
 /// All of a node's capacity can be used unless it says otherwise.
 pub fn default_status(status: &mut Map<String, Value>) {
-    if is_unset(status, "allocatable")
+    let has_none = status.get("allocatable").and_then(Value::as_object).is_some_and(Map::is_empty);
+    if (has_none || is_unset(status, "allocatable"))
         && let Some(capacity) = status.get("capacity").filter(|capacity| !capacity.is_null()).cloned()
     {
         status.insert("allocatable".to_owned(), capacity);

@@ -15,7 +15,9 @@ use crate::registry::declared::{Findings, changed};
 use crate::registry::go_struct::{Form, Shape, show};
 use crate::registry::printer::{self, text};
 use crate::registry::read::{at, int_at, str_at};
-use crate::registry::strategy::{bump_generation_if_changed, drop_field, keep_all_but_status, keep_metadata, keep_status, set_generation};
+use crate::registry::strategy::{
+    bump_generation_if_changed, drop_field, keep_all_but_status, keep_all_metadata, keep_status, set_generation,
+};
 use crate::registry::{
     ALL_VERBS, Behaviour, Column, Cx, Definition, Description, Printer, SUBRESOURCE_VERBS, Scope, Strategy, Subresource, UpdateStrategy,
 };
@@ -116,7 +118,7 @@ struct Status;
 impl UpdateStrategy for Status {
     fn prepare_for_update(&self, _cx: &Cx<'_>, new: &mut Value, old: &Value) {
         keep_all_but_status(new, old);
-        keep_metadata(new, old);
+        keep_all_metadata(new, old);
     }
 
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {

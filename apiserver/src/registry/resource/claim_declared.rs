@@ -3,12 +3,12 @@
 use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::validation::{long_name, resource_fully_qualified_name};
 use k8s_openapi::api::resource::v1::{DeviceClaim, DeviceRequest, DeviceSelector, DeviceToleration};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::claim_rules::{MAX_ALTERNATIVES, MAX_CONFIGS, MAX_CONSTRAINTS, MAX_REQUESTS};
 use super::config_rules::{MAX_SELECTORS, declared_config};
 use super::taint_rules::declared_toleration;
-use crate::registry::declared::{max_items, unique};
+use crate::registry::declared::{max_items, unique, written};
 
 const MODES: [&str; 2] = ["All", "ExactCount"];
 
@@ -19,7 +19,12 @@ pub fn declared_claim(claim: &DeviceClaim, path: &Path<'_>) -> ErrorList {
     match max_items(requests, MAX_REQUESTS, &requests_path) {
         Some(error) => errors.push(error),
         None => {
-            errors.extend(unique(requests, |request| request.name.clone(), |request| json!(request), &requests_path));
+            errors.extend(unique(
+                requests,
+                |request| request.name.clone(),
+                |request| written("io.k8s.api.resource.v1.DeviceRequest", request),
+                &requests_path,
+            ));
             for (i, request) in requests.iter().enumerate() {
                 errors.extend(declared_request(request, &requests_path.index(i)));
             }
@@ -75,7 +80,12 @@ fn declared_request(request: &DeviceRequest, path: &Path<'_>) -> ErrorList {
         errors.push(error);
         return errors;
     }
-    errors.extend(unique(alternatives, |alternative| alternative.name.clone(), |alternative| json!(alternative), &path));
+    errors.extend(unique(
+        alternatives,
+        |alternative| alternative.name.clone(),
+        |alternative| written("io.k8s.api.resource.v1.DeviceSubRequest", alternative),
+        &path,
+    ));
     for (i, alternative) in alternatives.iter().enumerate() {
         let path = path.index(i);
         let class_path = path.child("deviceClassName");
@@ -110,6 +120,7 @@ fn declared_choice(
 #[cfg(test)]
 mod tests {
     use apimachinery::view::view;
+    use serde_json::json;
 
     use super::*;
 

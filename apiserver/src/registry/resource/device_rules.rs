@@ -2,7 +2,6 @@
 
 use apimachinery::field::{Error, ErrorList, Path};
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
-use serde_json::json;
 
 use super::allocation_rules::{declared_binding, validate_binding};
 use super::capacity_rules::validate_capacity;
@@ -11,7 +10,7 @@ use super::names::{shortened, validate_label, validate_qualified};
 use super::slice_rules::{declared_counters, validate_counters, validate_node_name};
 use super::taint_rules::{declared_taint, validate_taint};
 use crate::registry::core::node_selector;
-use crate::registry::declared::{max_items, unique};
+use crate::registry::declared::{max_items, unique, written};
 
 const MAX_ATTRIBUTES_AND_CAPACITIES: usize = 32;
 const MAX_ATTRIBUTE_VALUE: usize = 64;
@@ -136,7 +135,12 @@ pub fn declared_device(device: &Device, path: &Path<'_>) -> ErrorList {
     match max_items(consumed, MAX_CONSUMED_SETS, &consumed_path) {
         Some(error) => errors.push(error),
         None => {
-            errors.extend(unique(consumed, |set| set.counter_set.clone(), |set| json!(set), &consumed_path));
+            errors.extend(unique(
+                consumed,
+                |set| set.counter_set.clone(),
+                |set| written("io.k8s.api.resource.v1.DeviceCounterConsumption", set),
+                &consumed_path,
+            ));
             for (i, set) in consumed.iter().enumerate() {
                 errors.extend(declared_counters("counterSet", &set.counter_set, &set.counters, &consumed_path.index(i)));
             }
@@ -152,10 +156,10 @@ pub fn declared_device(device: &Device, path: &Path<'_>) -> ErrorList {
 fn declared_attribute(attribute: &DeviceAttribute, path: &Path<'_>) -> Option<Error> {
     const MEMBERS: &str = "`int`, `bool`, `string`, `version`, `ints`, `bools`, `strings`, `versions`";
     let set: Vec<&str> = [
-        attribute.int.is_some().then_some("`int`"),
-        attribute.bool.is_some().then_some("`bool`"),
-        attribute.string.is_some().then_some("`string`"),
-        attribute.version.is_some().then_some("`version`"),
+        attribute.int.is_some().then_some("int"),
+        attribute.bool.is_some().then_some("bool"),
+        attribute.string.is_some().then_some("string"),
+        attribute.version.is_some().then_some("version"),
     ]
     .into_iter()
     .flatten()
@@ -170,7 +174,7 @@ fn declared_attribute(attribute: &DeviceAttribute, path: &Path<'_>) -> Option<Er
 #[cfg(test)]
 mod tests {
     use apimachinery::view::view;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -192,7 +196,7 @@ mod tests {
             [
                 r#"d.attributes[c].version: Invalid value: "01.2.3": must be a string compatible with semver.org spec 2.0.0"#.to_owned(),
                 format!(r#"d.attributes[a]: Invalid value: "": must specify one of: {members}"#),
-                format!(r#"d.attributes[b]: Invalid value: "{{`int`, `string`}}": must specify exactly one of: {members}"#),
+                format!(r#"d.attributes[b]: Invalid value: "{{int, string}}": must specify exactly one of: {members}"#),
             ]
         );
         let many: serde_json::Map<String, Value> = (0..33).map(|i| (format!("a{i}"), json!({"int": i}))).collect();

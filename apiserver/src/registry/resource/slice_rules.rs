@@ -12,7 +12,7 @@ use super::device_rules::{declared_device, validate_device};
 use super::names::{validate_driver, validate_pool};
 use super::view_at;
 use crate::registry::core::node_selector;
-use crate::registry::declared::{Findings, changed, max_items, unique};
+use crate::registry::declared::{Findings, changed, max_items, unique, written};
 use crate::registry::read::at;
 
 const MAX_DEVICES: usize = 128;
@@ -177,7 +177,7 @@ fn declared_counter_sets(sets: &[CounterSet], path: &Path<'_>) -> ErrorList {
     if let Some(error) = max_items(sets, MAX_COUNTER_SETS, path) {
         return vec![error];
     }
-    let mut errors = unique(sets, |set| set.name.clone(), |set| serde_json::json!(set), path);
+    let mut errors = unique(sets, |set| set.name.clone(), |set| written("io.k8s.api.resource.v1.CounterSet", set), path);
     for (i, set) in sets.iter().enumerate() {
         errors.extend(declared_counters("name", &set.name, &set.counters, &path.index(i)));
     }
@@ -237,7 +237,7 @@ mod tests {
             json!({"allNodes": true, "sharedCounters": [{"name": "s", "counters": {"A": {"value": "1"}}}, {"name": "s", "counters": {}}]}),
         );
         let errors = check(&sets, None);
-        assert_eq!(errors[0], r#"spec.sharedCounters[1]: Duplicate value: {"counters":{},"name":"s"}"#);
+        assert_eq!(errors[0], r#"spec.sharedCounters[1]: Duplicate value: {"name":"s"}"#);
         assert!(errors[1].starts_with(r#"spec.sharedCounters[0].counters: Invalid value: "A": "#));
         assert_eq!(errors[2..], ["spec.sharedCounters[1].counters: Required value"]);
     }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::family::{Family, parse_ip};
 use crate::frontend::{Frontend, Protocol, port};
 use crate::node::Node;
+use netfilter::family::{Family, parse_ip};
 
 /// One endpoint of one port.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,10 +6,10 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::family::Family;
 use crate::frontend::Protocol;
-use crate::netlink::{ACK, DUMP, Message, Socket, attributes, find};
 use crate::ruleset::{Difference, ServicePort};
+use netfilter::family::Family;
+use netfilter::netlink::{ACK, DUMP, Message, Socket, attributes, find};
 
 const UDP: u8 = 17;
 

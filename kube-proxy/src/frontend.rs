@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use client::{Object, ObjectKey};
 use k8s_openapi::api::core::v1::Service;
 
-use crate::family::{Cidr, Family, parse_cidr, parse_ip};
+use netfilter::family::{Cidr, Family, parse_cidr, parse_ip};
 
 /// Services that another proxy takes care of have this label.
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";

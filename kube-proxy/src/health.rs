@@ -17,8 +17,8 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::family::Family;
 use crate::metrics::Metrics;
+use netfilter::family::Family;
 
 /// When the address cannot be listened on, it is tried again after this long.
 const RETRY: Duration = Duration::from_secs(5);

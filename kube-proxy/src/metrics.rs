@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::Mode;
-use crate::family::Family;
+use netfilter::family::Family;
 
 /// A number that goes up.
 #[derive(Default)]

@@ -1,12 +1,12 @@
 //! The modes, as the loop sees them: something that writes rules and knows when somebody else has taken them away.
 
 use crate::command;
-use crate::family::Family;
 use crate::iptables::{Iptables, Written};
 use crate::metrics::Metrics;
 use crate::nftables::Nftables;
 use crate::ruleset::{Difference, Ruleset};
 use crate::settings::Settings;
+use netfilter::family::Family;
 
 /// Why rules were not written.
 #[derive(Debug, thiserror::Error)]

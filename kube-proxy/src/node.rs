@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 
 use crate::config::{Config, LocalMode};
-use crate::family::{Cidr, Family, parse_cidr, parse_ip};
+use netfilter::family::{Cidr, Family, parse_cidr, parse_ip};
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 

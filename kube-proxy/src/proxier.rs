@@ -16,7 +16,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::changes::{BY_SERVICE, Changes, Dirty};
 use crate::config::Config;
 use crate::conntrack;
-use crate::family::{Cidr, Family};
 use crate::health::Health;
 use crate::iptables::LARGE_CLUSTER_ENDPOINTS;
 use crate::metrics::Metrics;
@@ -26,6 +25,7 @@ use crate::ruleset::{self, Difference, Ruleset};
 use crate::service_health::{self, ServiceHealth};
 use crate::settings::{Settings, host_addresses};
 use crate::sysctl;
+use netfilter::family::{Cidr, Family};
 
 /// Everything is written anew after this long, in case that something was lost.
 const EVERYTHING_PERIOD: Duration = Duration::from_secs(3600);

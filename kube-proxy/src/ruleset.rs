@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::backend::{self, Backends};
-use crate::family::Family;
 use crate::frontend::{self, Frontend, PortName};
 use crate::node::Node;
+use netfilter::family::Family;
 
 /// Slices say with this label whose endpoints they hold.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";

@@ -17,7 +17,6 @@ use tokio::sync::watch;
 use crate::changes::Changes;
 use crate::command::Runner;
 use crate::config::{Config, Mode as ModeName};
-use crate::family::{Cidr, Family, parse_cidr};
 use crate::frontend::PROXY_NAME_LABEL;
 use crate::health::{self, Health};
 use crate::iptables::Iptables;
@@ -29,6 +28,7 @@ use crate::proxier::{Proxier, publish};
 use crate::service_health::ServiceHealth;
 use crate::settings::Settings;
 use crate::{Error, ipvs, sysctl};
+use netfilter::family::{Cidr, Family, parse_cidr};
 
 /// The endpoints of headless Services have this label; nothing leads to them through us.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";

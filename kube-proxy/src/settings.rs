@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::config::{Config, Mode};
-use crate::family::{Cidr, Family};
 use crate::node::{LocalDetector, Node, NodePortAddresses};
+use netfilter::family::{Cidr, Family};
 
 /// See the file's header.
 #[derive(Clone, Debug, PartialEq, Eq)]

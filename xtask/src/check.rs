@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each crate may use. Anything else is an arrow that the design does not have.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("apimachinery", &[]),
     ("apiserver", &["apimachinery", "cel"]),
     ("cel", &["apimachinery"]),
@@ -19,8 +19,9 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("controllers", &["apimachinery", "cel", "client"]),
     ("dns", &["apimachinery", "client"]),
     ("ferrokube", &["apimachinery", "apiserver", "client", "controllers", "dns", "kube-proxy", "kubelet", "scheduler"]),
-    ("kube-proxy", &["apimachinery", "client"]),
+    ("kube-proxy", &["apimachinery", "client", "netfilter"]),
     ("kubelet", &["apimachinery", "client"]),
+    ("netfilter", &["apimachinery"]),
     ("scheduler", &["apimachinery", "client"]),
     ("workspace-hack", &[]),
     ("xtask", &[]),

@@ -10,9 +10,9 @@ pub mod rules;
 mod tests;
 
 use crate::command::{self, Runner};
-use crate::family::Family;
 use crate::ruleset::{Difference, Ruleset};
 use crate::settings::Settings;
+use netfilter::family::Family;
 use plan::{Counts, Plan, Present};
 
 /// From so many endpoints on, their rules have no comments.

@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use super::chain::{
     Chain, Chains, EXTERNAL_SERVICES, FORWARD, KUBELET_FIREWALL, MARK_MASQ, NODE_PORTS, POSTROUTING, PROXY_FIREWALL, SERVICES,
 };
-use crate::family::Family;
 use crate::node::{LocalDetector, NodePortAddresses};
 use crate::ruleset::ServicePort;
 use crate::settings::Settings;
+use netfilter::family::Family;
 
 /// A chain that rules of many Services stand in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::plan::{self, Present};
-use crate::family::{Cidr, Family, parse_cidr};
 use crate::node::{LocalDetector, Node, NodePortAddresses};
 use crate::ruleset::{Ruleset, ruleset};
 use crate::settings::Settings;
 use crate::testing::{service, slice};
+use netfilter::family::{Cidr, Family, parse_cidr};
 
 fn settings() -> Settings {
     Settings {

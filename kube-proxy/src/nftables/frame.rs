@@ -1,18 +1,18 @@
 //! What is in the table whatever Services there are: the chains that the kernel hands packets to, the sets and maps, and the
 //! rules that look packets up in them. Pure.
 
-use super::batch::{Batch, Element, Hook};
-use super::expression::Verdict;
 use super::items::of_local_pods;
-use super::key::{Key, Type};
 use super::name::{
     CLUSTER_IPS, CLUSTER_IPS_CHECK, FIREWALL_CHECK, FIREWALL_IPS, HAIRPIN_CONNECTIONS, MASQUERADING, NO_ENDPOINT_NODE_PORTS,
     NO_ENDPOINT_SERVICES, NODE_PORT_ENDPOINTS_CHECK, NODE_PORT_IPS, REJECT, SERVICE_ENDPOINTS_CHECK, SERVICE_IPS, SERVICE_NODE_PORTS,
     SERVICES,
 };
-use super::rule::Rule;
 use crate::node::NodePortAddresses;
 use crate::settings::Settings;
+use netfilter::batch::{Batch, Element, Hook};
+use netfilter::expression::Verdict;
+use netfilter::key::{Key, Type};
+use netfilter::rule::Rule;
 
 const PREROUTING: u32 = 0;
 const INPUT: u32 = 1;

@@ -5,19 +5,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::batch::Value;
-use super::expression::Verdict;
-use super::key::Key;
 use super::name::{
     self, CLUSTER_IPS, FIREWALL_IPS, HAIRPIN_CONNECTIONS, NO_ENDPOINT_NODE_PORTS, NO_ENDPOINT_SERVICES, Names, SERVICE_IPS,
     SERVICE_NODE_PORTS,
 };
-use super::rule::Rule;
-use crate::family::Cidr;
 use crate::frontend::Protocol;
 use crate::node::LocalDetector;
 use crate::ruleset::ServicePort;
 use crate::settings::Settings;
+use netfilter::batch::Value;
+use netfilter::expression::Verdict;
+use netfilter::family::Cidr;
+use netfilter::key::Key;
+use netfilter::rule::Rule;
 
 /// The number of a map of endpoints, and what it has under a key.
 pub type Endpoint = (u8, Key, SocketAddr);

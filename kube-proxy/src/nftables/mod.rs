@@ -1,28 +1,24 @@
 //! Mode `nftables`: a table of its own, in which packets are looked up in maps. The names are upstream's.
 //!
-//! [`items`] and [`frame`] say what is in the table, [`model`] what a change makes different, [`batch`] and [`expression`] how
-//! the kernel reads it; only this file talks to the kernel.
+//! [`items`] and [`frame`] say what is in the table, [`model`] what a change makes different, [`netfilter::batch`] and
+//! [`netfilter::expression`] how the kernel reads it; only this file talks to the kernel.
 
-mod batch;
-mod expression;
 mod frame;
 mod items;
-mod key;
 mod model;
 mod name;
-mod rule;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::family::Family;
-use crate::netlink::{Message, Socket};
 use crate::ruleset::{Difference, Ruleset};
 use crate::settings::Settings;
-use batch::{Batch, get_table};
 use model::Model;
 use name::TABLE;
+use netfilter::batch::{Batch, table_exists};
+use netfilter::family::Family;
+use netfilter::netlink::{Message, Socket};
 
 /// Kernels before 6.2 notice only after a moment that nothing leads to a chain any more.
 const STALE_AFTER: Duration = Duration::from_secs(1);
@@ -50,7 +46,7 @@ impl Nftables {
             let text = format!("kube-proxy in nftables mode requires kernel {}.{} or later", KERNEL.0, KERNEL.1);
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
-        match table_exists(family) {
+        match table_exists(family, TABLE) {
             Ok(_) => Ok(Nftables { family, model: Model::default(), stale: HashMap::new() }),
             Err(error) => Err(error),
         }
@@ -107,7 +103,7 @@ impl Nftables {
     /// Whether the table is there.
     pub async fn is_intact(&self) -> bool {
         let family = self.family;
-        match tokio::task::spawn_blocking(move || table_exists(family)).await {
+        match tokio::task::spawn_blocking(move || table_exists(family, TABLE)).await {
             Ok(Ok(exists)) => exists,
             Ok(Err(error)) => {
                 tracing::warn!(%family, %error, "cannot look for the table");
@@ -127,14 +123,6 @@ impl Nftables {
         batch.delete_table();
         self.model.clear();
         self.transact(batch).await
-    }
-}
-
-fn table_exists(family: Family) -> io::Result<bool> {
-    match Socket::open()?.request(get_table(family, TABLE), |_| {}) {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
-use super::batch::{Batch, Element, Value};
 use super::items::{Endpoint, Items, items};
-use super::key::Key;
 use super::name;
-use super::rule::Rule;
 use crate::frontend::PortName;
 use crate::ruleset::{Difference, ServicePort};
 use crate::settings::Settings;
+use netfilter::batch::{Batch, Element, Value};
+use netfilter::key::Key;
+use netfilter::rule::Rule;
 
 type Place = (&'static str, Key);
 

@@ -3,11 +3,14 @@
 //! Speaking to the kernel instead of running `nft` is what keeps the cost of a change independent of how many rules there are:
 //! `nft` reads all chains before it writes one. Knows nothing of Services.
 
-use super::expression::{Verdict, data, number_of};
-use super::key::{Key, MARK, Type, VERDICT};
-use super::rule::Rule;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::expression::{Verdict, data, number_of};
 use crate::family::Family;
-use crate::netlink::Message;
+use crate::key::{Key, MARK, Type, VERDICT};
+use crate::netlink::{ACK, Message, Socket};
+use crate::rule::Rule;
 
 // The numbers of <linux/netfilter/nfnetlink.h> and <linux/netfilter/nf_tables.h>.
 const BATCH_BEGIN: u16 = 0x10;
@@ -28,9 +31,14 @@ const DELETE_ELEMENT: u16 = 14;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 
+const SET_INTERVAL: u32 = 0x4;
 const SET_MAP: u32 = 0x8;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_DYNAMIC: u32 = 0x20;
+const SET_CONCATENATION: u32 = 0x80;
+
+/// The end of an interval, which does not belong to it any more.
+const INTERVAL_END: u32 = 1;
 
 /// An element list may have 64 KiB, and an element takes at most this much.
 const ELEMENTS_AT_ONCE: usize = 150;
@@ -47,7 +55,7 @@ pub struct Hook {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     Verdict(Verdict),
-    Endpoint(std::net::SocketAddr),
+    Endpoint(SocketAddr),
 }
 
 /// An element of a set, or of a map with what it says.
@@ -67,6 +75,14 @@ pub struct Batch {
 
 fn kind(number: u16) -> u16 {
     SUBSYSTEM << 8 | number
+}
+
+/// The address that follows; nothing follows the last one.
+fn after(ip: IpAddr) -> Option<IpAddr> {
+    match ip {
+        IpAddr::V4(ip) => ip.to_bits().checked_add(1).map(|bits| IpAddr::V4(bits.into())),
+        IpAddr::V6(ip) => ip.to_bits().checked_add(1).map(|bits| IpAddr::V6(bits.into())),
+    }
 }
 
 /// Type, length, value: how comments and the like are kept.
@@ -139,13 +155,7 @@ impl Batch {
     }
 
     fn add_container(&mut self, name: &str, of: Type, data: Option<Type>, flags: u32, timeout_s: Option<u32>) {
-        self.sets += 1;
-        let id = self.sets;
-        self.push(NEW_SET, CREATE, |m| {
-            m.text(2, name);
-            m.number(3, flags);
-            m.number(4, of.number);
-            m.number(5, of.bytes);
+        self.container(name, of, flags, |m| {
             if let Some(data) = data {
                 m.number(6, data.number);
                 // A verdict has no length.
@@ -153,15 +163,45 @@ impl Batch {
                     m.number(7, data.bytes);
                 }
             }
-            m.number(10, id);
             if let Some(seconds) = timeout_s {
                 m.attribute(11, &(u64::from(seconds) * 1000).to_be_bytes());
             }
         });
     }
 
+    fn container(&mut self, name: &str, of: Type, flags: u32, more: impl FnOnce(&mut Message)) {
+        self.sets += 1;
+        let id = self.sets;
+        self.push(NEW_SET, CREATE, |m| {
+            m.text(2, name);
+            m.number(3, flags);
+            m.number(4, of.number);
+            m.number(5, of.bytes);
+            m.number(10, id);
+            more(m);
+        });
+    }
+
     pub fn add_set(&mut self, name: &str, of: Type) {
         self.add_container(name, of, None, 0, None);
+    }
+
+    /// A set of ranges of addresses; see [`Batch::add_address_ranges`].
+    pub fn add_address_range_set(&mut self, name: &str) {
+        self.container(name, Type::address(self.family), SET_INTERVAL, |_| {});
+    }
+
+    /// A set of ranges of ports, each of one protocol; see [`Batch::add_port_ranges`].
+    pub fn add_port_range_set(&mut self, name: &str) {
+        self.container(name, Type::port(), SET_INTERVAL | SET_CONCATENATION, |m| {
+            m.nest(9, |m| {
+                m.nest(2, |m| {
+                    for bytes in [1, 2] {
+                        m.nest(1, |m| m.number(1, bytes));
+                    }
+                });
+            });
+        });
     }
 
     pub fn add_verdict_map(&mut self, name: &str, of: Type) {
@@ -211,6 +251,45 @@ impl Batch {
         }
     }
 
+    /// Ranges of addresses, first and last, that neither overlap nor touch, in their order.
+    pub fn add_address_ranges(&mut self, set: &str, ranges: &[(IpAddr, IpAddr)]) {
+        let place = |ip: IpAddr| Key::default().address(ip);
+        for some in ranges.chunks(ELEMENTS_AT_ONCE / 2) {
+            self.push(NEW_ELEMENT, CREATE, |m| {
+                m.text(2, set);
+                m.nest(3, |m| {
+                    for (first, last) in some {
+                        m.nest(1, |m| data(m, 1, &place(*first).0));
+                        // What goes on to the last address has no end.
+                        if let Some(end) = after(*last) {
+                            m.nest(1, |m| {
+                                data(m, 1, &place(end).0);
+                                m.number(3, INTERVAL_END);
+                            });
+                        }
+                    }
+                });
+            });
+        }
+    }
+
+    /// Ranges of ports: the protocol's number, the first and the last. Those of one protocol do not overlap.
+    pub fn add_port_ranges(&mut self, set: &str, ranges: &[(u8, u16, u16)]) {
+        for some in ranges.chunks(ELEMENTS_AT_ONCE) {
+            self.push(NEW_ELEMENT, CREATE, |m| {
+                m.text(2, set);
+                m.nest(3, |m| {
+                    for (protocol, first, last) in some {
+                        m.nest(1, |m| {
+                            data(m, 1, &Key::default().protocol(*protocol).port(*first).0);
+                            data(m, 10, &Key::default().protocol(*protocol).port(*last).0);
+                        });
+                    }
+                });
+            });
+        }
+    }
+
     /// All messages, between those that begin and end a batch.
     pub fn finish(self) -> Vec<Message> {
         let edge = |number: u16| {
@@ -226,9 +305,18 @@ impl Batch {
     }
 }
 
+/// Whether a table is there, in the network namespace of the calling thread.
+pub fn table_exists(family: Family, table: &str) -> io::Result<bool> {
+    match Socket::open()?.request(get_table(family, table), |_| {}) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The question whether a table is there.
-pub fn get_table(family: Family, table: &str) -> Message {
-    let mut message = Message::new(kind(GET_TABLE), crate::netlink::ACK, number_of(family));
+fn get_table(family: Family, table: &str) -> Message {
+    let mut message = Message::new(kind(GET_TABLE), ACK, number_of(family));
     message.text(1, table);
     message
 }

@@ -94,7 +94,7 @@ impl Message {
     }
 
     /// How long the message is so far.
-    pub fn len(&self) -> usize {
+    fn length(&self) -> usize {
         self.0.len()
     }
 
@@ -180,7 +180,7 @@ impl Socket {
     /// Sends messages that hold together as one, and waits for the kernel's word about them: all are done, or none.
     pub fn transact(&mut self, messages: Vec<Message>) -> io::Result<()> {
         let count = messages.len();
-        let mut bytes = Vec::with_capacity(messages.iter().map(Message::len).sum());
+        let mut bytes = Vec::with_capacity(messages.iter().map(Message::length).sum());
         for (place, mut message) in messages.into_iter().enumerate() {
             // The last one before the end is acknowledged; of the others only failures are told.
             if place + 2 == count {

@@ -1,10 +1,11 @@
 //! Rules in the words of `nft`: each word adds the expressions that it stands for.
 
-use super::expression::{
-    CT_STATE, CT_STATUS, Expression, LOCAL, META_INTERFACE_NAME, META_MARK, META_PROTOCOL, REGISTER, STATE_NEW, STATUS_DNAT, Verdict,
+use crate::expression::{
+    CT_STATE, CT_STATUS, Expression, LOCAL, META_INTERFACE_NAME, META_MARK, META_PROTOCOL, REGISTER, STATE_ESTABLISHED, STATE_NEW,
+    STATE_RELATED, STATUS_DNAT, Verdict,
 };
-use super::key::{Key, Type};
 use crate::family::{Cidr, Family};
+use crate::key::{Key, Type};
 
 /// A rule, as the matches and actions that it is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +63,28 @@ impl Rule {
         self.load_protocol_and_port(REGISTER).then(Expression::VerdictMap { map: map.to_owned() })
     }
 
+    /// `ip saddr vmap @map`, or `ip daddr vmap @map`
+    pub fn address_map(self, family: Family, source: bool, map: &str) -> Rule {
+        self.load_address(family, source, REGISTER).then(Expression::VerdictMap { map: map.to_owned() })
+    }
+
+    /// `ip saddr . ip daddr @set`
+    pub fn pair_in(self, family: Family, set: &str) -> Rule {
+        let next = REGISTER + Type::address(family).bytes / 4;
+        self.load_address(family, true, REGISTER).load_address(family, false, next).then(Expression::Lookup { set: set.to_owned() })
+    }
+
+    /// `ip daddr . meta l4proto . th dport @set`
+    pub fn destination_port_in(self, family: Family, set: &str) -> Rule {
+        let next = REGISTER + Type::address(family).bytes / 4;
+        self.load_address(family, false, REGISTER).load_protocol_and_port(next).then(Expression::Lookup { set: set.to_owned() })
+    }
+
+    /// `meta l4proto . th dport @set`
+    pub fn port_in(self, set: &str) -> Rule {
+        self.load_protocol_and_port(REGISTER).then(Expression::Lookup { set: set.to_owned() })
+    }
+
     /// `ip saddr . ip daddr . meta l4proto . th dport @set`
     pub fn connection_in(self, family: Family, set: &str) -> Rule {
         let words = Type::address(family).bytes / 4;
@@ -113,6 +136,11 @@ impl Rule {
 
     pub fn of_new_connection(self) -> Rule {
         self.then(Expression::Ct { key: CT_STATE }).has_bits(STATE_NEW)
+    }
+
+    /// Of a connection that was let through before, or about one, as errors of ICMP are.
+    pub fn of_known_connection(self) -> Rule {
+        self.then(Expression::Ct { key: CT_STATE }).has_bits(STATE_ESTABLISHED | STATE_RELATED)
     }
 
     pub fn was_dnat(self) -> Rule {

@@ -1,8 +1,8 @@
 //! What rules are made of, and how the kernel reads it. Values go through registers, of which one is enough here, with those
 //! after it for keys of several parts.
 
-use super::key::Type;
 use crate::family::Family;
+use crate::key::Type;
 use crate::netlink::Message;
 
 /// The first register of four bytes; keys of several parts fill one after the other.
@@ -12,6 +12,7 @@ const VERDICT_REGISTER: u32 = 0;
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
+    Accept,
     Drop,
     Return,
     Jump(String),
@@ -22,6 +23,7 @@ impl Verdict {
     pub fn write(&self, message: &mut Message) {
         let (code, chain): (i32, _) = match self {
             Verdict::Drop => (0, None),
+            Verdict::Accept => (1, None),
             Verdict::Jump(chain) => (-3, Some(chain)),
             Verdict::Goto(chain) => (-4, Some(chain)),
             Verdict::Return => (-5, None),
@@ -114,6 +116,9 @@ pub const CT_STATE: u32 = 0;
 pub const CT_STATUS: u32 = 2;
 const FIB_ADDRESS_TYPE: u32 = 3;
 pub const LOCAL: u32 = 2;
+/// A connection that packets have gone through in both directions, and what belongs to one.
+pub const STATE_ESTABLISHED: u32 = 2;
+pub const STATE_RELATED: u32 = 4;
 pub const STATE_NEW: u32 = 8;
 pub const STATUS_DNAT: u32 = 0x20;
 /// How `fully-random` is written.

@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each crate may use. Anything else is an arrow that the design does not have.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("apimachinery", &[]),
     ("apiserver", &["apimachinery", "cel"]),
     ("cel", &["apimachinery"]),
@@ -18,10 +18,11 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("conformance", &[]),
     ("controllers", &["apimachinery", "cel", "client"]),
     ("dns", &["apimachinery", "client"]),
-    ("ferrokube", &["apimachinery", "apiserver", "client", "controllers", "dns", "kube-proxy", "kubelet", "scheduler"]),
+    ("ferrokube", &["apimachinery", "apiserver", "client", "controllers", "dns", "kube-proxy", "kubelet", "network-policy", "scheduler"]),
     ("kube-proxy", &["apimachinery", "client", "netfilter"]),
     ("kubelet", &["apimachinery", "client"]),
     ("netfilter", &["apimachinery"]),
+    ("network-policy", &["apimachinery", "client", "netfilter"]),
     ("scheduler", &["apimachinery", "client"]),
     ("workspace-hack", &[]),
     ("xtask", &[]),

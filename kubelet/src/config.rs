@@ -3,9 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::configuration::KubeletConfiguration;
 use crate::cri::SharedRuntime;
+
+/// Asked with a pod and the addresses of its sandbox before a container of it starts; what it says instead of letting it pass is why
+/// the pod has to wait.
+pub type NetworkGate = Arc<dyn Fn(Arc<Pod>, Vec<String>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Everything that [`crate::run`] needs beside a client.
 #[derive(Clone)]
@@ -26,6 +34,8 @@ pub struct Config {
     pub container_logs_dir: PathBuf,
     /// Where another runtime than the one behind `containerRuntimeEndpoint` is, for simulated nodes.
     pub runtime: Option<SharedRuntime>,
+    /// Who has a word in when a pod's network is ready, beside the runtime.
+    pub network_gate: Option<NetworkGate>,
     /// What `--config` says.
     pub configuration: KubeletConfiguration,
 }
@@ -42,6 +52,7 @@ impl Config {
             cert_dir: None,
             container_logs_dir: PathBuf::from("/var/log/containers"),
             runtime: None,
+            network_gate: None,
             configuration: KubeletConfiguration::default(),
         }
     }

@@ -41,6 +41,8 @@ pub struct Memory {
     pub actuated: Actuated,
     /// What is told of a resize.
     pub resize: Tracker,
+    /// The sandbox whose network has been found to be ready.
+    pub networked: Option<String>,
     /// Whether the secrets that are missing have been told of.
     pub told_missing_secrets: bool,
 }
@@ -297,6 +299,7 @@ impl Carrying<'_> {
             self.memory.waiting.insert(container.name.clone(), waiting);
             return Ok(false);
         }
+        self.await_network().await?;
         self.prepare_to_start().await?;
         let result = self.start_container(container, target).await;
         self.memory.actuated.insert(container.name.clone(), container.resources.clone().unwrap_or_default());
@@ -312,6 +315,25 @@ impl Carrying<'_> {
                 Ok(false)
             }
         }
+    }
+
+    /// Asks whoever has a word in it whether the pod's network is ready, once for each sandbox.
+    async fn await_network(&mut self) -> Result<(), String> {
+        let Some(gate) = self.core.config.network_gate.clone().filter(|_| !pod::is_host_network(self.pod)) else { return Ok(()) };
+        if self.memory.networked.as_ref() == Some(&self.sandbox_id) {
+            return Ok(());
+        }
+        let passed = gate(self.pod.clone(), self.ips.clone()).await;
+        // The machine's own pods do not wait for the cluster, which they may be the beginning of.
+        if let Err(problem) = passed
+            && !pod::is_static(self.pod)
+        {
+            let problem = format!("network is not ready: {problem}");
+            self.core.recorder.warning(&self.pod.reference(), "NetworkNotReady", problem.clone());
+            return Err(problem);
+        }
+        self.memory.networked = Some(self.sandbox_id.clone());
+        Ok(())
     }
 
     /// Gives a running container what was allocated to it.

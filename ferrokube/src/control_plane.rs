@@ -13,8 +13,8 @@ use client::Shutdown;
 use controllers::manager::{self, Clients, Selection, SigningFiles};
 use serde_json::json;
 
-use crate::default_storage;
 use crate::nodes::Layout;
+use crate::{default_storage, network_policies};
 
 /// The port where cluster DNS listens on the bridge; pods ask at 53 of its service.
 const DNS_PORT: u16 = 10053;
@@ -32,6 +32,8 @@ pub enum Part {
     Dns,
     /// The default storage class and what its provisioners may do.
     DefaultStorage,
+    /// The enforcement of NetworkPolicies, which a network plugin may have of its own.
+    NetworkPolicy,
     /// metrics.k8s.io, which `kubectl top` and autoscalers read.
     ResourceMetrics,
 }
@@ -41,6 +43,7 @@ pub struct Config {
     controllers: Option<manager::Config>,
     scheduler: bool,
     default_storage: bool,
+    network_policy: bool,
     dns: Option<Dns>,
 }
 
@@ -83,6 +86,7 @@ impl Config {
             scheduler: has(Part::KubeScheduler),
             // Directories are made by the nodes of this machine.
             default_storage: layout.is_some() && has(Part::DefaultStorage),
+            network_policy: has(Part::NetworkPolicy),
             dns,
         })
     }
@@ -143,6 +147,12 @@ pub async fn run(api: Arc<Api>, config: Config, shutdown: Shutdown) -> anyhow::R
         }
         default_storage::publish(&api).await.map_err(|status| anyhow::anyhow!("the default storage class: {}", status.message))
     };
+    let policies = async {
+        if !config.network_policy {
+            return Ok(());
+        }
+        network_policies::publish(&api).await.map_err(|status| anyhow::anyhow!("who enforces network policies: {}", status.message))
+    };
     let dns = async {
         let Some(dns) = &config.dns else { return Ok(()) };
         publish(&api, dns).await.map_err(|status| anyhow::anyhow!("the service of cluster DNS: {}", status.message))?;
@@ -150,8 +160,8 @@ pub async fn run(api: Arc<Api>, config: Config, shutdown: Shutdown) -> anyhow::R
         let client = in_process::client(&api, in_process::service_account("kube-system", "coredns"), "dns");
         dns::run(client, config, shutdown.clone()).await.context("cluster DNS")
     };
-    let (controllers, scheduler, storage, dns) = tokio::join!(controllers, scheduler, storage, dns);
-    controllers.and(scheduler).and(storage).and(dns)
+    let (controllers, scheduler, storage, policies, dns) = tokio::join!(controllers, scheduler, storage, policies, dns);
+    controllers.and(scheduler).and(storage).and(policies).and(dns)
 }
 
 /// Tells pods where cluster DNS is: a service without a selector, and its one endpoint.
@@ -172,7 +182,8 @@ async fn publish(api: &Arc<Api>, dns: &Dns) -> Result<(), Status> {
         "metadata": {
             "name": "kube-dns",
             "namespace": "kube-system",
-            "labels": { "kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": "ferrokube" },
+            // Network policies take it for a pod with these labels, which are those that such pods commonly have.
+            "labels": { "kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": "ferrokube", "k8s-app": "kube-dns" },
         },
         "addressType": if dns.listen.is_ipv4() { "IPv4" } else { "IPv6" },
         "endpoints": [{ "addresses": [dns.listen.ip()], "conditions": { "ready": true, "serving": true, "terminating": false } }],

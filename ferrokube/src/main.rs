@@ -19,6 +19,7 @@ mod joining;
 mod kubelet_command;
 mod leader_election;
 mod logging_flags;
+mod network_policies;
 mod nodes;
 mod pid_file;
 mod process_metrics;

@@ -15,7 +15,7 @@ fn identity(part: Part) -> Option<(&'static str, &'static str)> {
         Part::KubeControllerManager => Some(("kube-controller-manager", "system:kube-controller-manager")),
         Part::KubeScheduler => Some(("kube-scheduler", "system:kube-scheduler")),
         Part::KubeProxy => Some(("kube-proxy", "system:kube-proxy")),
-        Part::Dns | Part::DefaultStorage | Part::ResourceMetrics => None,
+        Part::Dns | Part::DefaultStorage | Part::NetworkPolicy | Part::ResourceMetrics => None,
     }
 }
 

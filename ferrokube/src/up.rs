@@ -75,12 +75,14 @@ impl Up {
         let plane = tokio::spawn(control_plane::run(api.clone(), plane, stop.clone()));
         let pki = Pki::open(&data_dir.join("pki"))?;
         let default_storage = layout.is_some() && !self.disable.contains(&Part::DefaultStorage);
+        let network_policy = !self.disable.contains(&Part::NetworkPolicy);
         let published = Published {
             server: format!("https://{}", SocketAddr::new(outward.unwrap_or(address.ip()), address.port())),
             ca: pki.ca()?,
             cluster_dns: vec![control_plane::dns_address(&config)?.to_string()],
             cluster_cidr: control_plane::cluster_cidr(layout.as_ref()),
             default_storage,
+            network_policy,
         };
         policy::publish(&api, &published).await.map_err(|status| anyhow::anyhow!("what joining nodes are told: {}", status.message))?;
         stand_ins::write(&data_dir, &pki, &self.disable)?;
@@ -90,7 +92,7 @@ impl Up {
         let mut result = Ok(());
         if let (Some(layout), Some(nodes)) = (&layout, &nodes) {
             let proxy = !self.disable.contains(&Part::KubeProxy);
-            let cluster = Cluster { layout, server: &config, port: address.port(), pki: &pki, proxy, default_storage };
+            let cluster = Cluster { layout, server: &config, port: address.port(), pki: &pki, proxy, default_storage, network_policy };
             result = cluster.start_nodes(self.nodes, nodes, &stop).await;
         }
         if result.is_err() {
@@ -134,12 +136,13 @@ struct Cluster<'a> {
     pki: &'a Pki,
     proxy: bool,
     default_storage: bool,
+    network_policy: bool,
 }
 
 impl Cluster<'_> {
     /// Starts the nodes, with ways to the pods of all `nodes`.
     async fn start_nodes(&self, count: u32, nodes: &Informer<Node>, stop: &Shutdown) -> anyhow::Result<()> {
-        let Cluster { layout, server, port, pki, proxy, default_storage } = *self;
+        let Cluster { layout, server, port, pki, proxy, default_storage, network_policy } = *self;
         supervise::take_places(layout)?;
         for directory in [layout.images(), layout.registries()] {
             std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
@@ -149,6 +152,7 @@ impl Cluster<'_> {
             cluster_dns: vec![control_plane::dns_address(server)?.to_string()],
             proxy,
             default_storage,
+            network_policy,
         };
         let hosts: Vec<_> = (1..=count).map(|n| layout.host(n)).collect();
         for host in &hosts {

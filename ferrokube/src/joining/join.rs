@@ -186,15 +186,17 @@ impl Join {
             kubelet_kubeconfig: kubeconfig.clone(),
             proxy: true,
             proxy_kubeconfig: kubeconfig.clone(),
-            provisioner: may_provision(&client).await,
-            provisioner_kubeconfig: kubeconfig,
+            provisioner: may(&client, "create", "", "persistentvolumes").await,
+            provisioner_kubeconfig: kubeconfig.clone(),
+            network_policy: may(&client, "watch", "networking.k8s.io", "networkpolicies").await,
+            network_policy_kubeconfig: kubeconfig,
             client_ca: data_dir.join("pki/ca.crt"),
             serving: None,
             cluster_dns: told.cluster_dns,
             cluster_cidr: told.cluster_cidr,
             gateway: Some(server_address),
         };
-        let clients = Clients { kubelet: client.clone(), proxy: client.clone(), provisioner: client };
+        let clients = Clients { kubelet: client.clone(), proxy: client.clone(), provisioner: client.clone(), network_policy: client };
         config.run(clients, shutdown).await?;
         tracing::info!("stopped; containers go on: see ferrokube down");
         Ok(())
@@ -276,11 +278,12 @@ async fn ask(client: &Client) -> anyhow::Result<Told> {
     Ok(Told { cluster_dns: kubelet.cluster_dns, cluster_cidr: proxy.cluster_cidr })
 }
 
-/// Whether nodes of this cluster provide volumes.
-async fn may_provision(client: &Client) -> bool {
+/// Whether nodes of this cluster may do this, and so are meant to.
+async fn may(client: &Client, verb: &str, group: &str, resource: &str) -> bool {
     let attributes = ResourceAttributes {
-        verb: Some("create".to_owned()),
-        resource: Some("persistentvolumes".to_owned()),
+        verb: Some(verb.to_owned()),
+        group: Some(group.to_owned()),
+        resource: Some(resource.to_owned()),
         ..ResourceAttributes::default()
     };
     let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..SelfSubjectAccessReviewSpec::default() };

@@ -28,6 +28,7 @@ pub async fn leave(data_dir: &Path, site: &Site) -> anyhow::Result<()> {
     cgroup::destroy(&site.cgroup).await?;
     cgroup::remove_if_empty("/ferrokube");
     kube_proxy::clean_up(None, &Runner::default()).await;
+    network_policy::clean_up().await;
     remove_firewall().await;
     masquerade::remove().await?;
     run("ip", &["route", "flush", "proto", PROTOCOL]).await?;

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::token;
-use crate::default_storage;
+use crate::{default_storage, network_policies};
 
 pub const CLUSTER_INFO: &str = "cluster-info";
 pub const PUBLIC_NAMESPACE: &str = "kube-public";
@@ -36,6 +36,8 @@ pub struct Published {
     pub cluster_cidr: String,
     /// Whether nodes provide the volumes of the default storage class.
     pub default_storage: bool,
+    /// Whether nodes enforce network policies.
+    pub network_policy: bool,
 }
 
 /// Publishes it. The maps follow what is so now; roles and bindings that are there stay as they are.
@@ -146,6 +148,9 @@ fn rules(published: &Published) -> Vec<Value> {
     if published.default_storage {
         rules.push(group("ferrokube:nodes-are-provisioners", default_storage::USER, NODES));
     }
+    if published.network_policy {
+        rules.push(group("ferrokube:nodes-enforce-network-policies", network_policies::USER, NODES));
+    }
     rules
 }
 
@@ -160,6 +165,7 @@ mod tests {
             cluster_dns: vec!["10.96.0.10".to_owned()],
             cluster_cidr: "10.244.0.0/16".to_owned(),
             default_storage: true,
+            network_policy: true,
         }
     }
 

@@ -1,16 +1,18 @@
-//! The process of one node: enters the node's namespaces, keeps its container runtime running, and is its kubelet and kube-proxy.
+//! The process of one node: enters the node's namespaces, keeps its container runtime running, and is its kubelet and
+//! kube-proxy, and who enforces network policies there.
 //!
 //! Its end leaves the containers and the runtime alone; started again it finds them and goes on.
 
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
 use client::{Informer, Informers, Object, Shutdown};
 use controllers::local_path_provisioner;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -44,6 +46,9 @@ pub struct NodeConfig {
     /// Whether it provides volumes of the default storage class.
     pub provisioner: bool,
     pub provisioner_kubeconfig: PathBuf,
+    /// Whether it enforces network policies.
+    pub network_policy: bool,
+    pub network_policy_kubeconfig: PathBuf,
     pub client_ca: PathBuf,
     /// What the kubelet serves with, a certificate and its key; one of its own making if there is none.
     pub serving: Option<(PathBuf, PathBuf)>,
@@ -58,6 +63,7 @@ pub struct Clients {
     pub kubelet: Client,
     pub proxy: Client,
     pub provisioner: Client,
+    pub network_policy: Client,
 }
 
 impl NodeCommand {
@@ -79,9 +85,22 @@ impl NodeCommand {
             kubelet: client_flags::connect(&node.kubelet_kubeconfig, "kubelet").await?,
             proxy: client_flags::connect(&node.proxy_kubeconfig, "kube-proxy").await?,
             provisioner: client_flags::connect(&node.provisioner_kubeconfig, "local-path-provisioner").await?,
+            network_policy: client_flags::connect(&node.network_policy_kubeconfig, "network-policy").await?,
         };
         node.run(clients, shutdown).await
     }
+}
+
+/// Where the kubelet asks whether a pod may start: its policies are in force before its first container is there.
+fn network_gate(gate: network_policy::Gate) -> kubelet::config::NetworkGate {
+    Arc::new(move |pod: Arc<Pod>, addresses: Vec<String>| {
+        let gate = gate.clone();
+        Box::pin(async move {
+            // Without an address of its own nobody reaches it.
+            let Some(starting) = network_policy::pod::starting(&pod, &addresses) else { return Ok(()) };
+            gate.pass(pod.key(), pod.uid(), starting).await.map_err(|refused| refused.to_string())
+        })
+    })
 }
 
 impl NodeConfig {
@@ -119,7 +138,16 @@ impl NodeConfig {
         let proxy = async {
             if self.proxy { kube_proxy::run(clients.proxy, self.proxy(), shutdown.clone()).await } else { std::future::pending().await }
         };
-        let kubelet = kubelet::run(clients.kubelet, self.kubelet(), shutdown.clone());
+        let mut kubelet = self.kubelet();
+        if self.network_policy {
+            let (gate, keeper) = network_policy::Gate::new();
+            kubelet.network_gate = Some(network_gate(gate));
+            tokio::spawn(network_policy::run(clients.network_policy, self.site.name.clone(), keeper, shutdown.clone()));
+        } else {
+            // Somebody else may enforce them now.
+            network_policy::clean_up().await;
+        }
+        let kubelet = kubelet::run(clients.kubelet, kubelet, shutdown.clone());
         tracing::info!(node = %self.site.name, address = %self.address, "starting");
         tokio::select! {
             result = kubelet => result.context("kubelet")?,

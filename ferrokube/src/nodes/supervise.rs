@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use super::agent::NodeConfig;
 use super::site::Site;
 use super::{Host, Layout, cgroup, mounts, network};
-use crate::default_storage;
+use crate::{default_storage, network_policies};
 
 /// A node's process that ended is started again after this long.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -34,6 +34,8 @@ pub struct Cluster {
     pub proxy: bool,
     /// Whether they provide volumes.
     pub default_storage: bool,
+    /// Whether they enforce network policies.
+    pub network_policy: bool,
 }
 
 /// Writes what a node's process needs: who it is, and whom it talks to.
@@ -46,6 +48,7 @@ pub fn prepare(layout: &Layout, host: &Host, cluster: &Cluster, pki: &Pki) -> an
     let serving = pki.kubelet_serving(&format!("{}-kubelet-serving", host.name), &host.name, &[IpAddr::V4(host.address)])?;
     let proxy = pki.client("kube-proxy", "system:kube-proxy", &[])?;
     let provisioner = pki.client("local-path-provisioner", default_storage::USER, &[])?;
+    let policies = pki.client("network-policy", network_policies::USER, &[])?;
     let write = |name: &str, text: &str, secret: bool| -> anyhow::Result<PathBuf> {
         let path = directory.join(name);
         write_file(&path, text, secret)?;
@@ -68,6 +71,12 @@ pub fn prepare(layout: &Layout, host: &Host, cluster: &Cluster, pki: &Pki) -> an
         provisioner_kubeconfig: write(
             "local-path-provisioner.conf",
             &kubeconfig(&cluster.server, &ca, default_storage::USER, &provisioner),
+            true,
+        )?,
+        network_policy: cluster.network_policy,
+        network_policy_kubeconfig: write(
+            "network-policy.conf",
+            &kubeconfig(&cluster.server, &ca, network_policies::USER, &policies),
             true,
         )?,
         client_ca: write("ca.crt", &ca, false)?,

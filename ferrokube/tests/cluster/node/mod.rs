@@ -10,4 +10,5 @@ mod image;
 mod job;
 mod joining;
 mod machine;
+mod policies;
 mod registry;

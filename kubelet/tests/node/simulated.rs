@@ -117,6 +117,34 @@ async fn init_containers_end_before_the_others_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn containers_wait_for_whoever_has_a_word_in_when_the_network_is_ready() {
+    let (server, directory) = (Server::default(), tempfile::tempdir().expect("there is a place"));
+    let fake = Fake::default();
+    let (open, is_open) = tokio::sync::watch::channel(false);
+    let (asked, asks) = std::sync::mpsc::channel();
+    let mut config = config(directory.path());
+    config.network_gate = Some(Arc::new(move |_, addresses| {
+        let (mut is_open, asked) = (is_open.clone(), asked.clone());
+        Box::pin(async move {
+            asked.send(addresses).map_err(|error| error.to_string())?;
+            is_open.wait_for(|open| *open).await.map(drop).map_err(|error| error.to_string())
+        })
+    }));
+    let kubelet = start(&server, config, Some(Arc::new(fake.clone())));
+    create(&server, "p", one_container()).await;
+    let pod = pod_with(&server, "p", "an address", |status| status["podIP"].is_string()).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(fake.list_containers(None).await.expect("it answers").is_empty());
+    open.send(true).expect("the kubelet waits");
+    pod_with(&server, "p", "a ready pod", |status| condition(status, "Ready") == "True").await;
+    assert_eq!(asks.try_iter().collect::<Vec<_>>(), [[pod["status"]["podIP"].as_str().expect("an address")]], "asked once, with the addresses");
+    create(&server, "host", json!({"hostNetwork": true, "containers": [{"name": "a", "image": "nginx"}]})).await;
+    pod_with(&server, "host", "a ready pod", |status| condition(status, "Ready") == "True").await;
+    assert!(asks.try_iter().next().is_none(), "nobody has a word in the host's own network");
+    kubelet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_that_starts_again_leaves_pods_running() {
     let (server, directory) = (Server::default(), tempfile::tempdir().expect("there is a place"));
     let fake = Fake::default();

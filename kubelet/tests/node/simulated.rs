@@ -137,7 +137,11 @@ async fn containers_wait_for_whoever_has_a_word_in_when_the_network_is_ready() {
     assert!(fake.list_containers(None).await.expect("it answers").is_empty());
     open.send(true).expect("the kubelet waits");
     pod_with(&server, "p", "a ready pod", |status| condition(status, "Ready") == "True").await;
-    assert_eq!(asks.try_iter().collect::<Vec<_>>(), [[pod["status"]["podIP"].as_str().expect("an address")]], "asked once, with the addresses");
+    assert_eq!(
+        asks.try_iter().collect::<Vec<_>>(),
+        [[pod["status"]["podIP"].as_str().expect("an address")]],
+        "asked once, with the addresses"
+    );
     create(&server, "host", json!({"hostNetwork": true, "containers": [{"name": "a", "image": "nginx"}]})).await;
     pod_with(&server, "host", "a ready pod", |status| condition(status, "Ready") == "True").await;
     assert!(asks.try_iter().next().is_none(), "nobody has a word in the host's own network");

@@ -59,6 +59,8 @@ impl Cluster {
         let shutdown = Shutdown::new();
         let (gate, agent) = start(sources.clone(), shutdown.clone());
         let cluster = Cluster { sources, shutdown, gate, agent: Some(agent), one, two, neighbour };
+        // From here on the kernel knows of connections.
+        assert!(cluster.pass_gate("first", "10.244.1.9"));
         cluster.pod("one", "one", "10.244.1.1", "fd00:1::1");
         cluster.pod("two", "two", "10.244.1.2", "fd00:1::2");
         cluster

@@ -1,10 +1,15 @@
 //! Policies with real packets: a node, its pods and its neighbours are network namespaces. Needs root, so these tests run only
 //! where they are asked for (`make test` does, and says so where the machine cannot).
 
+#[path = "../../src/tests/chance.rs"]
+mod chance;
+mod chances;
 mod cluster;
 #[path = "../../../kube-proxy/tests/netns/host.rs"]
 #[allow(dead_code)] // Nodes have names here, no addresses.
 mod host;
+#[path = "../../src/tests/model.rs"]
+mod model;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};

@@ -139,19 +139,25 @@ impl NodeConfig {
             if self.proxy { kube_proxy::run(clients.proxy, self.proxy(), shutdown.clone()).await } else { std::future::pending().await }
         };
         let mut kubelet = self.kubelet();
-        if self.network_policy {
-            let (gate, keeper) = network_policy::Gate::new();
-            kubelet.network_gate = Some(network_gate(gate));
-            tokio::spawn(network_policy::run(clients.network_policy, self.site.name.clone(), keeper, shutdown.clone()));
-        } else {
-            // Somebody else may enforce them now.
-            network_policy::clean_up().await;
-        }
+        let (gate, keeper) = network_policy::Gate::new();
+        kubelet.network_gate = self.network_policy.then(|| network_gate(gate));
+        let policies = async {
+            if self.network_policy {
+                let enforcing = network_policy::run(clients.network_policy, self.site.name.clone(), keeper, shutdown.clone());
+                // Without it no pod could start: the process ends, and starts again.
+                tokio::spawn(enforcing).await.context("network policies")?;
+            } else {
+                // Somebody else may enforce them now.
+                network_policy::clean_up().await;
+            }
+            std::future::pending::<anyhow::Result<()>>().await
+        };
         let kubelet = kubelet::run(clients.kubelet, kubelet, shutdown.clone());
         tracing::info!(node = %self.site.name, address = %self.address, "starting");
         tokio::select! {
             result = kubelet => result.context("kubelet")?,
             result = proxy => result.context("kube-proxy")?,
+            result = policies => result?,
         }
         runtime.await.context("containerd")?;
         Ok(())

@@ -6,6 +6,7 @@ use std::path::Path;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
 use serde_json::json;
@@ -117,6 +118,14 @@ async fn node_a_second_machine_joins_works_and_leaves() {
     assert_eq!(cluster.pods.logs("web", &LogParams::default()).await.expect("logs"), "started\n");
     assert_eq!(cluster.exec("web", &["sh", "-c", FETCH], b"").await, ("one".to_owned(), true));
     assert_eq!(cluster.exec("web", &["cat", "/data/file"], b"").await.0, "kept\n");
+
+    // It enforces network policies.
+    let policies: Api<NetworkPolicy> = Api::default_namespaced(cluster.client.clone());
+    let deny = json!({ "metadata": { "name": "deny" }, "spec": { "podSelector": { "matchLabels": { "app": "web" } } } });
+    policies.create(&PostParams::default(), &object(deny)).await.expect("a policy");
+    until("the service does not answer", async || get(address, 80).await.is_none()).await;
+    policies.delete("deny", &DeleteParams::default()).await.expect("the policy goes");
+    until("the service answers again", async || get(address, 80).await.as_deref() == Some("one")).await;
 
     // The node's process is killed and started again, without a token: the pod does not notice.
     let container =

@@ -97,6 +97,9 @@ pub fn site_of(data_dir: &Path) -> anyhow::Result<Option<Site>> {
 struct Told {
     cluster_dns: Vec<String>,
     cluster_cidr: String,
+    /// Whether nodes enforce network policies.
+    #[serde(default)]
+    network_policy: bool,
 }
 
 impl Join {
@@ -188,7 +191,7 @@ impl Join {
             proxy_kubeconfig: kubeconfig.clone(),
             provisioner: may(&client, "create", "", "persistentvolumes").await,
             provisioner_kubeconfig: kubeconfig.clone(),
-            network_policy: may(&client, "watch", "networking.k8s.io", "networkpolicies").await,
+            network_policy: told.network_policy,
             network_policy_kubeconfig: kubeconfig,
             client_ca: data_dir.join("pki/ca.crt"),
             serving: None,
@@ -275,7 +278,8 @@ async fn ask(client: &Client) -> anyhow::Result<Told> {
     };
     let kubelet = KubeletConfiguration::parse(&text(KUBELET_CONFIG, KUBELET_KEY).await?).context(KUBELET_CONFIG)?;
     let proxy = kube_proxy::Config::parse(text(PROXY_CONFIG, PROXY_KEY).await?.as_bytes()).context(PROXY_CONFIG)?;
-    Ok(Told { cluster_dns: kubelet.cluster_dns, cluster_cidr: proxy.cluster_cidr })
+    let network_policy = may(client, "watch", "networking.k8s.io", "networkpolicies").await;
+    Ok(Told { cluster_dns: kubelet.cluster_dns, cluster_cidr: proxy.cluster_cidr, network_policy })
 }
 
 /// Whether nodes of this cluster may do this, and so are meant to.

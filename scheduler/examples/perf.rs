@@ -196,6 +196,7 @@ impl Api {
                 self.put(pod);
             }
             Effect::Tell(_) => {}
+            Effect::Consult { .. } => unreachable!("there are no extenders"),
             Effect::Preempt(preemption) => {
                 for (i, victim) in preemption.victims.iter().enumerate() {
                     let old = self.pods.remove(&Api::uid(victim));

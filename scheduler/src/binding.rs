@@ -1,4 +1,5 @@
-//! Carries out what the core has decided: binds pods, with their volumes first, says why pods wait, and removes pods for others.
+//! Carries out what the core has decided: binds pods, with their volumes first, says why pods wait, removes pods for others, and asks
+//! extenders.
 //!
 //! Decides nothing. What came of it goes back to the core as an [`Input`].
 
@@ -17,7 +18,9 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::core::{Binding, Effect, Input, Preemption};
+use crate::core::{Binding, ByExtender, Effect, Input, Preemption};
+use crate::extender::caller::Callers;
+use crate::extender::wire;
 use crate::pod_status::{Condition, Saying, patch};
 use crate::run::Message;
 use crate::snapshot::pod::{spec, uid_of};
@@ -42,6 +45,7 @@ const POLL_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Binder {
     client: Client,
     recorder: Recorder,
+    extenders: Arc<Callers>,
     inbox: SyncSender<Message>,
 }
 
@@ -70,8 +74,8 @@ fn is_passing(error: &kube::Error) -> bool {
 }
 
 impl Binder {
-    pub(crate) fn new(client: Client, recorder: Recorder, inbox: SyncSender<Message>) -> Binder {
-        Binder { client, recorder, inbox }
+    pub(crate) fn new(client: Client, recorder: Recorder, extenders: Callers, inbox: SyncSender<Message>) -> Binder {
+        Binder { client, recorder, extenders: Arc::new(extenders), inbox }
     }
 
     /// Works until the core has ended.
@@ -92,6 +96,15 @@ impl Binder {
                     }
                     continue;
                 }
+                Effect::Consult { question, calls } => {
+                // The core asks no more before it has the answers: at most one is underway.
+                let binder = self.clone();
+                tokio::spawn(async move {
+                    let answers = futures::future::join_all(calls.into_iter().map(|call| binder.extenders.ask(call))).await;
+                    binder.report(Input::Answered { question, answers });
+                });
+                continue;
+            }
                 effect => effect,
             };
             let permits = if takes_long { &long } else { &requests };
@@ -101,7 +114,7 @@ impl Binder {
                 match effect {
                     Effect::Bind(binding) => binder.bind(binding).await,
                     Effect::Preempt(preemption) => binder.preempt(preemption).await,
-                    Effect::Say { .. } | Effect::Tell(_) => {}
+                    Effect::Say { .. } | Effect::Tell(_) | Effect::Consult { .. } => {}
                 }
                 drop(permit);
             });
@@ -138,6 +151,12 @@ impl Binder {
             self.say(&binding.pod, &Saying { condition: None, nominated: Some(binding.node.to_string()) }).await;
             let bound = self.bind_volumes(binding, work.clone(), *timeout).await;
             bound.map_err(|error| format!("running PreBind plugin \"VolumeBinding\": {error}"))?;
+        }
+        if let Some(ByExtender { call, ignorable }) = &binding.extender {
+            match self.extenders.ask(call.clone()).await.and_then(|answer| wire::bound(&answer)) {
+                Err(error) if *ignorable => tracing::info!(%error, "skipping an extender that has not bound the pod and can be done without"),
+                other => return other,
+            }
         }
         let pod = &binding.pod;
         let (namespace, name) = (pod.namespace(), pod.name());

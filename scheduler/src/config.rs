@@ -2,9 +2,13 @@
 //!
 //! Turns a profile into the ordered list of plugins that run at each extension point ([`crate::profile`] does the merge); reads no files.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
+use apimachinery::validation::is_qualified_name;
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 pub const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 pub const KIND: &str = "KubeSchedulerConfiguration";
@@ -16,7 +20,7 @@ pub enum Error {
     #[error("no kind \"{kind}\" is registered for version \"{api_version}\"")]
     Kind { api_version: String, kind: String },
     #[error("{path}: Invalid value: {value}: {detail}")]
-    Invalid { path: String, value: String, detail: &'static str },
+    Invalid { path: String, value: String, detail: Cow<'static, str> },
     #[error("decoding args for plugin {plugin}: {source}")]
     Args { plugin: String, source: serde_json::Error },
     #[error("{point}Plugins: plugin {plugin:?} does not exist")]
@@ -29,8 +33,12 @@ pub enum Error {
     QueueSort { profile: String, found: usize },
     #[error("profiles[{0}].schedulerName: Duplicate value")]
     DuplicateProfile(usize),
-    #[error("extenders are not supported")]
-    Extenders,
+}
+
+impl Error {
+    fn invalid(path: &str, value: String, detail: impl Into<Cow<'static, str>>) -> Error {
+        Error::Invalid { path: path.to_owned(), value, detail: detail.into() }
+    }
 }
 
 /// The configuration of a scheduler process. `default()` is what an empty file means.
@@ -47,7 +55,7 @@ pub struct Config {
     pub pod_initial_backoff_seconds: i64,
     pub pod_max_backoff_seconds: i64,
     pub profiles: Vec<Profile>,
-    pub extenders: Vec<serde_json::Value>,
+    pub extenders: Vec<Extender>,
     pub enable_profiling: bool,
     pub enable_contention_profiling: bool,
     pub delay_cache_until_active: bool,
@@ -121,6 +129,100 @@ impl Default for ClientConnection {
             burst: 100,
         }
     }
+}
+
+/// A service that has a say in which node a pod goes to; what it leaves empty it has no part in. What it says is in
+/// [`crate::extender`].
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Extender {
+    pub url_prefix: String,
+    pub filter_verb: String,
+    pub preempt_verb: String,
+    pub prioritize_verb: String,
+    /// What its scores are multiplied with.
+    pub weight: i64,
+    pub bind_verb: String,
+    #[serde(rename = "enableHTTPS")]
+    pub enable_https: bool,
+    pub tls_config: Option<ExtenderTls>,
+    /// How long one call may take; zero stands for [`EXTENDER_TIMEOUT`].
+    #[serde(deserialize_with = "go_duration")]
+    pub http_timeout: Duration,
+    /// It knows the nodes: it is sent names only.
+    pub node_cache_capable: bool,
+    /// It is asked about pods that request one of these; about all if there are none.
+    pub managed_resources: Vec<ManagedResource>,
+    /// Pods are placed without it while it cannot be reached.
+    pub ignorable: bool,
+}
+
+/// How long a call to an extender may take that does not say.
+pub const EXTENDER_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ManagedResource {
+    pub name: String,
+    /// NodeResourcesFit does not count it.
+    pub ignored_by_scheduler: bool,
+}
+
+/// How an extender is trusted, and how it knows the scheduler; data is base64 and comes before files.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ExtenderTls {
+    pub insecure: bool,
+    pub server_name: Option<String>,
+    pub cert_file: Option<String>,
+    pub key_file: Option<String>,
+    pub ca_file: Option<String>,
+    pub cert_data: Option<String>,
+    pub key_data: Option<String>,
+    pub ca_data: Option<String>,
+}
+
+/// Reads a duration as Go writes it; nothing is zero.
+fn go_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else { return Ok(Duration::ZERO) };
+    let nanoseconds = apimachinery::time::parse_duration(&text).map_err(serde::de::Error::custom)?;
+    Ok(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0)))
+}
+
+/// Whether the name is that of a resource that is not Kubernetes' own.
+fn is_extended_resource(name: &str) -> bool {
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    !native && !name.starts_with("requests.") && is_qualified_name(&format!("requests.{name}")).is_empty()
+}
+
+fn check_extenders(extenders: &[Extender]) -> Result<(), Error> {
+    let mut managed: Vec<&str> = Vec::new();
+    for (i, extender) in extenders.iter().enumerate() {
+        if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
+            let path = format!("extenders[{i}].weight");
+            return Err(Error::invalid(&path, extender.weight.to_string(), "must have a positive weight applied to it"));
+        }
+        for (j, resource) in extender.managed_resources.iter().enumerate() {
+            let (path, name) = (format!("extenders[{i}].managedResources[{j}].name"), resource.name.as_str());
+            let invalid = |detail: Cow<'static, str>| Err(Error::invalid(&path, format!("{name:?}"), detail));
+            if let Some(detail) = is_qualified_name(name).into_iter().next() {
+                return invalid(detail.into());
+            }
+            if !is_extended_resource(name) {
+                return invalid("is an invalid extended resource name".into());
+            }
+            if managed.contains(&name) {
+                return invalid("duplicate extender managed resource name".into());
+            }
+            managed.push(name);
+        }
+    }
+    let binders = extenders.iter().filter(|extender| !extender.bind_verb.is_empty()).count();
+    if binders > 1 {
+        let value = format!("\"found {binders} extenders implementing bind\"");
+        return Err(Error::invalid("extenders", value, "only one extender can implement bind"));
+    }
+    Ok(())
 }
 
 /// The plugins and their arguments for pods of one scheduler name.
@@ -347,7 +449,7 @@ impl Args {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let invalid = |path: &str, value: i64, detail| Err(Error::Invalid { path: path.to_owned(), value: value.to_string(), detail });
+        let invalid = |path: &str, value: i64, detail: &'static str| Err(Error::invalid(path, value.to_string(), detail));
         let (percentage, absolute) = (self.preemption.min_candidate_nodes_percentage, self.preemption.min_candidate_nodes_absolute);
         if !(0..=100).contains(&percentage) {
             return invalid("minCandidateNodesPercentage", percentage.into(), "not in valid range [0, 100]");
@@ -389,7 +491,7 @@ impl Config {
         if let [only] = self.profiles.as_mut_slice() {
             only.scheduler_name.get_or_insert_with(|| DEFAULT_SCHEDULER_NAME.to_owned());
         }
-        let invalid = |path: &str, value: i64, detail| Err(Error::Invalid { path: path.to_owned(), value: value.to_string(), detail });
+        let invalid = |path: &str, value: i64, detail: &'static str| Err(Error::invalid(path, value.to_string(), detail));
         if self.parallelism <= 0 {
             return invalid("parallelism", self.parallelism.into(), "should be an integer value greater than zero");
         }
@@ -408,19 +510,13 @@ impl Config {
         }
         for (i, profile) in self.profiles.iter().enumerate() {
             let Some(name) = profile.scheduler_name.as_deref().filter(|name| !name.is_empty()) else {
-                return Err(Error::Invalid {
-                    path: format!("profiles[{i}].schedulerName"),
-                    value: "\"\"".to_owned(),
-                    detail: "Required value",
-                });
+                return Err(Error::invalid(&format!("profiles[{i}].schedulerName"), "\"\"".to_owned(), "Required value"));
             };
             if self.profiles[..i].iter().any(|other| other.scheduler_name.as_deref() == Some(name)) {
                 return Err(Error::DuplicateProfile(i));
             }
         }
-        if !self.extenders.is_empty() {
-            return Err(Error::Extenders);
-        }
+        check_extenders(&self.extenders)?;
         Ok(self)
     }
 }
@@ -458,7 +554,24 @@ mod tests {
             ),
             (json!({"profiles": [{"schedulerName": "a"}, {"schedulerName": "a"}]}), "profiles[1].schedulerName: Duplicate value"),
             (json!({"profiles": [{"schedulerName": "a"}, {}]}), "profiles[1].schedulerName: Invalid value: \"\": Required value"),
-            (json!({"extenders": [{"urlPrefix": "http://x"}]}), "extenders are not supported"),
+            (
+                json!({"extenders": [{"urlPrefix": "http://x", "prioritizeVerb": "p"}]}),
+                "extenders[0].weight: Invalid value: 0: must have a positive weight applied to it",
+            ),
+            (
+                json!({"extenders": [{"bindVerb": "b"}, {"bindVerb": "b"}]}),
+                "extenders: Invalid value: \"found 2 extenders implementing bind\": only one extender can implement bind",
+            ),
+            (
+                json!({"extenders": [{"managedResources": [{"name": "cpu"}]}]}),
+                "extenders[0].managedResources[0].name: Invalid value: \"cpu\": is an invalid extended resource name",
+            ),
+            (
+                json!({"extenders": [{"managedResources": [{"name": "a.com/x"}]}, {"managedResources": [{"name": "a.com/x"}]}]}),
+                "extenders[1].managedResources[0].name: Invalid value: \"a.com/x\": duplicate extender managed resource name",
+            ),
+            (json!({"extenders": [{"httpTimeout": "soon"}]}), "time: invalid duration \"soon\""),
+            (json!({"extenders": [{"urlprefix": "x"}]}), "unknown field `urlprefix`"),
             (json!({"parallelismm": 3}), "unknown field `parallelismm`"),
         ] {
             let error = config(value.clone()).unwrap_err();
@@ -466,6 +579,18 @@ mod tests {
         }
         let other = Config { kind: "Other".to_owned(), ..Config::default() };
         assert!(other.complete().is_err());
+    }
+
+    #[test]
+    fn an_extender_is_read_as_upstreams_file_has_it() {
+        let read = config(json!({"extenders": [{"urlPrefix": "https://e:1/x", "filterVerb": "f", "enableHTTPS": true, "httpTimeout": "1m30s",
+            "nodeCacheCapable": true, "ignorable": true, "tlsConfig": {"insecure": true, "serverName": "e"},
+            "managedResources": [{"name": "a.com/x", "ignoredByScheduler": true}]}]}))
+        .unwrap();
+        let extender = &read.extenders[0];
+        assert_eq!(extender.http_timeout, Duration::from_secs(90));
+        assert!(extender.enable_https && extender.node_cache_capable && extender.ignorable);
+        assert!(extender.managed_resources[0].ignored_by_scheduler);
     }
 
     #[test]

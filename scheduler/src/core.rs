@@ -1,7 +1,9 @@
 //! The scheduler without its I/O: it is told what has changed ([`Input`]), tries one waiting pod at a time, and says what is to be done
-//! ([`Effect`]). One thread owns it, so nothing in it is shared or locked.
+//! ([`Effect`]). One thread owns it, so nothing in it is shared or locked. The way of one pod from its turn to its end is in [`attempt`].
 
-use std::collections::HashMap;
+mod attempt;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,23 +13,23 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
-use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
 
-use crate::config::{self, Config};
-use crate::diagnosis::Diagnosis;
+use crate::config::{self, Config, Extender};
 use crate::event::{Actions, Event, Resource, Subject, node_changes, pod_changes};
-use crate::framework::{Cycle, PluginSet, Preparing, State};
+use crate::extender::{self, Call};
+use crate::framework::{PluginSet, Preparing, State};
 use crate::metrics::{Id, Metrics};
 use crate::plugins::ALL;
-use crate::pod_status::{Condition, SCHEDULER_ERROR, Saying, UNSCHEDULABLE};
-use crate::preemption::{self, Outcome};
+use crate::pod_status::{Condition, SCHEDULER_ERROR, Saying};
 use crate::profile::Profile;
 use crate::queue::{Backoff, Profiles, Queue, Queued};
 use crate::search::{Failure, Search, single};
 use crate::snapshot::NodeIndex;
 use crate::snapshot::pod::{PodInfo, Templates, Uid, uid_of};
 use crate::volumes::Work;
-use crate::world::{Preempting, World};
+use crate::world::World;
+use attempt::Paused;
 
 /// The longest note of an event.
 const NOTE_LIMIT: usize = 1024;
@@ -82,6 +84,11 @@ pub enum Input {
         preemptor: Uid,
         failed: bool,
     },
+    /// What extenders have said, in the order of the calls.
+    Answered {
+        question: u64,
+        answers: Vec<Result<Value, String>>,
+    },
 }
 
 /// A pod to bind.
@@ -92,6 +99,16 @@ pub struct Binding {
     pub node: Arc<str>,
     /// What its volumes need first, and how long that may take.
     pub volumes: Option<(Work, Duration)>,
+    /// The extender that binds it.
+    pub extender: Option<ByExtender>,
+}
+
+/// How an extender is told to bind a pod.
+#[derive(Clone, Debug)]
+pub struct ByExtender {
+    pub call: Call,
+    /// If it fails the pod is bound without it.
+    pub ignorable: bool,
 }
 
 /// Pods to remove for another.
@@ -112,6 +129,11 @@ pub enum Effect {
     Say { pod: Arc<Pod>, saying: Saying },
     Tell(Box<events::Event>),
     Preempt(Preemption),
+    /// Until it is answered nothing is decided.
+    Consult {
+        question: u64,
+        calls: Vec<Call>,
+    },
 }
 
 /// A pod whose binding is underway, or done and not seen yet.
@@ -135,6 +157,13 @@ pub struct Core {
     assumed: HashMap<Uid, Assumed>,
     effects: Vec<Effect>,
     metrics: Arc<Metrics>,
+    extenders: Vec<Extender>,
+    /// The attempt that waits for extenders to answer.
+    paused: Option<Box<Paused>>,
+    /// The number of the last question to extenders.
+    question: u64,
+    /// What has come while an attempt was paused: to it the world stands still.
+    deferred: VecDeque<Input>,
 }
 
 impl Core {
@@ -153,6 +182,10 @@ impl Core {
             assumed: HashMap::new(),
             effects: Vec::new(),
             metrics,
+            extenders: extender::ordered(config),
+            paused: None,
+            question: 0,
+            deferred: VecDeque::new(),
         })
     }
 
@@ -166,9 +199,27 @@ impl Core {
         self.assumed.values().filter(|assumed| assumed.requesting).count()
     }
 
-    /// Takes in a change. `now` is the time since the scheduler's start.
+    /// How many changes wait for an attempt that extenders are asked about.
+    pub fn deferred(&self) -> usize {
+        self.deferred.len()
+    }
+
+    /// Takes in a change, at once or as soon as extenders have answered. `now` is the time since the scheduler's start.
     pub fn apply(&mut self, input: Input, now: Duration) {
         match input {
+            Input::Answered { question, answers } => {
+                if question == self.question {
+                    self.resume(answers, now);
+                }
+            }
+            input if self.paused.is_some() => self.deferred.push_back(input),
+            input => self.take_in(input, now),
+        }
+    }
+
+    fn take_in(&mut self, input: Input, now: Duration) {
+        match input {
+            Input::Answered { .. } => {}
             Input::Pod(delta) => self.pod_changed(delta, now),
             Input::Node(delta) => self.node_changed(delta, now),
             Input::Namespace(Delta { old, new }) => {
@@ -407,37 +458,6 @@ impl Core {
         self.queue.next_flush()
     }
 
-    /// Tries the next pod. Whether there was one. `clock` is the time of day.
-    pub fn schedule_one(&mut self, now: Duration, clock: Timestamp) -> bool {
-        let Some(queued) = self.queue.pop() else { return false };
-        let started = Instant::now();
-        let pod = queued.pod.clone();
-        let Some(profile) = self.profiles.get(pod.scheduler_name()).cloned() else {
-            self.queue.remove(&pod.uid);
-            return true;
-        };
-        if pod.terminating {
-            let note = format!("skip schedule deleting pod: {}/{}", pod.namespace(), pod.name());
-            self.tell(&pod, Type::Warning, "FailedScheduling", "Scheduling", note);
-            self.queue.remove(&pod.uid);
-            return true;
-        }
-        let profile_id = self.profile_ids.get(&profile.name).copied().unwrap_or(0);
-        let mut state = State::default();
-        let found = self.search.run(&mut self.world, &profile, profile_id, &pod, &mut state);
-        self.metrics.observe(Id::AlgorithmDuration, &[], started.elapsed().as_secs_f64());
-        self.count_points(&profile.name, found.is_ok());
-        let outcome = match found {
-            Ok(found) => self.reserve(&profile, &pod, &mut state, found.node),
-            Err(failure) => Err(failure),
-        };
-        match outcome {
-            Ok(node) => self.assume(queued, profile, state, node, started),
-            Err(failure) => self.failed(&queued, &profile, &state, failure, started, now, clock),
-        }
-        true
-    }
-
     fn reserve(&mut self, profile: &Profile, pod: &PodInfo, state: &mut State, node: NodeIndex) -> Result<NodeIndex, Failure> {
         for id in profile.reserve.iter().copied() {
             let mut cycle = Preparing { world: &mut self.world, profile, pod, state };
@@ -459,7 +479,8 @@ impl Core {
         self.world.snapshot.add_pod(Arc::new(placed), &name);
         let timeout = Duration::from_secs(u64::try_from(profile.args.volume_binding.bind_timeout_seconds).unwrap_or(0));
         let volumes = state.volumes.take().and_then(|claims| claims.work).map(|work| (work, timeout));
-        self.effects.push(Effect::Bind(Binding { pod: pod.pod.clone(), uid: pod.uid.clone(), node: name, volumes }));
+        let extender = self.binder_of(&pod.pod, &name);
+        self.effects.push(Effect::Bind(Binding { pod: pod.pod.clone(), uid: pod.uid.clone(), node: name, volumes, extender }));
         self.metrics.add(Id::Goroutines, &["binding"], 1.0);
         let uid = pod.uid.clone();
         self.assumed.insert(uid, Assumed { queued, profile, started, requesting: true, seen: false });
@@ -508,98 +529,6 @@ impl Core {
                 self.say_failed(&waiting, SCHEDULER_ERROR, error, Some(String::new()));
             }
         }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn failed(
-        &mut self,
-        queued: &Queued,
-        profile: &Arc<Profile>,
-        state: &State,
-        failure: Failure,
-        started: Instant,
-        now: Duration,
-        clock: Timestamp,
-    ) {
-        let pod = &queued.pod;
-        let (reason, message, rejectors, nominated) = match failure {
-            Failure::NoNodes => (UNSCHEDULABLE, "no nodes available to schedule pods".to_owned(), PluginSet::EMPTY, Some(String::new())),
-            Failure::Error(error) => {
-                tracing::error!(pod = %format!("{}/{}", pod.namespace(), pod.name()), %error, "the pod could not be scheduled, trying again");
-                (SCHEDULER_ERROR, error, PluginSet::EMPTY, Some(String::new()))
-            }
-            Failure::Refused(diagnosis) => (UNSCHEDULABLE, diagnosis.message(1), diagnosis.plugins, Some(String::new())),
-            Failure::Unfit(mut diagnosis) => {
-                let nodes = self.world.snapshot.order().len();
-                let nominated = self.make_room(profile, pod, state, &mut diagnosis, clock);
-                (UNSCHEDULABLE, diagnosis.message(nodes), diagnosis.plugins, nominated)
-            }
-        };
-        let result = if reason == UNSCHEDULABLE { "unschedulable" } else { "error" };
-        self.count_attempt(result, &profile.name, started.elapsed().as_secs_f64());
-        self.queue.failed(&self.world, &self.profiles, &pod.uid, rejectors, now);
-        // What was decided counts at once, before the API server has it.
-        match &nominated {
-            Some(node) => self.world.nominate(pod.clone(), node),
-            None => {
-                let node = pod.nominated_node().to_owned();
-                self.world.nominate(pod.clone(), &node);
-            }
-        }
-        self.say_failed(pod, reason, message, nominated);
-    }
-
-    /// Has other pods removed for one that fits nowhere, if that helps. The node to nominate it to: empty for none, nothing to leave
-    /// the nomination as it is.
-    fn make_room(
-        &mut self,
-        profile: &Arc<Profile>,
-        pod: &Arc<PodInfo>,
-        state: &State,
-        diagnosis: &mut Diagnosis,
-        clock: Timestamp,
-    ) -> Option<String> {
-        if profile.post_filter.is_empty() {
-            return Some(String::new());
-        }
-        self.metrics.add(Id::PreemptionAttempts, &[], 1.0);
-        let outcome = {
-            let cycle = Cycle { world: &self.world, profile, pod, state };
-            let profile_id = self.profile_ids.get(&profile.name).copied().unwrap_or(0);
-            self.search.make_room(&cycle, profile_id, diagnosis, clock)
-        };
-        match outcome {
-            Outcome::NotEligible(why) | Outcome::Failed(why) => {
-                diagnosis.post_filter_message = format!("preemption: {why}");
-                None
-            }
-            Outcome::Nothing(why) => {
-                diagnosis.post_filter_message = format!("preemption: {why}");
-                Some(String::new())
-            }
-            Outcome::Found(candidate) => {
-                let node = self.world.snapshot.node(candidate.node).name.clone();
-                let count = candidate.victims.len();
-                diagnosis.post_filter_message =
-                    format!("preemption: found a potential placement for pod on node {node}, preempting {count} victims");
-                self.metrics.observe(Id::PreemptionVictims, &[], count as f64);
-                self.preempt(pod, &node, &candidate);
-                Some(node.to_string())
-            }
-        }
-    }
-
-    fn preempt(&mut self, pod: &Arc<PodInfo>, node: &Arc<str>, candidate: &preemption::Candidate) {
-        // Those that are leaving anyway are only waited for.
-        let victims: Vec<Arc<Pod>> = candidate.victims.iter().filter(|v| !v.terminating).map(|v| v.pod.clone()).collect();
-        if victims.is_empty() {
-            return;
-        }
-        let lower = self.world.nominator.on(node).iter().filter(|other| other.priority() < pod.priority());
-        let displaced = lower.map(|other| other.pod.clone()).collect();
-        self.world.preempting.insert(pod.uid.clone(), Preempting::default());
-        let (preemptor, uid) = (pod.pod.clone(), pod.uid.clone());
-        self.effects.push(Effect::Preempt(Preemption { preemptor, uid, node: node.clone(), victims, displaced }));
     }
 
     fn count_points(&self, profile: &str, found: bool) {

@@ -4,13 +4,16 @@
 //! shell around it ([`run`]) feeds it from informers and [`binding`] carries out what it decides. A plugin is one file under
 //! [`plugins`]; [`snapshot`] is what they read of nodes and pods, [`queue`] who waits for what.
 //!
-//! Never here: HTTP extenders, plugins that are not compiled in, pod groups, and dynamic resource allocation.
+//! [`extender`] is how services outside have a say in it.
+//!
+//! Never here: plugins that are not compiled in, pod groups, and dynamic resource allocation.
 
 pub mod binding;
 pub mod config;
 pub mod core;
 pub mod diagnosis;
 pub mod event;
+pub mod extender;
 pub mod framework;
 pub mod memo;
 pub mod metrics;

@@ -34,7 +34,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    fn new(node: NodeIndex, victims: Vec<Arc<PodInfo>>, violations: usize) -> Candidate {
+    /// `victims` are in order of importance, the most important first.
+    pub fn new(node: NodeIndex, victims: Vec<Arc<PodInfo>>, violations: usize) -> Candidate {
         let priorities = || victims.iter().map(|pod| i64::from(pod.priority()));
         let top = priorities().max().unwrap_or(i64::MIN);
         let important = victims.iter().filter(|pod| i64::from(pod.priority()) == top);
@@ -116,11 +117,17 @@ fn by_importance(a: &PodInfo, b: &PodInfo, now: Timestamp) -> Ordering {
     b.priority().cmp(&a.priority()).then_with(|| a.started.unwrap_or(now).cmp(&b.started.unwrap_or(now)))
 }
 
-/// Looks for the node where room is made with the least harm. `now` is the time of day.
+/// Looks for the nodes where room can be made, and whom that takes; [`Outcome`] if there are none. `now` is the time of day.
 /// With a `memo`, what is found out about nodes holds for all pods that are alike.
-pub fn evaluate(cycle: &Cycle<'_>, diagnosis: &Diagnosis, memo: Option<&mut Memo>, dice: &mut Dice, now: Timestamp) -> Outcome {
+pub fn candidates(
+    cycle: &Cycle<'_>,
+    diagnosis: &Diagnosis,
+    memo: Option<&mut Memo>,
+    dice: &mut Dice,
+    now: Timestamp,
+) -> Result<Vec<Arc<Candidate>>, Outcome> {
     if let Some(why) = not_eligible(cycle, diagnosis) {
-        return Outcome::NotEligible(why.to_owned());
+        return Err(Outcome::NotEligible(why.to_owned()));
     }
     let nodes: Vec<NodeIndex> = diagnosis.resolvable().collect();
     let all = cycle.world.snapshot.order().len();
@@ -177,11 +184,16 @@ pub fn evaluate(cycle: &Cycle<'_>, diagnosis: &Diagnosis, memo: Option<&mut Memo
         }
     }
     harmless.append(&mut harmful);
-    match best(harmless, now) {
-        Some(candidate) => Outcome::Found(candidate),
-        None if !errors.is_empty() => Outcome::Failed(errors.join(", ")),
-        None => Outcome::Nothing(refusals.message(all)),
+    match (harmless.is_empty(), errors.is_empty()) {
+        (false, _) => Ok(harmless),
+        (true, false) => Err(Outcome::Failed(errors.join(", "))),
+        (true, true) => Err(Outcome::Nothing(refusals.message(all))),
     }
+}
+
+/// The node where room is made with the least harm.
+pub fn choose(candidates: Vec<Arc<Candidate>>, now: Timestamp) -> Outcome {
+    best(candidates, now).map_or_else(|| Outcome::NotEligible("no candidate node for preemption".to_owned()), Outcome::Found)
 }
 
 /// The fewest pods that would have to leave a node.

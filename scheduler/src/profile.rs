@@ -3,6 +3,7 @@
 //! Specified by upstream's `apis/config/v1/default_plugins.go` and `framework/runtime` (`expandMultiPointPlugins`), v1.37.
 
 use crate::config::{Args, Config, Error, PluginName, PluginSet as Names, Plugins};
+use crate::extender;
 use crate::framework::{PluginId, PluginSet, Point};
 use crate::node_selector;
 use crate::plugins::{ALL, by_name};
@@ -58,7 +59,12 @@ pub struct Profile {
 impl Profile {
     /// The profiles of a configuration that is complete.
     pub fn all(config: &Config) -> Result<Vec<Profile>, Error> {
-        config.profiles.iter().map(Profile::new).collect()
+        let ignored = extender::ignored_resources(config);
+        let mut profiles: Vec<Profile> = config.profiles.iter().map(Profile::new).collect::<Result<_, _>>()?;
+        for profile in profiles.iter_mut().filter(|_| !ignored.is_empty()) {
+            profile.args.fit.ignored_resources.clone_from(&ignored);
+        }
+        Ok(profiles)
     }
 
     pub fn new(profile: &crate::config::Profile) -> Result<Profile, Error> {
@@ -182,7 +188,7 @@ fn expand(point: Point, multi: &[PluginName], named: &Names) -> Result<Vec<(Plug
         if is_left_out(&plugin.name) {
             continue;
         }
-        let Some(id) = by_name(&plugin.name) else {
+        let Some(id) = by_name(&plugin.name).filter(|id| !ALL[*id].points().is_empty()) else {
             return Err(Error::NoSuchPlugin { point: "multiPoint", plugin: plugin.name.clone() });
         };
         let disabled = named.disabled.iter().any(|d| d.name == "*" || d.name == plugin.name);

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use crate::binding::Binder;
 use crate::config::{self, Config};
 use crate::core::{Core, Delta, Effect, Input};
+use crate::extender::{self, caller::Callers};
 use crate::metrics::Metrics;
 
 /// Changes that wait to be taken in. Informers wait while it is full, which it is only while much changes at once.
@@ -22,6 +23,8 @@ const OUTBOX: usize = 4096;
 const BATCH: usize = 512;
 /// Bindings underway; beyond it nothing more is decided.
 const MAX_BINDINGS: usize = 2048;
+/// Changes that are kept while extenders are asked about a pod; beyond it they are waited for no longer.
+const MAX_DEFERRED: usize = 65_536;
 /// How long an idle core sleeps at most.
 const IDLE: Duration = Duration::from_secs(60);
 /// While decisions wait for room in the outbox it is looked at this often.
@@ -32,6 +35,8 @@ const RETRY: Duration = Duration::from_millis(2);
 pub enum Error {
     #[error("the configuration cannot be used")]
     Config(#[from] config::Error),
+    #[error("couldn't build extenders")]
+    Extenders(#[from] extender::caller::Error),
     #[error("the scheduling thread has failed")]
     Thread(#[from] tokio::task::JoinError),
 }
@@ -63,7 +68,8 @@ pub async fn run_with(
     let (inbox, messages) = sync_channel(INBOX);
     let (outbox, effects) = mpsc::channel(OUTBOX);
     let recorder = Recorder::with_actions(client.clone(), &recorder_name(&config), &host(), shutdown.clone());
-    let binder = Binder::new(client, recorder, inbox.clone());
+    let extenders = Callers::new(&extender::ordered(&config)).await?;
+    let binder = Binder::new(client, recorder, extenders, inbox.clone());
     let carrying_out = tokio::spawn(binder.run(effects));
     let ended = Shutdown::new();
     // Whoever drops this future without a shutdown ends the thread too.
@@ -174,6 +180,10 @@ fn decide(mut core: Core, messages: &Receiver<Message>, outbox: &mpsc::Sender<Ef
             taken += 1;
         }
         let now = start.elapsed();
+        if core.deferred() > MAX_DEFERRED {
+            tracing::warn!("too much changes while extenders are asked, going on without their answers");
+            core.give_up_question(now);
+        }
         if core.next_flush().is_some_and(|at| at <= now) {
             core.flush(now);
         }

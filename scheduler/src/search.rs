@@ -13,7 +13,7 @@ use crate::diagnosis::Diagnosis;
 use crate::framework::{Cycle, NodeView, Overlay, PluginId, PluginSet, PreFilter, Preparing, Refusal, Rejection, State};
 use crate::memo::{Memo, Memos};
 use crate::plugins::ALL;
-use crate::preemption::{self, Outcome};
+use crate::preemption::{self, Candidate, Outcome};
 use crate::profile::Profile;
 use crate::snapshot::NodeIndex;
 use crate::snapshot::node::NodeInfo;
@@ -24,13 +24,6 @@ use crate::world::World;
 const MIN_FEASIBLE: usize = 100;
 /// So many percent of nodes are looked for at least, however many there are.
 const MIN_PERCENTAGE: usize = 5;
-
-/// The node that was chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
-    pub node: NodeIndex,
-    pub feasible: usize,
-}
 
 /// Why no node was chosen.
 #[derive(Debug)]
@@ -155,44 +148,29 @@ impl Search {
         }
     }
 
-    /// Finds the best node for a pod. `profile_id` tells profiles apart.
-    pub fn run(
+    /// Begins a search: asks what plugins say of the pod before nodes are looked at. The only nodes that can be, if they name some;
+    /// with [`Failure::Unfit`] the diagnosis says why there are none.
+    pub fn prepare(
         &mut self,
         world: &mut World,
         profile: &Profile,
-        profile_id: usize,
         pod: &PodInfo,
         state: &mut State,
-    ) -> Result<Found, Failure> {
+        diagnosis: &mut Diagnosis,
+    ) -> Result<Option<Vec<String>>, Failure> {
         world.snapshot.begin_cycle();
-        let all = world.snapshot.order().len();
-        if all == 0 {
-            return Err(Failure::NoNodes);
-        }
         self.whole = false;
         self.timings = Timings::default();
+        if world.snapshot.order().is_empty() {
+            return Err(Failure::NoNodes);
+        }
         let began = Instant::now();
-        let mut diagnosis = Diagnosis::default();
-        let only = match self.pre_filter(world, profile, pod, state, &mut diagnosis) {
-            Ok(only) => only,
-            Err(Some(error)) => return Err(Failure::Error(error)),
-            Err(None) => return Err(Failure::Unfit(diagnosis)),
-        };
+        let only = self.pre_filter(world, profile, pod, state, diagnosis).map_err(|error| match error {
+            Some(error) => Failure::Error(error),
+            None => Failure::Unfit(std::mem::take(diagnosis)),
+        })?;
         self.timings.pre_filter = Some(began.elapsed());
-        let began = Instant::now();
-        let mut feasible = self.nominated_node(world, profile, pod, state).map_err(Failure::Error)?;
-        if feasible.is_empty() {
-            feasible = self.filter(world, profile, profile_id, pod, state, only.as_deref(), &mut diagnosis).map_err(Failure::Error)?;
-        }
-        self.timings.filter = Some(began.elapsed());
-        match feasible.as_slice() {
-            [] => Err(Failure::Unfit(diagnosis)),
-            [node] => Ok(Found { node: *node, feasible: 1 }),
-            nodes => {
-                let node = self.best(world, profile, profile_id, pod, state, nodes);
-                Ok(Found { node, feasible: nodes.len() })
-            }
-        }
+        Ok(only)
     }
 
     /// The only nodes that can be, if plugins name some. Nothing in `Err` means that the diagnosis says it.
@@ -248,20 +226,25 @@ impl Search {
         Ok(only)
     }
 
-    /// The node that the pod is nominated to, if it will do.
-    fn nominated_node(&mut self, world: &World, profile: &Profile, pod: &PodInfo, state: &State) -> Result<Vec<NodeIndex>, String> {
+    /// The node that the pod is nominated to, if it will do. What goes wrong here does not keep the pod from other nodes.
+    pub fn nominated_node(&mut self, world: &World, profile: &Profile, pod: &PodInfo, state: &State) -> Vec<NodeIndex> {
         let name = pod.nominated_node();
-        let Some(index) = world.snapshot.find(name).filter(|_| !name.is_empty()) else { return Ok(Vec::new()) };
+        let Some(index) = world.snapshot.find(name).filter(|_| !name.is_empty()) else { return Vec::new() };
         let cycle = Cycle { world, profile, pod, state };
         match check_with_nominated(&cycle, &NodeView::of(world, index)) {
-            Ok(()) => Ok(vec![index]),
-            Err((_, Refusal::Rejected(_))) => Ok(Vec::new()),
-            Err((_, Refusal::Failed(error))) => Err(error),
+            Ok(()) => vec![index],
+            Err((_, Refusal::Rejected(_))) => Vec::new(),
+            Err((_, Refusal::Failed(error))) => {
+                tracing::error!(pod = %pod.uid, node = name, %error, "the nominated node could not be looked at");
+                Vec::new()
+            }
         }
     }
 
+    /// The nodes that will do, as many as are enough; `all` if one is not enough even if no plugin scores. `profile_id` tells
+    /// profiles apart.
     #[allow(clippy::too_many_arguments)]
-    fn filter(
+    pub fn filter(
         &mut self,
         world: &World,
         profile: &Profile,
@@ -269,13 +252,32 @@ impl Search {
         pod: &PodInfo,
         state: &State,
         only: Option<&[String]>,
+        all: bool,
+        diagnosis: &mut Diagnosis,
+    ) -> Result<Vec<NodeIndex>, String> {
+        let began = Instant::now();
+        let found = self.pass_filters(world, profile, profile_id, pod, state, only, all, diagnosis);
+        self.timings.filter = Some(began.elapsed());
+        found
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn pass_filters(
+        &mut self,
+        world: &World,
+        profile: &Profile,
+        profile_id: usize,
+        pod: &PodInfo,
+        state: &State,
+        only: Option<&[String]>,
+        all: bool,
         diagnosis: &mut Diagnosis,
     ) -> Result<Vec<NodeIndex>, String> {
         let cycle = Cycle { world, profile, pod, state };
         let named: Option<Vec<NodeIndex>> = only.map(|names| names.iter().filter_map(|name| world.snapshot.find(name)).collect());
         let nodes = named.as_deref().unwrap_or(world.snapshot.order());
         let percentage = profile.percentage_of_nodes_to_score.and_then(|p| usize::try_from(p).ok()).unwrap_or(self.percentage);
-        let wanted = if profile.score.is_empty() { 1 } else { enough(nodes.len(), percentage) };
+        let wanted = if profile.score.is_empty() && !all { 1 } else { enough(nodes.len(), percentage) };
         let mut feasible = Vec::with_capacity(wanted);
         let memo = self.memos.of(pod.template.id, profile_id);
         let local = profile.filter.iter().take_while(|id| ALL[**id].is_local() || state.skip_filter.contains(**id)).count();
@@ -333,13 +335,20 @@ impl Search {
         Ok(feasible)
     }
 
-    /// Looks for the node where room is made with the least harm, for the pod of the last search.
-    pub fn make_room(&mut self, cycle: &Cycle<'_>, profile_id: usize, diagnosis: &Diagnosis, now: Timestamp) -> Outcome {
+    /// Looks for the nodes where room can be made, for the pod of the last search; what there is to say if there are none.
+    pub fn make_room(
+        &mut self,
+        cycle: &Cycle<'_>,
+        profile_id: usize,
+        diagnosis: &Diagnosis,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<Candidate>>, Outcome> {
         let memo = self.whole.then(|| self.memos.of(cycle.pod.template.id, profile_id));
-        preemption::evaluate(cycle, diagnosis, memo, &mut self.dice, now)
+        preemption::candidates(cycle, diagnosis, memo, &mut self.dice, now)
     }
 
-    fn best(
+    /// The sums of all plugins' scores of nodes, each with its weight.
+    pub fn scores(
         &mut self,
         world: &mut World,
         profile: &Profile,
@@ -347,7 +356,7 @@ impl Search {
         pod: &PodInfo,
         state: &mut State,
         nodes: &[NodeIndex],
-    ) -> NodeIndex {
+    ) -> Vec<i64> {
         let began = Instant::now();
         for id in profile.pre_score.iter().copied() {
             let mut cycle = Preparing { world, profile, pod, state };
@@ -371,9 +380,14 @@ impl Search {
             totals.iter_mut().zip(&scores).for_each(|(total, score)| *total += weight * score);
         }
         self.timings.score = Some(began.elapsed());
+        totals
+    }
+
+    /// One of the nodes with the highest score.
+    pub fn pick(&mut self, nodes: &[NodeIndex], totals: &[i64]) -> NodeIndex {
         let highest = totals.iter().copied().max().unwrap_or(0);
         let equals: Vec<NodeIndex> =
-            nodes.iter().copied().zip(&totals).filter(|(_, total)| **total == highest).map(|(node, _)| node).collect();
+            nodes.iter().copied().zip(totals).filter(|(_, total)| **total == highest).map(|(node, _)| node).collect();
         equals[self.dice.below(equals.len())]
     }
 }

@@ -25,8 +25,8 @@ pub(crate) mod testing;
 
 use crate::framework::{Plugin, PluginId};
 
-/// Every plugin there is, in the order of the default profile.
-pub static ALL: [&dyn Plugin; 19] = [
+/// Every plugin there is, in the order of the default profile, and last what stands for the extenders.
+pub static ALL: [&dyn Plugin; 20] = [
     &scheduling_gates::SchedulingGates,
     &priority_sort::PrioritySort,
     &node_name::NodeName,
@@ -46,7 +46,11 @@ pub static ALL: [&dyn Plugin; 19] = [
     &image_locality::ImageLocality,
     &default_binder::DefaultBinder,
     &node_declared_features::NodeDeclaredFeatures,
+    &crate::extender::Extenders,
 ];
+
+/// The place of those that are no plugins: the extenders.
+pub const EXTENDERS: PluginId = ALL.len() - 1;
 
 /// The plugin of that name.
 pub fn by_name(name: &str) -> Option<PluginId> {

@@ -7,8 +7,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 use scheduler::core::{Core, Delta, Effect, Input};
+use scheduler::extender::Call;
 use scheduler::pod_status::patch;
 use scheduler::{Config, Metrics};
+use serde_json::Value;
 
 use crate::model::{Model, NodeSpec, PodSpec};
 
@@ -27,12 +29,18 @@ pub struct Cluster {
     pub failures: u32,
     pub bound: usize,
     pub removed: Vec<String>,
+    /// What extenders were asked last.
+    pub asked: Option<(u64, Vec<Call>)>,
 }
 
 impl Cluster {
     pub fn new(seed: u64) -> Cluster {
+        Cluster::with(&Config::default(), seed)
+    }
+
+    pub fn with(config: &Config, seed: u64) -> Cluster {
         let metrics: Arc<Metrics> = Arc::default();
-        let core = Core::new(&Config::default(), metrics.clone(), seed).expect("the defaults are valid");
+        let core = Core::new(config, metrics.clone(), seed).expect("the configuration is valid");
         Cluster {
             core,
             metrics,
@@ -46,6 +54,7 @@ impl Cluster {
             failures: 0,
             bound: 0,
             removed: Vec::new(),
+            asked: None,
         }
     }
 
@@ -100,6 +109,19 @@ impl Cluster {
         self.model.placed.remove(name);
         self.waiting.remove(name);
         self.apply(Input::Pod(Delta { old: Some(old), new: None }));
+    }
+
+    /// What extenders were asked, if they were.
+    pub fn question(&self) -> Vec<(String, Value)> {
+        let calls = self.asked.iter().flat_map(|(_, calls)| calls);
+        calls.map(|call| (call.verb.clone(), serde_json::from_slice(&call.body).expect("it is JSON"))).collect()
+    }
+
+    /// Answers the last question to extenders, and lets the core go on.
+    pub fn answer(&mut self, answers: Vec<Result<Value, String>>) {
+        let (question, _) = self.asked.take().expect("there is a question");
+        self.apply(Input::Answered { question, answers });
+        self.settle();
     }
 
     /// Lets the core decide until it has nothing to do at this time.
@@ -182,6 +204,7 @@ impl Cluster {
                 Effect::Tell(event) => {
                     self.told.push(format!("{} {}: {}", event.reason, event.about.name.as_deref().unwrap_or(""), event.message));
                 }
+                Effect::Consult { question, calls } => self.asked = Some((question, calls)),
                 Effect::Preempt(preemption) => {
                     self.check_preemption(&preemption);
                     for victim in &preemption.victims {

@@ -127,6 +127,11 @@ pub trait Lazy<'a>: Send + Sync {
 
     /// The value of a key, if there is such a key.
     fn get(&self, name: &str) -> Option<Evaluated<'a>>;
+
+    /// Whether the key is in the map: a map may have values for keys that are not.
+    fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
 }
 
 /// Entries of a map that an expression made, in the order of their making.
@@ -224,6 +229,14 @@ impl<'a> Value<'a> {
 
     pub fn string(text: impl Into<Arc<str>>) -> Value<'a> {
         Value::String(Text::Shared(text.into()))
+    }
+
+    /// A semantic version.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn semver(text: &str) -> Result<Value<'a>, String> {
+        Version::parse(text).map(|version| Value::Semver(Arc::new(version)))
     }
 
     pub fn list(items: Vec<Value<'a>>) -> Value<'a> {
@@ -642,6 +655,14 @@ impl<'a> Map<'a> {
             }
             Map::Owned(entries) => Ok(entries.get(key).cloned()),
             Map::Lazy(lazy) => key.as_str().and_then(|name| lazy.get(name)).transpose(),
+        }
+    }
+
+    /// Whether a key is in the map.
+    pub(crate) fn contains(&self, key: &Value<'_>) -> Result<bool, EvalError> {
+        match self {
+            Map::Lazy(lazy) => Ok(key.as_str().is_some_and(|name| lazy.has(name))),
+            _ => Ok(self.find(key)?.is_some()),
         }
     }
 

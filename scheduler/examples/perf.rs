@@ -196,6 +196,7 @@ impl Api {
                 self.put(pod);
             }
             Effect::Tell(_) => {}
+            Effect::Deallocate(_) => unreachable!("there are no claims"),
             Effect::Consult { .. } => unreachable!("there are no extenders"),
             Effect::Preempt(preemption) => {
                 for (i, victim) in preemption.victims.iter().enumerate() {

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::core::{Binding, ByExtender, Effect, Input, Preemption};
+use crate::devices::reservation;
 use crate::extender::caller::Callers;
 use crate::extender::wire;
 use crate::pod_status::{Condition, Saying, patch};
@@ -57,7 +58,7 @@ fn lane_of(uid: &str) -> usize {
 }
 
 /// What a failed request means, as upstream's errors put it.
-fn told(error: kube::Error) -> String {
+pub(crate) fn told(error: kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
@@ -83,7 +84,8 @@ impl Binder {
         let lanes: Vec<mpsc::Sender<(Arc<Pod>, Saying)>> = (0..LANES).map(|_| self.lane()).collect();
         let (requests, long) = (Arc::new(Semaphore::new(MAX_REQUESTS)), Arc::new(Semaphore::new(MAX_LONG)));
         while let Some(effect) = effects.recv().await {
-            let takes_long = matches!(&effect, Effect::Preempt(_)) || matches!(&effect, Effect::Bind(b) if b.volumes.is_some());
+            let takes_long =
+                matches!(&effect, Effect::Preempt(_)) || matches!(&effect, Effect::Bind(b) if b.volumes.is_some() || b.devices.is_some());
             let effect = match effect {
                 Effect::Tell(event) => {
                     self.recorder.tell(*event);
@@ -97,14 +99,14 @@ impl Binder {
                     continue;
                 }
                 Effect::Consult { question, calls } => {
-                // The core asks no more before it has the answers: at most one is underway.
-                let binder = self.clone();
-                tokio::spawn(async move {
-                    let answers = futures::future::join_all(calls.into_iter().map(|call| binder.extenders.ask(call))).await;
-                    binder.report(Input::Answered { question, answers });
-                });
-                continue;
-            }
+                    // The core asks no more before it has the answers: at most one is underway.
+                    let binder = self.clone();
+                    tokio::spawn(async move {
+                        let answers = futures::future::join_all(calls.into_iter().map(|call| binder.extenders.ask(call))).await;
+                        binder.report(Input::Answered { question, answers });
+                    });
+                    continue;
+                }
                 effect => effect,
             };
             let permits = if takes_long { &long } else { &requests };
@@ -114,6 +116,7 @@ impl Binder {
                 match effect {
                     Effect::Bind(binding) => binder.bind(binding).await,
                     Effect::Preempt(preemption) => binder.preempt(preemption).await,
+                    Effect::Deallocate(claim) => reservation::deallocate(&binder.client, &claim).await,
                     Effect::Say { .. } | Effect::Tell(_) | Effect::Consult { .. } => {}
                 }
                 drop(permit);
@@ -146,15 +149,37 @@ impl Binder {
     }
 
     async fn try_bind(&self, binding: &Binding) -> Result<(), String> {
-        if let Some((work, timeout)) = &binding.volumes {
+        if binding.volumes.is_some() || binding.devices.is_some() {
             // Whoever makes room in the cluster sees where the pod will be.
             self.say(&binding.pod, &Saying { condition: None, nominated: Some(binding.node.to_string()) }).await;
+        }
+        let result = self.try_bind_with_needs(binding).await;
+        if let (Err(_), Some(devices)) = (&result, &binding.devices) {
+            reservation::give_back(&self.client, &binding.pod, devices).await;
+        }
+        result
+    }
+
+    async fn try_bind_with_needs(&self, binding: &Binding) -> Result<(), String> {
+        if let Some((work, timeout)) = &binding.volumes {
             let bound = self.bind_volumes(binding, work.clone(), *timeout).await;
             bound.map_err(|error| format!("running PreBind plugin \"VolumeBinding\": {error}"))?;
         }
+        if let Some(devices) = &binding.devices {
+            let reserved = reservation::carry_out(
+                &self.client,
+                &binding.pod,
+                devices,
+                |claim| self.report(Input::ClaimWritten(Arc::new(claim))),
+                || self.tell_of_waiting(binding),
+            );
+            reserved.await.map_err(|error| format!("running PreBind plugin \"DynamicResources\": {error}"))?;
+        }
         if let Some(ByExtender { call, ignorable }) = &binding.extender {
             match self.extenders.ask(call.clone()).await.and_then(|answer| wire::bound(&answer)) {
-                Err(error) if *ignorable => tracing::info!(%error, "skipping an extender that has not bound the pod and can be done without"),
+                Err(error) if *ignorable => {
+                    tracing::info!(%error, "skipping an extender that has not bound the pod and can be done without")
+                }
                 other => return other,
             }
         }
@@ -170,6 +195,13 @@ impl Binder {
         let request = http::Request::post(&path).header("content-type", "application/json").body(body.to_string().into_bytes());
         let request = request.map_err(|error| failed(error.to_string()))?;
         self.client.request::<Value>(request).await.map(drop).map_err(|error| failed(told(error)))
+    }
+
+    fn tell_of_waiting(&self, binding: &Binding) {
+        let note = format!("waiting for binding conditions for device on node {}", binding.node);
+        let mut event = events::Event::new(&binding.pod.reference(), Type::Normal, "BindingConditionsPending", note);
+        event.action = "Scheduling".to_owned();
+        self.recorder.tell(event);
     }
 
     /// Makes the claims' volumes theirs, and waits until they are.

@@ -413,6 +413,24 @@ impl Default for VolumeBindingArgs {
     }
 }
 
+/// Arguments of DynamicResources.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DynamicResourcesArgs {
+    /// How long devices may be looked for on one node; without end if it is zero.
+    #[serde(deserialize_with = "go_duration")]
+    pub filter_timeout: Duration,
+    /// How long devices may take to get ready for a pod.
+    #[serde(deserialize_with = "go_duration")]
+    pub binding_timeout: Duration,
+}
+
+impl Default for DynamicResourcesArgs {
+    fn default() -> DynamicResourcesArgs {
+        DynamicResourcesArgs { filter_timeout: Duration::from_secs(10), binding_timeout: Duration::from_secs(600) }
+    }
+}
+
 /// The arguments of all plugins of a profile.
 #[derive(Clone, Debug, Default)]
 pub struct Args {
@@ -423,6 +441,7 @@ pub struct Args {
     pub spread: SpreadArgs,
     pub preemption: PreemptionArgs,
     pub volume_binding: VolumeBindingArgs,
+    pub dynamic_resources: DynamicResourcesArgs,
 }
 
 impl Args {
@@ -438,6 +457,7 @@ impl Args {
                 "PodTopologySpread" => args.spread = parse(config)?,
                 "DefaultPreemption" => args.preemption = parse(config)?,
                 "VolumeBinding" => args.volume_binding = parse(config)?,
+                "DynamicResources" => args.dynamic_resources = parse(config)?,
                 _ => {}
             }
         }
@@ -467,6 +487,10 @@ impl Args {
                 self.volume_binding.bind_timeout_seconds,
                 "invalid BindTimeoutSeconds, should not be a negative value",
             );
+        }
+        let binding = self.dynamic_resources.binding_timeout;
+        if binding < Duration::from_secs(1) {
+            return Err(Error::invalid("bindingTimeout", format!("\"{binding:?}\""), "must be at least 1 second"));
         }
         Ok(())
     }
@@ -583,10 +607,11 @@ mod tests {
 
     #[test]
     fn an_extender_is_read_as_upstreams_file_has_it() {
-        let read = config(json!({"extenders": [{"urlPrefix": "https://e:1/x", "filterVerb": "f", "enableHTTPS": true, "httpTimeout": "1m30s",
+        let read =
+            config(json!({"extenders": [{"urlPrefix": "https://e:1/x", "filterVerb": "f", "enableHTTPS": true, "httpTimeout": "1m30s",
             "nodeCacheCapable": true, "ignorable": true, "tlsConfig": {"insecure": true, "serverName": "e"},
             "managedResources": [{"name": "a.com/x", "ignoredByScheduler": true}]}]}))
-        .unwrap();
+            .unwrap();
         let extender = &read.extenders[0];
         assert_eq!(extender.http_timeout, Duration::from_secs(90));
         assert!(extender.enable_https && extender.node_cache_capable && extender.ignorable);

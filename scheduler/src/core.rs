@@ -12,10 +12,12 @@ use client::{Object, ObjectKey};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, DeviceTaintRule, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use serde_json::Value;
 
 use crate::config::{self, Config, Extender};
+use crate::devices::reservation::Reservation;
 use crate::event::{Actions, Event, Resource, Subject, node_changes, pod_changes};
 use crate::extender::{self, Call};
 use crate::framework::{PluginSet, Preparing, State};
@@ -24,7 +26,7 @@ use crate::plugins::ALL;
 use crate::pod_status::{Condition, SCHEDULER_ERROR, Saying};
 use crate::profile::Profile;
 use crate::queue::{Backoff, Profiles, Queue, Queued};
-use crate::search::{Failure, Search, single};
+use crate::search::{Dice, Failure, Search, single};
 use crate::snapshot::NodeIndex;
 use crate::snapshot::pod::{PodInfo, Templates, Uid, uid_of};
 use crate::volumes::Work;
@@ -69,6 +71,12 @@ pub enum Input {
     CsiDriver(Delta<CSIDriver>),
     CsiStorageCapacity(Delta<CSIStorageCapacity>),
     VolumeAttachment(Delta<VolumeAttachment>),
+    ResourceClaim(Delta<ResourceClaim>),
+    DeviceClass(Delta<DeviceClass>),
+    ResourceSlice(Delta<ResourceSlice>),
+    DeviceTaintRule(Delta<DeviceTaintRule>),
+    /// A claim as it was written for a pod, which is known before it is seen.
+    ClaimWritten(Arc<ResourceClaim>),
     /// A binding was carried out, or why not.
     Bound {
         uid: Uid,
@@ -99,6 +107,8 @@ pub struct Binding {
     pub node: Arc<str>,
     /// What its volumes need first, and how long that may take.
     pub volumes: Option<(Work, Duration)>,
+    /// What its claims need first.
+    pub devices: Option<Reservation>,
     /// The extender that binds it.
     pub extender: Option<ByExtender>,
 }
@@ -126,9 +136,14 @@ pub struct Preemption {
 #[derive(Clone, Debug)]
 pub enum Effect {
     Bind(Binding),
-    Say { pod: Arc<Pod>, saying: Saying },
+    Say {
+        pod: Arc<Pod>,
+        saying: Saying,
+    },
     Tell(Box<events::Event>),
     Preempt(Preemption),
+    /// A claim is to be without its devices.
+    Deallocate(Arc<ResourceClaim>),
     /// Until it is answered nothing is decided.
     Consult {
         question: u64,
@@ -172,8 +187,10 @@ impl Core {
         let profiles = Profile::all(config)?;
         let seconds = |n: i64| Duration::from_secs(u64::try_from(n).unwrap_or(0));
         let times = Backoff { initial: seconds(config.pod_initial_backoff_seconds), max: seconds(config.pod_max_backoff_seconds) };
+        let mut world = World::default();
+        world.devices.dice = Dice::new(seed);
         Ok(Core {
-            world: World::default(),
+            world,
             queue: Queue::new(times, metrics.clone()),
             profile_ids: profiles.iter().enumerate().map(|(i, profile)| (profile.name.clone(), i)).collect(),
             profiles: profiles.into_iter().map(|profile| (profile.name.clone(), Arc::new(profile))).collect(),
@@ -282,6 +299,26 @@ impl Core {
                 keep(&mut self.world.volumes.attachments, delta);
                 self.happened(&Event::new(Resource::VolumeAttachment, actions, subject), now);
             }
+            Input::ResourceClaim(delta) => self.claim_changed(delta, now),
+            Input::ClaimWritten(claim) => self.claim_changed(Delta { old: None, new: Some(claim) }, now),
+            Input::DeviceClass(delta) => {
+                let actions = actions(&delta);
+                keep(&mut self.world.devices.classes, delta);
+                self.happened(&Event::new(Resource::DeviceClass, actions, Subject::Nothing), now);
+            }
+            Input::ResourceSlice(delta) => {
+                let actions = actions(&delta);
+                match (&delta.new, &delta.old) {
+                    (Some(new), _) => self.world.devices.set_slice(new),
+                    (None, old) => old.iter().for_each(|old| self.world.devices.slices.remove(old.name())),
+                }
+                self.happened(&Event::new(Resource::ResourceSlice, actions, Subject::Nothing), now);
+            }
+            Input::DeviceTaintRule(delta) => {
+                keep(&mut self.world.devices.rules, delta);
+                self.world.devices.rules_changed();
+                self.happened(&Event::new(Resource::ResourceSlice, Actions::UPDATE, Subject::Nothing), now);
+            }
             Input::Bound { uid, result } => self.bound(&uid, result, now),
             Input::LastVictim { preemptor, victim } => {
                 if let Some(preempting) = self.world.preempting.get_mut(&preemptor) {
@@ -301,6 +338,27 @@ impl Core {
 
     fn happened(&mut self, event: &Event, now: Duration) {
         self.queue.happened(&self.world, &self.profiles, event, now, |_| true);
+    }
+
+    /// A claim has changed, as far as that is not known already.
+    fn claim_changed(&mut self, delta: Delta<ResourceClaim>, now: Duration) {
+        let Some(key) = delta.new.as_ref().or(delta.old.as_ref()).map(|claim| claim.key()) else { return };
+        let known = self.world.devices.claims.get(&key).cloned();
+        let actions = match (&delta.new, &known) {
+            (Some(new), Some(known)) if known.metadata.resource_version.is_some() && known.metadata == new.metadata => return,
+            (Some(new), known) => {
+                if !self.world.devices.claim_is(new.clone()) {
+                    return;
+                }
+                if known.is_some() { Actions::UPDATE } else { Actions::ADD }
+            }
+            (None, _) => {
+                self.world.devices.claims.remove(&key);
+                Actions::DELETE
+            }
+        };
+        let subject = Subject::ResourceClaim { old: known.or(delta.old), new: delta.new };
+        self.happened(&Event::new(Resource::ResourceClaim, actions, subject), now);
     }
 
     fn node_changed(&mut self, delta: Delta<Node>, now: Duration) {
@@ -479,8 +537,10 @@ impl Core {
         self.world.snapshot.add_pod(Arc::new(placed), &name);
         let timeout = Duration::from_secs(u64::try_from(profile.args.volume_binding.bind_timeout_seconds).unwrap_or(0));
         let volumes = state.volumes.take().and_then(|claims| claims.work).map(|work| (work, timeout));
+        let devices = state.devices.take().and_then(|claims| claims.reservation);
         let extender = self.binder_of(&pod.pod, &name);
-        self.effects.push(Effect::Bind(Binding { pod: pod.pod.clone(), uid: pod.uid.clone(), node: name, volumes, extender }));
+        let binding = Binding { pod: pod.pod.clone(), uid: pod.uid.clone(), node: name, volumes, devices, extender };
+        self.effects.push(Effect::Bind(binding));
         self.metrics.add(Id::Goroutines, &["binding"], 1.0);
         let uid = pod.uid.clone();
         self.assumed.insert(uid, Assumed { queued, profile, started, requesting: true, seen: false });
@@ -498,6 +558,7 @@ impl Core {
                 if assumed.seen || self.world.snapshot.placed(uid).is_none() {
                     self.assumed.remove(uid);
                 }
+                self.world.devices.take_back(uid);
                 self.count_attempt("scheduled", &profile.name, took);
                 self.metrics.observe(Id::PodSchedulingAttempts, &[], queued.attempts.into());
                 let attempts = if queued.attempts >= 15 { "15+".to_owned() } else { queued.attempts.to_string() };

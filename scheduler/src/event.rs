@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
 use crate::snapshot::pod::PodInfo;
@@ -21,6 +22,9 @@ pub enum Resource {
     VolumeAttachment,
     CsiStorageCapacity,
     StorageClass,
+    ResourceClaim,
+    DeviceClass,
+    ResourceSlice,
     Any,
 }
 
@@ -94,6 +98,7 @@ pub enum Subject {
     CsiDriver { old: Option<Arc<CSIDriver>>, new: Option<Arc<CSIDriver>> },
     CsiStorageCapacity { old: Option<Arc<CSIStorageCapacity>>, new: Option<Arc<CSIStorageCapacity>> },
     VolumeAttachment { old: Option<Arc<VolumeAttachment>>, new: Option<Arc<VolumeAttachment>> },
+    ResourceClaim { old: Option<Arc<ResourceClaim>>, new: Option<Arc<ResourceClaim>> },
 }
 
 /// One thing that has happened.
@@ -132,6 +137,9 @@ impl Event {
             Resource::VolumeAttachment => "storage.k8s.io/VolumeAttachment",
             Resource::CsiStorageCapacity => "storage.k8s.io/CSIStorageCapacity",
             Resource::StorageClass => "storage.k8s.io/StorageClass",
+            Resource::ResourceClaim => "resource.k8s.io/ResourceClaim",
+            Resource::DeviceClass => "resource.k8s.io/DeviceClass",
+            Resource::ResourceSlice => "resource.k8s.io/ResourceSlice",
             Resource::Any => return "UnschedulableTimeout".to_owned(),
         };
         format!("{resource}{}", self.actions.name())

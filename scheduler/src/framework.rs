@@ -5,7 +5,9 @@
 use std::borrow::Cow;
 
 use crate::event::Interest;
-use crate::plugins::{image_locality, inter_pod_affinity, node_volume_limits, pod_topology_spread, volume_binding, volume_restrictions};
+use crate::plugins::{
+    dynamic_resources, image_locality, inter_pod_affinity, node_volume_limits, pod_topology_spread, volume_binding, volume_restrictions,
+};
 use crate::profile::Profile;
 use crate::snapshot::NodeIndex;
 use crate::snapshot::node::NodeInfo;
@@ -189,6 +191,7 @@ pub struct State {
     pub restrictions: Option<volume_restrictions::Wanted>,
     pub limits: Option<node_volume_limits::Wanted>,
     pub volumes: Option<volume_binding::Claims>,
+    pub devices: Option<dynamic_resources::Claims>,
 }
 
 /// A cycle as filters and scores read it.

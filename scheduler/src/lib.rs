@@ -4,13 +4,14 @@
 //! shell around it ([`run`]) feeds it from informers and [`binding`] carries out what it decides. A plugin is one file under
 //! [`plugins`]; [`snapshot`] is what they read of nodes and pods, [`queue`] who waits for what.
 //!
-//! [`extender`] is how services outside have a say in it.
+//! [`extender`] is how services outside have a say in it, [`devices`] how claims get devices.
 //!
-//! Never here: plugins that are not compiled in, pod groups, and dynamic resource allocation.
+//! Never here: plugins that are not compiled in, and pod groups.
 
 pub mod binding;
 pub mod config;
 pub mod core;
+pub mod devices;
 pub mod diagnosis;
 pub mod event;
 pub mod extender;

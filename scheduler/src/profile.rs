@@ -9,7 +9,7 @@ use crate::node_selector;
 use crate::plugins::{ALL, by_name};
 
 /// What runs by default, with the weights of scores.
-const DEFAULT: [(&str, Option<i32>); 19] = [
+const DEFAULT: [(&str, Option<i32>); 20] = [
     ("SchedulingGates", None),
     ("PrioritySort", None),
     ("NodeName", None),
@@ -24,6 +24,7 @@ const DEFAULT: [(&str, Option<i32>); 19] = [
     ("VolumeZone", None),
     ("PodTopologySpread", Some(2)),
     ("InterPodAffinity", Some(2)),
+    ("DynamicResources", Some(2)),
     ("DefaultPreemption", None),
     ("NodeResourcesBalancedAllocation", Some(1)),
     ("ImageLocality", Some(1)),
@@ -32,8 +33,7 @@ const DEFAULT: [(&str, Option<i32>); 19] = [
 ];
 
 /// Plugins that upstream knows and that are left out here when a configuration names them: see the crate's documentation.
-const UNSUPPORTED: [&str; 5] =
-    ["DynamicResources", "GangScheduling", "DeferredPodScheduling", "TopologyPlacementGenerator", "PodGroupPodsCount"];
+const UNSUPPORTED: [&str; 4] = ["GangScheduling", "DeferredPodScheduling", "TopologyPlacementGenerator", "PodGroupPodsCount"];
 
 /// A profile, ready to run.
 #[derive(Clone, Debug)]
@@ -246,6 +246,7 @@ mod tests {
                 "VolumeZone",
                 "PodTopologySpread",
                 "InterPodAffinity",
+                "DynamicResources",
                 "NodeDeclaredFeatures"
             ]
         );
@@ -259,12 +260,13 @@ mod tests {
                 ("VolumeBinding", 1),
                 ("PodTopologySpread", 2),
                 ("InterPodAffinity", 2),
+                ("DynamicResources", 2),
                 ("NodeResourcesBalancedAllocation", 1),
                 ("ImageLocality", 1)
             ]
         );
-        assert_eq!(names_of(standard.pre_enqueue), ["SchedulingGates", "DefaultPreemption"]);
-        assert_eq!(names_of(standard.post_filter), ["DefaultPreemption"]);
+        assert_eq!(names_of(standard.pre_enqueue), ["SchedulingGates", "DynamicResources", "DefaultPreemption"]);
+        assert_eq!(names_of(standard.post_filter), ["DynamicResources", "DefaultPreemption"]);
     }
 
     #[test]

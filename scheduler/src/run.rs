@@ -141,6 +141,10 @@ async fn follow(informers: &Informers, inbox: &SyncSender<Message>) {
             CsiDriver,
             CsiStorageCapacity,
             VolumeAttachment,
+            DeviceClass,
+            DeviceTaintRule,
+            ResourceSlice,
+            ResourceClaim,
             Pod
         );
     }

@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
+use crate::devices::Devices;
 use crate::queue::nominator::Nominator;
 use crate::snapshot::Snapshot;
 use crate::snapshot::pod::{PodInfo, Uid};
@@ -36,6 +37,7 @@ pub struct World {
     pub snapshot: Snapshot,
     pub objects: Objects,
     pub volumes: Volumes,
+    pub devices: Devices,
     pub nominator: Nominator,
     pub preempting: HashMap<Uid, Preempting>,
     /// Budgets change rarely; verdicts about victims are kept until they do.

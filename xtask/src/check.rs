@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("kubelet", &["apimachinery", "client"]),
     ("netfilter", &["apimachinery"]),
     ("network-policy", &["apimachinery", "client", "netfilter"]),
-    ("scheduler", &["apimachinery", "client"]),
+    ("scheduler", &["apimachinery", "cel", "client"]),
     ("workspace-hack", &[]),
     ("xtask", &[]),
 ];

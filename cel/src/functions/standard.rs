@@ -228,7 +228,7 @@ fn no_such(_: &[Value<'_>], function: &str) -> EvalError {
 fn is_in<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
     match &args[1] {
         Value::List(list) => list.contains(&args[0]).map(Value::Bool),
-        Value::Map(map) => Ok(Value::Bool(map.find(&args[0])?.is_some())),
+        Value::Map(map) => map.contains(&args[0]).map(Value::Bool),
         _ => Err(EvalError::no_such_overload()),
     }
 }

@@ -72,6 +72,7 @@ impl Core {
             self.queue.remove(&pod.uid);
             return true;
         }
+        self.world.devices.clock = clock;
         let profile_id = self.profile_ids.get(&profile.name).copied().unwrap_or(0);
         let (state, diagnosis) = (State::default(), Diagnosis::default());
         self.look(Attempt { queued, profile, profile_id, state, diagnosis, only: None, started, clock }, now);
@@ -302,9 +303,17 @@ impl Core {
     }
 
     /// Has other pods removed for one that fits nowhere, if that helps.
-    fn make_room(&mut self, attempt: Attempt, now: Duration) {
-        if attempt.profile.post_filter.is_empty() {
-            return self.unfit(attempt, Some(String::new()), now);
+    fn make_room(&mut self, mut attempt: Attempt, now: Duration) {
+        let runs = |name: &str| attempt.profile.post_filter.iter().any(|id| ALL[*id].name() == name);
+        let (deallocates, preempts) = (runs("DynamicResources"), runs("DefaultPreemption"));
+        if let Some(claims) = attempt.state.devices.as_ref().filter(|_| deallocates)
+            && let Some(claim) = claims.to_deallocate(&attempt.queued.pod, |idle| self.search.dice.below(idle))
+        {
+            attempt.diagnosis.post_filter_message = "deallocation of ResourceClaim completed".to_owned();
+            self.effects.push(Effect::Deallocate(Arc::new(claim)));
+        }
+        if !preempts {
+            return self.unfit(attempt, if deallocates { None } else { Some(String::new()) }, now);
         }
         self.metrics.add(Id::PreemptionAttempts, &[], 1.0);
         let Attempt { queued, profile, profile_id, state, diagnosis, clock, .. } = &attempt;
@@ -373,7 +382,9 @@ impl Core {
             for uid in &one.uids {
                 let victim = info.pods.iter().find(|pod| *pod.uid == **uid).cloned().ok_or_else(|| {
                     let (url, node) = (&extender.url_prefix, &one.node);
-                    format!("extender: {url} claims to preempt pod (UID: &{{{uid}}}) on node: {node}, but the pod is not found on that node")
+                    format!(
+                        "extender: {url} claims to preempt pod (UID: &{{{uid}}}) on node: {node}, but the pod is not found on that node"
+                    )
                 })?;
                 victims.push(victim);
             }
@@ -384,13 +395,20 @@ impl Core {
 
     /// Room is made, or not.
     fn room_decided(&mut self, mut attempt: Attempt, outcome: Outcome, now: Duration) {
+        let said = std::mem::take(&mut attempt.diagnosis.post_filter_message);
+        let joined = |why: String| if said.is_empty() { format!("preemption: {why}") } else { format!("{said}, preemption: {why}") };
         let nominated = match outcome {
-            Outcome::NotEligible(why) | Outcome::Failed(why) => {
+            // What goes wrong is told alone, and so is what succeeds.
+            Outcome::Failed(why) => {
                 attempt.diagnosis.post_filter_message = format!("preemption: {why}");
                 None
             }
+            Outcome::NotEligible(why) => {
+                attempt.diagnosis.post_filter_message = joined(why);
+                None
+            }
             Outcome::Nothing(why) => {
-                attempt.diagnosis.post_filter_message = format!("preemption: {why}");
+                attempt.diagnosis.post_filter_message = joined(why);
                 Some(String::new())
             }
             Outcome::Found(candidate) => {

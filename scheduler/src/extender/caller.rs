@@ -54,9 +54,7 @@ impl Callers {
         let url = format!("{}/{}", caller.prefix, call.verb);
         match tokio::time::timeout(caller.timeout, caller.send(&url, call)).await {
             Ok(answer) => answer,
-            Err(_) => {
-                Err(format!("Post {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
-            }
+            Err(_) => Err(format!("Post {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)")),
         }
     }
 }

@@ -73,9 +73,10 @@ impl Plugin for Extenders {
                 Interest::any(Resource::PersistentVolumeClaim, Actions::ALL),
                 Interest::any(Resource::CsiNode, Actions::ALL),
                 Interest::any(Resource::CsiDriver, Actions::ALL),
-                Interest::any(Resource::VolumeAttachment, Actions::ALL),
                 Interest::any(Resource::CsiStorageCapacity, Actions::ALL),
                 Interest::any(Resource::StorageClass, Actions::ALL),
+                Interest::any(Resource::ResourceClaim, Actions::ALL),
+                Interest::any(Resource::DeviceClass, Actions::ALL),
             ]
         }
     }

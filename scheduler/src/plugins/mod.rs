@@ -2,6 +2,7 @@
 
 pub mod default_binder;
 pub mod default_preemption;
+pub mod dynamic_resources;
 pub mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
@@ -26,7 +27,7 @@ pub(crate) mod testing;
 use crate::framework::{Plugin, PluginId};
 
 /// Every plugin there is, in the order of the default profile, and last what stands for the extenders.
-pub static ALL: [&dyn Plugin; 20] = [
+pub static ALL: [&dyn Plugin; 21] = [
     &scheduling_gates::SchedulingGates,
     &priority_sort::PrioritySort,
     &node_name::NodeName,
@@ -41,6 +42,7 @@ pub static ALL: [&dyn Plugin; 20] = [
     &volume_zone::VolumeZone,
     &pod_topology_spread::PodTopologySpread,
     &inter_pod_affinity::InterPodAffinity,
+    &dynamic_resources::DynamicResources,
     &default_preemption::DefaultPreemption,
     &node_resources_balanced::NodeResourcesBalancedAllocation,
     &image_locality::ImageLocality,

@@ -113,6 +113,10 @@ impl Api {
         self.0.lock().put(resource, object);
     }
 
+    pub fn delete(&self, resource: &str, name: &str) {
+        self.0.lock().remove(resource, name);
+    }
+
     pub fn get(&self, resource: &str, name: &str) -> Option<Value> {
         self.0.lock().objects.get(&(resource.to_owned(), name.to_owned())).cloned()
     }
@@ -177,6 +181,10 @@ impl Api {
             }
             (&Method::PATCH, "status") => {
                 merge(&mut known, &body);
+                answer(200, &state.put(resource, known))
+            }
+            (&Method::PUT, "status") => {
+                known["status"] = body["status"].clone();
                 answer(200, &state.put(resource, known))
             }
             (&Method::PUT, "") => answer(200, &state.put(resource, body)),

@@ -68,9 +68,13 @@ fn a_pod_that_extenders_refuse_is_told_why_and_tried_again_when_anything_happens
     cluster.create(pod("p", 100));
     cluster.settle();
     let answer = json!({"NodeNames": [], "FailedNodes": {"a": "full", "b": "full"}, "FailedAndUnresolvableNodes": {"b": "broken"}});
-    cluster.answer(vec![Ok(answer)]);
-    let none = "preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.";
+    cluster.answer(vec![Ok(answer.clone())]);
+    let none =
+        "preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.";
     assert_eq!(message(&cluster, "p"), format!("Unschedulable 0/3 nodes are available: 1 broken, 1 full. {none}"));
+    // That it is told so is a change too; after that nothing happens.
+    cluster.pass(2);
+    cluster.answer(vec![Ok(answer)]);
     cluster.pass(20);
     assert!(cluster.asked.is_none());
     cluster.set_node(NodeSpec { cpu: 5000, ..node("a") });
@@ -133,7 +137,10 @@ fn an_extender_cannot_have_strangers_removed() {
     cluster.create(pod("low", 3000));
     cluster.settle();
     for (answer, expected) in [
-        (json!({"a": {"Pods": [{"UID": "nobody"}]}}), "extender: http://e claims to preempt pod (UID: &{nobody}) on node: a, but the pod is not found on that node"),
+        (
+            json!({"a": {"Pods": [{"UID": "nobody"}]}}),
+            "extender: http://e claims to preempt pod (UID: &{nobody}) on node: a, but the pod is not found on that node",
+        ),
         (json!({"a": {"Pods": []}}), "expected at least one victim pod on node \"a\""),
         (json!({"z": {"Pods": []}}), "nodeinfo not found for node name \"z\""),
         (json!({}), "no candidate node for preemption"),

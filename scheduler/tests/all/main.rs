@@ -2,6 +2,7 @@
 
 mod api;
 mod cluster;
+mod devices;
 mod extenders;
 mod model;
 mod placements;

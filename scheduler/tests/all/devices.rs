@@ -1,0 +1,123 @@
+//! Claims and devices: the whole scheduler, over HTTP to an API server of the tests.
+
+use client::Shutdown;
+use serde_json::{Value, json};
+
+use crate::api::Api;
+
+fn start(api: &Api) -> (Shutdown, tokio::task::JoinHandle<Result<(), scheduler::Error>>) {
+    let shutdown = Shutdown::new();
+    let running = tokio::spawn(scheduler::run(api.client(), scheduler::Config::default(), shutdown.clone()));
+    (shutdown, running)
+}
+
+/// A node with one device.
+fn api() -> Api {
+    let api = Api::default();
+    let allocatable = json!({"cpu": "4", "memory": "8Gi", "pods": "10"});
+    api.put("nodes", json!({"metadata": {"name": "n", "uid": "n"}, "status": {"allocatable": allocatable}}));
+    api.put("deviceclasses", json!({"metadata": {"name": "gpu"}, "spec": {}}));
+    api.put(
+        "resourceslices",
+        json!({"metadata": {"name": "s"}, "spec": {"driver": "d.com", "nodeName": "n", "devices": [{"name": "x"}],
+            "pool": {"name": "n", "generation": 1, "resourceSliceCount": 1}}}),
+    );
+    api
+}
+
+fn claim(name: &str) -> Value {
+    let requests = json!([{"name": "r", "exactly": {"deviceClassName": "gpu"}}]);
+    json!({"metadata": {"name": name, "namespace": "d", "uid": format!("uid-{name}")}, "spec": {"devices": {"requests": requests}}})
+}
+
+fn pod(name: &str, claim: &str) -> Value {
+    let claims = json!([{"name": "c", "resourceClaimName": claim}]);
+    json!({"metadata": {"name": name, "namespace": "d", "uid": format!("uid-{name}")},
+        "spec": {"schedulerName": "default-scheduler", "containers": [{"name": "c", "image": "i"}], "resourceClaims": claims},
+        "status": {"phase": "Pending"}})
+}
+
+fn node_of(api: &Api, pod: &str) -> Option<String> {
+    api.get("pods", &format!("d/{pod}"))?["spec"]["nodeName"].as_str().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_is_allocated_and_reserved_before_its_pod_is_bound() {
+    let api = api();
+    let (shutdown, running) = start(&api);
+    // The pod is not tried before its claim is there.
+    api.put("pods", pod("first", "a"));
+    api.put("pods", pod("second", "b"));
+    api.put("resourceclaims", claim("a"));
+    assert_eq!(api.until("the binding", |api| node_of(api, "first")).await, "n");
+    let given = api.get("resourceclaims", "d/a").expect("it is there");
+    assert_eq!(given["metadata"]["finalizers"], json!(["resource.kubernetes.io/delete-protection"]));
+    let result = json!({"request": "r", "driver": "d.com", "pool": "n", "device": "x"});
+    assert_eq!(given["status"]["allocation"]["devices"]["results"], json!([result]));
+    let field = json!({"key": "metadata.name", "operator": "In", "values": ["n"]});
+    assert_eq!(given["status"]["allocation"]["nodeSelector"]["nodeSelectorTerms"][0]["matchFields"], json!([field]));
+    assert_eq!(given["status"]["reservedFor"], json!([{"resource": "pods", "name": "first", "uid": "uid-first"}]));
+    let asked = api.asked();
+    let place = |what: &str| asked.iter().position(|a| a == what).unwrap_or_else(|| panic!("{what} is not in {asked:?}"));
+    let claims = "/apis/resource.k8s.io/v1/namespaces/d/resourceclaims/a";
+    let written = place(&format!("PUT {claims}/status"));
+    assert!(place(&format!("PUT {claims}")) < written && written < place("POST /api/v1/namespaces/d/pods/first/binding"), "{asked:?}");
+
+    // The device is taken.
+    api.put("resourceclaims", claim("b"));
+    let told = |api: &Api| api.get("pods", "d/second")?["status"]["conditions"][0]["message"].as_str().map(str::to_owned);
+    assert_eq!(
+        api.until("the condition", told).await,
+        "0/1 nodes are available: 1 cannot allocate all claims. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    );
+    // A claim that goes leaves its device to others.
+    api.delete("resourceclaims", "d/a");
+    assert_eq!(api.until("the binding", |api| node_of(api, "second")).await, "n");
+    shutdown.cancel();
+    running.await.expect("it does not panic").expect("it ends well");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_waits_for_its_devices_to_get_ready() {
+    let api = api();
+    api.put(
+        "resourceslices",
+        json!({"metadata": {"name": "s"}, "spec": {"driver": "d.com", "nodeName": "n", "pool": {"name": "n", "generation": 2, "resourceSliceCount": 1},
+            "devices": [{"name": "x", "bindingConditions": ["Attached"], "bindingFailureConditions": ["Failed"]}]}}),
+    );
+    api.put("resourceclaims", claim("a"));
+    api.put("pods", pod("p", "a"));
+    let (shutdown, running) = start(&api);
+    let waiting = |api: &Api| api.events().into_iter().find(|event| event["reason"] == "BindingConditionsPending");
+    let event = api.until("the event", waiting).await;
+    assert_eq!((&event["action"], &event["note"]), (&json!("Scheduling"), &json!("waiting for binding conditions for device on node n")));
+    assert_eq!(node_of(&api, "p"), None);
+    let mut claim = api.get("resourceclaims", "d/a").expect("it is there");
+    let condition =
+        json!({"type": "Attached", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    claim["status"]["devices"] = json!([{"driver": "d.com", "pool": "n", "device": "x", "conditions": [condition]}]);
+    api.put("resourceclaims", claim);
+    assert_eq!(api.until("the binding", |api| node_of(api, "p")).await, "n");
+    shutdown.cancel();
+    running.await.expect("it does not panic").expect("it ends well");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_devices_are_out_of_reach_is_given_others() {
+    let api = api();
+    let mut claim = claim("a");
+    let selector = json!({"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["gone"]}]}]});
+    let result = json!({"request": "r", "driver": "d.com", "pool": "gone", "device": "x"});
+    claim["status"] = json!({"allocation": {"nodeSelector": selector, "devices": {"results": [result]}}});
+    api.put("resourceclaims", claim);
+    api.put("pods", pod("p", "a"));
+    let (shutdown, running) = start(&api);
+    assert_eq!(api.until("the binding", |api| node_of(api, "p")).await, "n");
+    let given = api.get("resourceclaims", "d/a").expect("it is there");
+    assert_eq!(given["status"]["allocation"]["devices"]["results"][0]["pool"], "n");
+    let told: Vec<String> = api.events().iter().filter_map(|event| event["note"].as_str().map(str::to_owned)).collect();
+    let expected = "0/1 nodes are available: 1 resourceclaim not available on the node. deallocation of ResourceClaim completed, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    assert!(told.iter().any(|note| note == expected), "{told:?}");
+    shutdown.cancel();
+    running.await.expect("it does not panic").expect("it ends well");
+}

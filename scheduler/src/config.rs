@@ -2,10 +2,11 @@
 //!
 //! Turns a profile into the ordered list of plugins that run at each extension point ([`crate::profile`] does the merge); reads no files.
 
-use std::borrow::Cow;
+mod rules;
+
 use std::time::Duration;
 
-use apimachinery::validation::is_qualified_name;
+use apimachinery::field::{ErrorList, aggregate};
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -19,8 +20,8 @@ pub const DEFAULT_SCHEDULER_NAME: &str = "default-scheduler";
 pub enum Error {
     #[error("no kind \"{kind}\" is registered for version \"{api_version}\"")]
     Kind { api_version: String, kind: String },
-    #[error("{path}: Invalid value: {value}: {detail}")]
-    Invalid { path: String, value: String, detail: Cow<'static, str> },
+    #[error("{}", aggregate(.0))]
+    Rules(ErrorList),
     #[error("decoding args for plugin {plugin}: {source}")]
     Args { plugin: String, source: serde_json::Error },
     #[error("{point}Plugins: plugin {plugin:?} does not exist")]
@@ -31,14 +32,6 @@ pub enum Error {
     NoBinder(String),
     #[error("one queue sort plugin required for profile with scheduler name {profile:?}, found {found}")]
     QueueSort { profile: String, found: usize },
-    #[error("profiles[{0}].schedulerName: Duplicate value")]
-    DuplicateProfile(usize),
-}
-
-impl Error {
-    fn invalid(path: &str, value: String, detail: impl Into<Cow<'static, str>>) -> Error {
-        Error::Invalid { path: path.to_owned(), value, detail: detail.into() }
-    }
 }
 
 /// The configuration of a scheduler process. `default()` is what an empty file means.
@@ -187,42 +180,6 @@ fn go_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error>
     let Some(text) = Option::<String>::deserialize(from)? else { return Ok(Duration::ZERO) };
     let nanoseconds = apimachinery::time::parse_duration(&text).map_err(serde::de::Error::custom)?;
     Ok(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0)))
-}
-
-/// Whether the name is that of a resource that is not Kubernetes' own.
-fn is_extended_resource(name: &str) -> bool {
-    let native = !name.contains('/') || name.contains("kubernetes.io/");
-    !native && !name.starts_with("requests.") && is_qualified_name(&format!("requests.{name}")).is_empty()
-}
-
-fn check_extenders(extenders: &[Extender]) -> Result<(), Error> {
-    let mut managed: Vec<&str> = Vec::new();
-    for (i, extender) in extenders.iter().enumerate() {
-        if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
-            let path = format!("extenders[{i}].weight");
-            return Err(Error::invalid(&path, extender.weight.to_string(), "must have a positive weight applied to it"));
-        }
-        for (j, resource) in extender.managed_resources.iter().enumerate() {
-            let (path, name) = (format!("extenders[{i}].managedResources[{j}].name"), resource.name.as_str());
-            let invalid = |detail: Cow<'static, str>| Err(Error::invalid(&path, format!("{name:?}"), detail));
-            if let Some(detail) = is_qualified_name(name).into_iter().next() {
-                return invalid(detail.into());
-            }
-            if !is_extended_resource(name) {
-                return invalid("is an invalid extended resource name".into());
-            }
-            if managed.contains(&name) {
-                return invalid("duplicate extender managed resource name".into());
-            }
-            managed.push(name);
-        }
-    }
-    let binders = extenders.iter().filter(|extender| !extender.bind_verb.is_empty()).count();
-    if binders > 1 {
-        let value = format!("\"found {binders} extenders implementing bind\"");
-        return Err(Error::invalid("extenders", value, "only one extender can implement bind"));
-    }
-    Ok(())
 }
 
 /// The plugins and their arguments for pods of one scheduler name.
@@ -461,38 +418,16 @@ impl Args {
                 _ => {}
             }
         }
-        for spec in args.fit.scoring_strategy.resources.iter_mut().chain(&mut args.balanced.resources) {
-            spec.weight = spec.weight.max(1);
+        for resources in [&mut args.fit.scoring_strategy.resources, &mut args.balanced.resources] {
+            if resources.is_empty() {
+                *resources = cpu_and_memory();
+            }
+            resources.iter_mut().filter(|spec| spec.weight == 0).for_each(|spec| spec.weight = 1);
         }
-        args.check()?;
+        if args.volume_binding.shape.is_empty() {
+            args.volume_binding.shape = VolumeBindingArgs::default().shape;
+        }
         Ok(args)
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let invalid = |path: &str, value: i64, detail: &'static str| Err(Error::invalid(path, value.to_string(), detail));
-        let (percentage, absolute) = (self.preemption.min_candidate_nodes_percentage, self.preemption.min_candidate_nodes_absolute);
-        if !(0..=100).contains(&percentage) {
-            return invalid("minCandidateNodesPercentage", percentage.into(), "not in valid range [0, 100]");
-        }
-        if absolute < 0 {
-            return invalid("minCandidateNodesAbsolute", absolute.into(), "not in valid range (0, inf)");
-        }
-        let hard = self.inter_pod_affinity.hard_pod_affinity_weight;
-        if !(0..=100).contains(&hard) {
-            return invalid("hardPodAffinityWeight", hard.into(), "not in valid range [0-100]");
-        }
-        if self.volume_binding.bind_timeout_seconds < 0 {
-            return invalid(
-                "bindTimeoutSeconds",
-                self.volume_binding.bind_timeout_seconds,
-                "invalid BindTimeoutSeconds, should not be a negative value",
-            );
-        }
-        let binding = self.dynamic_resources.binding_timeout;
-        if binding < Duration::from_secs(1) {
-            return Err(Error::invalid("bindingTimeout", format!("\"{binding:?}\""), "must be at least 1 second"));
-        }
-        Ok(())
     }
 }
 
@@ -515,32 +450,13 @@ impl Config {
         if let [only] = self.profiles.as_mut_slice() {
             only.scheduler_name.get_or_insert_with(|| DEFAULT_SCHEDULER_NAME.to_owned());
         }
-        let invalid = |path: &str, value: i64, detail: &'static str| Err(Error::invalid(path, value.to_string(), detail));
-        if self.parallelism <= 0 {
-            return invalid("parallelism", self.parallelism.into(), "should be an integer value greater than zero");
+        for profile in &self.profiles {
+            Args::read(&profile.plugin_config)?;
         }
-        if !(0..=100).contains(&self.percentage_of_nodes_to_score) {
-            return invalid("percentageOfNodesToScore", self.percentage_of_nodes_to_score.into(), "not in valid range [0-100]");
+        let wrong = rules::check(&self);
+        if !wrong.is_empty() {
+            return Err(Error::Rules(wrong));
         }
-        if self.pod_initial_backoff_seconds <= 0 {
-            return invalid("podInitialBackoffSeconds", self.pod_initial_backoff_seconds, "must be greater than 0");
-        }
-        if self.pod_max_backoff_seconds < self.pod_initial_backoff_seconds {
-            return invalid(
-                "podMaxBackoffSeconds",
-                self.pod_max_backoff_seconds,
-                "must be greater than or equal to PodInitialBackoffSeconds",
-            );
-        }
-        for (i, profile) in self.profiles.iter().enumerate() {
-            let Some(name) = profile.scheduler_name.as_deref().filter(|name| !name.is_empty()) else {
-                return Err(Error::invalid(&format!("profiles[{i}].schedulerName"), "\"\"".to_owned(), "Required value"));
-            };
-            if self.profiles[..i].iter().any(|other| other.scheduler_name.as_deref() == Some(name)) {
-                return Err(Error::DuplicateProfile(i));
-            }
-        }
-        check_extenders(&self.extenders)?;
         Ok(self)
     }
 }
@@ -551,7 +467,7 @@ mod tests {
 
     use super::*;
 
-    fn config(mut value: Value) -> Result<Config, String> {
+    pub(super) fn config(mut value: Value) -> Result<Config, String> {
         value["apiVersion"] = json!(API_VERSION);
         value["kind"] = json!(KIND);
         let config: Config = serde_json::from_value(value).map_err(|error| error.to_string())?;
@@ -569,34 +485,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn what_cannot_be_read_is_refused() {
         for (value, expected) in [
-            (json!({"percentageOfNodesToScore": 101}), "percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]"),
-            (
-                json!({"podMaxBackoffSeconds": 0}),
-                "podMaxBackoffSeconds: Invalid value: 0: must be greater than or equal to PodInitialBackoffSeconds",
-            ),
-            (json!({"profiles": [{"schedulerName": "a"}, {"schedulerName": "a"}]}), "profiles[1].schedulerName: Duplicate value"),
-            (json!({"profiles": [{"schedulerName": "a"}, {}]}), "profiles[1].schedulerName: Invalid value: \"\": Required value"),
-            (
-                json!({"extenders": [{"urlPrefix": "http://x", "prioritizeVerb": "p"}]}),
-                "extenders[0].weight: Invalid value: 0: must have a positive weight applied to it",
-            ),
-            (
-                json!({"extenders": [{"bindVerb": "b"}, {"bindVerb": "b"}]}),
-                "extenders: Invalid value: \"found 2 extenders implementing bind\": only one extender can implement bind",
-            ),
-            (
-                json!({"extenders": [{"managedResources": [{"name": "cpu"}]}]}),
-                "extenders[0].managedResources[0].name: Invalid value: \"cpu\": is an invalid extended resource name",
-            ),
-            (
-                json!({"extenders": [{"managedResources": [{"name": "a.com/x"}]}, {"managedResources": [{"name": "a.com/x"}]}]}),
-                "extenders[1].managedResources[0].name: Invalid value: \"a.com/x\": duplicate extender managed resource name",
-            ),
             (json!({"extenders": [{"httpTimeout": "soon"}]}), "time: invalid duration \"soon\""),
             (json!({"extenders": [{"urlprefix": "x"}]}), "unknown field `urlprefix`"),
             (json!({"parallelismm": 3}), "unknown field `parallelismm`"),
+            (
+                json!({"profiles": [{"pluginConfig": [{"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": "much"}}]}]}),
+                "decoding args for plugin InterPodAffinity",
+            ),
         ] {
             let error = config(value.clone()).unwrap_err();
             assert!(error.contains(expected), "{value}: {error}");
@@ -629,8 +526,8 @@ mod tests {
         assert_eq!(args.fit.scoring_strategy.kind, StrategyType::MostAllocated);
         assert_eq!(args.fit.scoring_strategy.resources, [ResourceSpec { name: "cpu".to_owned(), weight: 1 }]);
         assert_eq!((args.inter_pod_affinity.hard_pod_affinity_weight, args.preemption.min_candidate_nodes_absolute), (5, 100));
-        let bad = json!([{"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": 101}}]);
-        let error = Args::read(&serde_json::from_value::<Vec<PluginConfig>>(bad).unwrap()).unwrap_err();
-        assert_eq!(error.to_string(), "hardPodAffinityWeight: Invalid value: 101: not in valid range [0-100]");
+        let empty = json!([{"name": "NodeResourcesFit", "args": {"scoringStrategy": {"resources": []}}}, {"name": "VolumeBinding", "args": {"shape": []}}]);
+        let args = Args::read(&serde_json::from_value::<Vec<PluginConfig>>(empty).unwrap()).unwrap();
+        assert_eq!((args.fit.scoring_strategy.resources.len(), args.volume_binding.shape.len()), (2, 2));
     }
 }

@@ -131,6 +131,9 @@ mod tests {
     use super::*;
     use crate::plugins::testing::of;
 
+    /// Requests of a pod, what its status says of them, and the claims that they mean.
+    type Row<'a> = (Value, Value, Result<Vec<&'a str>, &'a str>);
+
     fn pod(claims: Value, statuses: Value) -> Arc<Pod> {
         of(json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": {"containers": [], "resourceClaims": claims},
             "status": {"resourceClaimStatuses": statuses}}))
@@ -153,7 +156,7 @@ mod tests {
         let named = |name: &str| json!([{"name": "r", "resourceClaimName": name}]);
         let made = json!([{"name": "r", "resourceClaimTemplateName": "t"}]);
         let status = |name: &str| json!([{"name": "r", "resourceClaimName": name}]);
-        let table: [(Value, Value, Result<Vec<&str>, &str>); 8] = [
+        let table: [Row<'_>; 8] = [
             (named("a"), json!([]), Ok(vec!["a"])),
             (named("none"), json!([]), Err("could not find ResourceClaim \"d/none\"")),
             (named("going"), json!([]), Err("resourceclaim \"going\" is being deleted")),

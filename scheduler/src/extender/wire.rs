@@ -187,6 +187,9 @@ mod tests {
     use super::*;
     use crate::plugins::testing::of;
 
+    /// Whether the extender knows the nodes, what it answers, and the nodes that are left.
+    type Row<'a> = (bool, Value, Result<Vec<&'a str>, &'a str>);
+
     fn extender(cached: bool) -> Extender {
         serde_json::from_value(json!({"urlPrefix": "http://e", "nodeCacheCapable": cached, "weight": 3})).unwrap()
     }
@@ -228,7 +231,7 @@ mod tests {
     #[test]
     fn what_an_extender_leaves_is_read_in_any_case() {
         let failed = json!({"b": "no"});
-        let table: [(bool, Value, Result<Vec<&str>, &str>); 7] = [
+        let table: [Row<'_>; 7] = [
             (true, json!({"NodeNames": ["a"], "FailedNodes": failed}), Ok(vec!["a"])),
             (true, json!({"nodenames": ["a"], "failedNodes": failed}), Ok(vec!["a"])),
             (false, json!({"nodes": {"items": [{"metadata": {"name": "a"}}]}, "FailedNodes": failed}), Ok(vec!["a"])),

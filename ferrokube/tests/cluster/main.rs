@@ -12,6 +12,7 @@ mod conversion;
 mod conversion_load;
 mod conversion_webhook;
 mod crash;
+mod devices;
 mod encryption;
 mod etcd;
 mod etcd_leader;

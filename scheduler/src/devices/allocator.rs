@@ -245,7 +245,8 @@ impl<'a> Search<'a, '_> {
             }
             for slice in &pool.here {
                 for device in &slice.devices {
-                    if self.is_selected(asked, at, slice, device)? && self.consumption(asked, device, &[], claim)?.is_some() {
+                    let name = &slice.device(device).name;
+                    if self.is_selected(asked, at, slice, device)? && self.consumption((asked, claim), (device, name), &[])?.is_some() {
                         all.push(Candidate { pool: place, slice, device });
                     }
                 }
@@ -254,18 +255,17 @@ impl<'a> Search<'a, '_> {
         Ok(all)
     }
 
-    /// What the request takes of the device; nothing if there is no room for it.
+    /// What the request takes of the device, which messages call `name`; nothing if there is no room for it.
     fn consumption(
         &self,
-        asked: &Asked<'a>,
-        device: &DeviceInfo,
+        (asked, claim): (&Asked<'a>, &str),
+        (device, name): (&DeviceInfo, &str),
         taken: &[Option<&Amounts>],
-        claim: &str,
     ) -> Result<Option<Amounts>, Fault> {
         let consumed = consumption(&asked.wanted.capacity, &device.capacity);
         let consumed = consumed.map_err(|error| {
-            let (request, id) = (asked.wanted.name, &device.id);
-            Fault::Error(format!("claim {claim}, request {request}: checking capacity for device {id}: {error}"))
+            let request = asked.wanted.name;
+            Fault::Error(format!("claim {claim}, request {request}: checking capacity for device {name}: {error}"))
         })?;
         Ok(consumed.filter(|consumed| has_room(consumed, &device.capacity, taken)))
     }
@@ -274,7 +274,7 @@ impl<'a> Search<'a, '_> {
     fn consumption_now(&self, asked: &Asked<'a>, device: &DeviceInfo, claim: usize) -> Result<Option<Amounts>, Fault> {
         let mut taken = vec![self.allocated.capacity(&device.id)];
         taken.extend(self.sharing.get(&*device.id).into_iter().flatten().map(Some));
-        self.consumption(asked, device, &taken, &full_name(&*self.claims[claim]))
+        self.consumption((asked, &full_name(&*self.claims[claim])), (device, &device.id), &taken)
     }
 
     fn step(&mut self) -> Result<(), Fault> {

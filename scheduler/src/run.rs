@@ -185,7 +185,7 @@ fn decide(mut core: Core, messages: &Receiver<Message>, outbox: &mpsc::Sender<Ef
         }
         let now = start.elapsed();
         if core.deferred() > MAX_DEFERRED {
-            tracing::warn!("too much changes while extenders are asked, going on without their answers");
+            tracing::warn!("too many changes while extenders are asked, going on without their answers");
             core.give_up_question(now);
         }
         if core.next_flush().is_some_and(|at| at <= now) {

@@ -154,8 +154,8 @@ impl Core {
         }
     }
 
-    /// Goes on as if the extenders that are being asked had not answered in time. For whom more changes than can be kept have come
-    /// meanwhile.
+    /// Goes on as if the extenders that are being asked had not answered in time. It is for when more
+    /// changes have come meanwhile than can be kept.
     pub fn give_up_question(&mut self, now: Duration) {
         let Some(paused) = &self.paused else { return };
         let answers = paused.asked.iter().map(|_| Err("context deadline exceeded".to_owned())).collect();

@@ -368,6 +368,7 @@ impl<'a> Search<'a, '_> {
 
     /// Takes a device if the request wants it and it can be had.
     fn try_take(&mut self, at: At, candidate: Candidate<'a>) -> Result<Option<Taken>, Fault> {
+        self.step()?;
         let admin = self.asked(at).wanted.admin;
         let id = &candidate.device.id;
         if if admin { self.is_taken_for(id, at.claim) } else { self.is_in_use(id) } {

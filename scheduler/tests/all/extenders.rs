@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use client::Shutdown;
+use k8s_openapi::ByteString;
 use parking_lot::Mutex;
 use scheduler::Config;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
 use crate::api::Api;
@@ -163,24 +164,49 @@ async fn serve(answer: Serve) -> String {
     let address = listener.local_addr().expect("it is bound");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let answer = answer.clone();
-            tokio::spawn(async move {
-                let mut stream = BufReader::new(stream);
-                while let Some((path, body)) = request(&mut stream).await {
-                    let (status, body) = answer(&path, body);
-                    let body = body.to_string();
-                    let head = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
-                    if stream.write_all((head + &body).as_bytes()).await.is_err() {
-                        return;
-                    }
-                }
-            });
+            tokio::spawn(converse(stream, answer.clone()));
         }
     });
     format!("http://{address}/prefix/")
 }
 
-async fn request(stream: &mut BufReader<tokio::net::TcpStream>) -> Option<(String, Value)> {
+/// An extender over HTTPS with a certificate that vouches for itself; its address and the certificate.
+async fn serve_securely(answer: Serve) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate is made");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("it is a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions are known");
+    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).expect("key and certificate fit");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let port = listener.local_addr().expect("it is bound").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, answer) = (acceptor.clone(), answer.clone());
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    converse(stream, answer).await;
+                }
+            });
+        }
+    });
+    (format!("https://localhost:{port}"), made.cert.pem())
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, answer: Serve) {
+    let mut stream = BufReader::new(stream);
+    while let Some((path, body)) = request(&mut stream).await {
+        let (status, body) = answer(&path, body);
+        let body = body.to_string();
+        let head = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+        let sent = stream.write_all((head + &body).as_bytes()).await;
+        if sent.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn request(stream: &mut BufReader<impl AsyncRead + Unpin>) -> Option<(String, Value)> {
     let mut line = String::new();
     stream.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
     let path = line.split(' ').nth(1)?.to_owned();
@@ -300,6 +326,39 @@ async fn extenders_that_do_not_answer_are_told_of_or_done_without() {
         let (shutdown, running) = start(&api, json!([extender]));
         api.put("pods", waiting("p"));
         assert_eq!(api.until("the binding", |api| node_of(api, "p")).await, "a");
+        shutdown.cancel();
+        running.await.expect("it does not panic").expect("it ends well");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_https_an_extender_is_trusted_by_its_authority_or_blindly_if_there_is_none() {
+    let (url, certificate) = serve_securely(Arc::new(|_, body| (200, json!({"NodeNames": body["NodeNames"]})))).await;
+    // Bytes are base64 in JSON.
+    let authority = json!(ByteString(certificate.into_bytes()));
+    let (_, other) = serve_securely(Arc::new(|_, _| (200, json!({})))).await;
+    let other = json!(ByteString(other.into_bytes()));
+    for (tls, trusted) in [
+        (json!({"tlsConfig": {"caData": authority, "serverName": "localhost"}}), true),
+        (json!({"enableHTTPS": true}), true),
+        (json!({"tlsConfig": {"insecure": true}}), true),
+        (json!({"enableHTTPS": true, "tlsConfig": {"caData": other}}), false),
+        (json!({}), false),
+    ] {
+        let mut extender = tls.clone();
+        extender["urlPrefix"] = json!(url);
+        extender["filterVerb"] = json!("filter");
+        extender["nodeCacheCapable"] = json!(true);
+        let api = api_with_nodes(&["a"]);
+        let (shutdown, running) = start(&api, json!([extender]));
+        api.put("pods", waiting("p"));
+        if trusted {
+            assert_eq!(api.until("the binding", |api| node_of(api, "p")).await, "a", "{tls}");
+        } else {
+            let told = api.until("the condition", |api| told(api, "p")).await;
+            assert!(told.starts_with(&format!("Post \"{url}/filter\": ")), "{tls} {told}");
+            assert_eq!(node_of(&api, "p"), None);
+        }
         shutdown.cancel();
         running.await.expect("it does not panic").expect("it ends well");
     }

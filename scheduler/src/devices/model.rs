@@ -1,10 +1,10 @@
-//! A slow second opinion on the search for devices: every assignment is tried, and judged on its own terms.
+//! Two other opinions on the search for devices: every assignment is tried, and judged on its own terms; and what upstream took.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
+use k8s_openapi::api::resource::v1::{AllocationResult, DeviceRequestAllocationResult, ResourceClaim};
 use serde_json::{Value, json};
 
 use super::Devices;
@@ -282,12 +282,48 @@ impl Case {
     }
 }
 
+/// The cases are the same wherever they are made: [`RECORDED`] has an answer for each.
+const SEED: u64 = 20_261_128;
+const CASES: usize = 800;
+
+/// What the allocator of `k8s.io/dynamic-resource-allocation` v0.37.2 gave for the cases with its default features, a line each: the
+/// devices of requests with what they share of them, claims apart; `-` for none, and `!` for an error.
+const RECORDED: &str = include_str!("recorded.txt");
+
+#[test]
+fn the_search_takes_the_devices_that_upstream_takes() {
+    let mut dice = Dice::new(SEED);
+    let node: Arc<Node> = of(json!({"metadata": {"name": "n"}}));
+    for recorded in RECORDED.lines() {
+        let case = Case::random(&mut dice);
+        let (devices, claims) = (case.devices(), case.objects());
+        let pools = pools(&devices, &node);
+        let mut selectors = devices.selectors.lock();
+        let told = match solve(&devices, &case.allocated(), &mut selectors, &claims, &node, &pools, 1_000_000) {
+            Ok(solution) => {
+                let one = |result: &DeviceRequestAllocationResult| {
+                    let shared = result.consumed_capacity.as_ref().and_then(|consumed| consumed.get("units"));
+                    let shared = shared.map_or(String::new(), |units| format!("*{}", units.0));
+                    format!("{}={}{shared}", result.request, result.device)
+                };
+                let all = allocations(&solution, &claims, &node).unwrap();
+                let told = |result| super::claims::results(result).iter().map(one).collect::<Vec<_>>().join(" ");
+                all.iter().map(told).collect::<Vec<_>>().join(" | ")
+            }
+            Err(Fault::Error(error)) => format!("! {error}"),
+            Err(_) => "-".to_owned(),
+        };
+        assert_eq!(told, recorded, "{case:?}");
+    }
+    assert_eq!(RECORDED.lines().count(), CASES);
+}
+
 #[test]
 fn the_search_finds_devices_if_and_only_if_there_are_some() {
-    let mut dice = Dice::new(20_261_128);
+    let mut dice = Dice::new(SEED);
     let node: Arc<Node> = of(json!({"metadata": {"name": "n"}}));
     let (mut found, mut refused) = (0, 0);
-    for _ in 0..800 {
+    for _ in 0..CASES {
         let case = Case::random(&mut dice);
         let devices = case.devices();
         let claims = case.objects();

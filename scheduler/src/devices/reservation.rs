@@ -32,6 +32,8 @@ pub struct Reservation {
     pub claims: Vec<(Arc<ResourceClaim>, Option<AllocationResult>)>,
     /// All claims of the pod.
     pub all: Vec<ObjectKey>,
+    /// Devices that the pod has already may have to get ready.
+    pub waits: bool,
     /// How long devices may take to get ready.
     pub timeout: Duration,
 }
@@ -118,7 +120,7 @@ pub async fn carry_out(
     tell: impl Fn(ResourceClaim),
     begins_to_wait: impl FnOnce(),
 ) -> Result<(), String> {
-    let mut waits = false;
+    let mut waits = reservation.waits;
     for (claim, allocation) in &reservation.claims {
         let written = write(client, pod, claim, allocation.as_ref()).await?;
         waits |= has_conditions(&written);

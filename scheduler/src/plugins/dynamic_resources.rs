@@ -11,7 +11,7 @@ use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
 
 use crate::devices::allocated::Allocated;
 use crate::devices::allocator::{self, Fault};
-use crate::devices::claims::{self, allocation, asked, is_late, is_ready, is_reserved_for, reserved, results};
+use crate::devices::claims::{self, allocation, asked, has_conditions, is_late, is_ready, is_reserved_for, reserved, results};
 use crate::devices::reservation::{Reservation, without_devices};
 use crate::devices::result;
 use crate::event::{Actions, Interest, Resource, Subject};
@@ -259,8 +259,9 @@ impl Plugin for DynamicResources {
             }
         }
         let all = claims.all.iter().map(|claim| claim.key()).collect();
+        let waits = claims.all.iter().any(|claim| has_conditions(claim));
         let timeout = cycle.profile.args.dynamic_resources.binding_timeout;
-        claims.reservation = Some(Reservation { claims: reservation, all, timeout });
+        claims.reservation = Some(Reservation { claims: reservation, all, waits, timeout });
         Ok(())
     }
 

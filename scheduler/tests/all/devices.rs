@@ -103,6 +103,23 @@ async fn a_pod_waits_for_its_devices_to_get_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_has_its_devices_already_waits_for_them_too() {
+    let api = api();
+    let mut claim = claim("a");
+    let result = json!({"request": "r", "driver": "d.com", "pool": "n", "device": "x", "bindingConditions": ["Attached"]});
+    let reserved = json!({"resource": "pods", "name": "p", "uid": "uid-p"});
+    claim["status"] = json!({"allocation": {"devices": {"results": [result]}}, "reservedFor": [reserved]});
+    api.put("resourceclaims", claim);
+    api.put("pods", pod("p", "a"));
+    let (shutdown, running) = start(&api);
+    let waiting = |api: &Api| api.events().into_iter().find(|event| event["reason"] == "BindingConditionsPending");
+    api.until("the event", waiting).await;
+    assert_eq!(node_of(&api, "p"), None);
+    shutdown.cancel();
+    running.await.expect("it does not panic").expect("it ends well");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_whose_devices_are_out_of_reach_is_given_others() {
     let api = api();
     let mut claim = claim("a");

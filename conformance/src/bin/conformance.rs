@@ -143,7 +143,7 @@ struct RunArguments {
     #[arg(long)]
     fresh: bool,
     /// Tests that run at a time in the parallel part.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 13, value_parser = clap::value_parser!(u32).range(1..=100))]
     processes: u32,
     #[command(flatten)]
     own: OwnArguments,

@@ -29,8 +29,9 @@ where
 {
     let work = futures::future::join_all((0..workers).map(|_| worker(name, &queue, &reconcile)));
     tokio::select! {
-        _ = work => {}
+        biased;
         () = shutdown.cancelled() => queue.close(),
+        _ = work => {}
     }
 }
 

@@ -13,11 +13,11 @@ mod tests;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{EventSource, ObjectReference};
-use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use tokio::sync::mpsc;
 
 use crate::Shutdown;
+use crate::clock;
 use crate::object::Reference;
 
 /// Whether the event is business as usual.
@@ -89,7 +89,7 @@ impl Recorder {
     /// An event with more to say than the two above.
     pub fn tell(&self, event: Event) {
         let told = match &self.sink {
-            Sink::Server(sink) => sink.try_send((event, Timestamp::now())).is_ok(),
+            Sink::Server(sink) => sink.try_send((event, clock::now())).is_ok(),
             Sink::Test(sink) => sink.try_send(event).is_ok(),
         };
         if !told {

@@ -13,7 +13,7 @@ use kube::runtime::watcher;
 use kube::runtime::watcher::Event;
 use kube::{Api, Client};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 
 use crate::Shutdown;
 use crate::object::{Object, ObjectKey};
@@ -54,7 +54,8 @@ struct Shared<K> {
     store: RwLock<Store<K>>,
     /// Held while handlers run, so that they see changes in order; never locked while `store` is.
     handlers: Mutex<Vec<Handler<K>>>,
-    synced: watch::Sender<bool>,
+    /// Set when the first list has arrived in whole. Wakes those who wait in the order in which they came.
+    synced: SetOnce<()>,
 }
 
 /// One kind's local copy. Clones are the same informer.
@@ -77,7 +78,7 @@ impl<K: Object> Default for Informer<K> {
 impl<K: Object> Informer<K> {
     /// An informer that watches nothing; tests feed it with [`Informer::apply`] and [`Informer::remove`].
     pub fn detached() -> Informer<K> {
-        let shared = Shared { store: RwLock::new(Store::default()), handlers: Mutex::new(Vec::new()), synced: watch::Sender::new(false) };
+        let shared = Shared { store: RwLock::new(Store::default()), handlers: Mutex::new(Vec::new()), synced: SetOnce::new() };
         Informer { shared: Arc::new(shared) }
     }
 
@@ -88,8 +89,9 @@ impl<K: Object> Informer<K> {
         tokio::spawn(async move {
             // Whoever waits for the first list would otherwise wait for ever.
             tokio::select! {
-                () = following.follow(api, config) => {}
+                biased;
                 () = shutdown.cancelled() => {}
+                () = following.follow(api, config) => {}
             }
         });
         informer
@@ -129,7 +131,7 @@ impl<K: Object> Informer<K> {
                     let gone: Vec<ObjectKey> = self.shared.store.read().keys().filter(|key| !listed.contains(key)).cloned().collect();
                     gone.iter().for_each(|key| self.remove(key));
                 }
-                self.shared.synced.send_replace(true);
+                self.mark_synced();
             }
             Event::Apply(object) => self.apply(object),
             Event::Delete(object) => {
@@ -165,9 +167,10 @@ impl<K: Object> Informer<K> {
         handlers.iter().for_each(|handler| handler(&change));
     }
 
-    /// Says that everything there is has been applied; for tests.
+    /// Says that everything there is has been applied.
     pub fn mark_synced(&self) {
-        self.shared.synced.send_replace(true);
+        // Set already by an earlier list.
+        let _ = self.shared.synced.set(());
     }
 
     /// Calls `handler` for each object that is known already, as added, and for each change from now on.
@@ -180,12 +183,11 @@ impl<K: Object> Informer<K> {
 
     /// Waits until the first list has arrived in whole.
     pub async fn synced(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.shared.synced.subscribe().wait_for(|synced| *synced).await;
+        self.shared.synced.wait().await;
     }
 
     pub fn has_synced(&self) -> bool {
-        *self.shared.synced.borrow()
+        self.shared.synced.initialized()
     }
 
     /// Makes objects findable by other keys, see [`Informer::by_index`]. The same name twice is one index.

@@ -18,6 +18,8 @@ use tokio_util::sync::DropGuard;
 
 use crate::Shutdown;
 use crate::answer::{is_conflict, is_not_found};
+use crate::chance;
+use crate::clock;
 use crate::events::Recorder;
 use crate::object::Object;
 
@@ -192,18 +194,20 @@ impl Elector {
         let mut leader = String::new();
         loop {
             tokio::select! {
-                acquired = self.attempt() => if acquired { break },
+                biased;
                 () = shutdown.cancelled() => return None,
+                acquired = self.attempt() => if acquired { break },
             }
             let now = self.observed.as_ref().map_or("", |o| holder(&o.lease));
             if now != leader {
                 tracing::info!(lease = name, leader = now, "new leader elected");
                 leader = now.to_owned();
             }
-            let pause = self.config.retry_period.mul_f64(1.0 + rand::random::<f64>() * JITTER);
+            let pause = self.config.retry_period.mul_f64(1.0 + chance::fraction() * JITTER);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                biased;
                 () = shutdown.cancelled() => return None,
+                () = tokio::time::sleep(pause) => {}
             }
         }
         tracing::info!(lease = name, "successfully acquired lease");
@@ -217,13 +221,15 @@ impl Elector {
     async fn keep_renewing(mut self, ends: Shutdown, give_up: Shutdown) -> Elector {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(self.config.retry_period) => {}
+                biased;
                 () = give_up.cancelled() => break,
+                () = tokio::time::sleep(self.config.retry_period) => {}
             }
             let deadline = self.config.renew_deadline;
             let renewed = tokio::select! {
-                renewed = tokio::time::timeout(deadline, self.renew()) => renewed.is_ok(),
+                biased;
                 () = give_up.cancelled() => break,
+                renewed = tokio::time::timeout(deadline, self.renew()) => renewed.is_ok(),
             };
             if !renewed {
                 tracing::error!(lease = self.config.name, "failed to renew lease, no longer leading");
@@ -263,7 +269,7 @@ impl Elector {
         if let Some(observed) = self.observed.clone()
             && holder(&observed.lease) == self.config.identity
             && is_valid(&observed, Instant::now())
-            && let Step::Update(spec) = decide(&self.config, Some(&observed), Instant::now(), Timestamp::now())
+            && let Step::Update(spec) = decide(&self.config, Some(&observed), Instant::now(), clock::now())
             && self.update(observed.lease, spec).await.is_ok()
         {
             return Ok(true);
@@ -273,7 +279,7 @@ impl Elector {
             Err(error) if is_not_found(&error) => self.observed = None,
             Err(error) => return Err(error),
         }
-        match decide(&self.config, self.observed.as_ref(), Instant::now(), Timestamp::now()) {
+        match decide(&self.config, self.observed.as_ref(), Instant::now(), clock::now()) {
             Step::Wait => Ok(false),
             Step::Create(spec) => {
                 let mut lease = Lease { metadata: ObjectMeta::default(), spec: Some(spec) };
@@ -333,7 +339,7 @@ impl Elector {
             if holder(&lease) != self.config.identity {
                 return Ok(());
             }
-            let now = Some(MicroTime(Timestamp::now()));
+            let now = Some(MicroTime(clock::now()));
             lease.spec = Some(LeaseSpec {
                 holder_identity: Some(String::new()),
                 lease_duration_seconds: Some(RELEASED_SECONDS),

@@ -4,6 +4,8 @@
 //! server (in this process or over TLS) is the business of whoever made it.
 
 pub mod answer;
+pub mod chance;
+pub mod clock;
 pub mod controller;
 pub mod events;
 pub mod expectations;

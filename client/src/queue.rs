@@ -154,6 +154,7 @@ impl<T: Clone + Eq + Hash> Queue<T> {
             };
             match wake {
                 Some(at) => tokio::select! {
+                    biased;
                     () = tokio::time::sleep_until(at) => {}
                     () = self.changed.notified() => {}
                 },

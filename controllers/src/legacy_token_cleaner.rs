@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::clock;
 use client::{Informer, Object, answer};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
 use k8s_openapi::jiff::civil::Date;
@@ -33,8 +34,9 @@ pub async fn run(context: Context) {
     let mut ticks = tokio::time::interval(PERIOD);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            biased;
             () = context.shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
         }
         if let Err(error) = clean(&context.client, &secrets, &accounts, &pods, unused_for).await {
             tracing::warn!(controller = context.name, %error, "tokens could not be looked at");
@@ -57,7 +59,7 @@ async fn clean(
     pods: &Informer<Pod>,
     unused_for: SignedDuration,
 ) -> Result<(), kube::Error> {
-    let now = Timestamp::now();
+    let now = clock::now();
     let Ok(limit) = now.checked_sub(unused_for) else { return Ok(()) };
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), TRACKING.0);
     let tracking = maps.get_opt(TRACKING.1).await?.and_then(|map| map.data?.remove(TRACKING.2));

@@ -140,8 +140,9 @@ pub async fn run(clients: impl Clients, config: Config, selection: &Selection, s
         running.spawn(keep_running(names, controller.run, context));
         if !config.controller_start_interval.is_zero() {
             tokio::select! {
-                () = tokio::time::sleep(config.controller_start_interval) => {}
+                biased;
                 () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(config.controller_start_interval) => {}
             }
         }
     }
@@ -164,8 +165,9 @@ async fn keep_running(names: &'static Names, run: fn(Context) -> BoxFuture<'stat
             Err(_) => tracing::error!(controller = names.controller, "controller panicked, starting it anew"),
         }
         tokio::select! {
-            () = tokio::time::sleep(RESTART_DELAY) => {}
+            biased;
             () = context.shutdown.cancelled() => break,
+            () = tokio::time::sleep(RESTART_DELAY) => {}
         }
     }
     tracing::debug!(controller = names.controller, "controller terminated");

@@ -1,6 +1,7 @@
 //! How controllers end pods that others run: they say why in the pod's status, then delete it.
 
 use client::Object;
+use client::clock;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -54,7 +55,7 @@ fn apimachinery_time(time: Timestamp) -> String {
 }
 
 async fn say(client: &Client, pod: &Pod, fail: bool, cause: Option<Cause>) -> Result<(), kube::Error> {
-    let Some(patch) = patch(pod, fail, cause, Timestamp::now()) else { return Ok(()) };
+    let Some(patch) = patch(pod, fail, cause, clock::now()) else { return Ok(()) };
     let api: Api<Pod> = Api::namespaced(client.clone(), pod.namespace());
     api.patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.map(|_| ())
 }

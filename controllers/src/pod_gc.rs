@@ -37,8 +37,9 @@ pub async fn run(context: Context) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => collect(&context.client, &pods, &nodes, threshold, &mut missing).await,
+            biased;
             () = context.shutdown.cancelled() => return,
+            _ = ticks.tick() => collect(&context.client, &pods, &nodes, threshold, &mut missing).await,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use client::clock;
 use client::controller::Outcome;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod};
@@ -114,7 +115,7 @@ impl Controller {
         let bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
         if !claim.is_terminating() && bound {
             let used = self.is_used(&claim, uses).await?;
-            if let Some(told) = with_condition(&claim, used, Timestamp::now()) {
+            if let Some(told) = with_condition(&claim, used, clock::now()) {
                 answer::or_absent(api.replace_status(&key.name, &PostParams::default(), &told).await)?;
             }
         }

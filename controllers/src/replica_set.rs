@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use apimachinery::selector::label::Selector;
+use client::clock;
 use client::controller::Outcome;
 use client::expectations::Expectations;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer, controller};
@@ -237,7 +238,7 @@ impl<K: Replicated> Shell<K> {
         let is_ours = |pod: &Pod| pod.is_controlled_by(set.uid()) && selector.matches(&pod.metadata.labels);
         let terminating = rest.iter().filter(|pod| pod_state::is_winding_down(pod) && is_ours(pod)).count();
         let failure = if may_act { self.manage(&set, &key, &active).await.err() } else { None };
-        let now = Timestamp::now();
+        let now = clock::now();
         let message = failure.as_ref().map(ToString::to_string);
         let status = status(&*set, &active, terminating, message.as_deref(), now);
         let waiting = status.ready_replicas != status.available_replicas;
@@ -253,7 +254,7 @@ impl<K: Replicated> Shell<K> {
     async fn manage(&self, set: &K, key: &ObjectKey, active: &[Arc<Pod>]) -> Result<(), pod_control::Error> {
         let too_many = i32::try_from(active.len()).is_ok_and(|count| count > set.desired());
         let related = if too_many { self.related(set) } else { Vec::new() };
-        match plan(set.desired(), active.to_vec(), &related, Timestamp::now()) {
+        match plan(set.desired(), active.to_vec(), &related, clock::now()) {
             Plan::Nothing => Ok(()),
             Plan::Create(count) => self.create(set, key, count).await,
             Plan::Delete(pods) => self.delete(set, key, pods).await,

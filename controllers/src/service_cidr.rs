@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer};
@@ -93,7 +94,7 @@ impl Controller {
     async fn sync(&self, key: ObjectKey) -> Result<Outcome, kube::Error> {
         let Some(range) = self.ranges.get_key(&key) else { return Ok(Outcome::Done) };
         let api: Api<ServiceCIDR> = Api::all(self.client.clone());
-        let now = Timestamp::now();
+        let now = clock::now();
         let Some(deleted) = &range.metadata.deletion_timestamp else {
             if !finalizers::has(range.as_ref(), FINALIZER) {
                 let patch = Patch::Strategic(json!({"metadata": {"finalizers": [FINALIZER]}}));

@@ -5,6 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use client::clock;
 use client::controller::Outcome;
 use client::{Informer, Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::storagemigration::v1::StorageVersionMigration;
@@ -140,7 +141,7 @@ impl Controller {
         if is_over(&migration) {
             if is(&migration, RUNNING) {
                 self.release(&migration).await?;
-                set(&mut migration, RUNNING, false, "MigrationCompleted", "Migration completed", Timestamp::now());
+                set(&mut migration, RUNNING, false, "MigrationCompleted", "Migration completed", clock::now());
                 self.write(&migration).await?;
             }
             return Ok(Outcome::Done);
@@ -150,13 +151,13 @@ impl Controller {
         }
         if !is(&migration, RUNNING) {
             self.claim(&migration).await?;
-            set(&mut migration, RUNNING, true, "MigrationRunning", &running_message(0, 0, None), Timestamp::now());
+            set(&mut migration, RUNNING, true, "MigrationRunning", &running_message(0, 0, None), clock::now());
             self.write(&migration).await?;
             return Ok(Outcome::Done);
         }
         let has_begun = migration.status.as_ref().is_some_and(|status| status.resource_version.as_deref().is_some_and(|v| !v.is_empty()));
         let Some(served) = self.served(&migration).await? else {
-            let age = migration.metadata.creation_timestamp.as_ref().map_or(SERVED_WITHIN, |time| Timestamp::now().duration_since(time.0));
+            let age = migration.metadata.creation_timestamp.as_ref().map_or(SERVED_WITHIN, |time| clock::now().duration_since(time.0));
             if age < SERVED_WITHIN {
                 return Err(Error::NotServed);
             }
@@ -188,7 +189,7 @@ impl Controller {
     }
 
     async fn fail(&self, mut migration: StorageVersionMigration, message: &str) -> Result<Outcome, Error> {
-        set(&mut migration, FAILED, true, "StorageVersionMigrationFailed", message, Timestamp::now());
+        set(&mut migration, FAILED, true, "StorageVersionMigrationFailed", message, clock::now());
         self.write(&migration).await?;
         Ok(Outcome::Done)
     }
@@ -227,12 +228,12 @@ impl Controller {
                 Err(error) if answer::is_conflict(&error) || answer::is_not_found(&error) => {}
                 Err(error) if is_transient(&error) => {
                     let message = running_message(left, total, Some(&failure::message(&error)));
-                    set(&mut migration, RUNNING, true, "MigrationRunning", &message, Timestamp::now());
+                    set(&mut migration, RUNNING, true, "MigrationRunning", &message, clock::now());
                     self.write(&migration).await?;
                     return Err(error.into());
                 }
                 Err(error) => {
-                    let now = Timestamp::now();
+                    let now = clock::now();
                     set(&mut migration, RUNNING, true, "MigrationRunning", &running_message(left, total, None), now);
                     let why = failure::message(&error);
                     let message = format!("{left}/{total} not yet migrated. migration encountered unhandled error: {why}");
@@ -241,7 +242,7 @@ impl Controller {
             }
             left -= 1;
         }
-        let now = Timestamp::now();
+        let now = clock::now();
         set(&mut migration, RUNNING, true, "MigrationRunning", &running_message(left, total, None), now);
         set(&mut migration, SUCCEEDED, true, "StorageVersionMigrationSucceeded", "Migration completed", now);
         self.write(&migration).await?;
@@ -276,7 +277,7 @@ impl Controller {
     ) -> Result<(), kube::Error> {
         let condition = json!({
             "type": STORAGE_MIGRATING, "status": if value { "True" } else { "False" }, "reason": reason, "message": message,
-            "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            "lastTransitionTime": clock::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             "observedGeneration": definition.metadata.generation,
         });
         let mut status = json!({"conditions": [condition]});

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::{Change, Informer, Object, ObjectKey, Queue, Reference, answer};
@@ -103,7 +104,7 @@ impl Controller {
             self.cancel(&key);
             return Ok(Outcome::Done);
         };
-        let now = Timestamp::now();
+        let now = clock::now();
         let node = self.nodes.get("", pod_state::node_name(&pod));
         let taints = node.map(|node| no_execute(node_state::taints(&node))).unwrap_or_default();
         let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();

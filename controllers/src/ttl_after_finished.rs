@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use client::clock;
 use client::controller::Outcome;
 use client::{Informer, Object, ObjectKey, Queue, answer, controller};
 use k8s_openapi::api::batch::v1::Job;
@@ -40,7 +41,7 @@ pub async fn run(context: Context) {
     let queue = Queue::default();
     let wake = queue.clone();
     jobs.on_change(move |change| {
-        if remaining(change.object(), Timestamp::now()).is_some() {
+        if remaining(change.object(), clock::now()).is_some() {
             wake.add(change.object().key());
         }
     });
@@ -50,13 +51,13 @@ pub async fn run(context: Context) {
 }
 
 async fn reconcile(client: &Client, jobs: &Informer<Job>, key: ObjectKey) -> Result<Outcome, Error> {
-    let Some(left) = jobs.get_key(&key).and_then(|job| remaining(&job, Timestamp::now())) else { return Ok(Outcome::Done) };
+    let Some(left) = jobs.get_key(&key).and_then(|job| remaining(&job, clock::now())) else { return Ok(Outcome::Done) };
     if !left.is_zero() {
         return Ok(Outcome::After(left));
     }
     let api = Api::<Job>::namespaced(client.clone(), &key.namespace);
     let Some(fresh) = api.get_opt(&key.name).await.map_err(Error::Read)? else { return Ok(Outcome::Done) };
-    match remaining(&fresh, Timestamp::now()) {
+    match remaining(&fresh, clock::now()) {
         None => Ok(Outcome::Done),
         Some(left) if !left.is_zero() => Ok(Outcome::After(left)),
         Some(_) => {

@@ -19,6 +19,8 @@ use super::series::Series;
 use super::{Event, Type};
 use crate::Shutdown;
 use crate::answer::{is_already_exists, is_not_found};
+use crate::chance;
+use crate::clock;
 
 /// How often an event is tried to be written, and the wait between two tries.
 const MAX_TRIES: usize = 12;
@@ -43,7 +45,7 @@ fn type_name(kind: Type) -> String {
 /// The name of an event. Objects may have names that events cannot have.
 fn name(event: &Event, now: Timestamp) -> String {
     let name = plain_name(&event.about, now);
-    if apimachinery::validation::name_is_dns_subdomain(&name, false).is_empty() { name } else { uuid::Uuid::new_v4().to_string() }
+    if apimachinery::validation::name_is_dns_subdomain(&name, false).is_empty() { name } else { chance::unique_name() }
 }
 
 /// Where an event lives: with its object, and for objects without a namespace in `default`.
@@ -56,8 +58,9 @@ pub async fn core(client: Client, source: EventSource, mut told: Receiver<Told>,
     let mut correlator = Correlator::default();
     loop {
         let next = tokio::select! {
-            next = told.recv() => next,
+            biased;
             () = shutdown.cancelled() => None,
+            next = told.recv() => next,
         };
         let Some((event, at)) = next else { return };
         tracing::debug!(
@@ -70,12 +73,13 @@ pub async fn core(client: Client, source: EventSource, mut told: Receiver<Told>,
         );
         let Some(write) = correlator.correlate(core_event(event, &source, at), at) else { continue };
         tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
             written = persistently(|| write_core(&client, &write)) => {
                 if let Some(event) = written {
                     correlator.written(&event);
                 }
             }
-            () = shutdown.cancelled() => return,
         }
     }
 }
@@ -121,24 +125,27 @@ pub async fn series(client: Client, controller: String, instance: String, mut to
     let mut refresh = interval_at(start + REFRESH_PERIOD, REFRESH_PERIOD);
     loop {
         let to_write = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            _ = finish.tick() => series.finish(clock::now()),
+            _ = refresh.tick() => series.refresh(),
             next = told.recv() => match next {
                 Some((event, at)) => series.observe(series_event(event, &controller, &instance, at), at).into_iter().collect(),
                 None => return,
             },
-            _ = finish.tick() => series.finish(Timestamp::now()),
-            _ = refresh.tick() => series.refresh(),
-            () = shutdown.cancelled() => return,
         };
         for event in to_write {
             let slot = tokio::select! {
-                slot = slots.clone().acquire_owned() => slot,
+                biased;
                 () = shutdown.cancelled() => return,
+                slot = slots.clone().acquire_owned() => slot,
             };
             let (client, shutdown) = (client.clone(), shutdown.clone());
             tokio::spawn(async move {
                 tokio::select! {
-                    _ = persistently(|| write_series(&client, &event)) => {}
+                    biased;
                     () = shutdown.cancelled() => {}
+                    _ = persistently(|| write_series(&client, &event)) => {}
                 }
                 drop(slot);
             });
@@ -207,7 +214,7 @@ where
             Err(error) => {
                 tracing::debug!(%error, tries, "unable to write event");
                 // The first wait is of any length, so that clients of a server that was gone do not all come back at once.
-                let part = if tries == 1 { rand::random::<f64>() } else { 1.0 };
+                let part = if tries == 1 { chance::fraction() } else { 1.0 };
                 tokio::time::sleep(RETRY_DELAY.mul_f64(part)).await;
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use client::clock;
 use client::controller::Outcome;
 use client::{Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -44,7 +45,7 @@ pub async fn run(context: Context) {
     maps.synced().await;
     client::controller::run(context.name, queue, WORKERS, context.shutdown, |key: ObjectKey| {
         let known = secrets.list_namespace(super::NAMESPACE);
-        let signed = maps.get_key(&key).and_then(|map| sign(&map, known.iter().map(|secret| &**secret), Timestamp::now()));
+        let signed = maps.get_key(&key).and_then(|map| sign(&map, known.iter().map(|secret| &**secret), clock::now()));
         let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), NAMESPACE);
         async move {
             let Some(signed) = signed else { return Ok(Outcome::Done) };

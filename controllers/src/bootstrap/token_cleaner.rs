@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use client::clock;
 use client::controller::Outcome;
 use client::{Change, Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client};
 
@@ -37,7 +37,7 @@ pub async fn run(context: Context) {
 }
 
 async fn clean(client: Client, secret: &Secret) -> Result<Outcome, kube::Error> {
-    match validity(secret, Timestamp::now()) {
+    match validity(secret, clock::now()) {
         Validity::Always => Ok(Outcome::Done),
         // A moment later than the time itself, when it has surely passed.
         Validity::For(time) => Ok(Outcome::After(Duration::try_from(time).unwrap_or_default() + Duration::from_millis(1))),

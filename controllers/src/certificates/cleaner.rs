@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use client::clock;
 use client::{Object, answer};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -23,15 +24,16 @@ pub async fn run(context: Context) {
     let api: Api<CertificateSigningRequest> = Api::all(context.client);
     loop {
         for request in requests.list() {
-            let Some(why) = reason(&request, Timestamp::now()) else { continue };
+            let Some(why) = reason(&request, clock::now()) else { continue };
             tracing::info!(controller = context.name, csr = Object::name(&*request), why, "deleting certificate signing request");
             if let Err(error) = answer::or_absent(api.delete(Object::name(&*request), &DeleteParams::default()).await) {
                 tracing::warn!(controller = context.name, csr = Object::name(&*request), %error, "unable to delete certificate signing request");
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(PERIOD) => {}
+            biased;
             () = context.shutdown.cancelled() => return,
+            () = tokio::time::sleep(PERIOD) => {}
         }
     }
 }

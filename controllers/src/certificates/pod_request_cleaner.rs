@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use client::clock;
 use client::{Object, answer};
 use k8s_openapi::api::certificates::v1::PodCertificateRequest;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -17,7 +18,7 @@ pub async fn run(context: Context) {
     let requests = context.informers.of::<PodCertificateRequest>();
     requests.synced().await;
     loop {
-        for request in requests.list().iter().filter(|request| is_old(request, Timestamp::now())) {
+        for request in requests.list().iter().filter(|request| is_old(request, clock::now())) {
             let api: Api<PodCertificateRequest> = Api::namespaced(context.client.clone(), Object::namespace(&**request));
             let only = Preconditions { uid: request.metadata.uid.clone(), resource_version: None };
             let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
@@ -26,8 +27,9 @@ pub async fn run(context: Context) {
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(PERIOD) => {}
+            biased;
             () = context.shutdown.cancelled() => return,
+            () = tokio::time::sleep(PERIOD) => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A signer without a CA signs nothing. The CA's files are read for each signature, so that a new CA counts at once.
 
+use client::clock;
 use client::controller::Outcome;
 use client::{Object, ObjectKey, Queue};
 use k8s_openapi::ByteString;
@@ -74,14 +75,14 @@ async fn sign(client: Client, config: &Config, request: &CertificateSigningReque
     let mut signed = request.clone();
     let status = signed.status.get_or_insert_default();
     match check(signer, &asked, usages) {
-        Err(reason) => status.conditions.get_or_insert_default().push(failed(reason, Timestamp::now())),
+        Err(reason) => status.conditions.get_or_insert_default().push(failed(reason, clock::now())),
         Ok(()) => {
             let asked = Request::parse_signed(&request.spec.request.0).map_err(authority::Error::Request)?;
             let authority = load(files).await?;
             let policy = Policy {
                 usages,
                 valid_for: duration(request.spec.expiration_seconds, config.cluster_signing_duration),
-                now: Timestamp::now(),
+                now: clock::now(),
                 serial: rand::random(),
             };
             status.certificate = Some(ByteString(authority.sign(&asked, &policy)?.into_bytes()));

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use apimachinery::field::quote;
 use apimachinery::time_zone;
+use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer, controller};
@@ -62,7 +63,7 @@ struct Shell {
 }
 
 fn now() -> i64 {
-    Timestamp::now().as_second()
+    clock::now().as_second()
 }
 
 fn time(second: i64) -> Option<Time> {
@@ -337,8 +338,8 @@ impl Shell {
 
 /// How long until the next time.
 fn wait(cron_job: &CronJob, schedule: &Schedule) -> Option<Duration> {
-    let now = Timestamp::now();
-    let next = Timestamp::from_second(due::next_time(cron_job, schedule, now.as_second())?).ok()?;
+    let now = clock::now();
+    let next = k8s_openapi::jiff::Timestamp::from_second(due::next_time(cron_job, schedule, now.as_second())?).ok()?;
     let left = next.duration_since(now);
     Some(if left.is_negative() { Duration::ZERO } else { left.unsigned_abs() } + AFTER_SCHEDULE)
 }

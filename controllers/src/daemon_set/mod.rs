@@ -13,6 +13,7 @@ mod rollout;
 use std::sync::Arc;
 
 use apimachinery::selector::label::Selector;
+use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::expectations::Expectations;
@@ -20,7 +21,6 @@ use client::{Change, Informer, Object, ObjectKey, Queue, answer, controller};
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
@@ -188,7 +188,7 @@ impl Shell {
         let versions = self.versions(&set, &selector, &pods).await?;
         let (nodes, by_node, requirements) = (self.nodes.list(), placement::by_node(&pods), requirements(&set));
         let hash = versions.hash();
-        let now = Timestamp::now();
+        let now = clock::now();
         let observed = Observed { set: &set, nodes: &nodes, pods: &by_node, requirements: &requirements, hash, now };
         let acted = self.expectations.satisfied(&key);
         let mut retry = None;

@@ -13,13 +13,13 @@ mod wanted;
 use std::sync::Arc;
 
 use apimachinery::selector::label::Selector;
+use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::{Change, Informer, Object, ObjectKey, Queue, controller};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
 
 use crate::adoption::{self, Claimer};
@@ -153,7 +153,7 @@ impl Shell {
         if !self.own_writes.are_seen_in(deployment) || sets.iter().any(|set| !self.own_set_writes.are_seen_in(&**set)) {
             return Ok(Outcome::After(UNSEEN_RETRY));
         }
-        Rollout::new(self, deployment, wanted, sets, Timestamp::now()).advance().await
+        Rollout::new(self, deployment, wanted, sets, clock::now()).advance().await
     }
 
     async fn refuse_to_select_all(&self, deployment: &Deployment) -> Result<Outcome, Error> {

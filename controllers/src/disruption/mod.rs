@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::selector::label::{Selector, StructuredError};
+use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer};
@@ -118,7 +119,7 @@ impl Controller {
             if let Some(old) = change.old().filter(|old| old.metadata.labels != pod.metadata.labels) {
                 all.iter().filter(|budget| selects(budget, old)).for_each(|budget| sink.add(budget.key()));
             }
-            if let Some(delay) = stale_in(pod, Timestamp::now())
+            if let Some(delay) = stale_in(pod, clock::now())
                 && !matches!(change, Change::Deleted(_))
             {
                 stale.add_after(pod.key(), delay);
@@ -132,7 +133,7 @@ impl Controller {
             Err(Error::Request(error)) if answer::is_conflict(&error) => Err(error.into()),
             Err(error) => {
                 tracing::warn!(budget = %key, %error, "the budget cannot be computed");
-                let status = budget::failed(&budget, &error.to_string(), Timestamp::now());
+                let status = budget::failed(&budget, &error.to_string(), clock::now());
                 self.write(&budget, status).await?;
                 Ok(Outcome::Done)
             }
@@ -154,7 +155,7 @@ impl Controller {
             let message = format!("Failed to calculate the number of expected pods: {error}");
             self.recorder.warning(&about, "CalculateExpectedPodCountFailed", message);
         })?;
-        let now = Timestamp::now();
+        let now = clock::now();
         let disrupted = budget::disrupted(pods.iter().map(AsRef::as_ref), &budget.status.clone().unwrap_or_default(), now);
         for pod in pods.iter().filter(|pod| disrupted.kept_on.iter().any(|name| name == pod.name())) {
             // Upstream names the namespace twice.
@@ -195,7 +196,7 @@ impl Controller {
 
     async fn clear_stale(&self, key: ObjectKey) -> Result<Outcome, kube::Error> {
         let Some(pod) = self.pods.get_key(&key) else { return Ok(Outcome::Done) };
-        let now = Timestamp::now();
+        let now = clock::now();
         match stale_in(&pod, now) {
             None => return Ok(Outcome::Done),
             Some(delay) if !delay.is_zero() => return Ok(Outcome::After(delay)),

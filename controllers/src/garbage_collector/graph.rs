@@ -3,7 +3,7 @@
 //! A node stands for an object by its uid. It is *virtual* while the object is only known from references to it: it may not exist,
 //! and different dependents may say different things of it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
@@ -120,8 +120,8 @@ pub struct Node {
     pub deleting_dependents: bool,
     pub is_virtual: bool,
     deletion: Deletion,
-    /// By uid.
-    dependents: HashSet<String>,
+    /// By uid, in an order that does not depend on chance.
+    dependents: BTreeSet<String>,
 }
 
 impl Node {
@@ -199,7 +199,10 @@ impl Graph {
     pub fn unlisted(&self, api_version: &str, kind: &str, listed: &HashSet<String>) -> Vec<Identity> {
         let of_kind = |node: &&Node| !node.is_virtual && node.identity.kind == kind && node.identity.api_version == api_version;
         let nodes = self.nodes.values().filter(of_kind);
-        nodes.filter(|node| !listed.contains(&node.identity.uid)).map(|node| node.identity.clone()).collect()
+        let gone = nodes.filter(|node| !listed.contains(&node.identity.uid)).map(|node| node.identity.clone());
+        let mut gone: Vec<Identity> = gone.collect();
+        gone.sort_unstable();
+        gone
     }
 
     /// A watch shows an object, new or changed.
@@ -291,7 +294,7 @@ impl Graph {
             let Some(owner) = self.nodes.get_mut(&reference.uid) else {
                 let node = Node {
                     identity: Identity::of_owner(reference, &dependent.namespace),
-                    dependents: HashSet::from([dependent.uid.clone()]),
+                    dependents: BTreeSet::from([dependent.uid.clone()]),
                     is_virtual: true,
                     ..Node::default()
                 };

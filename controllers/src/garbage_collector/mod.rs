@@ -59,23 +59,26 @@ pub async fn run(context: Context) {
     let mut monitors = Monitors::new(context.shutdown.clone());
     while !collector.rediscover(&mut monitors).await {
         tokio::select! {
-            () = tokio::time::sleep(DISCOVERY_RETRY) => {}
+            biased;
             () = context.shutdown.cancelled() => return,
+            () = tokio::time::sleep(DISCOVERY_RETRY) => {}
         }
     }
     tokio::select! {
+        biased;
+        () = context.shutdown.cancelled() => return,
         synced = tokio::time::timeout(SYNC_TIMEOUT, monitors.synced()) => {
             if synced.is_err() {
                 tracing::warn!(controller = context.name, "not all resources could be listed, proceeding anyway");
             }
         }
-        () = context.shutdown.cancelled() => return,
     }
     let workers = context.config.concurrent_gc_syncs;
     let following = async {
         tokio::select! {
-            () = collector.follow_discovery(&mut monitors) => {}
+            biased;
             () = context.shutdown.cancelled() => {}
+            () = collector.follow_discovery(&mut monitors) => {}
         }
     };
     let examine = client::controller::run(context.name, collector.examine.clone(), workers, context.shutdown.clone(), |uid: String| {

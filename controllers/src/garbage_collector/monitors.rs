@@ -1,6 +1,6 @@
 //! Watches of the metadata of every resource that can be deleted. They come and go with what the API server serves.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ struct Monitor {
 
 /// The running watches, by group version and kind.
 pub struct Monitors {
-    running: HashMap<Resource, Monitor>,
+    running: BTreeMap<Resource, Monitor>,
     shutdown: Shutdown,
 }
 
@@ -37,12 +37,12 @@ fn is_collected(resource: &Resource) -> bool {
 
 impl Monitors {
     pub fn new(shutdown: Shutdown) -> Monitors {
-        Monitors { running: HashMap::new(), shutdown }
+        Monitors { running: BTreeMap::new(), shutdown }
     }
 
     /// Watches these resources and no others; those of groups in `unknown` stay as they are.
     pub fn set(&mut self, resources: &[Resource], unknown: &[String], client: &Client, collector: &Arc<Collector>) {
-        let wanted: HashSet<&Resource> = resources.iter().filter(|resource| is_collected(resource)).collect();
+        let wanted: BTreeSet<&Resource> = resources.iter().filter(|resource| is_collected(resource)).collect();
         self.running.retain(|resource, monitor| {
             let keep = wanted.contains(resource) || unknown.contains(&resource.api_version());
             if !keep {
@@ -60,8 +60,9 @@ impl Monitors {
                 let (resource, client, collector, stop) = (resource.clone(), client.clone(), collector.clone(), stop.clone());
                 async move {
                     tokio::select! {
-                        () = follow(&resource, &client, &collector, &sender) => {}
+                        biased;
                         () = stop.cancelled() => {}
+                        () = follow(&resource, &client, &collector, &sender) => {}
                     }
                 }
             });

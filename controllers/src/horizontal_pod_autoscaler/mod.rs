@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::selector::label::{Selector, StructuredError};
+use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer};
@@ -20,7 +21,7 @@ use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricSpec, MetricStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::SignedDuration;
 use kube::api::PostParams;
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
@@ -142,7 +143,7 @@ impl Controller {
     async fn reconcile(&self, key: &ObjectKey, autoscaler: &mut HorizontalPodAutoscaler) -> Result<(), Error> {
         let spec = autoscaler.spec.clone();
         let served = discovery::discover(&self.client).await?.every;
-        let now = Timestamp::now();
+        let now = clock::now();
         let mut target = match self.target(key, &spec, &served).await {
             Ok(target) => target,
             Err(error) => {
@@ -178,7 +179,7 @@ impl Controller {
             } else {
                 ("NotScaledToZero", "the HPA controller did not scale the workload to zero")
             };
-            let now = Timestamp::now();
+            let now = clock::now();
             let status = autoscaler.status.get_or_insert_default();
             status::set(status, ZERO, zero, why, message, now);
             status.last_scale_time = Some(Time(now));
@@ -242,7 +243,7 @@ impl Controller {
             std::cmp::Ordering::Less => "All metrics below target".to_owned(),
             std::cmp::Ordering::Equal => String::new(),
         };
-        let now = Timestamp::now();
+        let now = clock::now();
         let normalized = {
             let mut memory = self.memory.lock();
             let history = &mut memory.entry(key.clone()).or_default().history;
@@ -287,7 +288,7 @@ impl Controller {
             rules: Rules {
                 tolerances: behavior::tolerances(spec.behavior.as_ref(), self.tolerance),
                 startup: self.startup,
-                now: Timestamp::now(),
+                now: clock::now(),
             },
         };
         let (mut statuses, mut most, mut failures) = (Vec::new(), None::<(i32, String)>, Vec::new());
@@ -306,7 +307,7 @@ impl Controller {
                 }
             }
         }
-        let now = Timestamp::now();
+        let now = clock::now();
         let all = metrics.len();
         let failed = failures.len();
         let refused = most.as_ref().is_none_or(|(replicas, _)| *replicas < current);
@@ -329,7 +330,7 @@ impl Controller {
 
     /// The workload's selector, which no other autoscaler's pods may fit.
     fn selector(&self, key: &ObjectKey, autoscaler: &mut HorizontalPodAutoscaler, scale: &Scale) -> Result<Selector, Error> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let mut refuse = |event: &str, reason: &str, message: String, condition: String| {
             self.recorder.warning(&autoscaler.reference(), event, message.clone());
             status::set(autoscaler.status.get_or_insert_default(), ACTIVE, false, reason, &condition, now);
@@ -379,7 +380,7 @@ impl Controller {
             }
             target.scale = target.api.get_scale(&target.name).await?;
         };
-        let now = Timestamp::now();
+        let now = clock::now();
         match result {
             Ok(_) => {
                 let message = format!("the HPA controller was able to update the target scale to {desired}");

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::selector::label::Selector;
+use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::expectations::Expectations;
@@ -263,7 +264,7 @@ impl Shell {
     }
 
     async fn bring_further(&self, key: &ObjectKey, job: &Job, spec: &JobSpec, pods: &[Arc<Pod>]) -> Result<Outcome, Error> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let settled = self.expectations.satisfied(key);
         let mut status = job.status.clone().unwrap_or_default();
         status.uncounted_terminated_pods.get_or_insert_default();

@@ -8,6 +8,7 @@ mod conditions;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use client::clock;
 use client::controller::Outcome;
 use client::{Object, ObjectKey, Queue, answer};
 use futures::StreamExt;
@@ -149,7 +150,7 @@ async fn write(
 /// Writes the conditions. A failure is no reason to give up what follows: the next pass writes them again.
 async fn tell(api: &Api<Namespace>, namespace: &Namespace, findings: &Findings) {
     let mut told = namespace.clone();
-    if !conditions::update(told.status.get_or_insert_default(), findings, Timestamp::now()) {
+    if !conditions::update(told.status.get_or_insert_default(), findings, clock::now()) {
         return;
     }
     if let Err(error) = api.replace_status(told.name(), &PostParams::default(), &told).await
@@ -230,7 +231,7 @@ fn note(resource: &Resource, left: Result<Left, (i64, String)>, estimate: &mut i
 async fn estimate_pods(client: &Client, namespace: &str, deleted_at: Timestamp) -> Result<i64, kube::Error> {
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?;
     let longest = pods.items.iter().filter(|pod| !pod_state::is_terminal(pod)).filter_map(grace_seconds).max().unwrap_or(0);
-    let passed = Timestamp::now().duration_since(deleted_at).as_secs();
+    let passed = clock::now().duration_since(deleted_at).as_secs();
     Ok(if passed >= longest { 0 } else { longest })
 }
 

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::{Change, Informer, Object, ObjectKey, Queue, Reference, answer};
@@ -18,7 +19,6 @@ use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use parking_lot::Mutex;
@@ -90,14 +90,16 @@ pub async fn run(context: Context) {
     let stop = context.shutdown.clone();
     let rounds = async {
         tokio::select! {
-            () = controller.monitor(config.node_monitor_period, &changed) => {}
+            biased;
             () = stop.cancelled() => {}
+            () = controller.monitor(config.node_monitor_period, &changed) => {}
         }
     };
     let tainting = async {
         tokio::select! {
-            () = controller.taint_slowly() => {}
+            biased;
             () = stop.cancelled() => {}
+            () = controller.taint_slowly() => {}
         }
     };
     let nodes = client::controller::run(context.name, queue, AT_ONCE, stop.clone(), |key: ObjectKey| controller.follow_conditions(key));
@@ -144,7 +146,7 @@ impl Controller {
         let Some(node) = self.nodes.get_key(&key) else { return Ok(Outcome::Done) };
         let (mut add, remove) = conditions::no_schedule(&node);
         if !add.is_empty() || !remove.is_empty() {
-            let now = Timestamp::now();
+            let now = clock::now();
             add.iter_mut().for_each(|taint| taint.time_added = Some(Time(now)));
             node_state::change_taints(&self.client, &node, &add, &remove).await?;
         }
@@ -180,7 +182,7 @@ impl Controller {
             return Ok(());
         };
         ready.status = "False".to_owned();
-        ready.last_transition_time = Some(Time(Timestamp::now()));
+        ready.last_transition_time = Some(Time(clock::now()));
         ready.observed_generation = generation.or(ready.observed_generation);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
         if answer::or_absent(api.replace_status(pod.name(), &PostParams::default(), &pod).await)?.is_some() {
@@ -226,7 +228,7 @@ impl Controller {
             }
             Mode::Left => {
                 tracing::info!("some nodes are ready again, evictions go on");
-                let now = Timestamp::now();
+                let now = clock::now();
                 self.known.lock().values_mut().flat_map(|known| &mut known.health).for_each(|health| health.probed_at = now);
             }
         }
@@ -265,7 +267,7 @@ impl Controller {
 
     /// Looks at one node. Whether it is ready, or nothing if that cannot be told now.
     async fn check(&self, node: &Node) -> Result<Option<bool>, kube::Error> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let lease = self.leases.get(LEASE_NAMESPACE, node.name());
         let health = {
             let mut known = self.known.lock();
@@ -316,7 +318,7 @@ impl Controller {
 
     async fn swap(&self, node: &Node, add: &str, remove: &str) {
         let mut add = taint(add, NO_EXECUTE);
-        add.time_added = Some(Time(Timestamp::now()));
+        add.time_added = Some(Time(clock::now()));
         if let Err(error) = node_state::change_taints(&self.client, node, &[add], &[taint(remove, NO_EXECUTE)]).await {
             tracing::warn!(node = node.name(), %error, "the node could not be tainted, trying again");
         }

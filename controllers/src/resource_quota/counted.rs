@@ -79,8 +79,9 @@ impl Counts {
                 let (objects, stop) = (watch.objects.clone(), watch.stop.clone());
                 async move {
                     tokio::select! {
-                        () = follow(&resource, &client, &objects, &on_change) => {}
+                        biased;
                         () = stop.cancelled() => {}
+                        () = follow(&resource, &client, &objects, &on_change) => {}
                     }
                 }
             });

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::clock;
 use client::controller::Outcome;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::core::v1::{
@@ -59,8 +60,9 @@ pub async fn run(context: Context) {
     controller.claims.synced().await;
     let resync = async {
         tokio::select! {
-            () = controller.resync(&queue, context.config.resource_quota_sync_period) => {}
+            biased;
             () = context.shutdown.cancelled() => {}
+            () = controller.resync(&queue, context.config.resource_quota_sync_period) => {}
         }
     };
     let workers = context.config.concurrent_resource_quota_syncs;
@@ -91,7 +93,7 @@ impl Controller {
         // What is new was counted when it was let in; it is counted here only for kinds whose quotas nobody has counted before.
         let (sink, quotas) = (queue.clone(), self.quotas.clone());
         self.pods.on_change(move |change| {
-            let now = Timestamp::now();
+            let now = clock::now();
             let amounts = |pod: &Pod| usage::pod(pod, now);
             let concerned = match change {
                 Change::Added(_) => false,
@@ -158,7 +160,7 @@ impl Controller {
             self.follow(&counted_names(&self.quotas.list())).await?;
         }
         let spec = quota.spec.clone().unwrap_or_default();
-        let measured = self.measure(&key.namespace, &spec, Timestamp::now());
+        let measured = self.measure(&key.namespace, &spec, clock::now());
         if let Some(status) = new_status(&quota, &spec, measured) {
             let api: Api<ResourceQuota> = Api::namespaced(self.client.clone(), &key.namespace);
             let new = ResourceQuota { status: Some(status), ..quota.as_ref().clone() };

@@ -95,8 +95,9 @@ async fn read<T>(context: &Context, path: &Path, parse: impl Fn(&str) -> Result<
             tracing::warn!(controller = context.name, path = %path.display(), %error, "the file cannot be used, waiting for it");
         }
         tokio::select! {
-            () = tokio::time::sleep(FILE_PERIOD) => {}
+            biased;
             () = context.shutdown.cancelled() => return None,
+            () = tokio::time::sleep(FILE_PERIOD) => {}
         }
     }
 }

@@ -12,11 +12,11 @@ mod status;
 use std::sync::Arc;
 
 use apimachinery::selector::label::Selector;
+use client::clock;
 use client::controller::Outcome;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer, controller};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
@@ -130,7 +130,7 @@ impl Shell {
         if !self.own_writes.are_seen_in(&*set) || pods.iter().any(|pod| !self.control.own_writes.are_seen_in(&**pod)) {
             return Ok(Outcome::After(UNSEEN_RETRY));
         }
-        let now = Timestamp::now();
+        let now = clock::now();
         let claims_match = |pod: &Pod| self.control.claims_match(&set, pod);
         let (current, update) = (&revisions.current, &revisions.update);
         let observed = Observed { set: &set, pods: &pods, current, update, now, claims_match: &claims_match };

@@ -77,8 +77,9 @@ pub async fn run(context: Context) {
     controller.pods.synced().await;
     let resync = async {
         tokio::select! {
-            () = controller.resync(context.config.pvclaimbinder_sync_period) => {}
+            biased;
             () = context.shutdown.cancelled() => {}
+            () = controller.resync(context.config.pvclaimbinder_sync_period) => {}
         }
     };
     // One worker each: two claims would choose the same volume.

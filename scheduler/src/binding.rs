@@ -5,14 +5,13 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use client::answer::is_not_found;
+use client::clock;
 use client::events::{self, Recorder, Type};
 use client::{Object, ObjectKey};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -22,8 +21,8 @@ use crate::core::{Binding, ByExtender, Effect, Input, Preemption};
 use crate::devices::reservation;
 use crate::extender::caller::Callers;
 use crate::extender::wire;
+use crate::deciding::{Inbox, Message};
 use crate::pod_status::{Condition, Saying, patch};
-use crate::run::Message;
 use crate::snapshot::pod::{spec, uid_of};
 use crate::volumes::{SELECTED_NODE, Work, is_fully_bound, reaches, volume_name};
 
@@ -47,7 +46,7 @@ pub(crate) struct Binder {
     client: Client,
     recorder: Recorder,
     extenders: Arc<Callers>,
-    inbox: SyncSender<Message>,
+    inbox: Inbox,
 }
 
 /// The lane of a pod.
@@ -75,7 +74,7 @@ fn is_passing(error: &kube::Error) -> bool {
 }
 
 impl Binder {
-    pub(crate) fn new(client: Client, recorder: Recorder, extenders: Callers, inbox: SyncSender<Message>) -> Binder {
+    pub(crate) fn new(client: Client, recorder: Recorder, extenders: Callers, inbox: Inbox) -> Binder {
         Binder { client, recorder, extenders: Arc::new(extenders), inbox }
     }
 
@@ -137,7 +136,7 @@ impl Binder {
     }
 
     fn report(&self, input: Input) {
-        if self.inbox.send(Message::Input(input)).is_err() {
+        if !self.inbox.send(Message::Input(input)) {
             tracing::trace!("the scheduler has ended");
         }
     }
@@ -278,7 +277,7 @@ impl Binder {
     }
 
     async fn try_say(&self, pod: &Pod, saying: &Saying) -> Result<(), kube::Error> {
-        let Some(body) = patch(pod, saying, Timestamp::now()) else { return Ok(()) };
+        let Some(body) = patch(pod, saying, clock::now()) else { return Ok(()) };
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
         for attempt in 1.. {
             match pods.patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(&body)).await {

@@ -11,6 +11,7 @@
 pub mod binding;
 pub mod config;
 pub mod core;
+mod deciding;
 pub mod devices;
 pub mod diagnosis;
 pub mod event;
@@ -34,4 +35,4 @@ pub mod world;
 
 pub use config::Config;
 pub use metrics::Metrics;
-pub use run::{Error, run, run_with};
+pub use run::{Error, run, run_on_one_thread, run_with};

@@ -1,6 +1,7 @@
 //! Whether a node's kubelet still reports: by its status, or by renewing its lease. Pure.
 //!
-//! Times of the cluster are only compared for change, never with the clock here, since clocks differ.
+//! Times of the cluster are only compared for change, never with the clock here, since clocks differ; and how long a kubelet has been
+//! silent is not measured by the time of day, which jumps.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::node_state;
 
@@ -16,7 +18,7 @@ use crate::node_state;
 pub struct Health {
     pub ready: Option<NodeCondition>,
     pub renewed: Option<Timestamp>,
-    pub probed_at: Timestamp,
+    pub probed_at: Instant,
 }
 
 /// How long a kubelet may be silent.
@@ -32,13 +34,18 @@ fn renewed(lease: Option<&Lease>) -> Option<Timestamp> {
     lease?.spec.as_ref()?.renew_time.as_ref().map(|time| time.0)
 }
 
-/// Notes what is seen of a node now.
-pub fn observe(saved: Option<&Health>, node: &Node, lease: Option<&Lease>, now: Timestamp) -> Health {
+/// When a node was created, if the time of day is `clock` now.
+fn created(node: &Node, now: Instant, clock: Timestamp) -> Instant {
+    let age = node.metadata.creation_timestamp.as_ref().map(|time| clock.duration_since(time.0));
+    age.and_then(|age| now.checked_sub(Duration::try_from(age).ok()?)).unwrap_or(now)
+}
+
+/// Notes what is seen of a node now; `clock` is the time of day.
+pub fn observe(saved: Option<&Health>, node: &Node, lease: Option<&Lease>, now: Instant, clock: Timestamp) -> Health {
     let ready = node_state::condition(node, "Ready").cloned();
-    let created = node.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
     let heartbeat = |condition: &Option<NodeCondition>| condition.as_ref().and_then(|condition| condition.last_heartbeat_time.clone());
     let mut health = match (saved, &ready) {
-        (None, None) => Health { ready, renewed: None, probed_at: created },
+        (None, None) => Health { ready, renewed: None, probed_at: created(node, now, clock) },
         (Some(saved), None) if saved.ready.is_none() => Health { ready, ..saved.clone() },
         (Some(saved), Some(_)) if saved.ready.is_some() && heartbeat(&saved.ready) == heartbeat(&ready) => {
             Health { ready, ..saved.clone() }
@@ -55,10 +62,9 @@ pub fn observe(saved: Option<&Health>, node: &Node, lease: Option<&Lease>, now: 
 }
 
 /// Whether nothing was heard for too long.
-pub fn is_silent(health: &Health, grace: Grace, now: Timestamp) -> bool {
+pub fn is_silent(health: &Health, grace: Grace, now: Instant) -> bool {
     let grace = if health.ready.is_none() { grace.startup } else { grace.monitor };
-    let passed = now.duration_since(health.probed_at);
-    Duration::try_from(passed).is_ok_and(|passed| passed > grace)
+    now.saturating_duration_since(health.probed_at) > grace
 }
 
 /// Whether the lease says something that [`observe`] has not seen.
@@ -121,26 +127,44 @@ mod tests {
         serde_json::from_value(json!({"spec": {"renewTime": at(second).to_string()}})).unwrap()
     }
 
+    /// What is seen so many seconds after a start that all share, by a clock that shows as many.
+    fn seen(start: Instant, saved: Option<&Health>, node: &Node, lease: Option<&Lease>, second: u64) -> Health {
+        observe(saved, node, lease, start + Duration::from_secs(second), at(second as i64))
+    }
+
     #[test]
     fn a_node_that_never_reported_has_time_to_start() {
-        let health = observe(None, &node(None), None, at(40));
-        assert_eq!(health.probed_at, at(0));
-        assert!(!is_silent(&health, GRACE, at(60)) && is_silent(&health, GRACE, at(61)));
+        let start = Instant::now();
+        let after = |second: u64| start + Duration::from_secs(second);
+        let health = seen(start, None, &node(None), None, 40);
+        assert_eq!(health.probed_at, start);
+        assert!(!is_silent(&health, GRACE, after(60)) && is_silent(&health, GRACE, after(61)));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_says_nothing_of_kubelets() {
+        let start = Instant::now();
+        let first = observe(None, &node(Some("1970-01-01T00:00:01Z")), None, start, at(10));
+        let moment = start + Duration::from_secs(5);
+        let jumped = observe(Some(&first), &node(Some("1970-01-01T00:00:01Z")), None, moment, at(1000));
+        assert!(!is_silent(&jumped, GRACE, moment));
     }
 
     #[test]
     fn a_changed_status_or_lease_is_a_sign_of_life() {
-        let first = observe(None, &node(Some("1970-01-01T00:00:01Z")), None, at(10));
-        assert_eq!(first.probed_at, at(10));
-        let same = observe(Some(&first), &node(Some("1970-01-01T00:00:01Z")), None, at(20));
-        assert_eq!(same.probed_at, at(10));
-        let status = observe(Some(&same), &node(Some("1970-01-01T00:00:02Z")), None, at(30));
-        assert_eq!(status.probed_at, at(30));
-        let renewed = observe(Some(&status), &node(Some("1970-01-01T00:00:02Z")), Some(&lease(5)), at(40));
-        assert_eq!(renewed.probed_at, at(40));
-        let silent = observe(Some(&renewed), &node(Some("1970-01-01T00:00:02Z")), Some(&lease(5)), at(80));
-        assert_eq!(silent.probed_at, at(40));
-        assert!(is_silent(&silent, GRACE, at(91)) && is_news(&silent, Some(&lease(6))) && !is_news(&silent, Some(&lease(5))));
+        let start = Instant::now();
+        let after = |second: u64| start + Duration::from_secs(second);
+        let first = seen(start, None, &node(Some("1970-01-01T00:00:01Z")), None, 10);
+        assert_eq!(first.probed_at, after(10));
+        let same = seen(start, Some(&first), &node(Some("1970-01-01T00:00:01Z")), None, 20);
+        assert_eq!(same.probed_at, after(10));
+        let status = seen(start, Some(&same), &node(Some("1970-01-01T00:00:02Z")), None, 30);
+        assert_eq!(status.probed_at, after(30));
+        let renewed = seen(start, Some(&status), &node(Some("1970-01-01T00:00:02Z")), Some(&lease(5)), 40);
+        assert_eq!(renewed.probed_at, after(40));
+        let silent = seen(start, Some(&renewed), &node(Some("1970-01-01T00:00:02Z")), Some(&lease(5)), 80);
+        assert_eq!(silent.probed_at, after(40));
+        assert!(is_silent(&silent, GRACE, after(91)) && is_news(&silent, Some(&lease(6))) && !is_news(&silent, Some(&lease(5))));
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl Controller {
             }
             Mode::Left => {
                 tracing::info!("some nodes are ready again, evictions go on");
-                let now = clock::now();
+                let now = Instant::now();
                 self.known.lock().values_mut().flat_map(|known| &mut known.health).for_each(|health| health.probed_at = now);
             }
         }
@@ -267,12 +267,12 @@ impl Controller {
 
     /// Looks at one node. Whether it is ready, or nothing if that cannot be told now.
     async fn check(&self, node: &Node) -> Result<Option<bool>, kube::Error> {
-        let now = clock::now();
+        let (now, clock) = (Instant::now(), clock::now());
         let lease = self.leases.get(LEASE_NAMESPACE, node.name());
         let health = {
             let mut known = self.known.lock();
             let Some(entry) = known.get_mut(node.name()) else { return Ok(None) };
-            let health = health::observe(entry.health.as_ref(), node, lease.as_deref(), now);
+            let health = health::observe(entry.health.as_ref(), node, lease.as_deref(), now, clock);
             entry.health = Some(health.clone());
             health
         };
@@ -284,7 +284,7 @@ impl Controller {
             if health::is_news(&health, leases.get_opt(node.name()).await?.as_ref()) {
                 return Ok(None);
             }
-            if let Some(unknown) = health::mark_unknown(node, now) {
+            if let Some(unknown) = health::mark_unknown(node, clock) {
                 let nodes: Api<Node> = Api::all(self.client.clone());
                 let written = nodes.replace_status(node.name(), &PostParams::default(), &unknown).await?;
                 if let Some(entry) = self.known.lock().get_mut(node.name()) {

@@ -6,14 +6,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
 use client::{Change, Informer, Object, ObjectKey, Queue, Reference, answer};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Taint, Toleration};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::manager::Context;
 use crate::pod_disruption::{self, Cause};
@@ -29,7 +28,7 @@ struct Controller {
     pods: Informer<Pod>,
     nodes: Informer<Node>,
     /// When pods are to go; only pods that there are.
-    scheduled: Mutex<HashMap<ObjectKey, Timestamp>>,
+    scheduled: Mutex<HashMap<ObjectKey, Instant>>,
 }
 
 pub async fn run(context: Context) {
@@ -70,10 +69,10 @@ fn no_execute(taints: &[Taint]) -> Vec<Taint> {
 #[derive(Debug, PartialEq)]
 enum Decision {
     Stay,
-    LeaveAt(Timestamp),
+    LeaveAt(Instant),
 }
 
-fn decide(tolerations: &[Toleration], taints: &[Taint], scheduled: Option<Timestamp>, now: Timestamp) -> Decision {
+fn decide(tolerations: &[Toleration], taints: &[Taint], scheduled: Option<Instant>, now: Instant) -> Decision {
     if taints.is_empty() {
         return Decision::Stay;
     }
@@ -82,9 +81,10 @@ fn decide(tolerations: &[Toleration], taints: &[Taint], scheduled: Option<Timest
         None => Decision::Stay,
         Some(seconds) if seconds <= 0 => Decision::LeaveAt(now),
         // The time runs from when the taint was first seen.
-        Some(seconds) => {
-            Decision::LeaveAt(scheduled.unwrap_or_else(|| now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(now)))
-        }
+        Some(seconds) => match scheduled.or_else(|| now.checked_add(Duration::from_secs(seconds.unsigned_abs()))) {
+            Some(at) => Decision::LeaveAt(at),
+            None => Decision::Stay,
+        },
     }
 }
 
@@ -104,7 +104,7 @@ impl Controller {
             self.cancel(&key);
             return Ok(Outcome::Done);
         };
-        let now = clock::now();
+        let now = Instant::now();
         let node = self.nodes.get("", pod_state::node_name(&pod));
         let taints = node.map(|node| no_execute(node_state::taints(&node))).unwrap_or_default();
         let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
@@ -116,18 +116,20 @@ impl Controller {
             }
             Decision::LeaveAt(at) if at > now => {
                 self.scheduled.lock().insert(key, at);
-                Ok(Outcome::After(Duration::try_from(at.duration_since(now)).unwrap_or_default()))
+                Ok(Outcome::After(at.duration_since(now)))
             }
             Decision::LeaveAt(_) => {
                 if scheduled.is_some_and(|at| at > now) {
                     self.cancel(&key);
                 }
-                self.scheduled.lock().remove(&key);
                 if pod.is_terminating() {
+                    self.scheduled.lock().remove(&key);
                     return Ok(Outcome::Done);
                 }
                 self.recorder.normal(&reference(&key), "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
+                // A pod that could not be deleted has not earned its time once more.
                 answer::or_absent(pod_disruption::delete(&self.client, &pod, CAUSE).await)?;
+                self.scheduled.lock().remove(&key);
                 Ok(Outcome::Done)
             }
         }
@@ -144,10 +146,6 @@ impl Controller {
 mod tests {
     use super::*;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
     fn taint(key: &str) -> Taint {
         Taint { key: key.to_owned(), effect: NO_EXECUTE.to_owned(), ..Taint::default() }
     }
@@ -159,6 +157,8 @@ mod tests {
 
     #[test]
     fn a_pod_leaves_when_the_shortest_toleration_is_over() {
+        let start = Instant::now();
+        let at = |second: u64| start + Duration::from_secs(second);
         let decided = |tolerations: &[Toleration], taints: &[&str], scheduled| {
             decide(tolerations, &taints.iter().map(|key| taint(key)).collect::<Vec<_>>(), scheduled, at(100))
         };

@@ -183,6 +183,8 @@ impl Shell {
             return Ok(Outcome::Done);
         }
         let claimer = Claimer { client: &self.client, owner: &*set, finalizer: None };
+        // Asked before the pods are looked at: what comes while requests are made is not among these.
+        let acted = self.expectations.satisfied(&key);
         let pods = owners::owned_or_orphaned(&self.pods, &*set);
         let pods = claimer.claim(pods, |pod| selector.matches(&pod.metadata.labels)).await?;
         let versions = self.versions(&set, &selector, &pods).await?;
@@ -190,7 +192,6 @@ impl Shell {
         let hash = versions.hash();
         let now = clock::now();
         let observed = Observed { set: &set, nodes: &nodes, pods: &by_node, requirements: &requirements, hash, now };
-        let acted = self.expectations.satisfied(&key);
         let mut retry = None;
         let worked = if acted { self.work(&observed, &key, &mut retry).await } else { Ok(()) };
         if acted && worked.is_ok() {

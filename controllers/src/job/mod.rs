@@ -243,8 +243,10 @@ impl Shell {
             return Ok(Outcome::Done);
         }
         let Some(selector) = selector(&job) else { return Ok(Outcome::Done) };
+        // Asked before the pods are looked at: what comes while requests are made is not among these.
+        let settled = self.expectations.satisfied(&key);
         let pods = self.claim(&job, &selector).await?;
-        self.bring_further(&key, &job, spec, &pods).await
+        self.bring_further(&key, &job, spec, &pods, settled).await
     }
 
     async fn claim(&self, job: &Job, selector: &Selector) -> Result<Vec<Arc<Pod>>, Error> {
@@ -263,9 +265,9 @@ impl Shell {
         Ok(claimed.into_iter().map(adopted).collect())
     }
 
-    async fn bring_further(&self, key: &ObjectKey, job: &Job, spec: &JobSpec, pods: &[Arc<Pod>]) -> Result<Outcome, Error> {
+    /// `settled`: the pods are all that there are, as far as this controller has made and deleted any.
+    async fn bring_further(&self, key: &ObjectKey, job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], settled: bool) -> Result<Outcome, Error> {
         let now = clock::now();
-        let settled = self.expectations.satisfied(key);
         let mut status = job.status.clone().unwrap_or_default();
         status.uncounted_terminated_pods.get_or_insert_default();
         if status.start_time.is_none() && !is_suspended(spec) {

@@ -193,7 +193,25 @@ impl Binder {
         let failed = |error: String| format!("running Bind plugin \"DefaultBinder\": {error}");
         let request = http::Request::post(&path).header("content-type", "application/json").body(body.to_string().into_bytes());
         let request = request.map_err(|error| failed(error.to_string()))?;
-        self.client.request::<Value>(request).await.map(drop).map_err(|error| failed(told(error)))
+        match self.client.request::<Value>(request).await {
+            Ok(_) => Ok(()),
+            // It may have been done all the same. Then the room is taken, and must not be given away once more.
+            Err(error) if is_passing(&error) && self.is_bound(binding).await => Ok(()),
+            Err(error) => Err(failed(told(error))),
+        }
+    }
+
+    /// Whether the API server shows the pod on its node.
+    async fn is_bound(&self, binding: &Binding) -> bool {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), binding.pod.namespace());
+        for attempt in 1..=TRIES {
+            match pods.get(binding.pod.name()).await {
+                Ok(pod) => return uid_of(&pod) == binding.uid && spec(&pod).node_name.as_deref() == Some(&*binding.node),
+                Err(error) if attempt < TRIES && is_passing(&error) => tokio::time::sleep(PAUSE * attempt).await,
+                Err(_) => return false,
+            }
+        }
+        false
     }
 
     fn tell_of_waiting(&self, binding: &Binding) {

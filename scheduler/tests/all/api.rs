@@ -26,6 +26,8 @@ struct State {
     /// What was asked that changes something, as `METHOD path`.
     pub asked: Vec<String>,
     events: Vec<Value>,
+    /// Bindings are done, but whoever asks is told that they failed, and nobody hears of them.
+    denies_bindings: bool,
 }
 
 /// The server. Clones are the same one.
@@ -121,6 +123,11 @@ impl Api {
         self.0.lock().objects.get(&(resource.to_owned(), name.to_owned())).cloned()
     }
 
+    /// From now on bindings are done, told to have failed, and seen by nobody who watches.
+    pub fn deny_bindings(&self) {
+        self.0.lock().denies_bindings = true;
+    }
+
     pub fn asked(&self) -> Vec<String> {
         self.0.lock().asked.clone()
     }
@@ -176,6 +183,11 @@ impl Api {
             (&Method::GET, _) => answer(200, &known),
             (&Method::POST, "binding") => {
                 known["spec"]["nodeName"] = body["target"]["name"].clone();
+                if state.denies_bindings {
+                    state.objects.insert((resource.to_owned(), key), known);
+                    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Timeout", "message": "late", "code": 504});
+                    return answer(504, &status);
+                }
                 state.put(resource, known);
                 answer(201, &json!({"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}))
             }

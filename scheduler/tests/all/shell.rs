@@ -64,6 +64,21 @@ async fn a_pod_is_bound_and_one_that_fits_nowhere_is_told_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binding_that_was_done_and_told_to_have_failed_keeps_its_room() {
+    let api = Api::default();
+    api.deny_bindings();
+    api.put("nodes", node("n"));
+    api.put("pods", pod("first", "3", 0));
+    let (shutdown, running) = start(&api);
+    assert_eq!(api.until("the binding", |api| node_of(api, "first")).await, "n");
+    api.put("pods", pod("second", "3", 0));
+    let told = api.until("the condition", |api| condition(api, "second")).await;
+    assert_eq!((&told["reason"], node_of(&api, "second")), (&json!("Unschedulable"), None));
+    shutdown.cancel();
+    running.await.expect("it does not panic").expect("it ends well");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn room_is_made_for_an_important_pod() {
     let api = Api::default();
     api.put("nodes", node("n"));

@@ -16,7 +16,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CONFORMANCE_FLAGS = $(if $(FRESH),--fresh) $(if $(FOCUS),--focus '$(FOCUS)') $(if $(PROCESSES),--processes $(PROCESSES))
 
-.PHONY: up down test check bench fuzz schemathesis compatibility conformance build-packages node-packages test-packages
+.PHONY: up down test check simulate bench fuzz schemathesis compatibility conformance build-packages node-packages test-packages
 
 up: build-packages node-packages
 	@echo "==> building (release); the first time takes some minutes"
@@ -36,6 +36,13 @@ test: test-packages check
 
 check:
 	cargo xtask check
+
+# So many seeds, each a whole cluster on one thread with its troubles; what breaks is told with its seed, and `make simulate SEED=… SEEDS=1`
+# runs one again.
+simulate: SEED = 0
+simulate: SEEDS = 1000
+simulate:
+	SEED=$(SEED) SEEDS=$(SEEDS) cargo test --release --package simulation --test seeds -- clusters_do --nocapture
 
 # Measures this tree, a bare server as the machine's limit and, if REFERENCE names a kube-apiserver binary, that one on an etcd of its
 # own, with the same work on loopback. Data goes under TMPDIR, which should be on a real disk. BENCH_FLAGS=--quick only tries it out.

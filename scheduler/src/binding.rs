@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::core::{Binding, ByExtender, Effect, Input, Preemption};
+use crate::deciding::{Inbox, Message};
 use crate::devices::reservation;
 use crate::extender::caller::Callers;
 use crate::extender::wire;
-use crate::deciding::{Inbox, Message};
 use crate::pod_status::{Condition, Saying, patch};
 use crate::snapshot::pod::{spec, uid_of};
 use crate::volumes::{SELECTED_NODE, Work, is_fully_bound, reaches, volume_name};

@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each crate may use. Anything else is an arrow that the design does not have.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("apimachinery", &[]),
     ("apiserver", &["apimachinery", "cel"]),
     ("cel", &["apimachinery"]),
@@ -24,6 +24,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("netfilter", &["apimachinery"]),
     ("network-policy", &["apimachinery", "client", "netfilter"]),
     ("scheduler", &["apimachinery", "cel", "client"]),
+    ("simulation", &["apimachinery", "client", "controllers", "scheduler"]),
     ("workspace-hack", &[]),
     ("xtask", &[]),
 ];

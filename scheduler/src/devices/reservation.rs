@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::answer::{is_conflict, is_not_found};
-use client::{Object, ObjectKey};
+use client::{Object, ObjectKey, clock};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim, ResourceClaimConsumerReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -91,7 +91,7 @@ async fn write(
     let mut current = ResourceClaim::clone(claim);
     let mut tries = 0;
     loop {
-        let (written, what, is_last) = match next(&current, pod, allocation, Timestamp::now())? {
+        let (written, what, is_last) = match next(&current, pod, allocation, clock::now())? {
             Next::AddFinalizer(claim) => (claims.replace(claim.name(), &params, &claim).await, "add finalizer to claim", false),
             Next::WriteStatus(claim) => {
                 let what = if allocation.is_some() { "add allocation and reservation to claim" } else { "add reservation to claim" };
@@ -144,7 +144,7 @@ async fn ready(client: &Client, reservation: &Reservation) -> Result<(), String>
             if is_ready(&claim)? {
                 continue;
             }
-            if is_late(&claim, reservation.timeout, Timestamp::now()) {
+            if is_late(&claim, reservation.timeout, clock::now()) {
                 return Err(format!("device binding timeout: claim={}", key.name));
             }
             all = false;

@@ -75,14 +75,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         let Phase::Told(silence, end) = &mut this.phase else { return Poll::Ready(Ok(())) };
         let mut space = [MaybeUninit::uninit(); 16 * 1024];
         loop {
-            if silence.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
             let mut unwanted = ReadBuf::uninit(&mut space);
-            // A peer that has gone, in whatever way, has what it wanted.
-            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut unwanted)) {
-                Ok(()) if !unwanted.filled().is_empty() => silence.as_mut().reset((Instant::now() + LINGER).min(*end)),
-                _ => return Poll::Ready(Ok(())),
+            match Pin::new(&mut this.stream).poll_read(cx, &mut unwanted) {
+                Poll::Ready(Ok(())) if !unwanted.filled().is_empty() && Instant::now() < *end => {
+                    silence.as_mut().reset((Instant::now() + LINGER).min(*end));
+                }
+                // A peer that has gone, in whatever way, has what it wanted.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                // Only now: whoever has not run for a while finds what has come in the meantime.
+                Poll::Pending => return silence.as_mut().poll(cx).map(Ok),
             }
         }
     }
@@ -142,6 +143,18 @@ mod tests {
             drop(client);
             served.await.expect("the server ends");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_did_not_run_for_a_while_takes_that_for_nobodys_silence() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let mut server = Lingering::new(server, Arc::default());
+        let mut ended = std::pin::pin!(server.shutdown());
+        assert!(futures::poll!(&mut ended).is_pending());
+        client.write_all(&[b'x'; 1024]).await.expect("there is room");
+        tokio::time::advance(LINGER * 2).await;
+        assert!(futures::poll!(&mut ended).is_pending(), "what has come is read first");
+        client.write_all(&[b'x'; 1024]).await.expect("there is room again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,6 +21,7 @@ mod ast;
 mod authorizer;
 mod check;
 mod cost;
+pub mod device;
 mod env;
 mod escape;
 mod eval;

@@ -14,7 +14,7 @@ use controllers::manager::{self, Clients, Selection, SigningFiles};
 use serde_json::json;
 
 use crate::nodes::Layout;
-use crate::{default_storage, network_policies};
+use crate::{default_storage, grants, network_policies};
 
 /// The port where cluster DNS listens on the bridge; pods ask at 53 of its service.
 const DNS_PORT: u16 = 10053;
@@ -191,22 +191,10 @@ async fn publish(api: &Arc<Api>, dns: &Dns) -> Result<(), Status> {
     });
     client.apply("/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns", &slice).await?;
     // Cluster DNS reads what the reference's DNS server reads.
-    let role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": { "name": "system:coredns" },
-        "rules": [
-            { "apiGroups": [""], "resources": ["endpoints", "services", "pods", "namespaces"], "verbs": ["list", "watch"] },
-            { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
-        ],
-    });
-    client.ensure("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await?;
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": { "name": "system:coredns" },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:coredns" },
-        "subjects": [{ "kind": "ServiceAccount", "name": "coredns", "namespace": "kube-system" }],
-    });
-    client.ensure("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await.map(drop)
+    let rules = json!([
+        { "apiGroups": [""], "resources": ["endpoints", "services", "pods", "namespaces"], "verbs": ["list", "watch"] },
+        { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
+    ]);
+    grants::grant(&client, "system:coredns", rules, json!({ "kind": "ServiceAccount", "name": "coredns", "namespace": "kube-system" }))
+        .await
 }

@@ -8,6 +8,8 @@ use apiserver::loopback::Loopback;
 use controllers::local_path_provisioner;
 use serde_json::json;
 
+use crate::grants;
+
 /// Who the provisioners of all nodes are.
 pub const USER: &str = "system:local-path-provisioner";
 /// The name that local clusters commonly give their default class.
@@ -26,24 +28,11 @@ pub async fn publish(api: &Arc<Api>) -> Result<(), Status> {
         "volumeBindingMode": "WaitForFirstConsumer",
     });
     client.ensure("/apis/storage.k8s.io/v1/storageclasses", class).await?;
-    let role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": { "name": USER },
-        "rules": [
-            { "apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get", "list", "watch", "create", "delete"] },
-            { "apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "list", "watch"] },
-            { "apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["get", "list", "watch"] },
-            { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch", "update"] },
-        ],
-    });
-    client.ensure("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await?;
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": { "name": USER },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": USER },
-        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": USER }],
-    });
-    client.ensure("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await.map(drop)
+    let rules = json!([
+        { "apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get", "list", "watch", "create", "delete"] },
+        { "apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "list", "watch"] },
+        { "apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["get", "list", "watch"] },
+        { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch", "update"] },
+    ]);
+    grants::grant(&client, USER, rules, grants::user(USER)).await
 }

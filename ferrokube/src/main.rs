@@ -15,6 +15,7 @@ mod default_storage;
 mod down;
 mod feature_gates;
 mod go_values;
+mod grants;
 mod joining;
 mod kubelet_command;
 mod leader_election;

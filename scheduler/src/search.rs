@@ -243,37 +243,29 @@ impl Search {
 
     /// The nodes that will do, as many as are enough; `all` if one is not enough even if no plugin scores. `profile_id` tells
     /// profiles apart.
-    #[allow(clippy::too_many_arguments)]
     pub fn filter(
         &mut self,
-        world: &World,
-        profile: &Profile,
+        cycle: Cycle<'_>,
         profile_id: usize,
-        pod: &PodInfo,
-        state: &State,
         only: Option<&[String]>,
         all: bool,
         diagnosis: &mut Diagnosis,
     ) -> Result<Vec<NodeIndex>, String> {
         let began = Instant::now();
-        let found = self.pass_filters(world, profile, profile_id, pod, state, only, all, diagnosis);
+        let found = self.pass_filters(cycle, profile_id, only, all, diagnosis);
         self.timings.filter = Some(began.elapsed());
         found
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn pass_filters(
         &mut self,
-        world: &World,
-        profile: &Profile,
+        cycle: Cycle<'_>,
         profile_id: usize,
-        pod: &PodInfo,
-        state: &State,
         only: Option<&[String]>,
         all: bool,
         diagnosis: &mut Diagnosis,
     ) -> Result<Vec<NodeIndex>, String> {
-        let cycle = Cycle { world, profile, pod, state };
+        let Cycle { world, profile, pod, state } = cycle;
         let named: Option<Vec<NodeIndex>> = only.map(|names| names.iter().filter_map(|name| world.snapshot.find(name)).collect());
         let nodes = named.as_deref().unwrap_or(world.snapshot.order());
         let percentage = profile.percentage_of_nodes_to_score.and_then(|p| usize::try_from(p).ok()).unwrap_or(self.percentage);

@@ -98,7 +98,8 @@ impl Core {
         let (pod, profile) = (attempt.queued.pod.clone(), attempt.profile.clone());
         let (only, diagnosis) = (attempt.only.as_deref(), &mut attempt.diagnosis);
         let all = self.extenders.iter().any(|extender| !extender.filter_verb.is_empty() || !extender.prioritize_verb.is_empty());
-        match self.search.filter(&self.world, &profile, attempt.profile_id, &pod, &attempt.state, only, all, diagnosis) {
+        let cycle = Cycle { world: &self.world, profile: &profile, pod: &pod, state: &attempt.state };
+        match self.search.filter(cycle, attempt.profile_id, only, all, diagnosis) {
             Ok(nodes) => self.narrow(attempt, Narrowing { before: nodes.len(), nodes, nominated: false }, 0, now),
             Err(error) => self.conclude(attempt, Err(Failure::Error(error)), now),
         }

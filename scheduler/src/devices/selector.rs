@@ -6,27 +6,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
+use cel::device::{self, MAX_COST};
 use cel::{Activation, Budget, Entries, Env, EvalError, Lazy, Map, Program, Type, Value};
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
 
 use super::slice::quantity;
 
-/// The most that one evaluation may cost (`CELSelectorExpressionMaxCost`).
-const MAX_COST: u64 = 1_000_000;
 /// Expressions that are kept compiled: most claims use those of few classes.
 const KEPT: usize = 1024;
 
-static ENVIRONMENT: LazyLock<Env> = LazyLock::new(|| {
-    let by_domain = |value: Type| Type::map(Type::String, Type::map(Type::String, value));
-    let fields = [
-        ("driver", Type::String),
-        ("allowMultipleAllocations", Type::Bool),
-        ("attributes", by_domain(Type::Dyn)),
-        ("capacity", by_domain(Type::object("kubernetes.Quantity"))),
-    ];
-    let device = "kubernetes.DRADevice";
-    Env::for_stored().with_bindings().with_object(device, &fields).with_variable("device", Type::object(device))
-});
+static ENVIRONMENT: LazyLock<Env> = LazyLock::new(|| device::declare(Env::for_stored()));
 
 /// Values by domain. A domain that is not there has no values, which is no error.
 struct Domains(BTreeMap<String, Value<'static>>);

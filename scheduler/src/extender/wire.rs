@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use apimachinery::go_print::json_kind;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -98,22 +99,11 @@ fn field<'a>(answer: &'a Value, name: &str) -> &'a Value {
     fields.get(name).or_else(any_case).unwrap_or(&Value::Null)
 }
 
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 /// An answer of the wrong kind is an error, in Go's words; null is as if nothing were said.
 fn is_object(answer: &Value, of: &str) -> Result<(), String> {
     match answer {
         Value::Object(_) | Value::Null => Ok(()),
-        other => Err(format!("json: cannot unmarshal {} into Go value of type v1.{of}", kind_of(other))),
+        other => Err(format!("json: cannot unmarshal {} into Go value of type v1.{of}", json_kind(other))),
     }
 }
 
@@ -154,7 +144,7 @@ pub fn scores(extender: &Extender, answer: &Value) -> Result<Vec<(String, i64)>,
     let all = match answer {
         Value::Array(all) => all.as_slice(),
         Value::Null => &[],
-        other => return Err(format!("json: cannot unmarshal {} into Go value of type v1.HostPriorityList", kind_of(other))),
+        other => return Err(format!("json: cannot unmarshal {} into Go value of type v1.HostPriorityList", json_kind(other))),
     };
     let factor = extender.weight * (crate::framework::MAX_SCORE / MAX_SCORE);
     let one = |entry: &Value| {

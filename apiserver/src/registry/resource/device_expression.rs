@@ -3,23 +3,11 @@
 use std::sync::LazyLock;
 
 use apimachinery::field::{Error, Path};
+use cel::device::{self, DEVICE, MAX_COST};
 use cel::{Env, Program, Schema, Sizes, Type};
 use serde_json::json;
 
-/// The most that an expression may cost in the worst case (`CELSelectorExpressionMaxCost`).
-const MAX_COST: u64 = 1_000_000;
-
-static ENVIRONMENT: LazyLock<Env> = LazyLock::new(|| {
-    let by_domain = |value: Type| Type::map(Type::String, Type::map(Type::String, value));
-    let fields = [
-        ("driver", Type::String),
-        ("allowMultipleAllocations", Type::Bool),
-        ("attributes", by_domain(Type::Dyn)),
-        ("capacity", by_domain(Type::object("kubernetes.Quantity"))),
-    ];
-    let device = "kubernetes.DRADevice";
-    Env::for_new().with_bindings().with_object(device, &fields).with_variable("device", Type::object(device))
-});
+static ENVIRONMENT: LazyLock<Env> = LazyLock::new(|| device::declare(Env::for_new()));
 
 /// How much there can be of a device: drivers' names, domains and identifiers are bounded, and so is the number of attributes.
 static SIZES: LazyLock<Schema> = LazyLock::new(|| {
@@ -35,7 +23,7 @@ static SIZES: LazyLock<Schema> = LazyLock::new(|| {
             "capacity": entries(entries(quantity)),
         },
     });
-    Schema::of(&schema, false, "kubernetes.DRADevice")
+    Schema::of(&schema, false, DEVICE)
 });
 
 /// What is wrong with a new expression.

@@ -1,5 +1,6 @@
 //! The API server's state: everything that filters and endpoints share.
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,13 +60,45 @@ pub struct Api {
     /// The longest that a request may take which is no watch or the like.
     pub request_timeout: Duration,
     pub store_timeouts: StoreTimeouts,
+    pub told: Told,
     /// In which mode users last acted as others.
     pub impersonation: Modes,
     pub discovery: Served,
     pub openapi: OpenApi,
     pub metrics: Metrics,
+    /// Turns true when the server has been told to stop: it is not ready any more, and serves all the same until `shutdown`.
+    pub leaving: watch::Receiver<bool>,
     /// Turns true when the server is to stop; watches end then.
     pub shutdown: watch::Receiver<bool>,
+}
+
+/// What whoever starts the server may choose and single endpoints go by. Field names follow upstream's flags.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// How long events are kept; in whole seconds.
+    pub event_ttl: Duration,
+    /// A watch that does not say how long it is to last lasts this long at least, and less than twice as long.
+    pub min_request_timeout: Duration,
+    /// The name by which documents say that this server is reached; the address that the client has used if absent.
+    pub external_hostname: Option<String>,
+}
+
+impl Default for Told {
+    fn default() -> Told {
+        Told { event_ttl: Duration::from_secs(3600), min_request_timeout: Duration::from_secs(1800), external_hostname: None }
+    }
+}
+
+impl Told {
+    /// `host:port` where clients find the server that one has reached at `local`.
+    pub fn external_address(&self, local: SocketAddr) -> String {
+        match self.external_hostname.as_deref() {
+            // Of an address of version 6 alone is told apart what is the port.
+            Some(name) if name.parse::<Ipv6Addr>().is_ok() => format!("[{name}]:{}", local.port()),
+            Some(name) => format!("{name}:{}", local.port()),
+            None => local.to_string(),
+        }
+    }
 }
 
 /// By when the store must answer to count as healthy and as ready.

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use crate::admission::{self, SelectionError};
 use crate::aggregation::{self, Aggregation};
-use crate::allocation::{self, Allocator};
-use crate::api::{Api, StoreTimeouts};
+use crate::allocation::{self, Allocator, ports::PortRange};
+use crate::api::{Api, StoreTimeouts, Told};
 use crate::audit::{self, Auditor};
 use crate::authentication::{self, Surroundings};
 use crate::authorization::{self, Mode};
@@ -73,6 +73,15 @@ pub struct Config {
     pub advertise_address: Option<IpAddr>,
     /// Where services get their addresses from: one range, or one of each family.
     pub service_cluster_ip_range: Vec<ServiceRange>,
+    /// What services of type NodePort and LoadBalancer are given.
+    pub service_node_port_range: PortRange,
+    /// Where nodes serve the service `kubernetes`; 0 for nowhere.
+    pub kubernetes_service_node_port: u16,
+    /// Keep the endpoints of the service `kubernetes`.
+    pub keep_kubernetes_endpoints: bool,
+    pub told: Told,
+    /// How long the server goes on as before once it is told to stop, but that it says it is not ready.
+    pub shutdown_delay_duration: Duration,
     /// The etcd that keeps the objects; the embedded store in the data directory if there is none.
     pub etcd: Option<etcd::Address>,
     /// How often history is compacted; zero for never.
@@ -230,7 +239,10 @@ pub struct Server {
 
 impl Server {
     /// Opens the store, loads every resource, fills an empty cluster, listens, and writes `kubeconfig` for the administrator.
-    pub async fn start(config: &Config, shutdown: watch::Receiver<bool>) -> Result<Server, Error> {
+    ///
+    /// `stop` turns true when the server is to end; see [`Config::shutdown_delay_duration`].
+    pub async fn start(config: &Config, stop: watch::Receiver<bool>) -> Result<Server, Error> {
+        let shutdown = after(stop.clone(), config.shutdown_delay_duration);
         let seats = config.max_requests_inflight.saturating_add(config.max_mutating_requests_inflight);
         if seats == 0 && config.enable_priority_and_fairness {
             return Err(Error::NoSeats(config.max_requests_inflight, config.max_mutating_requests_inflight));
@@ -241,7 +253,7 @@ impl Server {
         let store: Arc<dyn Store> = match &config.etcd {
             Some(address) => tokio::select! {
                 etcd = address.connect() => Arc::new(etcd?),
-                () = stopped(shutdown.clone()) => return Err(Error::Stopped),
+                () = stopped(stop.clone()) => return Err(Error::Stopped),
             },
             None => Arc::new(Embedded::open(&store_path(&config.data_dir))?),
         };
@@ -264,7 +276,7 @@ impl Server {
         let pki_dir = config.data_dir.join("pki");
         let issuer = tokio::select! {
             issuer = Issuer::start(&config.tokens, &pki_dir) => issuer?,
-            () = stopped(shutdown.clone()) => return Err(Error::Stopped),
+            () = stopped(stop.clone()) => return Err(Error::Stopped),
         };
         let mut verifiers: Vec<Box<dyn TokenVerifier>> = Vec::new();
         if config.enable_bootstrap_token_auth {
@@ -301,7 +313,7 @@ impl Server {
             admission: config.admission.chain(&webhooks)?.and(Escalation { rbac: rbac.clone(), authorizer }),
             audit,
             encryption,
-            allocator: Allocator::default(),
+            allocator: Allocator::new(config.service_node_port_range),
             backends: backends(&config.kubelets, &pki)?,
             webhooks,
             aggregation: Aggregation::new(&proxy_client(config, &pki)?)?,
@@ -314,8 +326,10 @@ impl Server {
             browsers: config.browsers.clone(),
             request_timeout: config.request_timeout,
             store_timeouts: config.store_timeouts,
+            told: config.told.clone(),
             impersonation: Modes::default(),
             metrics: Metrics::default(),
+            leaving: stop,
             shutdown: shutdown.clone(),
         });
         bootstrap::run(&api).await.map_err(Error::Bootstrap)?;
@@ -363,6 +377,23 @@ fn listen(address: SocketAddr, is_shared: bool) -> std::io::Result<TcpListener> 
     socket.listen(BACKLOG)
 }
 
+/// The same signal, so much later.
+fn after(mut signal: watch::Receiver<bool>, delay: Duration) -> watch::Receiver<bool> {
+    if delay.is_zero() {
+        return signal;
+    }
+    let (late, delayed) = watch::channel(false);
+    tokio::spawn(async move {
+        // Without anybody who could give the signal, the end is now.
+        if signal.wait_for(|stop| *stop).await.is_ok() {
+            tracing::info!(?delay, "told to stop: not ready any more, and serving until the delay is over");
+            tokio::time::sleep(delay).await;
+        }
+        late.send_replace(true);
+    });
+    delayed
+}
+
 /// Waits for the signal to stop, or for nobody to be left who could give it.
 async fn stopped(mut shutdown: watch::Receiver<bool>) {
     // An error says that the sender is gone.
@@ -379,6 +410,8 @@ fn settings(config: &Config, pki: &Pki, address: SocketAddr) -> Result<system::S
     Ok(system::Settings {
         advertise_address,
         port: address.port(),
+        node_port: config.kubernetes_service_node_port,
+        keeps_endpoints: config.keep_kubernetes_endpoints,
         service_ranges: config.service_cluster_ip_range.clone(),
         client_ca: serving::client_ca(config, pki)?,
         front_proxies: serving::front_proxy_config(config, pki)?,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use apiserver::admission;
-use apiserver::api::StoreTimeouts;
+use apiserver::allocation::ports::PortRange;
+use apiserver::api::{StoreTimeouts, Told};
 use apiserver::backend::PREFERRED_ADDRESS_TYPES;
 use apiserver::encryption;
 use apiserver::filters::browsers::{self, Browsers, Origin};
@@ -21,6 +22,8 @@ use tokio::sync::watch;
 use crate::audit_flags::AuditFlags;
 use crate::authentication_flags::AuthenticationFlags;
 use crate::authorization_flags::AuthorizationFlags;
+use crate::logging_flags::Logging;
+use crate::settled_flags::SettledFlags;
 use crate::{feature_gates, runtime_config};
 
 /// Flags that `apiserver` and `up` share.
@@ -102,6 +105,27 @@ pub struct Flags {
     /// Where services get their addresses from: one range, or one of each family.
     #[arg(long, default_value = "10.96.0.0/16", value_delimiter = ',')]
     pub service_cluster_ip_range: Vec<ServiceRange>,
+    /// The ports that services of type NodePort and LoadBalancer are given: first-last, first+more, or one.
+    #[arg(long, default_value_t = PortRange::default())]
+    pub service_node_port_range: PortRange,
+    /// Where nodes serve the service `kubernetes` if it is made anew; 0 for nowhere.
+    #[arg(long, default_value_t = 0, value_parser = service_node_port, allow_negative_numbers = true)]
+    pub kubernetes_service_node_port: u16,
+    /// Who keeps the endpoints of the service `kubernetes`: lease and master-count are this server, none is somebody else.
+    #[arg(long, default_value = "lease", value_parser = ["lease", "master-count", "none"])]
+    pub endpoint_reconciler_type: String,
+    /// How long events are kept.
+    #[arg(long, default_value = "1h0m0s", value_parser = interval)]
+    pub event_ttl: Duration,
+    /// How many seconds a watch lasts at least that does not say so itself; it ends before it is twice as old.
+    #[arg(long, default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub min_request_timeout: u32,
+    /// The name by which documents say that this server is reached; the address that the client has used by default.
+    #[arg(long)]
+    pub external_hostname: Option<String>,
+    /// How long to go on serving once told to stop; /readyz fails meanwhile, so that load balancers turn away.
+    #[arg(long, default_value = "0s", value_parser = interval)]
+    pub shutdown_delay_duration: Duration,
     /// The etcd servers that keep the objects, scheme://host:port, comma separated; the data directory keeps them by default.
     #[arg(long, value_delimiter = ',')]
     pub etcd_servers: Vec<String>,
@@ -227,6 +251,8 @@ pub struct Flags {
     pub feature_gates: Vec<feature_gates::Setting>,
     #[command(flatten)]
     pub audit: AuditFlags,
+    #[command(flatten)]
+    pub settled: SettledFlags,
     /// The file that says which resources lie encrypted in the store, and how.
     #[arg(long)]
     pub encryption_provider_config: Option<PathBuf>,
@@ -241,6 +267,14 @@ const NODE_RESTRICTION: &str = "NodeRestriction";
 pub fn interval(text: &str) -> Result<Duration, String> {
     let nanoseconds = apimachinery::time::parse_duration(text)?;
     u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| "must not be negative".to_owned())
+}
+
+fn service_node_port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "--kubernetes-service-node-port {text} must be between 0 and 65535, inclusive. If 0, the Kubernetes master service will be of type ClusterIP"
+        )
+    })
 }
 
 /// In seconds; 0 is no limit.
@@ -354,6 +388,15 @@ impl Flags {
             extra_sans: self.tls_sans.clone(),
             advertise_address: self.advertise_address,
             service_cluster_ip_range: self.service_cluster_ip_range.clone(),
+            service_node_port_range: self.service_node_port_range,
+            kubernetes_service_node_port: self.kubernetes_service_node_port,
+            keep_kubernetes_endpoints: self.endpoint_reconciler_type != "none",
+            told: Told {
+                event_ttl: self.event_ttl,
+                min_request_timeout: Duration::from_secs(self.min_request_timeout.into()),
+                external_hostname: self.external_hostname.clone().filter(|name| !name.is_empty()),
+            },
+            shutdown_delay_duration: self.shutdown_delay_duration,
             etcd: (!self.etcd_servers.is_empty()).then(|| etcd::Address {
                 servers: self.etcd_servers.clone(),
                 prefix: self.etcd_prefix.clone(),
@@ -420,6 +463,8 @@ pub struct Apiserver {
     data_dir: PathBuf,
     #[command(flatten)]
     flags: Flags,
+    #[command(flatten)]
+    pub logging: Logging,
 }
 
 impl Apiserver {
@@ -457,12 +502,42 @@ mod tests {
         assert_eq!(parsed(&["--service-account-signing-endpoint="]).unwrap().signing_endpoint().unwrap(), None);
     }
 
+    /// The flags of a manifest as installers write it.
+    #[test]
+    fn what_installers_say_is_understood() {
+        let flags = parsed(&[
+            "--allow-privileged=true",
+            "--service-node-port-range=20000-22767",
+            "--event-ttl=30m",
+            "--min-request-timeout=600",
+            "--shutdown-delay-duration=70s",
+            "--external-hostname=api.example.org",
+            "--endpoint-reconciler-type=none",
+            "--kubernetes-service-node-port=30443",
+            "--default-watch-cache-size=100",
+            "--watch-cache-sizes=pods#500,deployments.apps#100",
+            "--delete-collection-workers=4",
+            "--enable-garbage-collector",
+            "--storage-media-type=application/vnd.kubernetes.protobuf",
+            "--kubelet-timeout=10s",
+            "--emulated-version=kube=1.37",
+            "--aggregator-reject-forwarding-redirect=true",
+        ])
+        .unwrap();
+        let config = flags.config(PathBuf::from("unused"), true).unwrap();
+        assert_eq!(config.service_node_port_range.to_string(), "20000-22767");
+        assert_eq!((config.told.event_ttl, config.told.min_request_timeout), (Duration::from_secs(1800), Duration::from_secs(600)));
+        assert_eq!((config.shutdown_delay_duration, config.kubernetes_service_node_port), (Duration::from_secs(70), 30_443));
+        assert!(!config.keep_kubernetes_endpoints);
+        assert_eq!(config.told.external_address(([127, 0, 0, 1], 6443).into()), "api.example.org:6443");
+    }
+
     #[test]
     fn what_this_server_has_not_is_not_accepted() {
         let flags = parsed(&["--profiling=false", "--storage-backend=etcd3", "--etcd-healthcheck-timeout=5s"]).unwrap();
         assert_eq!((flags.etcd_healthcheck_timeout, flags.etcd_readycheck_timeout), (Duration::from_secs(5), Duration::from_secs(2)));
         assert!(flags.service_account_lookup && !flags.permit_port_sharing);
-        for wrong in ["--profiling", "--profiling=true", "--storage-backend=etcd2", "--lease-reuse-duration-seconds=-1"] {
+        for wrong in ["--allow-privileged=false", "--watch-cache=false", "--service-node-port-range=7-6", "--min-request-timeout=0", "--profiling", "--profiling=true", "--storage-backend=etcd2", "--lease-reuse-duration-seconds=-1"] {
             assert!(parsed(&[wrong]).is_err(), "{wrong}");
         }
     }

@@ -1,6 +1,10 @@
 //! The flags by which all of upstream's components are told how much to log.
 
+use std::time::Duration;
+
 use clap::Args;
+
+use crate::apiserver_flags::interval;
 
 /// Levels of upstream's `-v` from which on more is logged.
 const DEBUG: u8 = 4;
@@ -14,6 +18,9 @@ pub struct Logging {
     /// The form of log lines; only text.
     #[arg(long, default_value = "text", value_parser = ["text"])]
     logging_format: String,
+    /// How often log lines are written: each is at once.
+    #[arg(long, default_value = "5s", value_parser = interval)]
+    log_flush_frequency: Duration,
 }
 
 impl Logging {

@@ -29,6 +29,7 @@ mod runtime_config;
 mod scheduler_command;
 mod secure_serving;
 mod service_accounts;
+mod settled_flags;
 mod shutdown;
 mod snapshot;
 mod stand_ins;
@@ -89,6 +90,7 @@ impl Command {
     /// How much to log.
     fn log_filter(&self) -> &'static str {
         match self {
+            Command::Apiserver(command) => command.logging.filter(),
             Command::ControllerManager(command) => command.logging.filter(),
             Command::Scheduler(command) => command.logging.filter(),
             Command::Kubelet(command) => command.logging.filter(),

@@ -22,12 +22,19 @@ use crate::catalog::Resource;
 use crate::endpoints::{Call, meta};
 use crate::registry::core::service::allocation::{Plan, Refusal, allocations, releases};
 use addresses::Owner;
-use ports::{Held, Ports};
+use ports::{Held, PortRange, Ports};
 
 /// The pools of one API server.
 #[derive(Default)]
 pub struct Allocator {
     ports: Arc<Mutex<Ports>>,
+}
+
+impl Allocator {
+    /// `node_ports`: what services of type NodePort and LoadBalancer are given.
+    pub fn new(node_ports: PortRange) -> Allocator {
+        Allocator { ports: Arc::new(Mutex::new(Ports::new(node_ports))) }
+    }
 }
 
 /// What one write has taken, until it has succeeded or failed.

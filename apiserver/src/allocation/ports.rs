@@ -11,13 +11,62 @@ use parking_lot::Mutex;
 use crate::registry::core::service::allocation::releases;
 use crate::storage::{Cursor, Event, Object, Resource, Scope};
 
-/// The ports that services are given (`--service-node-port-range`).
-pub const FIRST: u16 = 30_000;
-pub const LAST: u16 = 32_767;
-/// Ports of the lower band, which is left to those who ask for a certain port: a 32nd of the range, within 16 and 128.
-const LOWER: usize = 86;
-const SIZE: usize = (LAST - FIRST) as usize + 1;
-const _: () = assert!(SIZE / 32 == LOWER);
+/// The ports that services are given (`--service-node-port-range`), both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl Default for PortRange {
+    fn default() -> PortRange {
+        PortRange { first: 30_000, last: 32_767 }
+    }
+}
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl std::str::FromStr for PortRange {
+    type Err = String;
+
+    /// `first-last`, `first+more`, or one port.
+    fn from_str(text: &str) -> Result<PortRange, String> {
+        let text = text.trim();
+        let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("{}: invalid syntax", apimachinery::field::quote(digits)));
+        let (first, last) = match (text.split_once('-'), text.split_once('+')) {
+            (Some(_), Some(_)) => return Err(format!("unable to parse port range: {text}")),
+            (Some((first, last)), None) => (number(first)?, number(last)?),
+            (None, Some((first, more))) => (number(first)?, number(first)?.saturating_add(number(more)?)),
+            (None, None) => (number(text)?, number(text)?),
+        };
+        let (Ok(first), Ok(last)) = (u16::try_from(first), u16::try_from(last)) else {
+            return Err(format!("the port range cannot be greater than 65535: {text}"));
+        };
+        if last < first {
+            return Err(format!("end port cannot be less than start port: {text}"));
+        }
+        Ok(PortRange { first, last })
+    }
+}
+
+impl PortRange {
+    fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
+    fn size(self) -> usize {
+        usize::from(self.last - self.first) + 1
+    }
+
+    /// Ports of the lower band, which is left to those who ask for a certain port: a 32nd of the range, within 16 and 128; none of a small one.
+    fn lower(self) -> usize {
+        if self.size() <= 16 { 0 } else { (self.size() / 32).clamp(16, 128) }
+    }
+}
 
 /// Why a port was not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,13 +75,14 @@ pub enum Refused {
     Full,
     #[error("provided port is already allocated")]
     Allocated,
-    #[error("provided port is not in the valid range. The range of valid ports is {FIRST}-{LAST}")]
-    NotInRange,
+    #[error("provided port is not in the valid range. The range of valid ports is {0}")]
+    NotInRange(PortRange),
 }
 
 /// The ports in use.
 #[derive(Default)]
 pub struct Ports {
+    range: PortRange,
     /// How many services have each port.
     used: HashMap<u16, u32>,
     held: HashSet<u16>,
@@ -44,11 +94,11 @@ fn port(number: i64) -> Option<u16> {
     u16::try_from(number).ok()
 }
 
-fn in_range(port: u16) -> bool {
-    (FIRST..=LAST).contains(&port)
-}
-
 impl Ports {
+    pub fn new(range: PortRange) -> Ports {
+        Ports { range, ..Ports::default() }
+    }
+
     /// Takes in what has happened to services since the last time.
     pub fn refresh(&mut self, services: &Arc<Resource>) {
         if let Some(mut cursor) = self.cursor.take() {
@@ -101,7 +151,7 @@ impl Ports {
     }
 
     fn hold(&mut self, number: i64) -> Result<u16, Refused> {
-        let port = port(number).filter(|port| in_range(*port)).ok_or(Refused::NotInRange)?;
+        let port = port(number).filter(|port| self.range.contains(*port)).ok_or(Refused::NotInRange(self.range))?;
         if !self.is_free(port) {
             return Err(Refused::Allocated);
         }
@@ -111,10 +161,13 @@ impl Ports {
 
     /// `random(n)` gives a number below `n`.
     fn hold_any(&mut self, mut random: impl FnMut(usize) -> usize) -> Result<u16, Refused> {
-        let (upper, from_upper, from_lower) = (SIZE - LOWER, random(SIZE - LOWER), random(LOWER));
-        let high = (0..upper).map(|i| LOWER + (from_upper + i) % upper);
-        let low = (0..LOWER).map(|i| (from_lower + i) % LOWER);
-        let free = high.chain(low).filter_map(|offset| Some(FIRST + u16::try_from(offset).ok()?)).find(|port| self.is_free(*port));
+        let lower = self.range.lower();
+        let upper = self.range.size() - lower;
+        let (from_upper, from_lower) = (random(upper), if lower == 0 { 0 } else { random(lower) });
+        let high = (0..upper).map(|i| lower + (from_upper + i) % upper);
+        let low = (0..lower).map(|i| (from_lower + i) % lower);
+        let first = self.range.first;
+        let free = high.chain(low).filter_map(|offset| Some(first + u16::try_from(offset).ok()?)).find(|port| self.is_free(*port));
         let port = free.ok_or(Refused::Full)?;
         self.held.insert(port);
         Ok(port)
@@ -157,13 +210,14 @@ impl Held {
     fn show(&mut self, wanted: Option<i64>) -> Result<i64, Refused> {
         let number = match wanted {
             Some(number) => {
-                let taken = port(number).is_some_and(|port| in_range(port) && !self.pool.lock().is_free(port));
+                let pool = self.pool.lock();
+                let taken = port(number).is_some_and(|port| pool.range.contains(port) && !pool.is_free(port));
                 if taken || self.shown.contains(&number) {
                     return Err(Refused::Allocated);
                 }
                 number
             }
-            None => self.shown.iter().max().map_or(i64::from(LAST) + 1, |last| *last) + 1,
+            None => self.shown.iter().max().map_or_else(|| i64::from(self.pool.lock().range.last) + 1, |last| *last) + 1,
         };
         self.shown.push(number);
         Ok(number)
@@ -184,12 +238,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_range_is_two_ports_or_one_and_how_many_more() {
+        let cases = [
+            ("30000-32767", Ok("30000-32767")),
+            (" 20000+99 ", Ok("20000-20099")),
+            ("8080", Ok("8080-8080")),
+            ("1-2+3", Err("unable to parse port range: 1-2+3")),
+            ("1-65536", Err("the port range cannot be greater than 65535: 1-65536")),
+            ("7-6", Err("end port cannot be less than start port: 7-6")),
+            ("a-6", Err("\"a\": invalid syntax")),
+        ];
+        for (text, expected) in cases {
+            let found = text.parse::<PortRange>().map(|range| range.to_string());
+            assert_eq!(found.as_deref().map_err(String::as_str), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_lower_band_of_a_range_grows_with_it_within_limits() {
+        for (range, lower) in [("1-16", 0), ("1-17", 16), ("30000-32767", 86), ("1-65535", 128)] {
+            assert_eq!(range.parse::<PortRange>().unwrap().lower(), lower, "{range}");
+        }
+        let mut small = Ports::new("5-6".parse().unwrap());
+        assert_eq!((small.hold_any(|_| 0), small.hold_any(|_| 0)), (Ok(5), Ok(6)));
+        assert_eq!((small.hold_any(|_| 0), small.hold(7)), (Err(Refused::Full), Err(Refused::NotInRange("5-6".parse().unwrap()))));
+    }
+
+    #[test]
     fn ports_are_held_for_as_long_as_the_write_lasts() {
         let pool = Arc::new(Mutex::new(Ports::default()));
         let mut held = Held::new(&pool, false);
         assert_eq!(held.take(Some(30_080), |_| 0), Ok(30_080));
         assert_eq!(held.take(Some(30_080), |_| 0), Err(Refused::Allocated));
-        assert_eq!(held.take(Some(80), |_| 0), Err(Refused::NotInRange));
+        assert_eq!(held.take(Some(80), |_| 0), Err(Refused::NotInRange(PortRange::default())));
         assert_eq!(
             held.take(Some(-1), |_| 0).unwrap_err().to_string(),
             "provided port is not in the valid range. The range of valid ports is 30000-32767"
@@ -207,7 +288,7 @@ mod tests {
         pool.lock().held.extend(30_087..32_766);
         assert_eq!(held.take(None, |_| 0), Ok(32_766));
         assert_eq!(held.take(None, |_| 0), Ok(30_000));
-        pool.lock().held.extend(FIRST..=LAST);
+        pool.lock().held.extend(30_000..=32_767);
         assert_eq!(held.take(None, |_| 0), Err(Refused::Full));
     }
 

@@ -1,7 +1,5 @@
 //! Discovery over HTTP: the documents of [`super::documents`] and [`super::aggregated`] in the form that a client asks for.
 
-use std::net::SocketAddr;
-
 use apimachinery::protobuf;
 use apimachinery::status::Status;
 use axum::body::Body;
@@ -42,7 +40,7 @@ pub fn serve(api: &Api, request: &Authorized, segments: &[&str]) -> Answer {
     let index = api.discovery.load();
     let document = match segments {
         [] => Some(documents::paths(&index, &OTHER_PATHS)),
-        ["api"] | ["apis"] => return root(&index, request, segments[0] == "api"),
+        ["api"] | ["apis"] => return root(&index, request, (segments[0] == "api").then(|| api.told.external_address(request.peer.local))),
         ["api", version] => Some(documents::resources(&index, "", version).ok_or_else(not_found)?),
         ["apis", group] => documents::group(&index, group),
         // Groups of custom resources alone are known by their versions.
@@ -85,19 +83,17 @@ fn meta_protobuf(document: &Value) -> Result<bytes::Bytes, Status> {
 }
 
 /// `/api` and `/apis`: aggregated for clients that ask for it, else the old documents.
-fn root(index: &Index, request: &Authorized, core: bool) -> Answer {
+///
+/// `address`: where clients find this server, which the core group's document tells.
+fn root(index: &Index, request: &Authorized, address: Option<String>) -> Answer {
     nonresource::read_only(request)?;
     match aggregated_form(header(&request.headers, &ACCEPT)) {
-        Some(protobuf) => aggregated_response(index, request, core, protobuf),
+        Some(protobuf) => aggregated_response(index, request, address.is_some(), protobuf),
         None => {
-            let document = if core { documents::api(&server_address(request.peer.local)) } else { documents::apis(index) };
+            let document = address.map_or_else(|| documents::apis(index), |address| documents::api(&address));
             plain(request, &document)
         }
     }
-}
-
-fn server_address(local: SocketAddr) -> String {
-    local.to_string()
 }
 
 /// Whether the first clause that can be served asks for aggregated discovery; `Some(true)` in protobuf.

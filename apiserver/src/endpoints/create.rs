@@ -169,6 +169,6 @@ async fn commit(call: &Call, mut candidate: Value, dry_run: bool) -> Result<Crea
         return Ok(Created::DryRun(convert::from_storage(resource, candidate)));
     }
     let candidate = versions::write(&call.api, resource, candidate).await?;
-    let stored = call.api.storage.create(cache, &candidate, write::ttl_seconds(resource)).await?;
+    let stored = call.api.storage.create(cache, &candidate, write::ttl_seconds(&call.api, resource)).await?;
     Ok(Created::Stored(versions::read(&call.api, resource, stored).await?))
 }

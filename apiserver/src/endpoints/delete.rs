@@ -278,7 +278,7 @@ async fn write_mark(call: &Call, current: &Object, mut new: Value) -> Result<Arc
     write::canonical(resource, &mut new);
     let new = versions::write(&call.api, resource, new).await?;
     let cache = write::cache_of(&resource.stored)?;
-    let written = call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(resource)).await;
+    let written = call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(&call.api, resource)).await;
     let written = written.map_err(|e| failure(call, e, current.name()))?;
     Ok(versions::read(&call.api, resource, written).await?)
 }

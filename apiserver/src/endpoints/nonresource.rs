@@ -57,7 +57,7 @@ async fn openid_configuration(api: &Api, request: &Authorized) -> Answer {
     read_only(request)?;
     negotiate::route_accepts(&request.headers, &[negotiate::Encoding::Json])?;
     let keys = signing_keys(api).await?;
-    let address = request.peer.local.to_string();
+    let address = api.told.external_address(request.peer.local);
     let document = discovery::configuration(&api.issuer, &keys, &address);
     Ok(discovery::document(&document, &keys, "application/json"))
 }
@@ -125,7 +125,7 @@ async fn healthy(api: &Api, check: &str, endpoint: &str) -> bool {
         }
         "kms-providers" => api.encryption.check().await.inspect_err(|why| tracing::warn!(why, "health check failed")).is_ok(),
         // A server that is shutting down is alive but no longer ready.
-        "shutdown" => endpoint != "readyz" || !*api.shutdown.borrow(),
+        "shutdown" => endpoint != "readyz" || !*api.leaving.borrow(),
         _ => true,
     }
 }

@@ -231,7 +231,7 @@ async fn commit(call: &mut Call, current: &Arc<Object>, mut new: Value, dry_run:
         })
     } else {
         let new = versions::write(&call.api, &resource, new).await?;
-        call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(&resource)).await.map(Created::Stored)
+        call.api.storage.update(cache, &new, Some(current.revision()), write::ttl_seconds(&call.api, &resource)).await.map(Created::Stored)
     };
     match result {
         Ok(Created::Stored(object)) => Ok(Created::Stored(versions::read(&call.api, &resource, object).await?)),

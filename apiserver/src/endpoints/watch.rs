@@ -26,12 +26,15 @@ use crate::flow_control::held::Held;
 use crate::registry::table::IncludeObject;
 use crate::storage::{Cursor, Event, EventKind, Freshness, Object, Revision, Scope};
 
-/// A watch without `timeoutSeconds` lives between this and twice this, so that watches do not all end at once.
-const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Bookmarks come about this often.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Bytes of events sent at a time when many are waiting.
 const BATCH_BYTES: usize = 64 * 1024;
+
+/// A watch without `timeoutSeconds` lives between `least` and twice that, so that watches do not all end at once.
+fn lifetime(least: Duration) -> Duration {
+    least.mul_f64(1.0 + rand::rng().random::<f64>())
+}
 
 /// Starts a watch and answers with its stream.
 pub async fn watch(call: &mut Call, deprecated_path: bool) -> Answer {
@@ -49,7 +52,7 @@ pub async fn watch(call: &mut Call, deprecated_path: bool) -> Answer {
     let start = Start::open(call, &options, &filter).await?;
     let timeout = match options.timeout_seconds {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
-        _ => MIN_TIMEOUT + Duration::from_millis(rand::rng().random_range(0..MIN_TIMEOUT.as_millis() as u64)),
+        _ => lifetime(call.api.told.min_request_timeout),
     };
     let seat = call.request.seat.take().filter(|_| !start.initial.is_empty());
     let mut stream = Watch::new(call, form.clone(), include, filter, start, options.allow_bookmarks, timeout);

@@ -19,6 +19,7 @@ use serde_json::Value;
 use super::body::set_type_meta;
 use super::{Call, convert, meta};
 use crate::admission::{Attributes, Operation};
+use crate::api::Api;
 use crate::catalog::{Resource, Stored, SubresourceKind};
 use crate::registry::resource::admin_access;
 use crate::registry::{Cx, METADATA_CHECKED_AGAIN, METADATA_UNCHECKED, PLAIN_FINALIZERS, PLAIN_FINALIZERS_IN_STATUS, UpdateStrategy};
@@ -399,9 +400,10 @@ fn finalizer_rule(resource: &Resource, subresource: &str) -> FinalizerRule {
     }
 }
 
-/// The time to live of what a kind stores, in seconds: events are kept for an hour.
-pub fn ttl_seconds(resource: &Resource) -> Option<u32> {
-    (&*resource.stored.prefix == "events").then_some(3600)
+/// The time to live of what a kind stores, in seconds: events are kept for a while.
+pub fn ttl_seconds(api: &Api, resource: &Resource) -> Option<u32> {
+    let seconds = (&*resource.stored.prefix == "events").then_some(api.told.event_ttl.as_secs())?;
+    (seconds > 0).then(|| u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
 /// Milliseconds are dropped: what the API stores has whole seconds.

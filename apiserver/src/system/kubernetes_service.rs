@@ -46,20 +46,21 @@ pub async fn keep(client: &Loopback, settings: &Settings, mut watched: Watched) 
 /// Creates the service and its address if they are missing, and sets its endpoints right.
 pub async fn ensure(client: &Loopback, settings: &Settings) -> Result<(), Status> {
     let Some(range) = settings.service_ranges.first() else { return Ok(()) };
-    let service = ensure_service(client, range.first(), settings.port).await;
+    let service = ensure_service(client, range.first(), settings).await;
     let endpoints = match settings.advertise_address {
+        Some(_) if !settings.keeps_endpoints => Ok(()),
         Some(advertised) => ensure_endpoints(client, advertised, settings.port).await,
         None => Ok(()),
     };
     service.and(endpoints)
 }
 
-async fn ensure_service(client: &Loopback, address: IpAddr, port: u16) -> Result<(), Status> {
+async fn ensure_service(client: &Loopback, address: IpAddr, settings: &Settings) -> Result<(), Status> {
     if !client.serves("", "services") {
         return Ok(());
     }
     if client.get("", "services", NAMESPACE, NAME).is_none() {
-        client.ensure(SERVICES, service(address, port)).await?;
+        client.ensure(SERVICES, service(address, settings.port, settings.node_port)).await?;
     }
     // The allocator makes this one with the service; a service that was restored without it gets it here.
     let name = address.to_string();
@@ -102,8 +103,9 @@ fn revise(current: &Value, wanted: &Value, fields: &[&str]) -> Option<Value> {
     (revised != *current).then_some(revised)
 }
 
-fn service(address: IpAddr, port: u16) -> Value {
-    json!({
+/// `node_port`: where nodes serve it; 0 for nowhere.
+fn service(address: IpAddr, port: u16, node_port: u16) -> Value {
+    let mut service = json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": { "name": NAME, "namespace": NAMESPACE, "labels": { "provider": "kubernetes", "component": "apiserver" } },
@@ -114,7 +116,12 @@ fn service(address: IpAddr, port: u16) -> Value {
             "sessionAffinity": "None",
             "type": "ClusterIP",
         },
-    })
+    });
+    if node_port > 0 {
+        service["spec"]["type"] = "NodePort".into();
+        service["spec"]["ports"][0]["nodePort"] = node_port.into();
+    }
+    service
 }
 
 fn ip_address(address: IpAddr) -> Value {

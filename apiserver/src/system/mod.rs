@@ -39,6 +39,10 @@ pub struct Settings {
     pub advertise_address: Option<IpAddr>,
     /// The port there.
     pub port: u16,
+    /// Where nodes serve the service `kubernetes`; 0 for nowhere.
+    pub node_port: u16,
+    /// Whether the endpoints of the service `kubernetes` are this server's to keep.
+    pub keeps_endpoints: bool,
     /// The ranges that services get their addresses from, the default family first.
     pub service_ranges: Vec<ServiceRange>,
     /// The CA of client certificates, PEM.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use futures::future::BoxFuture;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::Full;
-use tower::service_fn;
+use tower::{Service, service_fn};
 
 use crate::api::Api;
 use crate::discovery::documents::GIT_VERSION;
@@ -21,18 +21,39 @@ use crate::tokens::claims;
 /// A client that acts as `user`. `component` is the program that it is part of, such as `kube-scheduler`: the server takes the
 /// names of field managers from it.
 pub fn client(api: &Arc<Api>, user: User, component: &str) -> kube::Client {
+    kube::Client::new(transport(api, user, component), "default")
+}
+
+/// What carries the requests of such a client.
+pub fn transport(
+    api: &Arc<Api>,
+    user: User,
+    component: &str,
+) -> impl Service<Request<kube::client::Body>, Response = Response<Body>, Error = kube::Error, Future: Send + 'static> + Send + 'static + use<> {
     let api = api.clone();
     let agent = user_agent(component);
-    let service = service_fn(move |request: Request<kube::client::Body>| -> BoxFuture<'static, Result<Response<Body>, kube::Error>> {
+    service_fn(move |request: Request<kube::client::Body>| -> BoxFuture<'static, Result<Response<Body>, kube::Error>> {
         let (api, user, agent) = (api.clone(), user.clone(), agent.clone());
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
             head.headers.entry(header::USER_AGENT).or_insert(agent);
+            if let Some(uri) = without_end(&head.uri) {
+                head.uri = uri;
+            }
             let body = Full::new(body.collect_bytes().await?);
             Ok(filters::serve_own(api, Request::from_parts(head, body), user).await)
         })
-    });
-    kube::Client::new(service, "default")
+    })
+}
+
+/// The same watch without `timeoutSeconds`; nothing if it is no watch, or has none. Clients end watches so that those on dead connections
+/// end, too, and there is no connection here that could be dead.
+fn without_end(uri: &Uri) -> Option<Uri> {
+    let query = uri.query().filter(|query| query.contains("watch=true") && query.contains("timeoutSeconds="))?;
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("timeoutSeconds=")).collect();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = format!("{}?{}", uri.path(), kept.join("&")).parse().ok();
+    Uri::from_parts(parts).ok()
 }
 
 /// A user that is a component: a name such as `system:kube-scheduler`, and no groups but the one of all authenticated users.
@@ -163,6 +184,15 @@ mod tests {
         let kube::Error::Api(status) = refused else { panic!("{refused:?}") };
         let expect = r#"configmaps is forbidden: User "system:serviceaccount:kube-system:nobody-special" cannot create resource "configmaps" in API group "" in the namespace "default""#;
         assert_eq!((status.code, status.message.as_str()), (403, expect));
+    }
+
+    #[test]
+    fn a_watch_in_process_has_no_end_of_its_own() {
+        let without = |uri: &str| without_end(&uri.parse().unwrap()).map(|uri| uri.to_string());
+        let watch = "/api/v1/pods?&watch=true&timeoutSeconds=290&allowWatchBookmarks=true";
+        assert_eq!(without(watch).as_deref(), Some("/api/v1/pods?&watch=true&allowWatchBookmarks=true"));
+        assert_eq!(without("/api/v1/pods?timeoutSeconds=290"), None);
+        assert_eq!(without("/api/v1/pods?watch=true"), None);
     }
 
     /// The discovery that everybody authenticated may read, which says that the group was added.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -37,7 +38,11 @@ pub struct Metrics {
     pub inflight: AtomicU64,
     /// Watches open now.
     pub watches: AtomicU64,
+    /// What other components of this process tell.
+    others: OnceLock<Others>,
 }
+
+type Others = Box<dyn Fn(&mut String) + Send + Sync>;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RequestLabels {
@@ -77,6 +82,21 @@ impl Metrics {
             return;
         }
         *requests.entry(labels).or_default() += 1;
+    }
+
+    /// From now on, what `render` writes is told as well: there are components in this process beside the server. Who comes second
+    /// is not asked.
+    pub fn tell_also(&self, render: impl Fn(&mut String) + Send + Sync + 'static) {
+        if self.others.set(Box::new(render)).is_err() {
+            tracing::warn!("somebody tells metrics of this process already");
+        }
+    }
+
+    /// Writes what other components of this process tell.
+    pub fn render_others(&self, out: &mut String) {
+        if let Some(render) = self.others.get() {
+            render(out);
+        }
     }
 
     /// The exposition text (Prometheus text format 0.0.4).

@@ -21,7 +21,17 @@ use crate::answer::{is_conflict, is_not_found};
 use crate::chance;
 use crate::clock;
 use crate::events::Recorder;
+use crate::metrics::{Counter, Family, Told, counters};
 use crate::object::Object;
+
+static SLOW_PATHS: Family<Counter> = counters(
+    "leader_election_slowpath_total",
+    "[ALPHA] Total number of slow path exercised in renewing leader leases. 'name' is the string used to identify the lease. Please make sure to group by name.",
+    &["name"],
+);
+
+/// What elections of this process tell; whether it leads is told by a [`Watchdog`].
+pub static METRICS: &[&dyn Told] = &[&SLOW_PATHS];
 
 /// Candidates wait up to this much longer than the retry period, so that they do not all come at once.
 const JITTER: f64 = 1.2;
@@ -291,6 +301,9 @@ impl Elector {
             }
             Step::Update(spec) => {
                 let Some(observed) = self.observed.clone() else { return Ok(false) };
+                if holder(&observed.lease) == self.config.identity {
+                    SLOW_PATHS.with(&[&self.config.name]).inc();
+                }
                 self.update(observed.lease, spec).await?;
                 Ok(true)
             }

@@ -13,8 +13,10 @@ pub mod expectations;
 mod fake_api;
 pub mod informer;
 pub mod lease;
+pub mod metrics;
 pub mod object;
 pub mod queue;
+pub mod requests;
 pub mod store;
 
 pub use informer::{Change, Informer, Informers};

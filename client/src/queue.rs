@@ -1,7 +1,9 @@
 //! Work queues: a key waits at most once, is worked on by one worker at a time, and comes back later when it failed.
 
+mod metrics;
+
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +12,19 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use self::metrics::METRICS;
+use self::metrics::{Counts, UnderWay};
+
 /// How long a key that failed waits: the first time, doubled each time, up to the second.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(1000);
 
 struct State<T> {
     ready: VecDeque<T>,
-    /// In `ready`, or to be put there when its worker is done.
-    dirty: HashSet<T>,
-    processing: HashSet<T>,
+    /// In `ready`, or to be put there when its worker is done; since when.
+    dirty: HashMap<T, Instant>,
+    /// Since when workers have them.
+    processing: HashMap<T, Instant>,
     /// When keys become ready, earliest first, with a number that breaks ties; stale entries are those that `due` does not confirm.
     delayed: BinaryHeap<Reverse<(Instant, u64)>>,
     delayed_keys: HashMap<u64, T>,
@@ -32,11 +38,31 @@ struct State<T> {
 pub struct Queue<T> {
     state: Arc<Mutex<State<T>>>,
     changed: Arc<Notify>,
+    counts: Option<Arc<Counts>>,
 }
 
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Queue<T> {
-        Queue { state: self.state.clone(), changed: self.changed.clone() }
+        Queue { state: self.state.clone(), changed: self.changed.clone(), counts: self.counts.clone() }
+    }
+}
+
+impl<T: Clone + Eq + Hash + Send + 'static> Queue<T> {
+    /// A queue that is counted and timed under this name.
+    pub fn named(name: &'static str) -> Queue<T> {
+        let mut queue = Queue::default();
+        queue.counts = Some(Arc::new(Counts::new(name, &queue.state)));
+        queue
+    }
+}
+
+impl<T: Send> UnderWay for Mutex<State<T>> {
+    fn depth(&self) -> usize {
+        self.lock().ready.len()
+    }
+
+    fn since(&self) -> Vec<Instant> {
+        self.lock().processing.values().copied().collect()
     }
 }
 
@@ -44,8 +70,8 @@ impl<T: Clone + Eq + Hash> Default for Queue<T> {
     fn default() -> Queue<T> {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            processing: HashSet::new(),
+            dirty: HashMap::new(),
+            processing: HashMap::new(),
             delayed: BinaryHeap::new(),
             delayed_keys: HashMap::new(),
             due: HashMap::new(),
@@ -53,22 +79,43 @@ impl<T: Clone + Eq + Hash> Default for Queue<T> {
             failures: HashMap::new(),
             closed: false,
         };
-        Queue { state: Arc::new(Mutex::new(state)), changed: Arc::default() }
+        Queue { state: Arc::new(Mutex::new(state)), changed: Arc::default(), counts: None }
+    }
+}
+
+/// What became of a key that was added.
+#[derive(Debug, PartialEq)]
+enum Added {
+    /// It was there already, or the queue is closed.
+    Not,
+    /// Its worker has it; it is ready when that is done.
+    ForLater,
+    /// Somebody who waits has something to do now.
+    Ready,
+}
+
+fn count(counts: Option<&Counts>, added: &Added) {
+    if let Some(counts) = counts.filter(|_| *added != Added::Not) {
+        counts.adds.inc();
     }
 }
 
 impl<T: Clone + Eq + Hash> State<T> {
-    /// Whether somebody who waits has something to do now.
-    fn add(&mut self, key: T) -> bool {
-        if self.closed || !self.dirty.insert(key.clone()) || self.processing.contains(&key) {
-            return false;
+    /// Takes a key in.
+    fn add(&mut self, key: T, now: Instant) -> Added {
+        if self.closed || self.dirty.contains_key(&key) {
+            return Added::Not;
+        }
+        self.dirty.insert(key.clone(), now);
+        if self.processing.contains_key(&key) {
+            return Added::ForLater;
         }
         self.ready.push_back(key);
-        true
+        Added::Ready
     }
 
-    /// Makes ready what is due, and says when the next is.
-    fn promote(&mut self, now: Instant) -> Option<Instant> {
+    /// Makes ready what is due, counts it, and says when the next is.
+    fn promote(&mut self, now: Instant, counts: Option<&Counts>) -> Option<Instant> {
         while let Some(Reverse((at, number))) = self.delayed.peek().copied() {
             if at > now {
                 return Some(at);
@@ -77,7 +124,8 @@ impl<T: Clone + Eq + Hash> State<T> {
             let Some(key) = self.delayed_keys.remove(&number) else { continue };
             if self.due.get(&key).is_some_and(|(_, current)| *current == number) {
                 self.due.remove(&key);
-                self.add(key);
+                let added = self.add(key, now);
+                count(counts, &added);
             }
         }
         None
@@ -86,13 +134,18 @@ impl<T: Clone + Eq + Hash> State<T> {
 
 impl<T: Clone + Eq + Hash> Queue<T> {
     pub fn add(&self, key: T) {
-        if self.state.lock().add(key) {
+        let added = self.state.lock().add(key, Instant::now());
+        count(self.counts.as_deref(), &added);
+        if added == Added::Ready {
             self.changed.notify_one();
         }
     }
 
     /// Adds the key when the time has passed. Of several times for one key the earliest counts.
     pub fn add_after(&self, key: T, delay: Duration) {
+        if let Some(counts) = &self.counts {
+            counts.retries.inc();
+        }
         if delay.is_zero() {
             return self.add(key);
         }
@@ -141,10 +194,14 @@ impl<T: Clone + Eq + Hash> Queue<T> {
                 if state.closed {
                     return None;
                 }
-                let wake = state.promote(Instant::now());
+                let now = Instant::now();
+                let wake = state.promote(now, self.counts.as_deref());
                 if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.processing.insert(key.clone());
+                    let added = state.dirty.remove(&key);
+                    state.processing.insert(key.clone(), now);
+                    if let (Some(counts), Some(added)) = (&self.counts, added) {
+                        counts.queued.observe_time(now.saturating_duration_since(added));
+                    }
                     if !state.ready.is_empty() || wake.is_some() {
                         self.changed.notify_one();
                     }
@@ -166,8 +223,10 @@ impl<T: Clone + Eq + Hash> Queue<T> {
     /// The worker is through with the key; it may be handed out again.
     pub fn done(&self, key: &T) {
         let mut state = self.state.lock();
-        state.processing.remove(key);
-        if state.dirty.contains(key) {
+        if let (Some(since), Some(counts)) = (state.processing.remove(key), &self.counts) {
+            counts.worked.observe_time(since.elapsed());
+        }
+        if state.dirty.contains_key(key) {
             state.ready.push_back(key.clone());
             self.changed.notify_one();
         }
@@ -238,6 +297,41 @@ mod tests {
         }
         assert_eq!(waits, [5, 10, 20, 40]);
         assert_eq!(backoff(40), BACKOFF_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_with_a_name_is_counted_and_timed() {
+        let queue = Queue::named("test_counted");
+        let tell = || {
+            let mut text = String::new();
+            crate::metrics::render(&mut text, METRICS);
+            text.lines().filter(|line| line.contains("test_counted") && !line.contains("_bucket")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        queue.add("a");
+        queue.add("a");
+        queue.add_after("b", Duration::from_secs(3));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(queue.next().await, Some("a"));
+        // Once more while it is worked on: it is not ready before that is done.
+        queue.add("a");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(queue.next().await, Some("b"));
+        let expected = [
+            "workqueue_depth{name=\"test_counted\"} 0",
+            "workqueue_adds_total{name=\"test_counted\"} 3",
+            "workqueue_queue_duration_seconds_sum{name=\"test_counted\"} 2",
+            "workqueue_queue_duration_seconds_count{name=\"test_counted\"} 2",
+            "workqueue_work_duration_seconds_sum{name=\"test_counted\"} 0",
+            "workqueue_work_duration_seconds_count{name=\"test_counted\"} 0",
+            "workqueue_unfinished_work_seconds{name=\"test_counted\"} 2",
+            "workqueue_longest_running_processor_seconds{name=\"test_counted\"} 2",
+            "workqueue_retries_total{name=\"test_counted\"} 1",
+        ];
+        assert_eq!(tell(), expected);
+        queue.done(&"a");
+        let told = tell();
+        assert!(told.contains(&"workqueue_depth{name=\"test_counted\"} 1".to_owned()), "{told:?}");
+        assert!(told.contains(&"workqueue_work_duration_seconds_sum{name=\"test_counted\"} 2".to_owned()), "{told:?}");
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ enum Error {
 
 pub async fn run(context: Context) {
     let roles = context.informers.of::<ClusterRole>();
-    let queue = Queue::default();
+    let queue = Queue::named("ClusterRoleAggregator");
     let (sink, all) = (queue.clone(), roles.clone());
     // Whatever changed, every gathering role is looked at: there are few, and who gathers from whom is not known beforehand.
     roles.on_change(move |_| all.list().iter().filter(|role| role.aggregation_rule.is_some()).for_each(|role| sink.add(role.key())));

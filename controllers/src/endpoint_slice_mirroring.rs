@@ -9,20 +9,23 @@ use std::time::Duration;
 
 use client::controller::Outcome;
 use client::events::Recorder;
+use client::metrics::Looking;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
+use tokio::time::Instant;
 
+use crate::endpoint_slice::numbers::{self, Numbers, Totals};
 use crate::endpoint_slice::pods::{IPV4, IPV6, PortKey, port_key};
 use crate::endpoint_slice::slicing::{MANAGED_BY_LABEL, Plan, SERVICE_NAME_LABEL, name_prefix};
 use crate::endpoint_slice::tracker::{self, Tracker};
 use crate::endpoint_slice::{SERVICE_INDEX, index_by_service, triggers};
 use crate::endpoints::{LEADER, repack};
-use crate::failure;
 use crate::manager::Context;
+use crate::{failure, metrics};
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
@@ -44,6 +47,7 @@ struct Controller {
     slices: Informer<EndpointSlice>,
     tracker: Arc<Tracker>,
     max_endpoints: usize,
+    totals: Arc<Totals>,
 }
 
 pub async fn run(context: Context) {
@@ -55,14 +59,22 @@ pub async fn run(context: Context) {
         slices: context.informers.of(),
         tracker: Arc::default(),
         max_endpoints: context.config.mirroring_max_endpoints_per_subset,
+        totals: Arc::default(),
     };
-    let queue = Queue::default();
+    let _told = controller.tell_numbers();
+    let queue = Queue::named("endpoint_slice_mirroring");
     controller.watch(&queue, context.config.mirroring_endpointslice_updates_batch_period);
     controller.services.synced().await;
     controller.endpoints.synced().await;
     controller.slices.synced().await;
     let workers = context.config.mirroring_concurrent_service_endpoint_syncs;
-    client::controller::run(context.name, queue, workers, context.shutdown, |key: ObjectKey| controller.sync(key)).await;
+    client::controller::run(context.name, queue, workers, context.shutdown, |key: ObjectKey| async {
+        let started = Instant::now();
+        let result = controller.sync(key).await;
+        metrics::MIRRORED_DURATION.only().observe_time(started.elapsed());
+        result
+    })
+    .await;
 }
 
 fn is_ours(slice: &EndpointSlice) -> bool {
@@ -119,6 +131,7 @@ impl Controller {
         let service = self.services.get_key(&key).filter(|service| !selects(service));
         let (Some(endpoints), Some(_)) = (endpoints, service) else {
             self.tracker.forget(&key);
+            self.totals.forget(&key);
             for slice in slices {
                 answer::or_absent(api.delete(slice.name(), &DeleteParams::default()).await)?;
             }
@@ -130,8 +143,32 @@ impl Controller {
         let desired = desired(&endpoints, self.max_endpoints);
         self.tell(&endpoints, &desired);
         let existing: Vec<EndpointSlice> = slices.iter().map(|slice| slice.as_ref().clone()).collect();
-        self.write(&api, &endpoints, plan(&endpoints, existing, desired.groups)).await?;
+        let plan = plan(&endpoints, existing, desired.groups);
+        metrics::MIRRORED_SKIPPED.only().observe(desired.skipped as f64);
+        self.count(&key, &slices, &plan);
+        self.write(&api, &endpoints, plan).await?;
         Ok(Outcome::Done)
+    }
+
+    /// What is looked up when somebody asks, for as long as it is kept.
+    fn tell_numbers(&self) -> [Looking; 3] {
+        let look = |of: fn(&Numbers) -> usize| {
+            let totals = self.totals.clone();
+            move || vec![(Vec::new(), totals.sum(of))]
+        };
+        [
+            metrics::MIRRORED_ENDPOINTS.by(look(|numbers| numbers.endpoints)),
+            metrics::MIRRORED_NUMBER.by(look(|numbers| numbers.slices)),
+            metrics::MIRRORED_DESIRED.by(look(|numbers| numbers.desired)),
+        ]
+    }
+
+    fn count(&self, key: &ObjectKey, existing: &[Arc<EndpointSlice>], plan: &Plan) {
+        let changes = numbers::changes(existing, plan);
+        metrics::MIRRORED_ADDED.only().observe(changes.added as f64);
+        metrics::MIRRORED_UPDATED.only().observe(changes.updated as f64);
+        metrics::MIRRORED_REMOVED.only().observe(changes.removed as f64);
+        self.totals.set(key, numbers::numbers(existing, plan, self.max_endpoints));
     }
 
     fn tell(&self, endpoints: &Endpoints, desired: &Desired) {
@@ -153,7 +190,10 @@ impl Controller {
         let create = if endpoints.is_terminating() { Vec::new() } else { plan.create };
         for slice in create {
             match api.create(&PostParams::default(), &slice).await {
-                Ok(written) => self.tracker.written(&key, &written),
+                Ok(written) => {
+                    self.tracker.written(&key, &written);
+                    metrics::MIRRORED_CHANGES.with(&["create"]).inc();
+                }
                 Err(error) if answer::is_namespace_terminating(&error) => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -161,10 +201,12 @@ impl Controller {
         for slice in plan.update {
             let written = api.replace(slice.name(), &PostParams::default(), &slice).await?;
             self.tracker.written(&key, &written);
+            metrics::MIRRORED_CHANGES.with(&["update"]).inc();
         }
         for slice in plan.delete {
             answer::or_absent(api.delete(slice.name(), &DeleteParams::default()).await)?;
             self.tracker.deleted(&key, &slice);
+            metrics::MIRRORED_CHANGES.with(&["delete"]).inc();
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 
 use crate::failure;
 use crate::manager::Context;
-use crate::{claims, pod_state};
+use crate::{claims, metrics, pod_state};
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -35,7 +35,7 @@ pub async fn run(context: Context) {
         claims: context.informers.of(),
     };
     claims::index(&controller.pods);
-    let queue = Queue::default();
+    let queue = Queue::named("ephemeral_volume");
     let sink = queue.clone();
     controller.pods.on_change(move |change| {
         let pod = change.object();
@@ -88,7 +88,9 @@ impl Controller {
                 return Err(Error::NotOurs(claim.key(), key));
             }
             let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+            metrics::EPHEMERAL_CREATES.only().inc();
             if let Err(error) = api.create(&PostParams::default(), &claim).await {
+                metrics::EPHEMERAL_CREATE_FAILURES.only().inc();
                 let error = Error::Create(claim.key(), error);
                 let message = format!("ephemeral volume {}: {error}", volume.name);
                 self.recorder.warning(&pod.reference(), "EphemeralVolumeProvisioningFailed", message);

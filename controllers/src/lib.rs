@@ -9,6 +9,7 @@ mod certificates;
 mod claims;
 mod cluster_role_aggregation;
 pub mod config;
+mod device_taint_eviction;
 mod discovery;
 mod disruption;
 mod endpoint_slice;
@@ -23,6 +24,7 @@ mod label_selector_text;
 mod legacy_token_cleaner;
 pub mod local_path_provisioner;
 pub mod manager;
+pub mod metrics;
 pub mod names;
 mod namespace;
 mod node_ipam;
@@ -144,6 +146,11 @@ pub const CONTROLLERS: &[Controller] = &[
         name: "volumeattributesclass-protection-controller",
         on_by_default: true,
         run: |context| Box::pin(vac_protection::run(context)),
+    },
+    Controller {
+        name: "device-taint-eviction-controller",
+        on_by_default: true,
+        run: |context| Box::pin(device_taint_eviction::run(context)),
     },
     Controller { name: "resourceclaim-controller", on_by_default: true, run: |context| Box::pin(resource_claim::run(context)) },
     Controller {

@@ -3,6 +3,7 @@
 //! Knows which controllers there are and nothing of what they do. One that ends or panics stops no other.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,26 +67,41 @@ impl Default for Selection {
     }
 }
 
-/// A controller that nobody knows.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not in the list of known controllers")]
-pub struct UnknownController(pub String);
+/// Controllers that nobody knows, each once, in the order in which they were named.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UnknownControllers(Vec<String>);
+
+impl fmt::Display for UnknownControllers {
+    /// As upstream tells several errors: in brackets if there is more than one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each: Vec<String> = self.0.iter().map(|name| format!("{name:?} is not in the list of known controllers")).collect();
+        let text = each.join(", ");
+        if each.len() == 1 { f.write_str(&text) } else { write!(f, "[{text}]") }
+    }
+}
+
+impl std::error::Error for UnknownControllers {}
 
 impl Selection {
     /// Former names stand for those of today.
-    pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Selection, UnknownController> {
-        let mut parsed = Vec::new();
+    pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Selection, UnknownControllers> {
+        let (mut parsed, mut unknown) = (Vec::new(), Vec::<String>::new());
         for word in words {
             if word == "*" {
                 parsed.push(word.to_owned());
                 continue;
             }
             let name = word.strip_prefix('-').unwrap_or(word);
-            let known = names::find(name).ok_or_else(|| UnknownController(name.to_owned()))?;
+            let Some(known) = names::find(name) else {
+                if !unknown.iter().any(|known| known == name) {
+                    unknown.push(name.to_owned());
+                }
+                continue;
+            };
             let sign = if word.starts_with('-') { "-" } else { "" };
             parsed.push(format!("{sign}{}", known.controller));
         }
-        Ok(Selection { words: parsed })
+        if unknown.is_empty() { Ok(Selection { words: parsed }) } else { Err(UnknownControllers(unknown)) }
     }
 
     /// Whether the controller is to run.
@@ -196,6 +212,9 @@ mod tests {
     fn an_unknown_name_is_refused_by_upstreams_words() {
         let error = Selection::parse(["*", "-nonsense"]).unwrap_err();
         assert_eq!(error.to_string(), "\"nonsense\" is not in the list of known controllers");
+        let error = Selection::parse(["more", "job", "-nonsense", "more"]).unwrap_err();
+        let expected = "[\"more\" is not in the list of known controllers, \"nonsense\" is not in the list of known controllers]";
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use client::controller::Outcome;
 use client::events::Recorder;
+use client::metrics::{Counter, Family};
 use client::{Change, Informer, Object, ObjectKey, Queue, Reference, answer};
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use kube::api::{Patch, PatchParams};
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::manager::{Config, Context};
+use crate::metrics;
 use crate::prefix::Prefix;
 
 const MASK_IPV4: u8 = 24;
@@ -34,7 +36,10 @@ struct Pool {
 impl Pool {
     fn new(cluster: Prefix, bits: u8) -> Option<Pool> {
         let more = bits.checked_sub(cluster.bits())?;
-        (more <= PARTS_BITS_MAX).then(|| Pool { cluster, bits, taken: BTreeSet::new(), next: 0 })
+        let pool = (more <= PARTS_BITS_MAX).then(|| Pool { cluster, bits, taken: BTreeSet::new(), next: 0 })?;
+        // How many there are is told from the start.
+        pool.tell(&metrics::NODE_RANGES_GIVEN, 0);
+        Some(pool)
     }
 
     /// All parts that a range touches.
@@ -58,21 +63,36 @@ impl Pool {
     }
 
     fn take(&mut self, range: &Prefix) {
-        let touched = self.touched(range);
+        let (touched, before) = (self.touched(range), self.taken.len());
         self.taken.extend(touched);
+        self.tell(&metrics::NODE_RANGES_GIVEN, self.taken.len() - before);
     }
 
     fn release(&mut self, range: &Prefix) {
+        let before = self.taken.len();
         for index in self.touched(range) {
             self.taken.remove(&index);
         }
+        self.tell(&metrics::NODE_RANGES_FREED, before - self.taken.len());
+    }
+
+    /// Counts so many ranges that were given or freed, and tells how many of all are in use.
+    fn tell(&self, counted: &Family<Counter>, number: usize) {
+        let cluster = self.cluster.to_string();
+        let max = self.cluster.count(self.bits) as f64;
+        counted.with(&[&cluster]).add(number as u64);
+        metrics::NODE_RANGES_MAX.with(&[&cluster]).set(max);
+        metrics::NODE_RANGES_USED.with(&[&cluster]).set(self.taken.len() as f64 / max);
     }
 
     /// The next free range, going round, so that one that was given back rests for a while.
     fn allocate(&mut self) -> Option<Prefix> {
         let count = self.cluster.count(self.bits);
-        let free = (0..count).map(|step| (self.next + step) % count).find(|index| !self.taken.contains(index))?;
+        let (tries, free) =
+            (0..count).map(|step| (step, (self.next + step) % count)).find(|(_, index)| !self.taken.contains(index))?;
         self.taken.insert(free);
+        self.tell(&metrics::NODE_RANGES_GIVEN, 1);
+        metrics::NODE_RANGES_TRIES.with(&[&self.cluster.to_string()]).observe(tries as f64);
         self.next = (free + 1) % count;
         self.cluster.part(self.bits, free)
     }
@@ -170,7 +190,8 @@ pub async fn run(context: Context) {
         state: Mutex::new(State { pools, given: HashMap::new() }),
     });
     controller.nodes.synced().await;
-    let queue = Queue::default();
+    metrics::RUNNING_CONTROLLERS.with(&["nodeipam", "kube-controller-manager"]).set(1.0);
+    let queue = Queue::named("cidrallocator_node");
     // What nodes have must be known before any is given a range.
     for node in controller.nodes.list().iter().filter(|node| !ranges(node).is_empty()) {
         controller.state.lock().occupy(node.name(), ranges(node));

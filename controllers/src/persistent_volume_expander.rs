@@ -14,7 +14,7 @@ const WORKERS: usize = 10;
 pub async fn run(context: Context) {
     let claims = context.informers.of::<PersistentVolumeClaim>();
     let volumes = context.informers.of::<PersistentVolume>();
-    let queue = Queue::default();
+    let queue = Queue::named("volume_expand");
     let sink = queue.clone();
     claims.on_change(move |change| {
         if let Change::Updated { old, new } = change

@@ -61,10 +61,10 @@ async fn say(client: &Client, pod: &Pod, fail: bool, cause: Option<Cause>) -> Re
 }
 
 /// Asks for the pod's deletion, with the time that it has for that.
-pub async fn delete(client: &Client, pod: &Pod, cause: Cause) -> Result<(), kube::Error> {
+pub async fn delete(client: &Client, pod: &Pod, cause: Cause, params: &DeleteParams) -> Result<(), kube::Error> {
     say(client, pod, false, Some(cause)).await?;
     let api: Api<Pod> = Api::namespaced(client.clone(), pod.namespace());
-    api.delete(pod.name(), &DeleteParams::default()).await.map(|_| ())
+    api.delete(pod.name(), params).await.map(|_| ())
 }
 
 /// Deletes the pod at once. Nobody runs it any more, so it is said to have failed if it has not ended.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::manager::Context;
 use crate::pod_disruption::{self, Cause};
-use crate::{node_state, pod_state};
+use crate::{metrics, node_state, pod_state};
 
 const PERIOD: Duration = Duration::from_secs(20);
 /// A node that the informer does not show may only be new; the API server is asked after this long.
@@ -56,9 +56,12 @@ async fn collect(
     let gone = gone_nodes(client, &all, &node, missing).await;
     let work = decide(&all, node, &gone, threshold);
     futures::stream::iter(work)
-        .for_each_concurrent(AT_ONCE, |(pod, cause)| async move {
-            match pod_disruption::fail_and_delete(client, &pod, cause).await {
+        .for_each_concurrent(AT_ONCE, |(pod, why)| async move {
+            let labels = [pod.namespace(), why.label()];
+            metrics::COLLECTED_PODS.with(&labels).inc();
+            match pod_disruption::fail_and_delete(client, &pod, why.cause()).await {
                 Err(error) if !answer::is_not_found(&error) => {
+                    metrics::COLLECTED_POD_ERRORS.with(&labels).inc();
                     tracing::warn!(pod = %pod.key(), %error, "a pod could not be collected, trying again");
                 }
                 _ => {}
@@ -88,21 +91,48 @@ async fn gone_nodes(
     gone
 }
 
-/// The pods to delete, and what they are told.
+/// Why a pod is collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Orphaned,
+    OutOfService,
+    Unscheduled,
+    Terminated,
+}
+
+impl Why {
+    fn label(self) -> &'static str {
+        match self {
+            Why::Orphaned => "orphaned",
+            Why::OutOfService => "out-of-service",
+            Why::Unscheduled => "unscheduled",
+            Why::Terminated => "terminated",
+        }
+    }
+
+    /// What the pod is told.
+    fn cause(self) -> Option<Cause> {
+        (self == Why::Orphaned).then_some(ORPHANED)
+    }
+}
+
+/// The pods to delete, and why.
 fn decide(
     pods: &[Arc<Pod>],
     node: impl Fn(&str) -> Option<Arc<Node>>,
     gone: &BTreeSet<String>,
     threshold: Option<usize>,
-) -> Vec<(Arc<Pod>, Option<Cause>)> {
+) -> Vec<(Arc<Pod>, Why)> {
     let mut work = Vec::new();
     let mut terminated = Vec::new();
     for pod in pods {
         let name = pod_state::node_name(pod);
         if gone.contains(name) {
-            work.push((pod.clone(), Some(ORPHANED)));
-        } else if pod.is_terminating() && (name.is_empty() || node(name).is_some_and(|node| is_out_of_service(&node))) {
-            work.push((pod.clone(), None));
+            work.push((pod.clone(), Why::Orphaned));
+        } else if pod.is_terminating() && name.is_empty() {
+            work.push((pod.clone(), Why::Unscheduled));
+        } else if pod.is_terminating() && node(name).is_some_and(|node| is_out_of_service(&node)) {
+            work.push((pod.clone(), Why::OutOfService));
         } else if !matches!(pod_state::phase(pod), "Pending" | "Running" | "Unknown") {
             terminated.push(pod);
         }
@@ -112,7 +142,7 @@ fn decide(
             let evicted = pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some("Evicted");
             (!(evicted && pod_state::phase(pod) == "Failed"), pod.metadata.creation_timestamp.clone(), pod.name())
         });
-        work.extend(terminated.into_iter().take(surplus).map(|pod| (pod.clone(), None)));
+        work.extend(terminated.into_iter().take(surplus).map(|pod| (pod.clone(), Why::Terminated)));
     }
     work
 }

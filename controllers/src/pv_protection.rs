@@ -13,7 +13,7 @@ const WORKERS: usize = 1;
 
 pub async fn run(context: Context) {
     let volumes = context.informers.of::<PersistentVolume>();
-    let queue = Queue::default();
+    let queue = Queue::named("pvprotection");
     let sink = queue.clone();
     volumes.on_change(move |change| {
         if !matches!(change, Change::Deleted(_)) && wanted(change.object()).is_some() {

@@ -28,7 +28,7 @@ struct Controller {
 pub async fn run(context: Context) {
     let controller = Controller { client: context.client.clone(), claims: context.informers.of(), pods: context.informers.of() };
     claims::index(&controller.pods);
-    let queue = Queue::default();
+    let queue = Queue::named("pvcprotection");
     let sink = queue.clone();
     controller.claims.on_change(move |change| {
         let claim = change.object();

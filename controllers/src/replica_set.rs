@@ -22,7 +22,7 @@ use crate::adoption::{self, Claimer};
 use crate::manager::Context;
 use crate::owners::{self, Note, Owners};
 use crate::pod_control::{self, FIRST_BATCH, PodControl, pod_from_template, slow_start};
-use crate::{failure, pod_ranking, pod_state};
+use crate::{failure, metrics, pod_ranking, pod_state};
 
 /// Pods created or deleted at most before the changes are awaited.
 const BURST: usize = 500;
@@ -31,6 +31,8 @@ const BURST: usize = 500;
 pub trait Replicated: Object + kube::Resource<Scope = NamespaceResourceScope> {
     /// Whether the status tells how many pods are being deleted.
     const COUNTS_TERMINATING: bool;
+    /// The name of the work queue in metrics.
+    const QUEUE: &'static str;
 
     fn desired(&self) -> i32;
     fn min_ready_seconds(&self) -> i32;
@@ -43,6 +45,7 @@ pub trait Replicated: Object + kube::Resource<Scope = NamespaceResourceScope> {
 
 impl Replicated for ReplicaSet {
     const COUNTS_TERMINATING: bool = true;
+    const QUEUE: &'static str = "replicaset";
 
     fn desired(&self) -> i32 {
         self.spec.replicas.unwrap_or(1)
@@ -192,7 +195,7 @@ impl<K: Replicated> Shell<K> {
             client: context.client.clone(),
             sets,
             pods,
-            queue: Queue::default(),
+            queue: Queue::named(K::QUEUE),
             expectations: Expectations::default(),
             pod_control: PodControl::new(context.client.clone(), context.recorder.clone()),
         }
@@ -257,7 +260,12 @@ impl<K: Replicated> Shell<K> {
         match plan(set.desired(), active.to_vec(), &related, clock::now()) {
             Plan::Nothing => Ok(()),
             Plan::Create(count) => self.create(set, key, count).await,
-            Plan::Delete(pods) => self.delete(set, key, pods).await,
+            Plan::Delete(pods) => {
+                if pods.len() < active.len() {
+                    age_ratios(active, &pods, clock::now()).iter().for_each(|ratio| metrics::DELETION_AGE_RATIO.only().observe(*ratio));
+                }
+                self.delete(set, key, pods).await
+            }
         }
     }
 
@@ -313,6 +321,16 @@ impl<K: Replicated> Shell<K> {
         fresh.set_status(status);
         answer::or_absent(api.replace_status(set.name(), &PostParams::default(), &fresh).await).map(|_| ())
     }
+}
+
+/// How much older than the youngest ready pod each of the ready pods is that are chosen to go; whole numbers, as upstream has it.
+fn age_ratios(active: &[Arc<Pod>], chosen: &[Arc<Pod>], now: Timestamp) -> Vec<f64> {
+    let age = |pod: &Arc<Pod>| {
+        let created = pod.metadata.creation_timestamp.as_ref().filter(|_| pod_state::is_ready(pod))?;
+        Some(now.duration_since(created.0).as_millis())
+    };
+    let Some(youngest) = active.iter().filter_map(age).min().filter(|age| *age > 0) else { return Vec::new() };
+    chosen.iter().filter_map(age).map(|age| (age / youngest) as f64).collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::replica_set::{self, Replicated};
 
 impl Replicated for ReplicationController {
     const COUNTS_TERMINATING: bool = false;
+    const QUEUE: &'static str = "replicationmanager";
 
     fn desired(&self) -> i32 {
         self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)

@@ -19,10 +19,11 @@ use serde_json::json;
 
 use crate::failure;
 use crate::manager::Context;
-use crate::{finalizers, pod_state};
+use crate::{finalizers, metrics, pod_state};
 
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 const CLAIM_ANNOTATION: &str = "resource.kubernetes.io/pod-claim-name";
+const EXTENDED_ANNOTATION: &str = "resource.kubernetes.io/extended-resource-claim";
 const FIELD_MANAGER: &str = "ResourceClaimController";
 /// Consumers of one claim.
 const RESERVED_MAX: usize = 256;
@@ -73,7 +74,9 @@ pub async fn run(context: Context) {
         claims: informers.of(),
         templates: informers.of(),
     };
-    let queue = Queue::default();
+    let claims = controller.claims.clone();
+    let _told = metrics::DEVICE_CLAIMS.by(move || metrics::tally(claims.list().iter().map(|claim| told_as(claim))));
+    let queue = Queue::named("resource_claim");
     controller.watch(&queue);
     controller.pods.synced().await;
     controller.claims.synced().await;
@@ -88,6 +91,24 @@ pub async fn run(context: Context) {
     .await;
 }
 
+/// Whether a request of the claim wants administrative access, as a label.
+fn admin_access(claim: &ResourceClaim) -> &'static str {
+    let requests = claim.spec.iter().flat_map(|spec| spec.devices.iter()).flat_map(|devices| devices.requests.iter().flatten());
+    let mut exact = requests.filter_map(|request| request.exactly.as_ref());
+    if exact.any(|exactly| exactly.admin_access == Some(true)) { "true" } else { "false" }
+}
+
+/// The labels that a claim is counted under: whether it is allocated, administrative access, and where it comes from.
+fn told_as(claim: &ResourceClaim) -> Vec<String> {
+    let source = match (claim.annotation(EXTENDED_ANNOTATION), claim.annotation(CLAIM_ANNOTATION)) {
+        (Some("true"), _) => "extended_resource",
+        (_, Some(name)) if !name.is_empty() => "resource_claim_template",
+        _ => "",
+    };
+    let allocated = if is_allocated(claim) { "true" } else { "false" };
+    Vec::from([allocated, admin_access(claim), source].map(str::to_owned))
+}
+
 fn requests(pod: &Pod) -> &[PodResourceClaim] {
     pod.spec.as_ref().and_then(|spec| spec.resource_claims.as_deref()).unwrap_or_default()
 }
@@ -100,6 +121,20 @@ fn claim_name(pod: &Pod, request: &PodResourceClaim) -> Option<(String, bool)> {
     let statuses = pod.status.iter().flat_map(|status| status.resource_claim_statuses.iter().flatten());
     let status = statuses.into_iter().find(|status| status.name == request.name)?;
     Some((status.resource_claim_name.clone()?, true))
+}
+
+/// The claims that a pod uses, by name, and whether each was made for it alone.
+pub fn claims_of(pod: &Pod) -> Vec<(String, bool)> {
+    let extended = pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref());
+    let extended = extended.map(|status| (status.resource_claim_name.clone(), true));
+    requests(pod).iter().filter_map(|request| claim_name(pod, request)).chain(extended).collect()
+}
+
+/// Whether the pod may use the claim.
+pub fn is_reserved_for(claim: &ResourceClaim, pod: &Pod) -> bool {
+    reserved(claim).iter().any(|consumer| {
+        consumer.api_group.as_deref().unwrap_or("").is_empty() && consumer.resource == "pods" && consumer.uid == pod.uid()
+    })
 }
 
 fn claim_keys(pod: &Pod) -> Vec<ObjectKey> {
@@ -240,7 +275,11 @@ impl Controller {
             return Ok(Some(claim.name().to_owned()));
         }
         let template = self.templates.get(pod.namespace(), template).ok_or_else(|| Error::NoTemplate(template.clone()))?;
-        let claim = api.create(&PostParams::default(), &new_claim(pod, request, &template)).await?;
+        let wanted = new_claim(pod, request, &template);
+        let created = api.create(&PostParams::default(), &wanted).await;
+        let status = if created.is_ok() { "success" } else { "failure" };
+        metrics::DEVICE_CLAIM_CREATES.with(&[status, admin_access(&wanted), "", "Pod"]).inc();
+        let claim = created?;
         // Known at once: the same work may come again before the watch tells.
         let name = claim.name().to_owned();
         self.claims.apply(claim);

@@ -9,8 +9,10 @@ use client::{Change, Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use tokio::time::Instant;
 
 use crate::manager::Context;
+use crate::metrics;
 
 const NAME: &str = "kube-root-ca.crt";
 const KEY: &str = "ca.crt";
@@ -32,7 +34,7 @@ pub async fn run(context: Context) {
     };
     let maps = context.informers.of::<ConfigMap>();
     let namespaces = context.informers.of::<Namespace>();
-    let queue = Queue::default();
+    let queue = Queue::named("root_ca_cert_publisher");
     let sink = queue.clone();
     maps.on_change(move |change| {
         if change.object().name() == NAME && !matches!(change, Change::Added(_)) {
@@ -50,7 +52,12 @@ pub async fn run(context: Context) {
     client::controller::run(context.name, queue, WORKERS, context.shutdown, |key: ObjectKey| {
         let wanted = decide(maps.get(&key.name, NAME).as_deref(), &key.name, &bundle);
         let client = context.client.clone();
-        async move { write(client, &key.name, wanted).await }
+        async move {
+            let started = Instant::now();
+            let result = write(client, &key.name, wanted).await;
+            metrics::synced(&metrics::ROOT_CA_SYNCS, &metrics::ROOT_CA_DURATION, &result, started.elapsed());
+            result
+        }
     })
     .await;
 }

@@ -16,7 +16,7 @@ const WORKERS: usize = 1;
 pub async fn run(context: Context) {
     let accounts = context.informers.of::<ServiceAccount>();
     let namespaces = context.informers.of::<Namespace>();
-    let queue = Queue::default();
+    let queue = Queue::named("serviceaccount");
     let sink = queue.clone();
     accounts.on_change(move |change| {
         if let Change::Deleted(account) = change {

@@ -43,7 +43,7 @@ pub async fn run(context: Context) {
         ranges: context.informers.of(),
         addresses: context.informers.of(),
     };
-    let queue = Queue::default();
+    let queue = Queue::named("ipaddresses");
     let (sink, ranges) = (queue.clone(), controller.ranges.clone());
     controller.ranges.on_change(move |change| {
         sink.add(change.object().key());

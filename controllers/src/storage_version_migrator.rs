@@ -49,7 +49,7 @@ struct Controller {
 
 pub async fn run(context: Context) {
     let controller = Controller { client: context.client.clone(), migrations: context.informers.of() };
-    let queue = Queue::default();
+    let queue = Queue::named("storage-version-migrator-controller");
     let (sink, all) = (queue.clone(), controller.migrations.clone());
     controller.migrations.on_change(move |change| {
         // The end of one is the beginning of another.

@@ -11,13 +11,14 @@ use client::events::Recorder;
 use client::{Change, Informer, Object, ObjectKey, Queue, Reference, answer};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Taint, Toleration};
 use kube::Client;
+use kube::api::DeleteParams;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::manager::Context;
 use crate::pod_disruption::{self, Cause};
 use crate::tolerations::{self, NO_EXECUTE};
-use crate::{node_state, pod_state, pods_by_node};
+use crate::{metrics, node_state, pod_state, pods_by_node};
 
 const WORKERS: usize = 8;
 const CAUSE: Cause = Cause { reason: "DeletionByTaintManager", message: "Taint manager: deleting due to NoExecute taint" };
@@ -40,7 +41,7 @@ pub async fn run(context: Context) {
         scheduled: Mutex::default(),
     };
     pods_by_node::index(&controller.pods);
-    let queue = Queue::default();
+    let queue = Queue::named("noexec_taint_pod");
     let sink = queue.clone();
     controller.pods.on_change(move |change| {
         let parts = |pod: &Pod| pod.spec.as_ref().map(|spec| (spec.tolerations.clone(), spec.node_name.clone()));
@@ -128,8 +129,10 @@ impl Controller {
                 }
                 self.recorder.normal(&reference(&key), "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
                 // A pod that could not be deleted has not earned its time once more.
-                answer::or_absent(pod_disruption::delete(&self.client, &pod, CAUSE).await)?;
+                answer::or_absent(pod_disruption::delete(&self.client, &pod, CAUSE, &DeleteParams::default()).await)?;
                 self.scheduled.lock().remove(&key);
+                metrics::TAINT_EVICTIONS.only().inc();
+                metrics::TAINT_EVICTION_LATENCY.only().observe_time(scheduled.unwrap_or(now).min(now).elapsed());
                 Ok(Outcome::Done)
             }
         }

@@ -42,7 +42,7 @@ fn step(mut current: usize, nodes: usize) -> usize {
 
 pub async fn run(context: Context) {
     let nodes = context.informers.of::<Node>();
-    let queue = Queue::default();
+    let queue = Queue::named("ttlcontroller");
     let sink = queue.clone();
     let size = std::sync::Arc::new(Mutex::new((0usize, 0usize)));
     let counted = size.clone();

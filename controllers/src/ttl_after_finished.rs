@@ -12,8 +12,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Preconditions, PropagationPolicy};
 use kube::{Api, Client};
 
-use crate::failure;
 use crate::manager::Context;
+use crate::{failure, metrics};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,22 +23,26 @@ pub enum Error {
     Delete(#[source] kube::Error),
 }
 
-/// How long the Job stays; nothing if it stays for good or is on its way already.
-fn remaining(job: &Job, now: Timestamp) -> Option<Duration> {
+/// When the Job's time is over; nothing if it stays for good or is on its way already.
+fn expiry(job: &Job) -> Option<Timestamp> {
     if job.is_terminating() {
         return None;
     }
     let ttl = SignedDuration::from_secs(i64::from(job.spec.as_ref()?.ttl_seconds_after_finished?));
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
     let ended = conditions.iter().find(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")?;
-    let left = ttl - now.duration_since(ended.last_transition_time.as_ref()?.0);
-    Some(left.max(SignedDuration::ZERO).unsigned_abs())
+    ended.last_transition_time.as_ref()?.0.checked_add(ttl).ok()
+}
+
+/// How long the Job stays.
+fn remaining(job: &Job, now: Timestamp) -> Option<Duration> {
+    Some(expiry(job)?.duration_since(now).max(SignedDuration::ZERO).unsigned_abs())
 }
 
 /// Runs the controller until shutdown.
 pub async fn run(context: Context) {
     let jobs = context.informers.of::<Job>();
-    let queue = Queue::default();
+    let queue = Queue::named("ttl_jobs_to_delete");
     let wake = queue.clone();
     jobs.on_change(move |change| {
         if remaining(change.object(), clock::now()).is_some() {
@@ -64,6 +68,10 @@ async fn reconcile(client: &Client, jobs: &Informer<Job>, key: ObjectKey) -> Res
             let only = Preconditions { uid: fresh.metadata.uid.clone(), resource_version: None };
             let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
             answer::or_absent(api.delete(&key.name, &params.preconditions(only)).await).map_err(Error::Delete)?;
+            if let Some(expired) = expiry(&fresh) {
+                let late = clock::now().duration_since(expired);
+                metrics::JOB_DELETION_DURATION.only().observe(late.as_secs_f64().max(0.0));
+            }
             Ok(Outcome::Done)
         }
     }

@@ -45,7 +45,7 @@ pub async fn run(context: Context) {
     let classes = context.informers.of::<VolumeAttributesClass>();
     let claims = context.informers.of::<PersistentVolumeClaim>();
     let volumes = context.informers.of::<PersistentVolume>();
-    let queue = Queue::default();
+    let queue = Queue::named("vacprotection");
     watch(&claims, &queue, of_claim);
     watch(&volumes, &queue, of_volume);
     let sink = queue.clone();

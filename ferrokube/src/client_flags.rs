@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use client::requests::Counting;
 use http::HeaderValue;
 use http::header::USER_AGENT;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 /// Flags that all components have.
@@ -48,7 +50,13 @@ impl ClientFlags {
 pub async fn connect(kubeconfig: &Path, component: &str) -> anyhow::Result<kube::Client> {
     let mut config = read(kubeconfig).await?;
     introduce(&mut config, component);
-    Ok(kube::Client::try_from(config)?)
+    Ok(client(config)?)
+}
+
+/// A client whose requests are counted.
+pub fn client(config: kube::Config) -> kube::Result<kube::Client> {
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    Ok(ClientBuilder::try_from(config)?.with_layer(&Counting::new(&host)).build())
 }
 
 async fn read(path: &Path) -> anyhow::Result<kube::Config> {

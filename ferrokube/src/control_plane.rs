@@ -7,14 +7,16 @@ use std::sync::Arc;
 use anyhow::Context;
 use apimachinery::status::Status;
 use apiserver::api::Api;
+use apiserver::filters::authentication::User;
 use apiserver::in_process;
 use apiserver::loopback::Loopback;
-use client::Shutdown;
+use client::requests::Counted;
+use client::{Informers, Shutdown};
 use controllers::manager::{self, Clients, Selection, SigningFiles};
 use serde_json::json;
 
 use crate::nodes::Layout;
-use crate::{default_storage, grants, network_policies};
+use crate::{default_storage, grants, network_policies, process_metrics};
 
 /// The port where cluster DNS listens on the bridge; pods ask at 53 of its service.
 const DNS_PORT: u16 = 10053;
@@ -115,16 +117,34 @@ const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 
 impl Clients for InProcess {
     fn shared(&self) -> kube::Client {
-        in_process::client(&self.0, in_process::component("system:kube-controller-manager"), CONTROLLER_MANAGER)
+        counted(&self.0, in_process::component("system:kube-controller-manager"), CONTROLLER_MANAGER)
     }
 
     fn of(&self, account: &str) -> kube::Client {
-        in_process::client(&self.0, in_process::service_account("kube-system", account), CONTROLLER_MANAGER)
+        counted(&self.0, in_process::service_account("kube-system", account), CONTROLLER_MANAGER)
     }
+}
+
+/// A client in this process whose requests are counted as those of separate processes are.
+fn counted(api: &Arc<Api>, user: User, component: &str) -> kube::Client {
+    kube::Client::new(Counted::new(in_process::transport(api, user, component), "in-process"), "default")
 }
 
 /// Runs everything until shutdown.
 pub async fn run(api: Arc<Api>, config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let scheduled: Arc<scheduler::Metrics> = Arc::default();
+    let told = scheduled.clone();
+    let (has_controllers, has_scheduler) = (config.controllers.is_some(), config.scheduler);
+    // One process has one page of metrics.
+    api.metrics.tell_also(move |out| {
+        process_metrics::render_clients(out);
+        if has_controllers {
+            controllers::metrics::render(out);
+        }
+        if has_scheduler {
+            out.push_str(&told.render());
+        }
+    });
     let controllers = {
         let (api, shutdown) = (api.clone(), shutdown.clone());
         async move {
@@ -138,8 +158,9 @@ pub async fn run(api: Arc<Api>, config: Config, shutdown: Shutdown) -> anyhow::R
         if !config.scheduler {
             return Ok(());
         }
-        let client = in_process::client(&api, in_process::component("system:kube-scheduler"), "kube-scheduler");
-        scheduler::run(client, scheduler::Config::default(), shutdown.clone()).await.context("scheduler")
+        let client = counted(&api, in_process::component("system:kube-scheduler"), "kube-scheduler");
+        let informers = Informers::new(client.clone(), shutdown.clone());
+        scheduler::run_with(client, informers, scheduler::Config::default(), scheduled, shutdown.clone()).await.context("scheduler")
     };
     let storage = async {
         if !config.default_storage {

@@ -48,7 +48,11 @@ impl ControllerManager {
         let (watchdog, elected) = (candidate.watchdog.clone(), candidate.watchdog.clone());
         let mut healthy = vec![Check::new("leaderElection", move || watchdog.is_alive(TOLERATED))];
         healthy.extend(selection.controllers().map(|controller| Check::new(controller.name, || true)));
-        let metrics = Box::new(move || process_metrics::render(NAME, &elected));
+        let metrics = Box::new(move || {
+            let mut text = process_metrics::render(NAME, &elected);
+            controllers::metrics::render(&mut text);
+            text
+        });
         let shown = Shown { checks: Checks { healthy, ready: Vec::new() }, metrics, settings: serde_json::json!({}) };
 
         let served = self.serving.serve(NAME, PORT, &client, shown, shutdown.clone());

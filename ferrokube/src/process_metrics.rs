@@ -26,7 +26,15 @@ pub fn render(name: &str, watchdog: &Watchdog) -> String {
             "# HELP process_cpu_seconds_total Total user and system CPU time spent in seconds.\n# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total {seconds}\n# HELP process_resident_memory_bytes Resident memory size in bytes.\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {resident}"
         );
     }
+    render_clients(&mut out);
     out
+}
+
+/// What queues, requests and elections of this process tell.
+pub fn render_clients(out: &mut String) {
+    for told in [client::queue::METRICS, client::requests::METRICS, client::lease::METRICS] {
+        client::metrics::render(out, told);
+    }
 }
 
 /// Seconds of CPU and bytes of memory that this process has used and uses.

@@ -7,10 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use client::{Informers, Shutdown, lease};
-use kube::Client;
 use scheduler::{Config, Metrics};
 
-use crate::client_flags::ClientFlags;
+use crate::client_flags::{self, ClientFlags};
 use crate::go_values::duration;
 use crate::leader_election::{self, Candidate, LeaderElection, TOLERATED};
 use crate::logging_flags::Logging;
@@ -48,7 +47,7 @@ impl Scheduler {
         if self.client.kubeconfig.is_none() && !config.client_connection.kubeconfig.is_empty() {
             self.client.kubeconfig = Some(PathBuf::from(&config.client_connection.kubeconfig));
         }
-        let client = Client::try_from(self.client.config(NAME).await?)?;
+        let client = client_flags::client(self.client.config(NAME).await?)?;
         let election = self.election.config(config.leader_election.leader_elect, lease_of(&config)?)?;
         let candidate = Candidate::new(&client, election, NAME, &shutdown);
         let metrics: Arc<Metrics> = Arc::default();

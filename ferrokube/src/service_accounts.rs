@@ -19,6 +19,8 @@ use kube::{Api, Client, Error};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::client_flags;
+
 const NAMESPACE: &str = "kube-system";
 /// What is asked for; the server may give another time.
 const VALID_SECONDS: i64 = 3600;
@@ -37,11 +39,11 @@ impl ProcessClients {
         let bare = if own_accounts {
             let mut bare = config.clone();
             bare.auth_info = AuthInfo::default();
-            Some(Client::try_from(bare)?)
+            Some(client_flags::client(bare)?)
         } else {
             None
         };
-        Ok(ProcessClients { shared: Client::try_from(config)?, bare })
+        Ok(ProcessClients { shared: client_flags::client(config)?, bare })
     }
 }
 

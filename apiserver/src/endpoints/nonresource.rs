@@ -146,6 +146,7 @@ fn metrics(api: &Api) -> Response<Body> {
     if let Some(audit) = &api.audit {
         audit.render(&mut text);
     }
+    api.metrics.render_others(&mut text);
     let mut response = respond::text(StatusCode::OK, text);
     let headers = response.headers_mut();
     headers.remove("x-content-type-options");

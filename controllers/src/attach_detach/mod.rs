@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::manager::Context;
-use crate::{claims, node_state, pod_state, pods_by_node};
+use crate::{claims, metrics, node_state, pod_state, pods_by_node};
 use plan::{Attachment, Wanted};
 
 const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
@@ -62,7 +62,7 @@ pub async fn run(context: Context) {
         force: !context.config.disable_force_detach_on_timeout,
         unneeded: Mutex::default(),
     };
-    let queue = Queue::default();
+    let queue = Queue::named("pvcs");
     controller.watch(&queue);
     controller.nodes.synced().await;
     controller.pods.synced().await;
@@ -71,6 +71,16 @@ pub async fn run(context: Context) {
     controller.attachments.synced().await;
     controller.drivers.synced().await;
     client::controller::run(context.name, queue, WORKERS, context.shutdown, |key: ObjectKey| controller.sync(key)).await;
+}
+
+fn is_out_of_service(node: &Node) -> bool {
+    node_state::taints(node).iter().any(|taint| taint.key == OUT_OF_SERVICE)
+}
+
+/// Why a volume is detached that the kubelet says it uses, as the label has it; nothing if it does not say so.
+fn forced_by(node: &Node, attachment: Option<&Attachment>) -> Option<&'static str> {
+    let name = &attachment?.unique_name;
+    node.status.as_ref()?.volumes_in_use.as_ref()?.contains(name).then(|| if is_out_of_service(node) { "out-of-service" } else { "timeout" })
 }
 
 impl Controller {
@@ -143,7 +153,7 @@ impl Controller {
     /// The node's attachments that are this controller's: by the name that it gives them.
     fn existing(&self, node: &Node) -> Vec<Attachment> {
         let now = Instant::now();
-        let out_of_service = node_state::taints(node).iter().any(|taint| taint.key == OUT_OF_SERVICE);
+        let out_of_service = is_out_of_service(node);
         let unneeded = self.unneeded.lock();
         let describe = |attachment: Arc<VolumeAttachment>| {
             let volume = self.volumes.get("", attachment.spec.source.persistent_volume_name.as_deref()?)?;
@@ -189,6 +199,9 @@ impl Controller {
         let api: Api<VolumeAttachment> = Api::all(self.client.clone());
         for name in &plan.detach {
             answer::or_absent(api.delete(name, &DeleteParams::default()).await)?;
+            if let Some(reason) = forced_by(&node, existing.iter().find(|attachment| attachment.name == *name)) {
+                metrics::FORCED_DETACHES.with(&[reason]).inc();
+            }
         }
         for volume in &plan.attach {
             match api.create(&PostParams::default(), &volume.new_attachment(&key.name)).await {

@@ -28,7 +28,7 @@ const WORKERS: usize = 1;
 pub async fn run(context: Context) {
     let (secrets, maps) = (context.informers.of::<Secret>(), context.informers.of::<ConfigMap>());
     let key = ObjectKey::new(NAMESPACE, NAME);
-    let queue = Queue::default();
+    let queue = Queue::named("bootstrap_signer_queue");
     let (sink, only) = (queue.clone(), key.clone());
     maps.on_change(move |change| {
         if change.object().key() == only {

@@ -16,7 +16,7 @@ const WORKERS: usize = 1;
 
 pub async fn run(context: Context) {
     let secrets = context.informers.of::<Secret>();
-    let queue = Queue::default();
+    let queue = Queue::named("token_cleaner");
     let sink = queue.clone();
     secrets.on_change(move |change| {
         if is_token(change.object()) && !matches!(change, Change::Deleted(_)) {

@@ -30,7 +30,7 @@ const ANY: Permission =
 
 pub async fn run(context: Context) {
     let requests = context.informers.of::<CertificateSigningRequest>();
-    let queue = Queue::default();
+    let queue = Queue::named("certificate");
     let sink = queue.clone();
     requests.on_change(move |change| sink.add(change.object().key()));
     requests.synced().await;

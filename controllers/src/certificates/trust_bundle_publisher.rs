@@ -7,8 +7,10 @@ use client::{Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, ClusterTrustBundleSpec};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
+use tokio::time::Instant;
 
 use crate::manager::Context;
+use crate::metrics;
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-serving";
 const WORKERS: usize = 1;
@@ -26,7 +28,7 @@ pub async fn run(context: Context) {
     };
     let bundles = context.informers.of::<ClusterTrustBundle>();
     let key = ObjectKey::new("", &name(&content));
-    let queue = Queue::default();
+    let queue = Queue::named("ca_cert_publisher_cluster_trust_bundles");
     let (sink, only) = (queue.clone(), key.clone());
     bundles.on_change(move |change| {
         if change.object().spec.signer_name.as_deref() == Some(SIGNER) {
@@ -39,7 +41,12 @@ pub async fn run(context: Context) {
         let known = bundles.list();
         let plan = plan(&content, known.iter().map(|bundle| &**bundle));
         let client = context.client.clone();
-        async move { carry_out(client, plan).await }
+        async move {
+            let started = Instant::now();
+            let result = carry_out(client, plan).await;
+            metrics::synced(&metrics::TRUST_BUNDLE_SYNCS, &metrics::TRUST_BUNDLE_DURATION, &result, started.elapsed());
+            result
+        }
     })
     .await;
 }

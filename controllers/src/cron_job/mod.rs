@@ -21,9 +21,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 
-use crate::failure;
 use crate::manager::Context;
 use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
+use crate::{failure, metrics};
 use jobs::Notice;
 use schedule::Schedule;
 
@@ -89,7 +89,7 @@ impl Shell {
             recorder: context.recorder.clone(),
             cron_jobs: context.informers.of(),
             jobs,
-            queue: Queue::default(),
+            queue: Queue::named("cronjob"),
             own_writes: OwnWrites::default(),
         }
     }
@@ -301,6 +301,9 @@ impl Shell {
         let job = match api.create(&PostParams::default(), &wanted).await {
             Ok(job) => {
                 self.recorder.normal(&about, "SuccessfulCreate", format!("Created job {}", job.name()));
+                if let Some(created) = &job.metadata.creation_timestamp {
+                    metrics::CRON_JOB_SKEW.only().observe((created.0.as_second() - scheduled) as f64);
+                }
                 job
             }
             Err(error) if answer::is_already_exists(&error) => {

@@ -92,7 +92,7 @@ impl Shell {
             deployments: context.informers.of(),
             sets,
             pods,
-            queue: Queue::default(),
+            queue: Queue::named("deployment"),
             own_writes: OwnWrites::default(),
             own_set_writes: OwnWrites::default(),
         }

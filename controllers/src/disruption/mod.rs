@@ -68,7 +68,7 @@ pub async fn run(context: Context) {
             stateful_sets: informers.of(),
         },
     };
-    let (queue, stale) = (Queue::default(), Queue::default());
+    let (queue, stale) = (Queue::named("disruption"), Queue::named("stale_pod_disruption"));
     controller.watch(&queue, &stale);
     controller.budgets.synced().await;
     controller.pods.synced().await;

@@ -3,6 +3,7 @@
 //! Services without a selector and slices that others manage are left alone.
 
 pub mod hints;
+pub mod numbers;
 pub mod pods;
 pub mod slicing;
 pub mod tracker;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use client::controller::Outcome;
 use client::events::Recorder;
+use client::metrics::Looking;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -20,8 +22,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 
-use crate::failure;
 use crate::manager::Context;
+use crate::{failure, metrics};
+use numbers::{Numbers, Totals};
 use hints::Distribution;
 use slicing::{Desired, Plan, Template};
 use tracker::Tracker;
@@ -53,6 +56,7 @@ struct Controller {
     tracker: Arc<Tracker>,
     triggers: Triggers,
     max_endpoints: usize,
+    totals: Arc<Totals>,
 }
 
 pub async fn run(context: Context) {
@@ -66,8 +70,10 @@ pub async fn run(context: Context) {
         tracker: Arc::default(),
         triggers: Triggers::default(),
         max_endpoints: context.config.max_endpoints_per_slice,
+        totals: Arc::default(),
     };
-    let queue = Queue::default();
+    let _told = controller.tell();
+    let queue = Queue::named("endpoint_slice");
     watch_services(&controller.services, &controller.pods, &queue, context.config.endpointslice_updates_batch_period);
     controller.watch_slices(&queue, SLICE_CHANGE_DELAY.max(context.config.endpointslice_updates_batch_period));
     controller.services.synced().await;
@@ -75,7 +81,21 @@ pub async fn run(context: Context) {
     controller.nodes.synced().await;
     controller.slices.synced().await;
     let workers = context.config.concurrent_service_endpoint_syncs;
-    client::controller::run(context.name, queue, workers, context.shutdown, |key: ObjectKey| controller.sync(key)).await;
+    client::controller::run(context.name, queue, workers, context.shutdown, |key: ObjectKey| async {
+        let result = controller.sync(key).await;
+        metrics::SLICES_SYNCS.with(&[outcome(&result)]).inc();
+        result
+    })
+    .await;
+}
+
+/// What a sync came to, as the label has it.
+fn outcome(result: &Result<Outcome, Error>) -> &'static str {
+    match result {
+        Ok(_) => "success",
+        Err(Error::Stale) => "stale",
+        Err(_) => "error",
+    }
 }
 
 /// Queues services that changed, and after `batch` those whose pods did.
@@ -140,6 +160,7 @@ impl Controller {
         let Some(service) = self.services.get_key(&key) else {
             self.tracker.forget(&key);
             self.triggers.forget(&key);
+            self.totals.forget(&key);
             return Ok(Outcome::Done);
         };
         let Some(pods) = selected_pods(&service, &self.pods) else { return Ok(Outcome::Done) };
@@ -149,8 +170,9 @@ impl Controller {
             return Err(Error::Stale);
         }
         let trigger = self.triggers.since_last(&service, &pods);
-        let slices: Vec<EndpointSlice> = slices.iter().map(|slice| slice.as_ref().clone()).collect();
-        let (plan, homeless) = self.plan(&service, &pods, slices);
+        let existing: Vec<EndpointSlice> = slices.iter().map(|slice| slice.as_ref().clone()).collect();
+        let (plan, homeless) = self.plan(&service, &pods, existing);
+        self.count(&service, &slices, &plan);
         let written = self.write(&service, plan, trigger).await;
         // Written without that pod; the service is looked at again until its node or the pod's end is seen.
         let result = written.and(homeless.map_or(Ok(Outcome::Done), Err));
@@ -159,6 +181,32 @@ impl Controller {
             self.recorder.warning(&service.reference(), "FailedToUpdateEndpointSlices", message);
         }
         result
+    }
+
+    /// What is looked up when somebody asks, for as long as it is kept.
+    fn tell(&self) -> [Looking; 4] {
+        let look = |of: fn(&Numbers) -> usize| {
+            let totals = self.totals.clone();
+            move || vec![(Vec::new(), totals.sum(of))]
+        };
+        let services = self.services.clone();
+        let distributions = move || {
+            let wanted = |service: &Arc<Service>| service.spec.as_ref()?.traffic_distribution.clone();
+            metrics::tally(services.list().iter().filter_map(wanted).map(|wanted| vec![wanted]))
+        };
+        [
+            metrics::SLICES_ENDPOINTS.by(look(|numbers| numbers.endpoints)),
+            metrics::SLICES_NUMBER.by(look(|numbers| numbers.slices)),
+            metrics::SLICES_DESIRED.by(look(|numbers| numbers.desired)),
+            metrics::SLICES_SERVICES.by(distributions),
+        ]
+    }
+
+    fn count(&self, service: &Service, existing: &[Arc<EndpointSlice>], plan: &Plan) {
+        let changes = numbers::changes(existing, plan);
+        metrics::SLICES_ADDED.only().observe(changes.added as f64);
+        metrics::SLICES_REMOVED.only().observe(changes.removed as f64);
+        self.totals.set(&service.key(), numbers::numbers(existing, plan, self.max_endpoints));
     }
 
     /// What to write, and an error if a pod could not be placed because its node is unknown.
@@ -200,10 +248,14 @@ impl Controller {
         };
         // The garbage collector deletes the slices of a service that is going; new ones would race with it.
         let create = if service.is_terminating() { Vec::new() } else { plan.create };
+        let changed = create.len() + plan.update.len() + plan.delete.len();
         for mut slice in create {
             triggers::annotate(&mut slice.metadata, trigger);
             match api.create(&PostParams::default(), &slice).await {
-                Ok(written) => self.tracker.written(&key, &written),
+                Ok(written) => {
+                    self.tracker.written(&key, &written);
+                    metrics::SLICES_CHANGES.with(&["create"]).inc();
+                }
                 Err(error) if answer::is_namespace_terminating(&error) => return Ok(Outcome::Done),
                 Err(error) => return Err(failed("create")(error)),
             }
@@ -212,11 +264,15 @@ impl Controller {
             triggers::annotate(&mut slice.metadata, trigger);
             let written = api.replace(slice.name(), &PostParams::default(), &slice).await.map_err(failed("update"))?;
             self.tracker.written(&key, &written);
+            metrics::SLICES_CHANGES.with(&["update"]).inc();
         }
         for slice in plan.delete {
             answer::or_absent(api.delete(slice.name(), &DeleteParams::default()).await).map_err(failed("delete"))?;
             self.tracker.deleted(&key, &slice);
+            metrics::SLICES_CHANGES.with(&["delete"]).inc();
         }
+        let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref());
+        metrics::SLICES_CHANGED.with(&["Disabled", distribution.unwrap_or("")]).observe(changed as f64);
         Ok(Outcome::Done)
     }
 }

@@ -23,13 +23,13 @@ pub struct Plan {
 
 /// What makes two endpoints the same one: addresses, host name, and the pod's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct EndpointKey {
+pub struct EndpointKey {
     addresses: Vec<String>,
     hostname: Option<String>,
     target: Option<(Option<String>, Option<String>)>,
 }
 
-fn endpoint_key(endpoint: &Endpoint) -> EndpointKey {
+pub fn endpoint_key(endpoint: &Endpoint) -> EndpointKey {
     let mut addresses = endpoint.addresses.clone();
     addresses.sort();
     let target = endpoint.target_ref.as_ref().map(|target| (target.namespace.clone(), target.name.clone()));

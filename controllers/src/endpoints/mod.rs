@@ -61,7 +61,7 @@ pub async fn run(context: Context) {
         triggers: Triggers::default(),
         replaced: Mutex::default(),
     };
-    let queue = Queue::default();
+    let queue = Queue::named("endpoint");
     watch_services(&controller.services, &controller.pods, &queue, context.config.endpoint_updates_batch_period);
     controller.services.synced().await;
     controller.pods.synced().await;

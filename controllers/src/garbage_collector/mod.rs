@@ -19,16 +19,33 @@ use tokio::sync::Notify;
 
 use crate::discovery::{self, Resource};
 use crate::manager::Context;
+use crate::metrics;
 use graph::{Effect, Graph, Misplaced};
 use monitors::Monitors;
 
-/// Discovery is asked this often even if nothing says that it changed.
+/// When discovery is asked after a definition or an APIService changed, or a watch broke: they come in bursts, and a moment passes until
+/// what they define is served. Nothing else changes what is served, so then it is not asked any more.
+const DISCOVERY_DELAYS: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(10)];
+/// But this often while something cannot be discovered.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
-/// Definitions come in bursts, and a moment passes until they are served.
-const DISCOVERY_DELAY: Duration = Duration::from_millis(200);
 const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
 /// Work starts after this long even if some watches cannot list.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What discovery told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// Not of all groups.
+    Some,
+    All,
+}
+
+/// When discovery is to be asked again after it was `asked` so often since the last change; nothing if only after the next.
+fn next_look(asked: usize, found: Found) -> Option<Duration> {
+    let unsettled = (found != Found::All).then_some(DISCOVERY_PERIOD);
+    DISCOVERY_DELAYS.get(asked).copied().or(unsettled)
+}
 
 /// What watches and workers share.
 struct Collector {
@@ -51,13 +68,13 @@ pub async fn run(context: Context) {
         client: context.client.clone(),
         recorder: context.recorder.clone(),
         graph: Mutex::default(),
-        examine: Queue::default(),
-        orphan: Queue::default(),
+        examine: Queue::named("garbage_collector_attempt_to_delete"),
+        orphan: Queue::named("garbage_collector_attempt_to_orphan"),
         served: RwLock::default(),
         changed: Notify::new(),
     });
     let mut monitors = Monitors::new(context.shutdown.clone());
-    while !collector.rediscover(&mut monitors).await {
+    while collector.rediscover(&mut monitors).await == Found::Nothing {
         tokio::select! {
             biased;
             () = context.shutdown.cancelled() => return,
@@ -69,6 +86,7 @@ pub async fn run(context: Context) {
         () = context.shutdown.cancelled() => return,
         synced = tokio::time::timeout(SYNC_TIMEOUT, monitors.synced()) => {
             if synced.is_err() {
+                metrics::COLLECTOR_SYNC_ERRORS.only().inc();
                 tracing::warn!(controller = context.name, "not all resources could be listed, proceeding anyway");
             }
         }
@@ -126,27 +144,45 @@ impl Collector {
     }
 
     async fn follow_discovery(self: &Arc<Collector>, monitors: &mut Monitors) {
+        let (mut asked, mut found) = (1, Found::All);
         loop {
-            if tokio::time::timeout(DISCOVERY_PERIOD, self.changed.notified()).await.is_ok() {
-                tokio::time::sleep(DISCOVERY_DELAY).await;
+            if self.told_within(next_look(asked, found)).await {
+                asked = 0;
+                tokio::time::sleep(DISCOVERY_DELAYS[0]).await;
             }
-            self.rediscover(monitors).await;
+            found = self.rediscover(monitors).await;
+            asked += 1;
         }
     }
 
-    /// Watches what is served now. Whether anything is.
-    async fn rediscover(self: &Arc<Collector>, monitors: &mut Monitors) -> bool {
+    /// Waits until something changed, or for so long. Whether something did.
+    async fn told_within(&self, time: Option<Duration>) -> bool {
+        match time {
+            Some(time) => tokio::time::timeout(time, self.changed.notified()).await.is_ok(),
+            None => {
+                self.changed.notified().await;
+                true
+            }
+        }
+    }
+
+    /// Watches what is served now.
+    async fn rediscover(self: &Arc<Collector>, monitors: &mut Monitors) -> Found {
         match discovery::discover(&self.client).await {
             Ok(discovered) if !discovered.resources.is_empty() => {
                 let unknown: Vec<String> = discovered.failed.iter().map(|(version, _)| version.clone()).collect();
                 monitors.set(&discovered.resources, &unknown, &self.client, self);
                 *self.served.write() = discovered.every;
-                true
+                if unknown.is_empty() { Found::All } else { Found::Some }
             }
-            Ok(_) => false,
+            Ok(_) => {
+                metrics::COLLECTOR_SYNC_ERRORS.only().inc();
+                Found::Nothing
+            }
             Err(error) => {
+                metrics::COLLECTOR_SYNC_ERRORS.only().inc();
                 tracing::debug!(%error, "discovery failed, resources stay as they are known");
-                false
+                Found::Nothing
             }
         }
     }
@@ -154,5 +190,18 @@ impl Collector {
     /// The resource behind a kind; nothing if it is not served, or not known yet.
     fn resource(&self, api_version: &str, kind: &str) -> Option<Resource> {
         self.served.read().iter().find(|resource| resource.kind == kind && resource.api_version() == api_version).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discovery_is_asked_after_changes_and_while_it_is_not_whole() {
+        let seconds = |asked, found| next_look(asked, found).map(|time| time.as_secs());
+        assert_eq!([1, 2, 3, 9].map(|asked| seconds(asked, Found::All)), [Some(2), Some(10), None, None]);
+        assert_eq!([2, 3, 9].map(|asked| seconds(asked, Found::Some)), [Some(10), Some(30), Some(30)]);
+        assert_eq!(seconds(3, Found::Nothing), Some(30));
     }
 }

@@ -95,6 +95,10 @@ async fn follow(resource: &Resource, client: &Client, collector: &Collector, syn
             }
             Err(error) => {
                 tracing::debug!(resource = resource.group_resource(), %error, "watch failed, trying again");
+                if retry == RETRY_MIN {
+                    // The resource may be gone, or the server another one.
+                    collector.resources_changed();
+                }
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(RETRY_MAX);
             }

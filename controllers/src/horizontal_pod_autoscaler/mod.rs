@@ -3,6 +3,7 @@
 //! It changes nothing but the workload's scale. Metrics are what others serve; without them it leaves the workload as it is.
 
 mod behavior;
+mod counts;
 mod measure;
 mod metrics;
 mod replicas;
@@ -26,10 +27,12 @@ use kube::api::PostParams;
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::discovery::{self, Resource};
 use crate::failure;
 use crate::manager::Context;
+use crate::metrics as told;
 use behavior::{Bounds, History};
 use measure::{Failure, Scene};
 use replicas::{Rules, Startup};
@@ -97,13 +100,15 @@ pub async fn run(context: Context) {
             initial_readiness_delay: signed(config.horizontal_pod_autoscaler_initial_readiness_delay),
         },
     };
-    let queue = Queue::default();
+    let queue = Queue::named("horizontalpodautoscaler");
     let sink = queue.clone();
     controller.autoscalers.on_change(move |change| match change {
         // Our own writes of the status are no reason to look again.
         Change::Updated { old, new } if old.metadata.generation == new.metadata.generation => {}
         change => sink.add(change.object().key()),
     });
+    let known = controller.autoscalers.clone();
+    let _told = told::AUTOSCALERS.by(move || vec![(Vec::new(), known.list().len() as f64)]);
     controller.autoscalers.synced().await;
     controller.pods.synced().await;
     let workers = config.concurrent_horizontal_pod_autoscaler_syncs;
@@ -125,10 +130,14 @@ impl Controller {
     async fn sync(&self, key: ObjectKey) -> Result<Outcome, kube::Error> {
         let Some(known) = self.autoscalers.get_key(&key) else {
             self.memory.lock().remove(&key);
+            told::AUTOSCALER_DESIRED.forget(&[&key.namespace, &key.name]);
             return Ok(Outcome::Done);
         };
         let mut autoscaler = known.as_ref().clone();
-        if let Err(error) = self.reconcile(&key, &mut autoscaler).await {
+        let started = Instant::now();
+        let reconciled = self.reconcile(&key, &mut autoscaler).await;
+        counts::reconciled(&reconciled, started.elapsed());
+        if let Err(error) = reconciled {
             tracing::debug!(autoscaler = %key, %error, "the workload is left as it is");
         }
         if autoscaler.status != known.status {
@@ -140,7 +149,8 @@ impl Controller {
         Ok(Outcome::After(self.period))
     }
 
-    async fn reconcile(&self, key: &ObjectKey, autoscaler: &mut HorizontalPodAutoscaler) -> Result<(), Error> {
+    /// Says from how many replicas to how many it came.
+    async fn reconcile(&self, key: &ObjectKey, autoscaler: &mut HorizontalPodAutoscaler) -> Result<(i32, i32), Error> {
         let spec = autoscaler.spec.clone();
         let served = discovery::discover(&self.client).await?.every;
         let now = clock::now();
@@ -188,7 +198,8 @@ impl Controller {
             }
         }
         status::measured(autoscaler, current, Some(desired), metrics);
-        Ok(())
+        told::AUTOSCALER_DESIRED.with(&[&key.namespace, &key.name]).set(f64::from(desired));
+        Ok((current, desired))
     }
 
     async fn target(&self, key: &ObjectKey, spec: &HorizontalPodAutoscalerSpec, served: &[Resource]) -> Result<Target, Error> {
@@ -293,7 +304,10 @@ impl Controller {
         };
         let (mut statuses, mut most, mut failures) = (Vec::new(), None::<(i32, String)>, Vec::new());
         for metric in metrics {
-            match scene.measure(metric).await {
+            let started = Instant::now();
+            let measured = scene.measure(metric).await;
+            counts::measured(metric, current, measured.as_ref().map(|measured| measured.proposal.replicas).ok(), started.elapsed());
+            match measured {
                 Ok(measured) => {
                     statuses.push(measured.status);
                     if most.as_ref().is_none_or(|(replicas, _)| measured.proposal.replicas > *replicas) {

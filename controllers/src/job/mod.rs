@@ -5,6 +5,7 @@
 
 mod assess;
 mod backoff;
+mod counts;
 mod indexes;
 mod pods;
 mod policy;
@@ -12,6 +13,7 @@ mod tracking;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use apimachinery::selector::label::Selector;
@@ -28,6 +30,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::adoption::{self, Claimer};
 use crate::manager::Context;
@@ -35,6 +38,7 @@ use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
 use crate::owners::{self, Note, Owners};
 use crate::pod_control::{self, FIRST_BATCH, PodControl, slow_start};
 use crate::{failure, pod_state};
+use counts::Action;
 use assess::{Assessment, Observed, Step, is_suspended, number};
 pub use assess::{COMPLETE, is_finished};
 
@@ -131,8 +135,8 @@ impl Shell {
             owners: Owners::new(jobs.clone(), selector),
             jobs,
             pods,
-            queue: Queue::default(),
-            orphans: Queue::default(),
+            queue: Queue::named("job"),
+            orphans: Queue::named("job_orphan_pod"),
             expectations: Expectations::default(),
             pod_control: PodControl::new(context.client.clone(), context.recorder.clone()),
             own_writes: OwnWrites::default(),
@@ -143,6 +147,7 @@ impl Shell {
     fn follow(self: Arc<Self>) {
         let shell = self.clone();
         self.jobs.on_change(move |change| {
+            counts::added(change);
             let job = change.object();
             if let Some(old) = change.old().filter(|old| old.uid() != job.uid()) {
                 shell.forget(&old.key());
@@ -169,6 +174,7 @@ impl Shell {
     }
 
     fn note_pod(&self, change: &Change<Pod>) {
+        counts::pod_changed(change);
         let pod = change.object();
         let is_released = matches!(change, Change::Deleted(_)) || !pods::is_tracked(pod);
         for note in self.owners.notes(change) {
@@ -235,6 +241,7 @@ impl Shell {
             return Ok(Outcome::Done);
         }
         if !self.own_writes.are_seen_in(&*job) {
+            counts::stale();
             return Ok(Outcome::After(UNSEEN_RETRY));
         }
         if !matches!(spec.completion_mode.as_deref(), None | Some("NonIndexed" | "Indexed")) {
@@ -242,11 +249,19 @@ impl Shell {
             self.recorder.warning(&job.reference(), "UnknownCompletionMode", message);
             return Ok(Outcome::Done);
         }
-        let Some(selector) = selector(&job) else { return Ok(Outcome::Done) };
+        let (started, mut action) = (Instant::now(), Action::Reconciling);
+        let result = self.sync(&key, &job, spec, &mut action).await;
+        counts::synced(spec, action, result.is_ok(), started.elapsed());
+        result
+    }
+
+    /// Says in `action` what it came to do.
+    async fn sync(&self, key: &ObjectKey, job: &Job, spec: &JobSpec, action: &mut Action) -> Result<Outcome, Error> {
+        let Some(selector) = selector(job) else { return Ok(Outcome::Done) };
         // Asked before the pods are looked at: what comes while requests are made is not among these.
-        let settled = self.expectations.satisfied(&key);
-        let pods = self.claim(&job, &selector).await?;
-        self.bring_further(&key, &job, spec, &pods, settled).await
+        let settled = self.expectations.satisfied(key);
+        let pods = self.claim(job, &selector).await?;
+        self.bring_further(key, job, spec, &pods, settled, action).await
     }
 
     async fn claim(&self, job: &Job, selector: &Selector) -> Result<Vec<Arc<Pod>>, Error> {
@@ -266,7 +281,15 @@ impl Shell {
     }
 
     /// `settled`: the pods are all that there are, as far as this controller has made and deleted any.
-    async fn bring_further(&self, key: &ObjectKey, job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], settled: bool) -> Result<Outcome, Error> {
+    async fn bring_further(
+        &self,
+        key: &ObjectKey,
+        job: &Job,
+        spec: &JobSpec,
+        pods: &[Arc<Pod>],
+        settled: bool,
+        action: &mut Action,
+    ) -> Result<Outcome, Error> {
         let now = clock::now();
         let mut status = job.status.clone().unwrap_or_default();
         status.uncounted_terminated_pods.get_or_insert_default();
@@ -294,7 +317,7 @@ impl Shell {
         } else {
             let managed = settled && !job.is_terminating();
             if managed {
-                match self.manage(key, &observed, &assessment, &mut numbers).await {
+                match self.manage(key, &observed, &assessment, &mut numbers, action).await {
                     Ok(delay) => wait = wait.into_iter().chain(delay).min(),
                     Err(error) => failure = Some(error),
                 }
@@ -330,8 +353,15 @@ impl Shell {
         observed: &Observed<'_>,
         assessment: &Assessment,
         numbers: &mut Numbers,
+        action: &mut Action,
     ) -> Result<Option<Duration>, Error> {
-        match observed.manage(assessment) {
+        let step = observed.manage(assessment);
+        *action = match &step {
+            Step::Nothing => Action::Tracking,
+            Step::Wait(_) | Step::Create(_) => Action::PodsCreated,
+            Step::Delete(_) => Action::PodsDeleted,
+        };
+        match step {
             Step::Nothing => Ok(None),
             Step::Wait(delay) => Ok(Some(delay.max(BATCH_PERIOD))),
             Step::Delete(pods) => self.delete(key, observed.job, &pods, numbers).await.map(|()| None),
@@ -370,13 +400,19 @@ impl Shell {
         numbers: &mut Numbers,
     ) -> Result<(), Error> {
         self.expectations.expect(key, indexes.len(), []);
+        let refused = AtomicUsize::new(0);
         let (created, failure) = slow_start(indexes.len(), FIRST_BATCH, |i| {
             let replaced = indexes[i].and_then(|index| assessment.held.get(&index)).map(|pod| &**pod);
             let pod = pods::new_pod(observed.job, observed.spec, indexes[i], replaced);
+            let refused = &refused;
             async move {
                 match self.pod_control.create(observed.job, &pod).await {
                     Err(error) if error.is_namespace_terminating() => Ok(()),
-                    other => other.map(|_| ()),
+                    Err(error) => {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                        Err(error)
+                    }
+                    Ok(_) => Ok(()),
                 }
             }
         })
@@ -384,6 +420,7 @@ impl Shell {
         for _ in created..indexes.len() {
             self.expectations.creation_observed(key);
         }
+        counts::created(observed.spec, assessment, created, refused.into_inner());
         numbers.active += number(created);
         failure.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -412,6 +449,7 @@ impl Shell {
         changed: bool,
     ) -> Result<(), Error> {
         let mut tracking = observed.track(assessment, status, finished);
+        tracking.verdicts.iter().for_each(counts::judged);
         let mut job = observed.job.clone();
         if changed || tracking.changed {
             job = self.write_status(&job, &tracking.status).await?;
@@ -468,10 +506,15 @@ impl Shell {
         let api = Api::<Job>::namespaced(self.client.clone(), job.namespace());
         let written = api.replace_status(job.name(), &PostParams::default(), &changed).await.map_err(Error::Status)?;
         self.own_writes.note(&written);
+        if let Some(spec) = &job.spec {
+            let none = JobStatus::default();
+            counts::written(spec, job.status.as_ref().unwrap_or(&none), status);
+        }
         Ok(written)
     }
 
     fn tell_end(&self, job: &Job, condition: &JobCondition) {
+        counts::finished(job, condition);
         let about = job.reference();
         if condition.type_ != COMPLETE {
             let (reason, message) = (condition.reason.as_deref().unwrap_or(""), condition.message.as_deref().unwrap_or(""));

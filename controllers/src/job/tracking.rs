@@ -34,6 +34,8 @@ pub struct Tracking {
     pub changed: bool,
     /// There are more to be counted than fit.
     pub full: bool,
+    /// What the policy says of the failed pods that are noted or passed over now; none without a policy.
+    pub verdicts: Vec<Verdict>,
 }
 
 impl Observed<'_> {
@@ -50,7 +52,7 @@ impl Observed<'_> {
         let known = noted.clone();
         let is_known = |list: &Option<Vec<String>>, pod: &Pod| list.iter().flatten().any(|uid| uid == pod.uid());
         let fails_all = finished.as_ref().is_some_and(|condition| condition.type_ != SUCCESS_CRITERIA_MET);
-        let (mut release, mut new_indexes, mut full) = (Vec::new(), Vec::new(), false);
+        let (mut release, mut new_indexes, mut full, mut verdicts) = (Vec::new(), Vec::new(), false, Vec::new());
         for pod in candidates {
             let failed = is_failed(self.spec, &pod);
             if !self.may_release(assessment, finished.as_ref(), &pod, failed) {
@@ -66,7 +68,11 @@ impl Observed<'_> {
                     changed = true;
                 }
             } else if (failed || fails_all) && !is_known(&known.failed, &pod) && (!is_indexed(self.spec) || index.is_some()) {
-                let ignored = policy::judge(self.spec.pod_failure_policy.as_ref(), &pod) == Verdict::Ignore;
+                let verdict = policy::judge(self.spec.pod_failure_policy.as_ref(), &pod);
+                let ignored = verdict == Verdict::Ignore;
+                if self.spec.pod_failure_policy.is_some() && failed {
+                    verdicts.push(verdict);
+                }
                 if !ignored {
                     noted.failed.get_or_insert_default().push(pod.uid().to_owned());
                     changed = true;
@@ -86,7 +92,7 @@ impl Observed<'_> {
             changed |= note_indexes(&mut status, &succeeded, assessment.failed_indexes.as_ref());
         }
         let (finished, condition_added) = note_ending(&mut status, finished, self.now);
-        Tracking { status, release, tracked, finished, changed: changed || condition_added, full }
+        Tracking { status, release, tracked, finished, changed: changed || condition_added, full, verdicts }
     }
 
     fn may_release(&self, assessment: &Assessment, finished: Option<&JobCondition>, pod: &Pod, failed: bool) -> bool {

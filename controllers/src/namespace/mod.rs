@@ -48,7 +48,7 @@ enum Error {
 
 pub async fn run(context: Context) {
     let namespaces = context.informers.of::<Namespace>();
-    let queue = Queue::default();
+    let queue = Queue::named("namespace");
     let sink = queue.clone();
     namespaces.on_change(move |change| {
         if change.object().is_terminating() {

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::manager::Context;
 use crate::tolerations::NO_EXECUTE;
-use crate::{node_state, pod_state, pods_by_node};
+use crate::{metrics, node_state, pod_state, pods_by_node};
 use conditions::{NOT_READY, UNREACHABLE, taint};
 use health::{Grace, Health};
 use zones::{Mode, Rates, Zones};
@@ -82,7 +82,7 @@ pub async fn run(context: Context) {
         started: Instant::now(),
     };
     let changed = Arc::new(Notify::new());
-    let (queue, assigned) = (Queue::default(), Queue::default());
+    let (queue, assigned) = (Queue::named("node_lifecycle_controller"), Queue::named("node_lifecycle_controller_pods"));
     controller.watch(&queue, &assigned, &changed);
     controller.nodes.synced().await;
     controller.pods.synced().await;
@@ -116,6 +116,20 @@ fn reference(node: &Node) -> Reference {
         uid: node.metadata.uid.clone(),
         ..ObjectReference::default()
     })
+}
+
+/// Tells how zones are, by how many of their nodes are ready and are not; one that was known and has no nodes is well.
+fn tell_zones(known: &[String], counts: &BTreeMap<String, (usize, usize)>) {
+    let gone = known.iter().filter(|zone| !counts.contains_key(*zone)).map(|zone| (zone, (0, 0)));
+    for (zone, (ready, not)) in counts.iter().map(|(zone, count)| (zone, *count)).chain(gone) {
+        let size = ready + not;
+        let health = if size == 0 { 100.0 } else { 100.0 * ready as f64 / size as f64 };
+        metrics::ZONE_SIZE.with(&[zone]).set(size as f64);
+        metrics::ZONE_HEALTH.with(&[zone]).set(health);
+        metrics::ZONE_UNHEALTHY.with(&[zone]).set(not as f64);
+        // A zone is told of before anything happens there.
+        metrics::NODE_EVICTIONS.with(&[zone]);
+    }
 }
 
 impl Controller {
@@ -201,12 +215,21 @@ impl Controller {
     }
 
     async fn round(&self) {
+        let started = Instant::now();
+        self.look_at_all().await;
+        metrics::ALL_NODES_HEALTH_DURATION.only().observe_time(started.elapsed());
+    }
+
+    async fn look_at_all(&self) {
         let nodes = self.nodes.list();
         self.register(&nodes).await;
         let counts = Mutex::new(BTreeMap::<String, (usize, usize)>::new());
         futures::stream::iter(&nodes)
             .for_each_concurrent(AT_ONCE, |node| async {
-                match self.check(node).await {
+                let started = Instant::now();
+                let checked = self.check(node).await;
+                metrics::NODE_HEALTH_DURATION.only().observe_time(started.elapsed());
+                match checked {
                     Ok(Some(ready)) if node.label(EXCLUDED_LABEL).is_none() => {
                         let mut counts = counts.lock();
                         let count = counts.entry(node_state::zone(node)).or_default();
@@ -217,7 +240,9 @@ impl Controller {
                 }
             })
             .await;
-        let mode = self.zones.lock().update(&counts.into_inner());
+        let counts = counts.into_inner();
+        tell_zones(&self.zones.lock().names(), &counts);
+        let mode = self.zones.lock().update(&counts);
         match mode {
             Mode::Usual => {}
             Mode::Entered => {
@@ -310,18 +335,29 @@ impl Controller {
         };
         let has = |key: &str| node_state::taints(node).iter().any(|taint| taint.key == key && taint.effect == NO_EXECUTE);
         if has(other) {
-            self.swap(node, wanted, other).await;
+            // Tried again with the next look if it could not.
+            let _ = self.swap(node, wanted, other).await;
         } else if !has(wanted) {
             self.zones.lock().add(&node_state::zone(node), node.name());
         }
     }
 
-    async fn swap(&self, node: &Node, add: &str, remove: &str) {
+    /// Taints a node whose turn it is.
+    async fn evict(&self, node: &Node, add: &str, remove: &str) {
+        if self.swap(node, add, remove).await {
+            metrics::NODE_EVICTIONS.with(&[&node_state::zone(node)]).inc();
+        }
+    }
+
+    /// Sets one taint instead of another. Whether it could.
+    async fn swap(&self, node: &Node, add: &str, remove: &str) -> bool {
         let mut add = taint(add, NO_EXECUTE);
         add.time_added = Some(Time(clock::now()));
-        if let Err(error) = node_state::change_taints(&self.client, node, &[add], &[taint(remove, NO_EXECUTE)]).await {
+        let changed = node_state::change_taints(&self.client, node, &[add], &[taint(remove, NO_EXECUTE)]).await;
+        if let Err(error) = &changed {
             tracing::warn!(node = node.name(), %error, "the node could not be tainted, trying again");
         }
+        changed.is_ok()
     }
 
     async fn untaint(&self, node: &Node) {
@@ -360,8 +396,8 @@ impl Controller {
             for name in due {
                 let Some(node) = self.nodes.get("", &name) else { continue };
                 match node_state::condition(&node, "Ready").map(|condition| condition.status.as_str()) {
-                    Some("False") => self.swap(&node, NOT_READY, UNREACHABLE).await,
-                    Some("Unknown") => self.swap(&node, UNREACHABLE, NOT_READY).await,
+                    Some("False") => self.evict(&node, NOT_READY, UNREACHABLE).await,
+                    Some("Unknown") => self.evict(&node, UNREACHABLE, NOT_READY).await,
                     _ => {}
                 }
             }

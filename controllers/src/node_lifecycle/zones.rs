@@ -107,6 +107,11 @@ impl Zones {
         due
     }
 
+    /// The zones that are known.
+    pub fn names(&self) -> Vec<String> {
+        self.zones.keys().cloned().collect()
+    }
+
     /// Sets the states by how many nodes of each zone are ready and are not.
     pub fn update(&mut self, counts: &BTreeMap<String, (usize, usize)>) -> Mode {
         let rates = self.rates;

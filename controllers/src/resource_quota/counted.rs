@@ -30,6 +30,8 @@ pub fn group_resource(name: &str) -> Option<&str> {
 struct Objects {
     by_namespace: HashMap<String, HashSet<String>>,
     synced: bool,
+    /// The watch broke, and nothing was heard since: perhaps nobody serves the resource any more.
+    broken: bool,
 }
 
 struct Watch {
@@ -53,10 +55,16 @@ impl Counts {
         Counts { client, shutdown, on_change: Arc::new(on_change), watches: Mutex::default() }
     }
 
-    /// The names that are not watched yet.
+    /// Whether some of the names are not watched yet.
     pub fn missing(&self, names: &BTreeSet<String>) -> bool {
         let watches = self.watches.lock();
         names.iter().any(|name| !watches.contains_key(name))
+    }
+
+    /// Whether discovery would change what is watched: names come and go, and resources behind them may.
+    pub fn is_unsettled(&self, names: &BTreeSet<String>) -> bool {
+        let watches = self.watches.lock();
+        watches.len() != names.len() || names.iter().any(|name| watches.get(name).is_none_or(|watch| watch.objects.lock().broken))
     }
 
     /// Watches the resources with these names and no others. Names that nothing is served for are left for later.
@@ -105,11 +113,13 @@ async fn follow(resource: &Resource, client: &Client, objects: &Mutex<Objects>, 
         match event {
             Ok(event) => {
                 retry = RETRY_MIN;
+                objects.lock().broken = false;
                 let changed = take(event, &mut listed, objects);
                 changed.iter().for_each(|namespace| on_change(namespace));
             }
             Err(error) => {
                 tracing::debug!(resource = resource.group_resource(), %error, "watch failed, trying again");
+                objects.lock().broken = true;
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(RETRY_MAX);
             }

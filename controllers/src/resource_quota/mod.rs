@@ -39,7 +39,7 @@ struct Controller {
 
 pub async fn run(context: Context) {
     let informers = &context.informers;
-    let queue = Queue::default();
+    let queue = Queue::named("resourcequota_primary");
     let quotas: Informer<ResourceQuota> = informers.of();
     let counts = {
         let (sink, quotas) = (queue.clone(), quotas.clone());
@@ -135,7 +135,9 @@ impl Controller {
             tokio::time::sleep(DISCOVERY_PERIOD).await;
             since += DISCOVERY_PERIOD;
             let names = counted_names(&self.quotas.list());
-            if let Err(error) = self.follow(&names).await {
+            if self.counts.is_unsettled(&names)
+                && let Err(error) = self.follow(&names).await
+            {
                 tracing::debug!(%error, "discovery failed, objects are counted as before");
             }
             if !period.is_zero() && since >= period {

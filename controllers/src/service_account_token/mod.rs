@@ -72,7 +72,7 @@ pub async fn run(context: Context) {
     };
     let informers = &context.informers;
     let controller = Controller { client: context.client.clone(), accounts: informers.of(), secrets: informers.of(), signer, root_ca };
-    let (queue, removed) = (Queue::default(), Queue::default());
+    let (queue, removed) = (Queue::named("serviceaccount_tokens_service"), Queue::named("serviceaccount_tokens_service"));
     controller.watch(&queue, &removed);
     controller.accounts.synced().await;
     controller.secrets.synced().await;

@@ -25,7 +25,7 @@ use crate::controller_history::{self, History};
 use crate::manager::Context;
 use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
 use crate::owners::{self, Owners};
-use crate::{failure, int_or_percent, pod_state};
+use crate::{failure, int_or_percent, metrics, pod_state};
 use plan::{Observed, Version};
 use pods::Pods;
 
@@ -83,6 +83,20 @@ struct Revisions {
     collisions: i32,
 }
 
+/// The labels under which a set is told of.
+fn labels(set: &StatefulSet) -> [&str; 3] {
+    [set.namespace(), set.name(), set.spec.pod_management_policy.as_deref().unwrap_or("OrderedReady")]
+}
+
+fn count(set: &StatefulSet, status: &StatefulSetStatus) {
+    let labels = labels(set);
+    let unavailable = identity::replicas(set) - status.available_replicas.unwrap_or(0);
+    metrics::STATEFUL_SET_UNAVAILABLE.with(&labels).set(f64::from(unavailable.max(0)));
+    if let Ok(max) = plan::max_unavailable(set) {
+        metrics::STATEFUL_SET_MAX_UNAVAILABLE.with(&labels).set(f64::from(max));
+    }
+}
+
 impl Shell {
     fn new(context: &Context) -> Shell {
         let pods = context.informers.of::<Pod>();
@@ -94,7 +108,7 @@ impl Shell {
             pods,
             history: History::new(context.client.clone(), context.informers.of()),
             control: Pods::new(context.client.clone(), context.recorder.clone(), context.informers.of()),
-            queue: Queue::default(),
+            queue: Queue::named("statefulset"),
             own_writes: OwnWrites::default(),
         }
     }
@@ -105,6 +119,9 @@ impl Shell {
             let key = change.object().key();
             if matches!(change, Change::Deleted(_)) {
                 shell.own_writes.forget(&key);
+                let labels = labels(change.object());
+                metrics::STATEFUL_SET_MAX_UNAVAILABLE.forget(&labels);
+                metrics::STATEFUL_SET_UNAVAILABLE.forget(&labels);
             }
             shell.queue.add(key);
         });
@@ -128,6 +145,7 @@ impl Shell {
         let pods = owners::owned_or_orphaned(&self.pods, &*set);
         let pods = claimer.claim(pods, |pod| identity::is_member(&set, pod) && selector.matches(&pod.metadata.labels)).await?;
         if !self.own_writes.are_seen_in(&*set) || pods.iter().any(|pod| !self.control.own_writes.are_seen_in(&**pod)) {
+            metrics::STATEFUL_SET_STALE_SYNCS.with(&["apps", "statefulsets"]).inc();
             return Ok(Outcome::After(UNSEEN_RETRY));
         }
         let now = clock::now();
@@ -136,6 +154,7 @@ impl Shell {
         let observed = Observed { set: &set, pods: &pods, current, update, now, claims_match: &claims_match };
         let (updating, failure) = self.control.execute(&set, observed.plan()?, plan::is_parallel(&set)).await;
         let status = status::status(&set, &pods, (&current.name, &update.name), revisions.collisions, updating, now);
+        count(&set, &status);
         let waiting = status.ready_replicas != status.available_replicas;
         let written = self.write_status(&set, status).await.map_err(Error::Status);
         self.truncate_history(&set, &pods, &mut revisions).await?;

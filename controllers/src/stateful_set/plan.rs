@@ -63,7 +63,8 @@ fn partition(set: &StatefulSet) -> Option<i32> {
     Some(strategy.partition.unwrap_or(0))
 }
 
-fn max_unavailable(set: &StatefulSet) -> Result<i32, int_or_percent::Error> {
+/// How many pods may be unavailable while a set is updated.
+pub fn max_unavailable(set: &StatefulSet) -> Result<i32, int_or_percent::Error> {
     let strategy = set.spec.update_strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
     let value = strategy.and_then(|strategy| strategy.max_unavailable.clone()).unwrap_or(IntOrString::Int(1));
     Ok(scaled(&value, identity::replicas(set), Round::Down)?.max(1))

@@ -30,7 +30,7 @@ struct Controller {
 
 pub async fn run(context: Context) {
     let controller = Controller { client: context.client.clone(), policies: context.informers.of() };
-    let queue = Queue::default();
+    let queue = Queue::named("validatingadmissionpolicy-status");
     let sink = queue.clone();
     controller.policies.on_change(move |change| {
         if !matches!(change, Change::Deleted(_)) {

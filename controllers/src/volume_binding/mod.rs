@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use client::controller::Outcome;
 use client::events::{Event, Recorder, Type};
+use client::metrics::Looking;
 use client::{Change, Informer, Object, ObjectKey, Queue, answer};
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -17,7 +18,7 @@ use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 
 use crate::manager::Context;
-use crate::{claims, failure, pod_state};
+use crate::{claims, failure, metrics, pod_state};
 use apimachinery::selector::label::StructuredError;
 use decide::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimStep, Deleter, Told, VolumeStep};
 pub use decide::{PROVISIONED_BY, SELECTED_NODE};
@@ -65,11 +66,12 @@ pub async fn run(context: Context) {
         claims: informers.of(),
         classes: informers.of(),
         pods: informers.of(),
-        claim_queue: Queue::default(),
-        volume_queue: Queue::default(),
+        claim_queue: Queue::named("claims"),
+        volume_queue: Queue::named("volumes"),
         provisioning: context.config.enable_dynamic_provisioning,
     };
     claims::index(&controller.pods);
+    let _told = controller.tell_numbers();
     controller.watch();
     controller.volumes.synced().await;
     controller.claims.synced().await;
@@ -201,13 +203,53 @@ impl Controller {
         class.is_some_and(|class| class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"))
     }
 
+    /// What is looked up when somebody asks, for as long as it is kept.
+    fn tell_numbers(&self) -> [Looking; 5] {
+        let of_volumes = |look: fn(&PersistentVolume) -> Option<Vec<String>>| {
+            let volumes = self.volumes.clone();
+            move || metrics::tally(volumes.list().iter().filter_map(|volume| look(volume)))
+        };
+        let of_claims = |look: fn(&PersistentVolumeClaim) -> Option<Vec<String>>| {
+            let claims = self.claims.clone();
+            move || metrics::tally(claims.list().iter().filter_map(|claim| look(claim)))
+        };
+        fn is_bound(volume: &PersistentVolume) -> bool {
+            volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+        }
+        fn class(volume: &PersistentVolume) -> Vec<String> {
+            vec![volume.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()).unwrap_or_default()]
+        }
+        fn is_claim_bound(claim: &PersistentVolumeClaim) -> bool {
+            claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+        }
+        fn classes(claim: &PersistentVolumeClaim) -> Vec<String> {
+            let attributes = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone()).unwrap_or_default();
+            vec![claim.namespace().to_owned(), matching::claim_class(claim).to_owned(), attributes]
+        }
+        [
+            metrics::VOLUMES.by(of_volumes(|volume| {
+                let mode = volume.spec.as_ref().and_then(|spec| spec.volume_mode.clone());
+                Some(vec![plugin_name(volume), mode.unwrap_or_default()])
+            })),
+            metrics::BOUND_VOLUMES.by(of_volumes(|volume| is_bound(volume).then(|| class(volume)))),
+            metrics::UNBOUND_VOLUMES.by(of_volumes(|volume| (!is_bound(volume)).then(|| class(volume)))),
+            metrics::BOUND_CLAIMS.by(of_claims(|claim| is_claim_bound(claim).then(|| classes(claim)))),
+            metrics::UNBOUND_CLAIMS.by(of_claims(|claim| (!is_claim_bound(claim)).then(|| classes(claim)))),
+        ]
+    }
+
     async fn provide(&self, claim: &PersistentVolumeClaim) -> Result<(), Error> {
         if !matching::has_class(claim)
             && let Some(class) = default_class(&self.classes.list())
         {
             let mut claim = claim.clone();
             claim.spec.get_or_insert_default().storage_class_name = Some(class);
-            answer::or_absent(self.claim_api(&claim).replace(claim.name(), &PostParams::default(), &claim).await)?;
+            let assigned = self.claim_api(&claim).replace(claim.name(), &PostParams::default(), &claim).await;
+            metrics::RETROACTIVE_CLASSES.only().inc();
+            if assigned.is_err() {
+                metrics::RETROACTIVE_CLASS_ERRORS.only().inc();
+            }
+            answer::or_absent(assigned)?;
             return Ok(());
         }
         let class = matching::claim_class(claim);
@@ -390,6 +432,23 @@ impl Controller {
 }
 
 /// The class for claims that name none: of several defaults the newest.
+/// The plugin that a volume is of, as metrics name it; `N/A` for one that is not known here.
+fn plugin_name(volume: &PersistentVolume) -> String {
+    let Some(spec) = &volume.spec else { return "N/A".to_owned() };
+    if let Some(csi) = &spec.csi {
+        return format!("kubernetes.io/csi:{}", csi.driver);
+    }
+    let plugins = [
+        (spec.host_path.is_some(), "kubernetes.io/host-path"),
+        (spec.local.is_some(), "kubernetes.io/local-volume"),
+        (spec.nfs.is_some(), "kubernetes.io/nfs"),
+        (spec.iscsi.is_some(), "kubernetes.io/iscsi"),
+        (spec.fc.is_some(), "kubernetes.io/fc"),
+        (spec.flex_volume.is_some(), "kubernetes.io/flexvolume"),
+    ];
+    plugins.iter().find(|(is_it, _)| *is_it).map_or("N/A", |(_, name)| name).to_owned()
+}
+
 fn default_class(classes: &[std::sync::Arc<StorageClass>]) -> Option<String> {
     let is_default = |class: &&std::sync::Arc<StorageClass>| DEFAULT_CLASS.iter().any(|key| class.annotation(key) == Some("true"));
     let newest = classes.iter().filter(is_default).max_by(|a, b| {

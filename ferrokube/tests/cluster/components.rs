@@ -80,7 +80,8 @@ async fn client_of(port: u16, cluster: &Cluster, with_certificate: bool) -> Clie
     Client::try_from(config).expect("a client")
 }
 
-async fn read(client: &Client, path: &str) -> Result<String, kube::Error> {
+/// The text at a path.
+pub async fn read(client: &Client, path: &str) -> Result<String, kube::Error> {
     client.request_text(http::Request::get(path).body(Vec::new()).expect("a request")).await
 }
 
@@ -108,10 +109,21 @@ async fn a_component_tells_everybody_that_it_is_well_and_its_metrics_to_those_wh
 }
 
 fn start_manager(directory: &Path, cluster: &Cluster) -> Component {
+    start_manager_on(directory, cluster, 0)
+}
+
+/// A manager and the administrator's client of its own server.
+pub async fn start_manager_at(directory: &Path, cluster: &Cluster) -> (Component, Client) {
+    let port = free_port();
+    (start_manager_on(directory, cluster, port), client_of(port, cluster, true).await)
+}
+
+fn start_manager_on(directory: &Path, cluster: &Cluster, port: u16) -> Component {
     let pki = directory.join("data/pki");
     let flags = [
         flag("kubeconfig", cluster.kubeconfig()),
-        "--secure-port=0".to_owned(),
+        format!("--secure-port={port}"),
+        "--bind-address=127.0.0.1".to_owned(),
         "--use-service-account-credentials=true".to_owned(),
         "--controllers=*,bootstrapsigner,tokencleaner,-ttl".to_owned(),
         flag("root-ca-file", &pki.join("ca.crt")),

@@ -1,7 +1,7 @@
 //! Devices: claims from a template are allocated by the scheduler with its own rights, and pods are bound where the devices are.
 
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
-use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
+use k8s_openapi::api::resource::v1::{DeviceClass, DeviceTaintRule, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde::Serialize;
@@ -80,4 +80,29 @@ async fn claims_from_a_template_get_devices_and_their_pods_go_there() {
     .await;
     pods.delete("first", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await.expect("it is deleted");
     assert_eq!(eventually("a node for the second", || node_of("second")).await, "large");
+
+    evict_by_rule(&client, &pods).await;
+}
+
+/// A rule that taints the device of the second pod makes it leave, and tells how far that is.
+async fn evict_by_rule(client: &Client, pods: &Api<Pod>) {
+    let rules: Api<DeviceTaintRule> = Api::all(client.clone());
+    let selector = json!({ "driver": "gpu.example.com", "pool": "large", "device": "gpu-1" });
+    let spec = json!({ "deviceSelector": selector, "taint": { "key": "broken", "effect": "NoExecute" } });
+    create(&rules, json!({ "metadata": { "name": "broken" }, "spec": spec })).await;
+    let reason = eventually("the eviction of the second", || async {
+        let pod = pods.get("second").await.expect("the pod");
+        pod.metadata.deletion_timestamp.as_ref()?;
+        let conditions = pod.status?.conditions?;
+        conditions.into_iter().find(|condition| condition.type_ == "DisruptionTarget")?.reason
+    })
+    .await;
+    assert_eq!(reason, "DeletionByDeviceTaintManager");
+    let condition = eventually("the rule's condition", || async {
+        let conditions = rules.get("broken").await.expect("the rule").status?.conditions?;
+        conditions.into_iter().find(|condition| condition.type_ == "EvictionInProgress")
+    })
+    .await;
+    assert_eq!(condition.observed_generation, Some(1));
+    assert!(["PodsPendingEviction", "NotStarted", "Completed"].contains(&condition.reason.as_str()), "{condition:?}");
 }

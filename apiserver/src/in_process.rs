@@ -29,7 +29,8 @@ pub fn transport(
     api: &Arc<Api>,
     user: User,
     component: &str,
-) -> impl Service<Request<kube::client::Body>, Response = Response<Body>, Error = kube::Error, Future: Send + 'static> + Send + 'static + use<> {
+) -> impl Service<Request<kube::client::Body>, Response = Response<Body>, Error = kube::Error, Future: Send + 'static> + Send + 'static + use<>
+{
     let api = api.clone();
     let agent = user_agent(component);
     service_fn(move |request: Request<kube::client::Body>| -> BoxFuture<'static, Result<Response<Body>, kube::Error>> {

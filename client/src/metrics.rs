@@ -113,7 +113,9 @@ impl Buckets {
     fn bounds(self) -> Box<[(f64, AtomicU64)]> {
         let bounds = match self {
             Buckets::None => Vec::new(),
-            Buckets::Exponential(first, factor, count) => std::iter::successors(Some(first), |bound| Some(bound * factor)).take(count).collect(),
+            Buckets::Exponential(first, factor, count) => {
+                std::iter::successors(Some(first), |bound| Some(bound * factor)).take(count).collect()
+            }
             Buckets::Listed(bounds) => bounds.to_vec(),
         };
         bounds.into_iter().map(|bound| (bound, AtomicU64::new(0))).collect()
@@ -229,12 +231,7 @@ pub const fn gauges(name: &'static str, help: &'static str, labels: &'static [&'
 }
 
 /// A family of histograms.
-pub const fn histograms(
-    name: &'static str,
-    help: &'static str,
-    labels: &'static [&'static str],
-    buckets: Buckets,
-) -> Family<Histogram> {
+pub const fn histograms(name: &'static str, help: &'static str, labels: &'static [&'static str], buckets: Buckets) -> Family<Histogram> {
     Family::new(name, help, labels, buckets)
 }
 
@@ -254,9 +251,7 @@ impl<S: Series> Family<S> {
         let mut series = self.series.write();
         match place(&series, values) {
             Ok(at) => series[at].1.clone(),
-            Err(_) if series.len() >= MAX_SERIES => {
-                self.untold.lock().get_or_insert_with(|| Arc::new(S::new(self.buckets))).clone()
-            }
+            Err(_) if series.len() >= MAX_SERIES => self.untold.lock().get_or_insert_with(|| Arc::new(S::new(self.buckets))).clone(),
             Err(at) => {
                 let new = Arc::new(S::new(self.buckets));
                 series.insert(at, (values.iter().map(|value| Box::from(*value)).collect(), new.clone()));
@@ -438,7 +433,16 @@ test_held{x=\"q\"} 1.5
 
     #[test]
     fn numbers_are_written_as_go_writes_them() {
-        for (value, expected) in [(0.0, "0"), (1.0, "1"), (0.1, "0.1"), (1e-5, "1e-05"), (2.5e-7, "2.5e-07"), (0.0001, "0.0001"), (999999.0, "999999"), (1234567.0, "1.234567e+06")] {
+        for (value, expected) in [
+            (0.0, "0"),
+            (1.0, "1"),
+            (0.1, "0.1"),
+            (1e-5, "1e-05"),
+            (2.5e-7, "2.5e-07"),
+            (0.0001, "0.0001"),
+            (999999.0, "999999"),
+            (1234567.0, "1.234567e+06"),
+        ] {
             assert_eq!(Number(value).to_string(), expected);
         }
         assert_eq!((Number(f64::INFINITY).to_string(), Number(f64::NAN).to_string()), ("+Inf".to_owned(), "NaN".to_owned()));

@@ -88,8 +88,7 @@ impl Pool {
     /// The next free range, going round, so that one that was given back rests for a while.
     fn allocate(&mut self) -> Option<Prefix> {
         let count = self.cluster.count(self.bits);
-        let (tries, free) =
-            (0..count).map(|step| (step, (self.next + step) % count)).find(|(_, index)| !self.taken.contains(index))?;
+        let (tries, free) = (0..count).map(|step| (step, (self.next + step) % count)).find(|(_, index)| !self.taken.contains(index))?;
         self.taken.insert(free);
         self.tell(&metrics::NODE_RANGES_GIVEN, 1);
         metrics::NODE_RANGES_TRIES.with(&[&self.cluster.to_string()]).observe(tries as f64);

@@ -132,9 +132,9 @@ pub fn claims_of(pod: &Pod) -> Vec<(String, bool)> {
 
 /// Whether the pod may use the claim.
 pub fn is_reserved_for(claim: &ResourceClaim, pod: &Pod) -> bool {
-    reserved(claim).iter().any(|consumer| {
-        consumer.api_group.as_deref().unwrap_or("").is_empty() && consumer.resource == "pods" && consumer.uid == pod.uid()
-    })
+    reserved(claim)
+        .iter()
+        .any(|consumer| consumer.api_group.as_deref().unwrap_or("").is_empty() && consumer.resource == "pods" && consumer.uid == pod.uid())
 }
 
 fn claim_keys(pod: &Pod) -> Vec<ObjectKey> {

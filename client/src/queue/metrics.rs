@@ -21,12 +21,8 @@ static QUEUED: Family<Histogram> = histograms(
     &["name"],
     TIMES,
 );
-static WORKED: Family<Histogram> = histograms(
-    "workqueue_work_duration_seconds",
-    "[BETA] How long in seconds processing an item from workqueue takes.",
-    &["name"],
-    TIMES,
-);
+static WORKED: Family<Histogram> =
+    histograms("workqueue_work_duration_seconds", "[BETA] How long in seconds processing an item from workqueue takes.", &["name"], TIMES);
 
 /// What the queues of this process tell.
 pub static METRICS: &[&dyn Told] = &[

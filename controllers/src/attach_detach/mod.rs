@@ -80,7 +80,12 @@ fn is_out_of_service(node: &Node) -> bool {
 /// Why a volume is detached that the kubelet says it uses, as the label has it; nothing if it does not say so.
 fn forced_by(node: &Node, attachment: Option<&Attachment>) -> Option<&'static str> {
     let name = &attachment?.unique_name;
-    node.status.as_ref()?.volumes_in_use.as_ref()?.contains(name).then(|| if is_out_of_service(node) { "out-of-service" } else { "timeout" })
+    node.status
+        .as_ref()?
+        .volumes_in_use
+        .as_ref()?
+        .contains(name)
+        .then(|| if is_out_of_service(node) { "out-of-service" } else { "timeout" })
 }
 
 impl Controller {

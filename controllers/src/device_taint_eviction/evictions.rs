@@ -16,9 +16,17 @@ use crate::{pod_state, resource_claim};
 /// Where a taint comes from, in the order in which they are told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    Rule { name: String, uid: String },
+    Rule {
+        name: String,
+        uid: String,
+    },
     /// A taint of a device in the pool of a driver, by its place among the device's taints.
-    Slice { driver: String, pool: String, device: String, index: usize },
+    Slice {
+        driver: String,
+        pool: String,
+        device: String,
+        index: usize,
+    },
 }
 
 /// When pods that use a claim are to go, and why.
@@ -104,9 +112,11 @@ impl Taints {
         let own = own.iter().enumerate().filter(|(_, taint)| taint.effect == NO_EXECUTE).map(move |(index, taint)| {
             (Origin::Slice { driver: driver.clone(), pool: pool.clone(), device: device.clone(), index }, taint)
         });
-        let rules = self.rules.iter().filter(move |rule| selects(rule, driver, pool, device)).map(|rule| {
-            (Origin::Rule { name: Object::name(&**rule).to_owned(), uid: rule.uid().to_owned() }, &rule.spec.taint)
-        });
+        let rules = self
+            .rules
+            .iter()
+            .filter(move |rule| selects(rule, driver, pool, device))
+            .map(|rule| (Origin::Rule { name: Object::name(&**rule).to_owned(), uid: rule.uid().to_owned() }, &rule.spec.taint));
         own.chain(rules)
     }
 }
@@ -247,7 +257,12 @@ pub mod tests {
             ("the earliest of two taints", json!([taint("a", T0), taint("b", T9)]), json!([tolerates("a", Some(30))]), Some(9)),
             ("another's toleration", json!([taint("a", T0)]), json!([tolerates("b", None)]), Some(0)),
             ("another effect's", json!([taint("a", T0)]), json!([{"key": "a", "operator": "Exists", "effect": "NoSchedule"}]), Some(0)),
-            ("another value", json!([taint("a", T0)]), json!([{"key": "a", "operator": "Equal", "value": "w", "effect": "NoExecute"}]), Some(0)),
+            (
+                "another value",
+                json!([taint("a", T0)]),
+                json!([{"key": "a", "operator": "Equal", "value": "w", "effect": "NoExecute"}]),
+                Some(0),
+            ),
             ("the same value", json!([taint("a", T0)]), json!([{"key": "a", "value": "v", "effect": "NoExecute"}]), None),
             ("a taint that does not evict", json!([{"key": "a", "effect": "NoSchedule", "timeAdded": T0}]), json!([]), None),
             ("a taint since never", json!([{"key": "a", "effect": "NoExecute"}]), json!([]), None),

@@ -249,7 +249,9 @@ impl Controller {
         let now = clock::now();
         if let Some(said) = progress::existing(&rule).filter(|said| said.observed_generation == rule.metadata.generation) {
             let since = now.duration_since(said.last_transition_time.0);
-            if let Some(left) = Duration::try_from(since).ok().and_then(|since| STATUS_PERIOD.checked_sub(since)).filter(|left| !left.is_zero()) {
+            if let Some(left) =
+                Duration::try_from(since).ok().and_then(|since| STATUS_PERIOD.checked_sub(since)).filter(|left| !left.is_zero())
+            {
                 return Ok(Outcome::After(left));
             }
         }

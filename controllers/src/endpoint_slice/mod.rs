@@ -24,8 +24,8 @@ use kube::{Api, Client};
 
 use crate::manager::Context;
 use crate::{failure, metrics};
-use numbers::{Numbers, Totals};
 use hints::Distribution;
+use numbers::{Numbers, Totals};
 use slicing::{Desired, Plan, Template};
 use tracker::Tracker;
 use triggers::Triggers;

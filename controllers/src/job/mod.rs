@@ -38,9 +38,9 @@ use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
 use crate::owners::{self, Note, Owners};
 use crate::pod_control::{self, FIRST_BATCH, PodControl, slow_start};
 use crate::{failure, pod_state};
-use counts::Action;
 use assess::{Assessment, Observed, Step, is_suspended, number};
 pub use assess::{COMPLETE, is_finished};
+use counts::Action;
 
 /// Pods created or deleted at most in one step.
 const BURST: usize = 500;

@@ -32,7 +32,8 @@ pub fn samples(text: &str) -> Samples {
         }
         let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
         let name = series.split('{').next().unwrap_or("");
-        let of = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).filter(|of| types.get(of) == Some(&"histogram"));
+        let of =
+            ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).filter(|of| types.get(of) == Some(&"histogram"));
         assert_eq!(of.unwrap_or(name), family, "{line}");
         let number = value.replace("+Inf", "inf").parse().unwrap_or_else(|_| panic!("no number: {line}"));
         assert!(samples.insert(series.to_owned(), number).is_none(), "twice: {line}");

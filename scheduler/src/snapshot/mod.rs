@@ -21,6 +21,13 @@ use terms::{Namespaces, REGION, ZONE};
 /// A node's place. Places are used again after a node is gone.
 pub type NodeIndex = u32;
 
+/// Where a pod is: the node, and the place among its pods.
+#[derive(Clone, Copy)]
+struct Spot {
+    node: NodeIndex,
+    place: usize,
+}
+
 /// Nodes, pods on nodes, and counts of them.
 #[derive(Default)]
 pub struct Snapshot {
@@ -35,7 +42,7 @@ pub struct Snapshot {
     order: Vec<NodeIndex>,
     /// Nodes have come or gone, or changed zones, since the order was made.
     order_is_stale: bool,
-    placed: HashMap<Uid, NodeIndex>,
+    placed: HashMap<Uid, Spot>,
     counters: Counters,
     /// Nodes that have an image, by its name.
     image_nodes: HashMap<String, u32>,
@@ -86,7 +93,12 @@ impl Snapshot {
 
     /// Where a pod is placed.
     pub fn placed(&self, uid: &str) -> Option<NodeIndex> {
-        self.placed.get(uid).copied()
+        self.placed.get(uid).map(|spot| spot.node)
+    }
+
+    /// How many pods are placed.
+    pub fn pods(&self) -> usize {
+        self.placed.len()
     }
 
     /// How many nodes have the image.
@@ -229,7 +241,8 @@ impl Snapshot {
     /// Puts a pod on a node; it is on none yet.
     pub fn add_pod(&mut self, pod: Arc<PodInfo>, node: &str) {
         let index = self.place(node);
-        self.placed.insert(pod.uid.clone(), index);
+        let place = self.nodes[index as usize].pods.len();
+        self.placed.insert(pod.uid.clone(), Spot { node: index, place });
         self.counters.add_pod(index, &pod, &self.nodes, &self.namespaces);
         self.nodes[index as usize].add_pod(pod);
         self.touch(index);
@@ -237,8 +250,15 @@ impl Snapshot {
 
     /// Takes a pod off its node.
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
-        let index = self.placed.remove(uid)?;
-        let pod = self.nodes[index as usize].remove_pod(uid)?;
+        let Spot { node: index, place } = self.placed.remove(uid)?;
+        let info = &mut self.nodes[index as usize];
+        let pod = info.remove_at(place);
+        // The last one has taken its place.
+        if let Some(moved) = info.pods.get(place)
+            && let Some(spot) = self.placed.get_mut(&moved.uid)
+        {
+            spot.place = place;
+        }
         self.counters.remove_pod(index, &pod, &self.namespaces);
         self.touch(index);
         self.drop_if_empty(index);
@@ -255,9 +275,9 @@ impl Snapshot {
 
     /// Takes in what a placed pod is now.
     pub fn update_pod(&mut self, pod: Arc<PodInfo>) {
-        let Some(index) = self.placed(&pod.uid) else { return };
+        let Some(Spot { node: index, place }) = self.placed.get(&pod.uid).copied() else { return };
         let info = &mut self.nodes[index as usize];
-        let Some(known) = info.pods.iter_mut().find(|known| known.uid == pod.uid) else { return };
+        let known = &mut info.pods[place];
         if known.weighs_like(&pod) {
             *known = pod;
             return;
@@ -269,7 +289,8 @@ impl Snapshot {
 
     /// The pod as it is known on its node.
     pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
-        self.node(self.placed(uid)?).pods.iter().find(|pod| *pod.uid == *uid)
+        let Spot { node, place } = self.placed.get(uid)?;
+        self.node(*node).pods.get(*place)
     }
 
     /// The labels of a namespace, or nothing when it is gone.

@@ -162,6 +162,11 @@ impl NodeInfo {
     /// Takes a pod out, if it is there.
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let place = self.pods.iter().position(|pod| *pod.uid == *uid)?;
+        Some(self.remove_at(place))
+    }
+
+    /// Takes out the pod at a place, which the last one takes then.
+    pub fn remove_at(&mut self, place: usize) -> Arc<PodInfo> {
         let pod = self.pods.swap_remove(place);
         self.load.add(&pod, -1);
         if !pod.requests.requests.scalars.is_empty() {
@@ -176,7 +181,7 @@ impl NodeInfo {
                 }
             }
         }
-        Some(pod)
+        pod
     }
 }
 

@@ -318,6 +318,127 @@ mod tests {
         assert_eq!(bench.verdicts(&InterPodAffinity, app("p", "web")), ["skip"]);
     }
 
+    /// A pod by its labels and by the labels that others near it must have (`+label@key`) or must not have (`-label@key`).
+    fn brief(name: &str, text: &str) -> Value {
+        let mut pod = json!({"metadata": {"name": name, "labels": {}}});
+        let (mut near, mut away) = (Vec::new(), Vec::new());
+        for word in text.split_whitespace() {
+            let term = |text: &str| {
+                let (label, key) = text.split_once('@').unwrap();
+                json!({"labelSelector": {"matchExpressions": [{"key": label, "operator": "Exists"}]}, "topologyKey": key})
+            };
+            match word.split_at(1) {
+                ("+", text) => near.push(term(text)),
+                ("-", text) => away.push(term(text)),
+                _ => pod["metadata"]["labels"][word] = json!(""),
+            }
+        }
+        for (kind, terms) in [("podAffinity", near), ("podAntiAffinity", away)] {
+            if !terms.is_empty() {
+                pod["spec"]["affinity"][kind]["requiredDuringSchedulingIgnoredDuringExecution"] = json!(terms);
+            }
+        }
+        pod
+    }
+
+    /// Nodes by their labels, who is there, the pod, and what is said of each node: `.` for nothing, `n` for not near those that it wants, `a` for
+    /// near those that it does not want, and `e` for not wanted by those that are there.
+    #[test]
+    fn terms_of_both_sides_hold_by_the_domains_that_they_name() {
+        let zones = ["region=r1 zone=z1", "region=r1 zone=z2"];
+        type Row<'a> = (&'a [&'a str], &'a [(usize, &'a str)], &'a str, &'a str);
+        let table: [Row<'_>; 26] = [
+            (&zones[..1], &[(0, "service")], "security +service@region -security@zone", "."),
+            (&zones[..1], &[(0, "service -security@zone")], "security +service@region", "e"),
+            (&zones[..1], &[(0, "service -security@zone")], "other +service@region -security@zone", "."),
+            (&zones[..1], &[(0, "service")], "x +service@region -service@zone", "a"),
+            (&zones[..1], &[(0, "service")], "service +service@region", "."),
+            (&zones[..1], &[(0, "security -service@zone")], "service", "e"),
+            (&zones[..1], &[(0, "security -other@zone")], "service", "s"),
+            (&zones[..1], &[(0, "security -security@zone")], "service -service@region -security@region", "a"),
+            // Either side may have the term that is not fulfilled; one's own is told first.
+            (&zones[..1], &[(0, "security -security@zone")], "service -service@zone -security@zone", "a"),
+            (&zones[..1], &[(0, "service -service@zone -security@zone")], "security -security@zone", "e"),
+            (&zones[..1], &[(0, "def xyz -abc@zone -def@zone")], "abc xyz -abc@zone -def@zone", "a"),
+            (&zones[..1], &[(0, "abc xyz -abc@zone -def@zone")], "def xyz -abc@zone -def@zone", "a"),
+            // The first of its kind may go anywhere that has the label; a pod that fulfils half of the terms is nobody.
+            (&zones, &[(0, "foo")], "foo service +foo@zone +service@zone", ".."),
+            (&["zoneLabel=1", "zoneLabel=2"], &[(0, "foo")], "foo service +foo@zone +service@zone", "nn"),
+            (&zones, &[(0, "foo")], "x -foo@region", "aa"),
+            (&zones, &[(0, "foo service")], "x -foo@region -service@zone", "aa"),
+            (&["region=c", "region=c", "region=i"], &[(0, "foo")], "x -foo@region", "aa."),
+            // A term on a label that nodes do not have is about nobody.
+            (&zones, &[(0, "x -foo@nowhere")], "foo", ".."),
+            (&zones, &[(0, "foo")], "x -foo@nowhere", ".."),
+            (&zones, &[(0, "x -foo@zone"), (0, "x -bar@region")], "foo bar", "ee"),
+            (&zones, &[(0, "foo"), (1, "bar")], "x -foo@zone -bar@region", "aa"),
+            (&zones, &[(0, "x -foo@nowhere -bar@zone")], "foo bar", "e."),
+            (&zones, &[(0, "foo bar")], "x -foo@nowhere -bar@zone", "a."),
+            (
+                &["region=r1 zone=z1", "region=r1 zone=z2", "region=r1 zone=z3"],
+                &[(0, "x -foo@zone -p@zone"), (1, "x -bar@zone -q@zone")],
+                "foo bar",
+                "ee.",
+            ),
+            // All terms have to be fulfilled by one and the same pod.
+            (&["region=r1 zone=z1", "region=r1 zone=z1"], &[(0, "foo bar")], "x +foo@region +bar@zone", ".."),
+            (&zones, &[(0, "foo"), (1, "bar")], "x +foo@region +bar@zone", "nn"),
+        ];
+        for (nodes, there, pod, expected) in table {
+            let mut bench = Bench::new(&[]);
+            for (i, labels) in nodes.iter().enumerate() {
+                let labels: serde_json::Map<String, Value> = labels
+                    .split(' ')
+                    .map(|label| label.split_once('=').map(|(key, value)| (key.to_owned(), json!(value))).unwrap())
+                    .collect();
+                bench.node(json!({"metadata": {"name": format!("n{i}"), "labels": labels}}));
+            }
+            for (i, (node, text)) in there.iter().enumerate() {
+                bench.place(&format!("n{node}"), brief(&format!("there{i}"), text));
+            }
+            let (near, away) = (format!("never: {AFFINITY}"), ANTI_AFFINITY);
+            let expected: Vec<&str> = expected
+                .chars()
+                .map(|c| match c {
+                    '.' => "",
+                    'n' => &near,
+                    'a' => away,
+                    'e' => EXISTING_ANTI_AFFINITY,
+                    _ => "skip",
+                })
+                .collect();
+            assert_eq!(bench.verdicts(&InterPodAffinity, brief("p", pod)), expected, "{nodes:?} {there:?} {pod}");
+        }
+    }
+
+    #[test]
+    fn requirements_of_a_selector_hold_together_and_have_to_be_valid() {
+        let mut bench = zones();
+        bench.place("a1", json!({"metadata": {"name": "db", "labels": {"service": "scan", "tier": "x"}}}));
+        let near = format!("never: {AFFINITY}");
+        // The pod is like the one that is there: with a term that it fulfils itself it would be the first of its kind.
+        let selecting = |expressions: Value| {
+            let pod = json!({"metadata": {"name": "p", "labels": {"service": "scan", "tier": "x"}}});
+            with(pod, "podAffinity", json!([{"labelSelector": {"matchExpressions": expressions}, "topologyKey": HOSTNAME}]))
+        };
+        for (expressions, expected) in [
+            (json!([{"key": "service", "operator": "NotIn", "values": ["other"]}]), ""),
+            (json!([{"key": "service", "operator": "NotIn", "values": ["scan"]}]), &near),
+            (json!([{"key": "service", "operator": "Exists"}, {"key": "wrong", "operator": "DoesNotExist"}]), ""),
+            (json!([{"key": "service", "operator": "Exists"}, {"key": "tier", "operator": "NotIn", "values": ["x", "y"]}]), &near),
+        ] {
+            assert_eq!(bench.verdicts(&InterPodAffinity, selecting(expressions.clone()))[0], expected, "{expressions}");
+        }
+        let bad =
+            bench.verdicts(&InterPodAffinity, selecting(json!([{"key": "service", "operator": "In", "values": ["{{.bad-value.}}"]}])));
+        assert_eq!(
+            bad,
+            [
+                "never: parsing pod: requiredAffinityTerms: values[0][service]: Invalid value: \"{{.bad-value.}}\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+            ]
+        );
+    }
+
     #[test]
     fn pods_that_are_there_keep_others_away() {
         let mut bench = zones();

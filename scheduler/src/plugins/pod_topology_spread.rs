@@ -392,6 +392,101 @@ mod tests {
         assert_eq!(bench.verdicts(&PodTopologySpread, spread(json!({"maxSkew": 1})))[2], "");
     }
 
+    /// A constraint: the skew, the label of nodes, that of pods (`-` for no selector), and what else it says.
+    fn constraint(text: &str) -> Value {
+        let words: Vec<&str> = text.split(' ').collect();
+        let mut constraint =
+            json!({"maxSkew": words[0].parse::<i64>().unwrap(), "topologyKey": words[1], "whenUnsatisfiable": "DoNotSchedule"});
+        if words[2] != "-" {
+            constraint["labelSelector"] = json!({"matchExpressions": [{"key": words[2], "operator": "Exists"}]});
+        }
+        for word in &words[3..] {
+            let (key, value) = word.split_once('=').unwrap();
+            constraint[key] = value.parse::<i64>().map_or_else(|_| json!(value), |number| json!(number));
+        }
+        constraint
+    }
+
+    /// Four nodes by their labels (with `!` for a taint) and by the pods on them (`f` has the label foo, `b` bar, `fb` both), the pod by its labels and
+    /// the labels that its node must have, its constraints, and what is said of each node: `.` for nothing, `n` for too many, `m` for no label.
+    #[test]
+    fn constraints_hold_together_and_count_by_their_own_selectors() {
+        const FOUR: [&str; 4] = ["zone=1 node=a", "zone=1 node=b", "zone=2 node=x", "zone=2 node=y"];
+        const WITHOUT: [&str; 4] = ["zone=1 node=a", "node=b", "zone=2 node=x", "zone=2 node=y"];
+        const MARKED: [&str; 4] = ["zone=1 node=a foo=", "zone=1 node=b foo=", "zone=2 node=x foo=", "zone=2 node=y"];
+        const TAINTED: [&str; 4] = ["zone=1 node=a foo=", "zone=1 node=b foo=", "zone=2 node=x foo=", "zone=2 node=y !"];
+        const BOTH: [&str; 4] = ["zone=1 node=a foo=", "zone=1 node=b", "zone=2 node=x foo=", "zone=2 node=y foo= !"];
+        let (zone, node) = ("1 zone foo", "1 node foo");
+        type Row<'a> = ([&'a str; 4], &'a str, &'a str, &'a [&'a str], &'a str);
+        let table: [Row<'_>; 27] = [
+            (FOUR, "|||", "foo", &[zone], "...."),
+            (FOUR, "|||", "foo", &["1 zone bar"], "...."),
+            (FOUR, "||f|f", "foo", &[zone], "..nn"),
+            (FOUR, "||f|f", "foo", &["1 zone -"], "...."),
+            (FOUR, "f f|f||f f f", "foo", &[zone], "...."),
+            (WITHOUT, "f|f|f|f", "foo", &[zone], ".mnn"),
+            (FOUR, "|||", "foo", &["1 rack foo"], "mmmm"),
+            (FOUR, "f f|f||f f f", "foo", &[node], "nn.n"),
+            (FOUR, "f f|f||f f f", "foo", &["2 node foo"], "n..n"),
+            (FOUR, "f f|f||f f f", "bar", &[node], "n..n"),
+            (FOUR, "f|f||f", "foo", &["2 zone foo minDomains=3"], "nn.."),
+            (FOUR, "f|f||f", "foo", &["2 zone foo minDomains=1"], "...."),
+            (FOUR, "f f|f f|f|f f", "foo", &["2 node foo minDomains=5"], "nn.n"),
+            (FOUR, "f f|f f|f|f f", "foo", &["2 node foo minDomains=2"], "...."),
+            (MARKED, "f|f||f", "foo ?foo", &[node], "nn.."),
+            (MARKED, "f|f||f", "foo ?foo", &["1 node foo nodeAffinityPolicy=Ignore"], "nn.n"),
+            (TAINTED, "f|f||f", "foo", &["1 node foo nodeTaintsPolicy=Honor"], "nn.."),
+            (TAINTED, "f|f||f", "foo", &[node], "nn.n"),
+            (FOUR, "f f|f||f f f", "foo", &[zone, node], "nn.n"),
+            (FOUR, "f f|f||f f f f", "foo", &[zone, node], "nnnn"),
+            (FOUR, "f|||b", "foo bar", &[zone, "1 node bar"], "nn.n"),
+            (FOUR, "f||b|b", "foo bar", &[zone, "1 node bar"], "nnnn"),
+            (FOUR, "f fb|||f fb f", "foo bar", &[zone, "1 node bar"], "n.nn"),
+            (FOUR, "f||b|b", "bar", &[zone, "1 node bar"], "..nn"),
+            (["zone=1 node=a", "zone=1 node=b", "zone=2", "zone=2 node=y"], "f|||f", "foo", &[zone, node], "n.mn"),
+            (BOTH, "f|f||f", "foo ?foo", &["1 zone foo nodeTaintsPolicy=Honor", "1 node foo nodeAffinityPolicy=Ignore"], "nn.n"),
+            (FOUR, "fb f|fb||f fb f f", "foo bar", &["1 zone bar", zone], "nnnn"),
+        ];
+        for (nodes, there, pod, constraints, expected) in table {
+            let mut bench = Bench::new(&[]);
+            for (i, (labels, pods)) in nodes.iter().zip(there.split('|')).enumerate() {
+                let (mut all, mut taints) = (json!({}), json!([]));
+                for label in labels.split(' ') {
+                    match label.split_once('=') {
+                        Some((key, value)) => all[key] = json!(value),
+                        None => taints = json!([{"key": "t", "effect": "NoSchedule"}]),
+                    }
+                }
+                bench.node(json!({"metadata": {"name": format!("n{i}"), "labels": all}, "spec": {"taints": taints}}));
+                for (j, kind) in pods.split_whitespace().enumerate() {
+                    let mut labels = json!({});
+                    kind.chars().for_each(|c| labels[if c == 'f' { "foo" } else { "bar" }] = json!(""));
+                    bench.place(&format!("n{i}"), json!({"metadata": {"name": format!("p{i}-{j}"), "labels": labels}}));
+                }
+            }
+            let mut asking = json!({"metadata": {"name": "p", "labels": {}}});
+            for word in pod.split(' ') {
+                match word.strip_prefix('?') {
+                    Some(label) => asking["spec"]["nodeSelector"] = json!({label: ""}),
+                    None => asking["metadata"]["labels"][word] = json!(""),
+                }
+            }
+            asking["spec"]["topologySpreadConstraints"] = constraints.iter().map(|text| constraint(text)).collect();
+            let missing = format!("never: {MISSING_LABEL}");
+            let told = |said: &String| {
+                if said.is_empty() {
+                    '.'
+                } else if *said == missing {
+                    'm'
+                } else {
+                    'n'
+                }
+            };
+            let got: String = bench.verdicts(&PodTopologySpread, asking).iter().map(told).collect();
+            assert_eq!(got, expected, "{nodes:?} {there} {pod} {constraints:?}");
+        }
+    }
+
     #[test]
     fn nodes_that_the_pod_may_not_use_do_not_count_unless_the_policy_says_so() {
         let mut bench = zones();

@@ -21,7 +21,7 @@ fn config(extenders: Value) -> Config {
 }
 
 fn node(name: &str) -> NodeSpec {
-    NodeSpec { name: name.into(), zone: "a".into(), disk: "ssd".into(), cpu: 4000, memory: 4000, pods: 10, taint: None, cordoned: false }
+    NodeSpec { name: name.into(), zone: "a".into(), disk: "ssd".into(), cpu: 4000, memory: 4000, pods: 10, ..NodeSpec::default() }
 }
 
 fn pod(name: &str, cpu: i64) -> PodSpec {

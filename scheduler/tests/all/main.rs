@@ -6,5 +6,6 @@ mod devices;
 mod extenders;
 mod model;
 mod placements;
+mod scores;
 mod shell;
 mod stories;

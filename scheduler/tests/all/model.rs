@@ -13,6 +13,7 @@ pub struct NodeSpec {
     pub disk: String,
     pub cpu: i64,
     pub memory: i64,
+    pub gpus: i64,
     pub pods: usize,
     pub taint: Option<String>,
     pub cordoned: bool,
@@ -22,10 +23,14 @@ impl NodeSpec {
     pub fn object(&self, revision: u64) -> Node {
         let taints: Vec<Value> = self.taint.iter().map(|key| json!({"key": key, "effect": "NoSchedule"})).collect();
         let labels = json!({"kubernetes.io/hostname": self.name, "topology.kubernetes.io/zone": self.zone, "disk": self.disk});
+        let mut allocatable = json!({"cpu": format!("{}m", self.cpu), "memory": self.memory.to_string(), "pods": self.pods.to_string()});
+        if self.gpus > 0 {
+            allocatable["x.com/gpu"] = json!(self.gpus.to_string());
+        }
         serde_json::from_value(json!({
             "metadata": {"name": self.name, "uid": self.name, "labels": labels, "resourceVersion": revision.to_string()},
             "spec": {"taints": taints, "unschedulable": self.cordoned},
-            "status": {"allocatable": {"cpu": format!("{}m", self.cpu), "memory": self.memory.to_string(), "pods": self.pods.to_string()}},
+            "status": {"allocatable": allocatable},
         }))
         .expect("a node")
     }
@@ -48,6 +53,8 @@ pub struct PodSpec {
     pub app: String,
     pub cpu: i64,
     pub memory: i64,
+    /// Of a resource that Kubernetes does not know.
+    pub gpus: i64,
     pub port: Option<i64>,
     pub tolerates: Option<String>,
     pub disk: Option<String>,
@@ -56,6 +63,8 @@ pub struct PodSpec {
     pub away: Option<Rule>,
     /// Spread over zones or hosts, with this skew at most.
     pub spread: Option<(&'static str, i64)>,
+    /// With fewer domains the least crowded counts as empty.
+    pub min_domains: Option<i64>,
     pub gated: bool,
 }
 
@@ -72,6 +81,9 @@ impl PodSpec {
             "priority": self.priority,
             "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": format!("{}m", self.cpu), "memory": self.memory.to_string()}}}],
         });
+        if self.gpus > 0 {
+            spec["containers"][0]["resources"]["requests"]["x.com/gpu"] = json!(self.gpus.to_string());
+        }
         if let Some(port) = self.port {
             spec["containers"][0]["ports"] = json!([{"containerPort": port, "hostPort": port}]);
         }
@@ -89,7 +101,7 @@ impl PodSpec {
         }
         if let Some((by, skew)) = self.spread {
             spec["topologySpreadConstraints"] = json!([{"maxSkew": skew, "topologyKey": label(by), "whenUnsatisfiable": "DoNotSchedule",
-                "labelSelector": selector(&self.app)}]);
+                "labelSelector": selector(&self.app), "minDomains": self.min_domains}]);
         }
         if self.gated {
             spec["schedulingGates"] = json!([{"name": "g"}]);
@@ -134,6 +146,9 @@ impl Model {
         if pod.memory > 0 && sum(|p| p.memory) + pod.memory > node.memory {
             return Some("memory".into());
         }
+        if pod.gpus > 0 && sum(|p| p.gpus) + pod.gpus > node.gpus {
+            return Some("gpus".into());
+        }
         if pod.port.is_some() && there.iter().any(|p| p.port == pod.port) {
             return Some("port".into());
         }
@@ -174,7 +189,8 @@ impl Model {
                 let pods = self.on(&n.name).filter(|p| p.app == pod.app).count() as i64;
                 *counts.entry(n.domain(by)).or_default() += pods;
             }
-            let least = counts.values().min().copied().unwrap_or(0);
+            let few = pod.min_domains.is_some_and(|least| (counts.len() as i64) < least);
+            let least = if few { 0 } else { counts.values().min().copied().unwrap_or(0) };
             if counts.get(node.domain(by)).copied().unwrap_or(0) + 1 - least > skew {
                 return Some("spread".into());
             }

@@ -20,6 +20,7 @@ fn node(dice: &mut Dice, name: String) -> NodeSpec {
         disk: pick(dice, &["ssd", "hdd"]).into(),
         cpu: 1000 * (1 + dice.below(8) as i64),
         memory: 1000 * (1 + dice.below(8) as i64),
+        gpus: dice.below(4) as i64,
         pods: 3 + dice.below(20),
         taint: one_in(dice, 5).then(|| "gpu".into()),
         cordoned: one_in(dice, 10),
@@ -39,6 +40,7 @@ fn pod(dice: &mut Dice, name: String, priorities: usize) -> PodSpec {
         name,
         cpu: 100 * dice.below(15) as i64,
         memory: 100 * dice.below(15) as i64,
+        gpus: if one_in(dice, 8) { 1 + dice.below(2) as i64 } else { 0 },
         port: one_in(dice, 10).then(|| 8000 + dice.below(3) as i64),
         tolerates: one_in(dice, 4).then(|| "gpu".into()),
         disk: one_in(dice, 4).then(|| pick(dice, &["ssd", "hdd"]).into()),
@@ -46,6 +48,7 @@ fn pod(dice: &mut Dice, name: String, priorities: usize) -> PodSpec {
         near: one_in(dice, 8).then(|| rule(dice, &app)),
         away: one_in(dice, 8).then(|| rule(dice, &app)),
         spread: one_in(dice, 6).then(|| (if one_in(dice, 2) { "zone" } else { "host" }, 1 + dice.below(3) as i64)),
+        min_domains: one_in(dice, 2).then(|| 1 + dice.below(4) as i64),
         gated: one_in(dice, 20),
         app,
     }

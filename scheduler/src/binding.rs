@@ -5,13 +5,14 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::answer::is_not_found;
 use client::clock;
 use client::events::{self, Recorder, Type};
 use client::{Object, ObjectKey};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ use crate::deciding::{Inbox, Message};
 use crate::devices::reservation;
 use crate::extender::caller::Callers;
 use crate::extender::wire;
+use crate::metrics::{Id, Metrics};
 use crate::pod_status::{Condition, Saying, patch};
 use crate::snapshot::pod::{spec, uid_of};
 use crate::volumes::{SELECTED_NODE, Work, is_fully_bound, reaches, volume_name};
@@ -47,6 +49,7 @@ pub(crate) struct Binder {
     recorder: Recorder,
     extenders: Arc<Callers>,
     inbox: Inbox,
+    metrics: Arc<Metrics>,
 }
 
 /// The lane of a pod.
@@ -74,8 +77,8 @@ fn is_passing(error: &kube::Error) -> bool {
 }
 
 impl Binder {
-    pub(crate) fn new(client: Client, recorder: Recorder, extenders: Callers, inbox: Inbox) -> Binder {
-        Binder { client, recorder, extenders: Arc::new(extenders), inbox }
+    pub(crate) fn new(client: Client, recorder: Recorder, extenders: Callers, inbox: Inbox, metrics: Arc<Metrics>) -> Binder {
+        Binder { client, recorder, extenders: Arc::new(extenders), inbox, metrics }
     }
 
     /// Works until the core has ended.
@@ -116,6 +119,7 @@ impl Binder {
                     Effect::Bind(binding) => binder.bind(binding).await,
                     Effect::Preempt(preemption) => binder.preempt(preemption).await,
                     Effect::Deallocate(claim) => reservation::deallocate(&binder.client, &claim).await,
+                    Effect::Discard(claim) => reservation::discard(&binder.client, &claim).await,
                     Effect::Say { .. } | Effect::Tell(_) | Effect::Consult { .. } => {}
                 }
                 drop(permit);
@@ -152,16 +156,38 @@ impl Binder {
             // Whoever makes room in the cluster sees where the pod will be.
             self.say(&binding.pod, &Saying { condition: None, nominated: Some(binding.node.to_string()) }).await;
         }
-        let result = self.try_bind_with_needs(binding).await;
+        let mut created = None;
+        let result = self.try_bind_with_needs(binding, &mut created).await;
         if let (Err(_), Some(devices)) = (&result, &binding.devices) {
-            reservation::give_back(&self.client, &binding.pod, devices).await;
+            reservation::give_back(&self.client, &binding.pod, devices, created).await;
         }
         result
     }
 
-    async fn try_bind_with_needs(&self, binding: &Binding) -> Result<(), String> {
+    /// `created` is the claim that was made for the pod, if one was.
+    async fn try_bind_with_needs(&self, binding: &Binding, created: &mut Option<ResourceClaim>) -> Result<(), String> {
+        let began = Instant::now();
+        let needs = self.meet_needs(binding, created).await;
+        self.count(binding, "PreBind", needs.is_ok(), began);
+        needs?;
+        let began = Instant::now();
+        let bound = self.bind_to_node(binding).await;
+        self.count(binding, "Bind", bound.is_ok(), began);
+        bound
+    }
+
+    fn count(&self, binding: &Binding, point: &str, is_ok: bool, began: Instant) {
+        let labels = [point, if is_ok { "Success" } else { "Error" }, &*binding.profile.name];
+        self.metrics.observe(Id::ExtensionPointDuration, &labels, began.elapsed().as_secs_f64());
+    }
+
+    /// Has volumes and devices made ready for the pod.
+    async fn meet_needs(&self, binding: &Binding, created: &mut Option<ResourceClaim>) -> Result<(), String> {
         if let Some((work, timeout)) = &binding.volumes {
             let bound = self.bind_volumes(binding, work.clone(), *timeout).await;
+            if bound.is_err() {
+                self.metrics.add(Id::VolumeErrors, &["bind"], 1.0);
+            }
             bound.map_err(|error| format!("running PreBind plugin \"VolumeBinding\": {error}"))?;
         }
         if let Some(devices) = &binding.devices {
@@ -169,11 +195,17 @@ impl Binder {
                 &self.client,
                 &binding.pod,
                 devices,
+                created,
+                &self.metrics,
                 |claim| self.report(Input::ClaimWritten(Arc::new(claim))),
                 || self.tell_of_waiting(binding),
             );
             reserved.await.map_err(|error| format!("running PreBind plugin \"DynamicResources\": {error}"))?;
         }
+        Ok(())
+    }
+
+    async fn bind_to_node(&self, binding: &Binding) -> Result<(), String> {
         if let Some(ByExtender { call, ignorable }) = &binding.extender {
             match self.extenders.ask(call.clone()).await.and_then(|answer| wire::bound(&answer)) {
                 Err(error) if *ignorable => {

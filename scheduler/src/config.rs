@@ -182,6 +182,23 @@ fn go_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error>
     Ok(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0)))
 }
 
+/// A duration as Go has it: it may be negative until it is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Nanoseconds(pub i64);
+
+impl Nanoseconds {
+    pub fn duration(self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.0).unwrap_or(0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Nanoseconds {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Nanoseconds, D::Error> {
+        let Some(text) = Option::<String>::deserialize(from)? else { return Ok(Nanoseconds(0)) };
+        apimachinery::time::parse_duration(&text).map(Nanoseconds).map_err(serde::de::Error::custom)
+    }
+}
+
 /// The plugins and their arguments for pods of one scheduler name.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -375,16 +392,14 @@ impl Default for VolumeBindingArgs {
 #[serde(rename_all = "camelCase", default)]
 pub struct DynamicResourcesArgs {
     /// How long devices may be looked for on one node; without end if it is zero.
-    #[serde(deserialize_with = "go_duration")]
-    pub filter_timeout: Duration,
+    pub filter_timeout: Nanoseconds,
     /// How long devices may take to get ready for a pod.
-    #[serde(deserialize_with = "go_duration")]
-    pub binding_timeout: Duration,
+    pub binding_timeout: Nanoseconds,
 }
 
 impl Default for DynamicResourcesArgs {
     fn default() -> DynamicResourcesArgs {
-        DynamicResourcesArgs { filter_timeout: Duration::from_secs(10), binding_timeout: Duration::from_secs(600) }
+        DynamicResourcesArgs { filter_timeout: Nanoseconds(10_000_000_000), binding_timeout: Nanoseconds(600_000_000_000) }
     }
 }
 

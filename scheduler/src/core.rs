@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::config::{self, Config, Extender};
 use crate::devices::reservation::Reservation;
-use crate::event::{Actions, Event, Resource, Subject, node_changes, pod_changes};
+use crate::event::{self, Actions, Event, Resource, Subject, node_changes, pod_changes};
 use crate::extender::{self, Call};
 use crate::framework::{PluginSet, Preparing, State};
 use crate::metrics::{Id, Metrics};
@@ -99,16 +99,46 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// The event that metrics call it; nothing for answers to what the core has decided.
+    fn event(&self) -> Option<&'static str> {
+        fn of<K>(resource: Resource, delta: &Delta<K>) -> Option<&'static str> {
+            Some(event::label(resource, actions(delta)))
+        }
+        match self {
+            Input::Pod(delta) => {
+                let assigned =
+                    |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref().is_some_and(|name| !name.is_empty()));
+                let is_assigned = delta.new.as_ref().or(delta.old.as_ref()).is_some_and(|pod| assigned(pod));
+                of(if is_assigned { Resource::AssignedPod } else { Resource::UnscheduledPod }, delta)
+            }
+            Input::Node(delta) => of(Resource::Node, delta),
+            Input::PersistentVolume(delta) => of(Resource::PersistentVolume, delta),
+            Input::PersistentVolumeClaim(delta) => of(Resource::PersistentVolumeClaim, delta),
+            Input::StorageClass(delta) => of(Resource::StorageClass, delta),
+            Input::CsiNode(delta) => of(Resource::CsiNode, delta),
+            Input::CsiDriver(delta) => of(Resource::CsiDriver, delta),
+            Input::CsiStorageCapacity(delta) => of(Resource::CsiStorageCapacity, delta),
+            Input::VolumeAttachment(delta) => of(Resource::VolumeAttachment, delta),
+            Input::ResourceClaim(delta) => of(Resource::ResourceClaim, delta),
+            Input::DeviceClass(delta) => of(Resource::DeviceClass, delta),
+            Input::ResourceSlice(delta) => of(Resource::ResourceSlice, delta),
+            _ => None,
+        }
+    }
+}
+
 /// A pod to bind.
 #[derive(Clone, Debug)]
 pub struct Binding {
     pub pod: Arc<Pod>,
     pub uid: Uid,
+    pub profile: Arc<Profile>,
     pub node: Arc<str>,
     /// What its volumes need first, and how long that may take.
     pub volumes: Option<(Work, Duration)>,
     /// What its claims need first.
-    pub devices: Option<Reservation>,
+    pub devices: Option<Box<Reservation>>,
     /// The extender that binds it.
     pub extender: Option<ByExtender>,
 }
@@ -144,6 +174,8 @@ pub enum Effect {
     Preempt(Preemption),
     /// A claim is to be without its devices.
     Deallocate(Arc<ResourceClaim>),
+    /// A claim that was made for a pod's extended resources is to go.
+    Discard(Arc<ResourceClaim>),
     /// Until it is answered nothing is decided.
     Consult {
         question: u64,
@@ -171,6 +203,8 @@ pub struct Core {
     search: Search,
     assumed: HashMap<Uid, Assumed>,
     effects: Vec<Effect>,
+    /// Attempts that were begun.
+    attempts: u64,
     metrics: Arc<Metrics>,
     extenders: Vec<Extender>,
     /// The attempt that waits for extenders to answer.
@@ -198,6 +232,7 @@ impl Core {
             search: Search::new(config.percentage_of_nodes_to_score, seed),
             assumed: HashMap::new(),
             effects: Vec::new(),
+            attempts: 0,
             metrics,
             extenders: extender::ordered(config),
             paused: None,
@@ -235,6 +270,13 @@ impl Core {
     }
 
     fn take_in(&mut self, input: Input, now: Duration) {
+        let Some(event) = input.event() else { return self.take_in_untimed(input, now) };
+        let began = Instant::now();
+        self.take_in_untimed(input, now);
+        self.metrics.observe(Id::EventHandling, &[event], began.elapsed().as_secs_f64());
+    }
+
+    fn take_in_untimed(&mut self, input: Input, now: Duration) {
         match input {
             Input::Answered { .. } => {}
             Input::Pod(delta) => self.pod_changed(delta, now),
@@ -302,15 +344,17 @@ impl Core {
             Input::ResourceClaim(delta) => self.claim_changed(delta, now),
             Input::ClaimWritten(claim) => self.claim_changed(Delta { old: None, new: Some(claim) }, now),
             Input::DeviceClass(delta) => {
+                let subject = Subject::DeviceClass { old: delta.old.clone(), new: delta.new.clone() };
                 let actions = actions(&delta);
                 keep(&mut self.world.devices.classes, delta);
-                self.happened(&Event::new(Resource::DeviceClass, actions, Subject::Nothing), now);
+                self.world.devices.classes_changed();
+                self.happened(&Event::new(Resource::DeviceClass, actions, subject), now);
             }
             Input::ResourceSlice(delta) => {
                 let actions = actions(&delta);
                 match (&delta.new, &delta.old) {
                     (Some(new), _) => self.world.devices.set_slice(new),
-                    (None, old) => old.iter().for_each(|old| self.world.devices.slices.remove(old.name())),
+                    (None, old) => old.iter().for_each(|old| self.world.devices.slice_gone(old.name())),
                 }
                 self.happened(&Event::new(Resource::ResourceSlice, actions, Subject::Nothing), now);
             }
@@ -326,8 +370,10 @@ impl Core {
                 }
             }
             Input::Preempted { preemptor, failed } => {
-                self.world.preempting.remove(&preemptor);
                 let result = if failed { "error" } else { "success" };
+                if let Some(preempting) = self.world.preempting.remove(&preemptor) {
+                    self.metrics.observe(Id::PreemptionDuration, &[result], preempting.since.elapsed().as_secs_f64());
+                }
                 self.metrics.add(Id::PreemptionGoroutines, &[result], 1.0);
                 if failed {
                     self.queue.activate(&self.world, &self.profiles, &preemptor, now);
@@ -353,7 +399,7 @@ impl Core {
                 if known.is_some() { Actions::UPDATE } else { Actions::ADD }
             }
             (None, _) => {
-                self.world.devices.claims.remove(&key);
+                self.world.devices.claim_gone(&key);
                 Actions::DELETE
             }
         };
@@ -517,9 +563,20 @@ impl Core {
     }
 
     fn reserve(&mut self, profile: &Profile, pod: &PodInfo, state: &mut State, node: NodeIndex) -> Result<NodeIndex, Failure> {
+        let began = Instant::now();
+        let reserved = self.try_reserve(profile, pod, state, node);
+        let status = if reserved.is_ok() { "Success" } else { "Error" };
+        self.metrics.observe(Id::ExtensionPointDuration, &["Reserve", status, &profile.name], began.elapsed().as_secs_f64());
+        reserved
+    }
+
+    fn try_reserve(&mut self, profile: &Profile, pod: &PodInfo, state: &mut State, node: NodeIndex) -> Result<NodeIndex, Failure> {
         for id in profile.reserve.iter().copied() {
             let mut cycle = Preparing { world: &mut self.world, profile, pod, state };
             if let Err(refusal) = ALL[id].reserve(&mut cycle, node) {
+                if ALL[id].name() == "VolumeBinding" {
+                    self.metrics.add(Id::VolumeErrors, &["assume"], 1.0);
+                }
                 profile.reserve.iter().for_each(|id| ALL[*id].unreserve(&mut self.world, pod));
                 return Err(single(id, node, refusal));
             }
@@ -537,9 +594,10 @@ impl Core {
         self.world.snapshot.add_pod(Arc::new(placed), &name);
         let timeout = Duration::from_secs(u64::try_from(profile.args.volume_binding.bind_timeout_seconds).unwrap_or(0));
         let volumes = state.volumes.take().and_then(|claims| claims.work).map(|work| (work, timeout));
-        let devices = state.devices.take().and_then(|claims| claims.reservation);
+        let devices = state.devices.take().and_then(|claims| claims.reservation).map(Box::new);
         let extender = self.binder_of(&pod.pod, &name);
-        let binding = Binding { pod: pod.pod.clone(), uid: pod.uid.clone(), node: name, volumes, devices, extender };
+        let binding =
+            Binding { pod: pod.pod.clone(), uid: pod.uid.clone(), profile: profile.clone(), node: name, volumes, devices, extender };
         self.effects.push(Effect::Bind(binding));
         self.metrics.add(Id::Goroutines, &["binding"], 1.0);
         let uid = pod.uid.clone();
@@ -627,10 +685,17 @@ impl Core {
     }
 
     /// Tells sizes; call it now and then.
-    pub fn report(&self) {
+    pub fn report(&mut self) {
         self.queue.report();
         self.metrics.set(Id::CacheSize, &["nodes"], self.world.snapshot.order().len() as f64);
+        self.metrics.set(Id::CacheSize, &["pods"], self.world.snapshot.pods() as f64);
         self.metrics.set(Id::CacheSize, &["assumed_pods"], self.assumed.len() as f64);
+        let underway = self.bindings() + usize::from(self.paused.is_some());
+        self.metrics.set(Id::InFlightEvents, &["PodPopped"], underway as f64);
+        for (profile_id, plugin, point, count) in self.search.take_asked() {
+            let profile = self.profile_ids.iter().find(|(_, id)| **id == profile_id).map_or("", |(name, _)| name);
+            self.metrics.add(Id::PluginEvaluations, &[ALL[plugin].name(), point.name(), profile], count as f64);
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! What happens in a cluster that may make a pod schedulable, in upstream's words (v1.37), and which part of a change it was.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
 use crate::snapshot::pod::PodInfo;
@@ -99,6 +100,7 @@ pub enum Subject {
     CsiStorageCapacity { old: Option<Arc<CSIStorageCapacity>>, new: Option<Arc<CSIStorageCapacity>> },
     VolumeAttachment { old: Option<Arc<VolumeAttachment>>, new: Option<Arc<VolumeAttachment>> },
     ResourceClaim { old: Option<Arc<ResourceClaim>>, new: Option<Arc<ResourceClaim>> },
+    DeviceClass { old: Option<Arc<DeviceClass>>, new: Option<Arc<DeviceClass>> },
 }
 
 /// One thing that has happened.
@@ -124,8 +126,31 @@ impl Event {
     }
 
     /// The label that metrics have for it.
-    pub fn label(&self) -> String {
-        let resource = match self.resource {
+    pub fn label(&self) -> &'static str {
+        label(self.resource, self.actions)
+    }
+}
+
+impl Resource {
+    const ALL: [Resource; 14] = [
+        Resource::AssignedPod,
+        Resource::UnscheduledPod,
+        Resource::TargetPod,
+        Resource::Node,
+        Resource::PersistentVolume,
+        Resource::PersistentVolumeClaim,
+        Resource::CsiNode,
+        Resource::CsiDriver,
+        Resource::VolumeAttachment,
+        Resource::CsiStorageCapacity,
+        Resource::StorageClass,
+        Resource::ResourceClaim,
+        Resource::DeviceClass,
+        Resource::ResourceSlice,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
             Resource::AssignedPod => "AssignedPod",
             Resource::UnscheduledPod => "UnscheduledPod",
             Resource::TargetPod => "TargetPod",
@@ -140,10 +165,22 @@ impl Event {
             Resource::ResourceClaim => "resource.k8s.io/ResourceClaim",
             Resource::DeviceClass => "resource.k8s.io/DeviceClass",
             Resource::ResourceSlice => "resource.k8s.io/ResourceSlice",
-            Resource::Any => return "UnschedulableTimeout".to_owned(),
-        };
-        format!("{resource}{}", self.actions.name())
+            Resource::Any => "",
+        }
     }
+}
+
+/// What metrics call an event.
+pub fn label(resource: Resource, actions: Actions) -> &'static str {
+    static LABELS: LazyLock<HashMap<(Resource, Actions), String>> = LazyLock::new(|| {
+        let single = (0..15).map(|bit| Actions(1 << bit)).chain([Actions::UPDATE, Actions::ALL]);
+        let pairs = single.flat_map(|actions| Resource::ALL.map(|resource| (resource, actions)));
+        pairs.map(|(resource, actions)| ((resource, actions), format!("{}{}", resource.name(), actions.name()))).collect()
+    });
+    if resource == Resource::Any {
+        return "UnschedulableTimeout";
+    }
+    LABELS.get(&(resource, actions)).map_or("", String::as_str)
 }
 
 /// What a plugin wants to be woken by.

@@ -3,7 +3,11 @@
 //! A plugin holds no state. What it works out for one pod is in [`State`]; all else it reads from the [`World`].
 
 use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::time::Instant;
 
+use crate::devices::allocated::Allocated;
 use crate::event::Interest;
 use crate::plugins::{
     dynamic_resources, image_locality, inter_pod_affinity, node_volume_limits, pod_topology_spread, volume_binding, volume_restrictions,
@@ -63,7 +67,7 @@ impl PluginSet {
 }
 
 /// Where plugins take part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Point {
     PreEnqueue,
     QueueSort,
@@ -77,6 +81,26 @@ pub enum Point {
     PreBind,
     Bind,
     PostBind,
+}
+
+impl Point {
+    /// What metrics call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Point::PreEnqueue => "PreEnqueue",
+            Point::QueueSort => "QueueSort",
+            Point::PreFilter => "PreFilter",
+            Point::Filter => "Filter",
+            Point::PostFilter => "PostFilter",
+            Point::PreScore => "PreScore",
+            Point::Score => "Score",
+            Point::Reserve => "Reserve",
+            Point::Permit => "Permit",
+            Point::PreBind => "PreBind",
+            Point::Bind => "Bind",
+            Point::PostBind => "PostBind",
+        }
+    }
 }
 
 /// Why a node will not do, in words that are the same for many nodes.
@@ -129,6 +153,17 @@ pub enum Refusal {
     Failed(String),
 }
 
+impl Refusal {
+    /// What metrics call it.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Refusal::Rejected(Rejection { resolvable: true, .. }) => "Unschedulable",
+            Refusal::Rejected(_) => "UnschedulableAndUnresolvable",
+            Refusal::Failed(_) => "Error",
+        }
+    }
+}
+
 impl From<Rejection> for Refusal {
     fn from(rejection: Rejection) -> Refusal {
         Refusal::Rejected(rejection)
@@ -178,9 +213,72 @@ pub struct Overlay {
     pub held: Vec<i64>,
 }
 
+/// Seconds that answers took, by the plugin, the point and what the answer was.
+pub type Times = HashMap<(PluginId, Point, &'static str), Vec<f64>>;
+
+/// How often plugins were asked in a cycle, and how long that took in some of them.
+#[derive(Default)]
+pub struct Tally {
+    asked: [[Cell<u32>; ASKED.len()]; MAX_PLUGINS],
+    /// Whether answers are timed.
+    pub is_timed: bool,
+    times: RefCell<Times>,
+}
+
+/// The points at which it is counted how often plugins are asked.
+pub const ASKED: [Point; 4] = [Point::PreFilter, Point::Filter, Point::PreScore, Point::Score];
+/// What fits into a [`PluginSet`].
+const MAX_PLUGINS: usize = 32;
+/// Answers of one kind that are timed in a cycle: a filter answers for thousands of nodes.
+const MAX_TIMED: usize = 64;
+
+impl Tally {
+    /// Has a plugin answer. `status` says of an answer what it was.
+    pub fn ask<T>(&self, id: PluginId, point: Point, answer: impl FnOnce() -> T, status: impl FnOnce(&T) -> &'static str) -> T {
+        let began = self.begin(id, point);
+        let answer = answer();
+        self.end(id, point, began, status(&answer));
+        answer
+    }
+
+    /// Counts that a plugin is asked; when that was, if it is timed.
+    pub fn begin(&self, id: PluginId, point: Point) -> Option<Instant> {
+        if let Some(place) = ASKED.iter().position(|asked| *asked == point) {
+            let count = &self.asked[id][place];
+            count.set(count.get() + 1);
+        }
+        self.is_timed.then(Instant::now)
+    }
+
+    pub fn end(&self, id: PluginId, point: Point, began: Option<Instant>, status: &'static str) {
+        let Some(began) = began else { return };
+        let took = began.elapsed().as_secs_f64();
+        let mut times = self.times.borrow_mut();
+        let known = times.entry((id, point, status)).or_default();
+        if known.len() < MAX_TIMED {
+            known.push(took);
+        }
+    }
+
+    /// How often each plugin was asked at each of [`ASKED`].
+    pub fn asked(&self) -> impl Iterator<Item = (PluginId, usize, u32)> {
+        let each = |(id, points): (PluginId, &[Cell<u32>; ASKED.len()])| {
+            let counts = points.each_ref().map(Cell::get);
+            (0..ASKED.len()).map(move |place| (id, place, counts[place])).filter(|(_, _, count)| *count > 0)
+        };
+        self.asked.iter().enumerate().flat_map(each)
+    }
+
+    /// How long plugins took, in seconds, by their answers.
+    pub fn take_times(&self) -> Times {
+        self.times.take()
+    }
+}
+
 /// What plugins have worked out for the pod of this cycle.
 #[derive(Default)]
 pub struct State {
+    pub tally: Tally,
     pub skip_filter: PluginSet,
     pub skip_score: PluginSet,
     pub hard_spread: Option<pod_topology_spread::Hard>,
@@ -192,6 +290,8 @@ pub struct State {
     pub limits: Option<node_volume_limits::Wanted>,
     pub volumes: Option<volume_binding::Claims>,
     pub devices: Option<dynamic_resources::Claims>,
+    /// Devices that claims have, if any of them count as a resource when nodes are scored.
+    pub given: Option<Allocated>,
 }
 
 /// A cycle as filters and scores read it.

@@ -23,8 +23,8 @@ struct Entry {
     score: i64,
 }
 
-/// What scores depend on beyond the node: which plugins have something to say, and where images are.
-pub type Scope = (PluginSet, u64);
+/// What scores depend on beyond the node: which plugins have something to say, where images are, and who has which devices.
+pub type Scope = (PluginSet, u64, u64);
 
 /// Whom a node would have to lose, or the place of the refusal.
 pub type Victims = Result<Arc<Candidate>, u32>;
@@ -35,8 +35,8 @@ pub struct Memo {
     key: (u64, usize),
     entries: Vec<Entry>,
     pub refusals: Vec<(PluginId, Rejection)>,
-    /// The filters that verdicts are about.
-    checked: PluginSet,
+    /// The filters that verdicts are about, and the state of device classes that they were reached under.
+    checked: (PluginSet, u64),
     /// What removing pods would do, by node, with the generation for which it holds.
     victims: Vec<Option<(u64, Victims)>>,
     /// The state of disruption budgets that these were found under.
@@ -102,8 +102,8 @@ impl Memo {
         place
     }
 
-    /// Forgets verdicts of other filters.
-    pub fn set_checked(&mut self, checked: PluginSet) {
+    /// Forgets verdicts of other filters, and those under other device classes.
+    pub fn set_checked(&mut self, checked: (PluginSet, u64)) {
         if self.checked != checked {
             self.checked = checked;
             self.entries.iter_mut().for_each(|entry| entry.generation = 0);
@@ -178,11 +178,11 @@ mod tests {
     #[test]
     fn a_score_holds_under_the_circumstances_that_it_was_given_in() {
         let mut memo = Memo::default();
-        memo.set_scope((PluginSet::EMPTY, 1));
+        memo.set_scope((PluginSet::EMPTY, 1, 0));
         memo.set_score(0, 5, 42);
-        memo.set_scope((PluginSet::EMPTY, 1));
+        memo.set_scope((PluginSet::EMPTY, 1, 0));
         assert_eq!((memo.score(0, 5), memo.score(0, 6)), (Some(42), None));
-        memo.set_scope((PluginSet::EMPTY, 2));
+        memo.set_scope((PluginSet::EMPTY, 2, 0));
         assert_eq!(memo.score(0, 5), None);
     }
 }

@@ -61,6 +61,17 @@ pub enum Outcome {
     Failed(String),
 }
 
+impl Outcome {
+    /// What metrics call it.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Outcome::Found(_) => "Success",
+            Outcome::Nothing(_) | Outcome::NotEligible(_) => "Unschedulable",
+            Outcome::Failed(_) => "Error",
+        }
+    }
+}
+
 /// A budget, and the pods that it is about.
 struct Budget {
     namespace: String,
@@ -285,4 +296,144 @@ fn best(candidates: Vec<Arc<Candidate>>, now: Timestamp) -> Option<Arc<Candidate
         (candidate.violations, candidate.highest, candidate.sum, candidate.victims.len(), earliest)
     };
     candidates.into_iter().min_by_key(harm)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::framework::{PreFilter, Preparing, State};
+    use crate::plugins::ALL;
+    use crate::plugins::testing::{Bench, of};
+
+    fn pod(name: &str, priority: i32, started: Option<i64>, cpu: i64, labels: Value) -> Value {
+        let requests = json!({"cpu": cpu.to_string()});
+        let mut pod = json!({"metadata": {"name": name, "labels": labels},
+            "spec": {"priority": priority, "containers": [{"name": "c", "image": "i", "resources": {"requests": requests}}]}});
+        if let Some(seconds) = started {
+            pod["status"]["startTime"] = json!(Timestamp::from_second(seconds).unwrap().to_string());
+        }
+        pod
+    }
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    /// Nodes by their victims' priorities and start times, the most important first, and by how many of them a budget protects.
+    #[test]
+    fn the_node_that_loses_least_is_chosen() {
+        let (neg, low, mid, high) = (-100, 0, 100, 1000);
+        type Node<'a> = (&'a [(i32, i64)], usize);
+        let table: [(&[Node<'_>], usize); 10] = [
+            // Protected pods count before everything else.
+            (&[(&[(low, 0)], 1), (&[(high, 0)], 0)], 1),
+            (&[(&[(mid, 0), (mid, 0)], 0), (&[(mid, 0), (low, 0)], 0), (&[(low, 0), (low, 0)], 0)], 2),
+            (&[(&[(mid, 0), (mid, 0)], 0), (&[(mid, 0), (low, 0)], 0), (&[(mid, 0), (mid, 0)], 0)], 1),
+            (&[(&[(mid, 0), (mid, 0), (neg, 0), (neg, 0)], 0), (&[(mid, 0), (neg, 0)], 0), (&[(mid, 0), (low, 0), (neg, 0)], 0)], 1),
+            // Priorities are summed from the lowest on, so that one more pod of negative priority is not better.
+            (&[(&[(mid, 0), (neg, 0), (neg, 0)], 0), (&[(mid, 0), (neg, 0)], 0), (&[(mid, 0), (low, 0), (neg, 0)], 0)], 1),
+            (
+                &[
+                    (&[(mid, 0), (low, 0), (low, 0)], 0),
+                    (&[(high, 0)], 0),
+                    (&[(mid, 0), (low, 0), (low, 0), (low, 0)], 0),
+                    (&[(mid, 0), (mid, 0), (mid, 0), (neg, 0)], 0),
+                ],
+                0,
+            ),
+            // Who has run the shortest goes.
+            (&[(&[(mid, 2), (mid, 2)], 0), (&[(mid, 3), (mid, 3)], 0), (&[(mid, 1), (mid, 1)], 0)], 1),
+            (&[(&[(mid, 2), (mid, 4)], 0), (&[(mid, 1), (mid, 5)], 0), (&[(mid, 3), (mid, 6)], 0)], 2),
+            // Of the most important ones alone.
+            (&[(&[(mid, 2), (low, 4)], 0), (&[(mid, 6), (low, 1)], 0), (&[(mid, 5), (low, 3)], 0)], 1),
+            // The first of equals.
+            (&[(&[(mid, 0)], 0), (&[(mid, 0)], 0)], 0),
+        ];
+        for (nodes, expected) in table {
+            let mut bench = Bench::new(&[]);
+            let candidates = nodes.iter().enumerate().map(|(i, (victims, violations))| {
+                let victim = |(j, (priority, started)): (usize, &(i32, i64))| {
+                    Arc::new(bench.pod(pod(&format!("{i}-{j}"), *priority, Some(*started), 1, json!({}))))
+                };
+                let victims: Vec<Arc<PodInfo>> = victims.iter().enumerate().map(victim).collect();
+                Arc::new(Candidate::new(u32::try_from(i).unwrap(), victims, *violations))
+            });
+            let chosen = best(candidates.collect(), NOW).map(|candidate| candidate.node as usize);
+            assert_eq!(chosen, Some(expected), "{nodes:?}");
+        }
+    }
+
+    /// Who would have to leave a node of ten cores for a pod of priority 1000, and how many of them budgets protect.
+    fn victims(there: &[(&str, i32, Option<i64>, i64)], cpu: i64, budgets: &[Value]) -> Result<(Vec<String>, usize), String> {
+        let mut bench = Bench::new(&[]);
+        bench.node(json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "10", "pods": "100"}}}));
+        for (name, priority, started, cpu) in there {
+            bench.place("n", pod(name, *priority, *started, *cpu, json!({"app": "foo"})));
+        }
+        let info = bench.pod(pod("p", 1000, None, cpu, json!({})));
+        let mut state = State::default();
+        for id in bench.profile.pre_filter.clone() {
+            let skips =
+                ALL[id].pre_filter(&mut Preparing { world: &mut bench.world, profile: &bench.profile, pod: &info, state: &mut state });
+            if skips == PreFilter::Skip {
+                state.skip_filter.insert(id);
+            }
+        }
+        let budgets: Vec<Budget> = budgets.iter().filter_map(|budget| Budget::new(&of::<PodDisruptionBudget>(budget.clone()))).collect();
+        let cycle = Cycle { world: &bench.world, profile: &bench.profile, pod: &info, state: &state };
+        let index = bench.world.snapshot.find("n").unwrap();
+        match victims_on(&cycle, index, &budgets, NOW) {
+            Ok(candidate) => Ok((candidate.victims.iter().map(|victim| victim.name().to_owned()).collect(), candidate.violations)),
+            Err(Refusal::Rejected(rejection)) => Err(rejection.reasons.join()),
+            Err(Refusal::Failed(error)) => Err(format!("error: {error}")),
+        }
+    }
+
+    #[test]
+    fn as_few_as_possible_have_to_go_and_the_least_important_first() {
+        type Row<'a> = (&'a [(&'a str, i32, Option<i64>, i64)], i64, Result<&'a [&'a str], &'a str>);
+        let table: [Row<'_>; 6] = [
+            (&[("a", 0, None, 6)], 6, Ok(&["a"])),
+            (&[("a", 1000, None, 6)], 6, Err("No preemption victims found for incoming pod")),
+            (&[("a", 2000, None, 6), ("b", 0, None, 2)], 6, Err("Insufficient cpu")),
+            // The small one of low priority stays, since it is not in the way.
+            (&[("small", 0, None, 1), ("large", 100, None, 9)], 7, Ok(&["large"])),
+            (&[("a", 100, None, 3), ("b", 0, None, 3), ("c", 0, None, 3)], 4, Ok(&["c"])),
+            // Of equals those go that started last.
+            (&[("a", 0, Some(5), 3), ("b", 0, Some(3), 3), ("c", 0, Some(4), 3)], 4, Ok(&["a"])),
+        ];
+        for (there, cpu, expected) in table {
+            let got = victims(there, cpu, &[]).map(|(names, _)| names);
+            let expected = expected.map(|names| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).map_err(str::to_owned);
+            assert_eq!(got, expected, "{there:?} {cpu}");
+        }
+    }
+
+    #[test]
+    fn protected_pods_are_spared_if_others_can_go() {
+        let budget = |allowed: i64, disrupted: &[&str]| {
+            let disrupted: serde_json::Map<String, Value> =
+                disrupted.iter().map(|name| ((*name).to_owned(), json!("2026-01-01T00:00:00Z"))).collect();
+            json!({"metadata": {"name": "b", "namespace": "d"}, "spec": {"selector": {"matchLabels": {"app": "foo"}}},
+                "status": {"disruptionsAllowed": allowed, "disruptedPods": disrupted, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}})
+        };
+        let two: &[(&str, i32, Option<i64>, i64)] = &[("a", 100, None, 4), ("b", 100, None, 4)];
+        let three: &[(&str, i32, Option<i64>, i64)] = &[("a", 100, None, 3), ("b", 100, None, 3), ("c", 100, None, 3)];
+        for (there, allowed, disrupted, expected) in [
+            (two, 2, &[][..], 0),
+            (two, 1, &[], 1),
+            (two, 0, &[], 2),
+            // Somebody else's eviction has been counted already.
+            (two, 1, &["other"], 1),
+            (two, 1, &["b"], 0),
+            (three, 1, &["c"], 1),
+        ] {
+            let (names, violations) = victims(there, 10, &[budget(allowed, disrupted)]).unwrap();
+            assert_eq!((names.len(), violations), (there.len(), expected), "{there:?} {allowed} {disrupted:?}");
+        }
+        // One of two has to go: the one beyond the budget stays.
+        assert_eq!(victims(two, 6, &[budget(1, &[])]), Ok((vec!["a".to_owned()], 0)));
+        let elsewhere = json!({"metadata": {"name": "b", "namespace": "e"}, "spec": {"selector": {}}, "status": {"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}});
+        assert_eq!(victims(two, 10, &[elsewhere]).unwrap().1, 0);
+    }
 }

@@ -25,7 +25,7 @@ pub struct Resources {
 }
 
 /// The number in a quantity. The API server has validated every quantity, so one that cannot be read counts nothing.
-fn value(quantity: &Quantity) -> i64 {
+pub fn value(quantity: &Quantity) -> i64 {
     Parsed::parse(&quantity.0).map_or(0, |q| q.value())
 }
 

@@ -68,7 +68,7 @@ async fn run_by(
     let (outbox, effects) = mpsc::channel(OUTBOX);
     let recorder = Recorder::with_actions(client.clone(), &recorder_name(&config), &host(), shutdown.clone());
     let extenders = Callers::new(&extender::ordered(&config)).await?;
-    let binder = Binder::new(client, recorder, extenders, inbox.clone());
+    let binder = Binder::new(client, recorder, extenders, inbox.clone(), metrics.clone());
     let carrying_out = tokio::spawn(binder.run(effects));
     let ended = Shutdown::new();
     // Whoever drops this future without a shutdown ends the core too.

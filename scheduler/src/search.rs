@@ -3,6 +3,7 @@
 //! Specified by upstream's `schedule_one.go` (v1.37). The search goes round the nodes from where the last one ended and stops when enough
 //! have been found. It runs on one core: with verdicts remembered (see [`crate::memo`]) a search costs less than waking a second one.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::diagnosis::Diagnosis;
-use crate::framework::{Cycle, NodeView, Overlay, PluginId, PluginSet, PreFilter, Preparing, Refusal, Rejection, State};
+use crate::framework::{
+    ASKED, Cycle, NodeView, Overlay, PluginId, PluginSet, Point, PreFilter, Preparing, Refusal, Rejection, State, Verdict,
+};
 use crate::memo::{Memo, Memos};
 use crate::plugins::ALL;
 use crate::preemption::{self, Candidate, Outcome};
@@ -75,6 +78,8 @@ pub struct Search {
     whole: bool,
     /// Percentage of nodes to look for, for profiles that do not say; 0 for what suits the number of nodes.
     percentage: usize,
+    /// How often plugins were asked at each of [`ASKED`], by profile, since that was taken last.
+    asked: HashMap<(usize, PluginId, usize), u64>,
 }
 
 /// How many feasible nodes are enough.
@@ -93,7 +98,8 @@ pub fn check(cycle: &Cycle<'_>, node: &NodeView<'_>) -> Result<(), (PluginId, Re
 
 fn check_some(cycle: &Cycle<'_>, node: &NodeView<'_>, which: Range<usize>) -> Result<(), (PluginId, Refusal)> {
     for id in cycle.profile.filter[which].iter().copied().filter(|id| !cycle.state.skip_filter.contains(*id)) {
-        match ALL[id].filter(cycle, node) {
+        let status = |verdict: &Verdict| verdict.as_ref().map_or_else(Refusal::status, |()| "Success");
+        match cycle.state.tally.ask(id, Point::Filter, || ALL[id].filter(cycle, node), status) {
             Ok(()) => {}
             Err(Refusal::Rejected(rejection)) => return Err((id, Refusal::Rejected(rejection))),
             Err(Refusal::Failed(error)) => {
@@ -145,7 +151,20 @@ impl Search {
             timings: Timings::default(),
             whole: false,
             percentage: usize::try_from(percentage).unwrap_or(0),
+            asked: HashMap::new(),
         }
+    }
+
+    /// Notes how often plugins were asked for a pod.
+    pub fn tally(&mut self, profile_id: usize, state: &State) {
+        for (plugin, place, count) in state.tally.asked() {
+            *self.asked.entry((profile_id, plugin, place)).or_insert(0) += u64::from(count);
+        }
+    }
+
+    /// How often plugins were asked since this was called last, by profile.
+    pub fn take_asked(&mut self) -> impl Iterator<Item = (usize, PluginId, Point, u64)> {
+        std::mem::take(&mut self.asked).into_iter().map(|((profile, plugin, place), count)| (profile, plugin, ASKED[place], count))
     }
 
     /// Begins a search: asks what plugins say of the pod before nodes are looked at. The only nodes that can be, if they name some;
@@ -185,8 +204,15 @@ impl Search {
         let mut only: Option<Vec<String>> = None;
         let mut naming = PluginSet::EMPTY;
         for id in profile.pre_filter.iter().copied() {
-            let mut cycle = Preparing { world, profile, pod, state };
-            match ALL[id].pre_filter(&mut cycle) {
+            let began = state.tally.begin(id, Point::PreFilter);
+            let answer = ALL[id].pre_filter(&mut Preparing { world, profile, pod, state });
+            let status = match &answer {
+                PreFilter::Skip => "Skip",
+                PreFilter::Refuse(refusal) => refusal.status(),
+                PreFilter::Ask | PreFilter::Only(_) => "Success",
+            };
+            state.tally.end(id, Point::PreFilter, began, status);
+            match answer {
                 PreFilter::Ask => {}
                 PreFilter::Skip => state.skip_filter.insert(id),
                 PreFilter::Refuse(Refusal::Failed(error)) => {
@@ -250,7 +276,7 @@ impl Search {
         only: Option<&[String]>,
         all: bool,
         diagnosis: &mut Diagnosis,
-    ) -> Result<Vec<NodeIndex>, String> {
+    ) -> Result<Vec<NodeIndex>, (PluginId, String)> {
         let began = Instant::now();
         let found = self.pass_filters(cycle, profile_id, only, all, diagnosis);
         self.timings.filter = Some(began.elapsed());
@@ -264,7 +290,7 @@ impl Search {
         only: Option<&[String]>,
         all: bool,
         diagnosis: &mut Diagnosis,
-    ) -> Result<Vec<NodeIndex>, String> {
+    ) -> Result<Vec<NodeIndex>, (PluginId, String)> {
         let Cycle { world, profile, pod, state } = cycle;
         let named: Option<Vec<NodeIndex>> = only.map(|names| names.iter().filter_map(|name| world.snapshot.find(name)).collect());
         let nodes = named.as_deref().unwrap_or(world.snapshot.order());
@@ -275,7 +301,7 @@ impl Search {
         let local = profile.filter.iter().take_while(|id| ALL[**id].is_local() || state.skip_filter.contains(**id)).count();
         let mut checked = PluginSet::EMPTY;
         profile.filter[..local].iter().filter(|id| !state.skip_filter.contains(**id)).for_each(|id| checked.insert(*id));
-        memo.set_checked(checked);
+        memo.set_checked((checked, world.devices.extended.epoch));
         let own = world.nominator.node_of(&pod.uid).cloned();
         let whole = local == profile.filter.len();
         self.whole = whole && own.is_none();
@@ -296,7 +322,7 @@ impl Search {
                         let kind = diagnosis.kind(plugin, &rejection);
                         diagnosis.refuse(index, kind);
                     }
-                    Err((_, Refusal::Failed(error))) => return Err(error),
+                    Err((plugin, Refusal::Failed(error))) => return Err((plugin, error)),
                 }
                 continue;
             }
@@ -318,7 +344,7 @@ impl Search {
                         let kind = diagnosis.kind(plugin, &rejection);
                         diagnosis.refuse(index, kind);
                     }
-                    Err((_, Refusal::Failed(error))) => return Err(error),
+                    Err((plugin, Refusal::Failed(error))) => return Err((plugin, error)),
                 },
             }
         }
@@ -351,15 +377,18 @@ impl Search {
     ) -> Vec<i64> {
         let began = Instant::now();
         for id in profile.pre_score.iter().copied() {
-            let mut cycle = Preparing { world, profile, pod, state };
-            if !ALL[id].pre_score(&mut cycle, nodes) {
+            let began = state.tally.begin(id, Point::PreScore);
+            let scores = ALL[id].pre_score(&mut Preparing { world, profile, pod, state }, nodes);
+            state.tally.end(id, Point::PreScore, began, if scores { "Success" } else { "Skip" });
+            if !scores {
                 state.skip_score.insert(id);
             }
         }
         self.timings.pre_score = Some(began.elapsed());
         let began = Instant::now();
         let memo = self.memos.of(pod.template.id, profile_id);
-        memo.set_scope((state.skip_score, world.snapshot.images_epoch));
+        let devices = if state.given.is_some() { world.devices.epoch } else { 0 };
+        memo.set_scope((state.skip_score, world.snapshot.images_epoch, devices));
         let cycle = Cycle { world, profile, pod, state };
         let plugins: Vec<(PluginId, i64)> = profile.score.iter().copied().filter(|(id, _)| !state.skip_score.contains(*id)).collect();
         let (local, other): (Vec<_>, Vec<_>) = plugins.into_iter().partition(|(id, _)| ALL[*id].scores_locally());
@@ -367,7 +396,7 @@ impl Search {
         let mut scores = Vec::with_capacity(nodes.len());
         for (id, weight) in other {
             scores.clear();
-            scores.extend(nodes.iter().map(|index| ALL[id].score(&cycle, &NodeView::of(world, *index))));
+            scores.extend(nodes.iter().map(|index| score(&cycle, id, &NodeView::of(world, *index))));
             ALL[id].normalize(&cycle, nodes, &mut scores);
             totals.iter_mut().zip(&scores).for_each(|(total, score)| *total += weight * score);
         }
@@ -385,7 +414,7 @@ impl Search {
 }
 
 /// The verdict of the filters that read the node and the template alone.
-fn local_verdict(memo: &mut Memo, cycle: &Cycle<'_>, node: &NodeView<'_>, local: usize) -> Result<Option<u32>, String> {
+fn local_verdict(memo: &mut Memo, cycle: &Cycle<'_>, node: &NodeView<'_>, local: usize) -> Result<Option<u32>, (PluginId, String)> {
     let generation = cycle.world.snapshot.generation(node.index);
     if let Some(known) = memo.verdict(node.index, generation) {
         return Ok(known);
@@ -398,7 +427,7 @@ fn local_verdict(memo: &mut Memo, cycle: &Cycle<'_>, node: &NodeView<'_>, local:
             Ok(None)
         }
         Err((id, Refusal::Rejected(rejection))) => Ok(Some(memo.refuse(node.index, generation, id, rejection))),
-        Err((_, Refusal::Failed(error))) => Err(error),
+        Err((plugin, Refusal::Failed(error))) => Err((plugin, error)),
     }
 }
 
@@ -408,9 +437,13 @@ fn local_score(memo: &mut Memo, cycle: &Cycle<'_>, index: NodeIndex, plugins: &[
         return score;
     }
     let view = NodeView::of(cycle.world, index);
-    let score = plugins.iter().map(|(id, weight)| weight * ALL[*id].score(cycle, &view)).sum();
-    memo.set_score(index, generation, score);
-    score
+    let sum = plugins.iter().map(|(id, weight)| weight * score(cycle, *id, &view)).sum();
+    memo.set_score(index, generation, sum);
+    sum
+}
+
+fn score(cycle: &Cycle<'_>, id: PluginId, node: &NodeView<'_>) -> i64 {
+    cycle.state.tally.ask(id, Point::Score, || ALL[id].score(cycle, node), |_| "Success")
 }
 
 /// What is told of a refusal at the points after the search.

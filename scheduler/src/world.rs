@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use client::store::Store;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
@@ -25,8 +26,9 @@ pub struct Objects {
 }
 
 /// A pod for which others are being removed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Preempting {
+    pub since: Instant,
     /// The last of them, once its removal has begun: as soon as that is seen to have an effect, the pod may be tried again.
     pub last_victim: Option<Uid>,
 }

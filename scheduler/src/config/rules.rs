@@ -1,11 +1,16 @@
 //! What is wrong with a configuration, in upstream's words (`apis/config/validation`, v1.37).
 
 use apimachinery::field::{Error, ErrorList, Path};
-use apimachinery::time::format_duration;
+use apimachinery::selector::label::{Operator, Requirement};
+use apimachinery::time::{format_duration, parse_duration};
 use apimachinery::validation::{is_qualified_name, validate_label_name};
-use k8s_openapi::api::core::v1::TopologySpreadConstraint;
+use k8s_openapi::api::core::v1::{NodeSelectorTerm, TopologySpreadConstraint};
+use serde_json::{Value, json};
 
-use super::{Args, Config, Defaulting, Extender, LeaderElection, PluginConfig, Profile, ResourceSpec, ShapePoint, StrategyType};
+use super::{
+    Args, Config, Defaulting, Extender, LeaderElection, PluginConfig, PluginName, PluginSet, Profile, ResourceSpec, ShapePoint,
+    StrategyType,
+};
 
 /// Plugins that were and are no more.
 const GONE: [&str; 4] = ["AzureDiskLimits", "CinderLimits", "EBSLimits", "GCEPDLimits"];
@@ -13,7 +18,12 @@ const GONE: [&str; 4] = ["AzureDiskLimits", "CinderLimits", "EBSLimits", "GCEPDL
 /// All that is wrong, but for arguments that cannot be read.
 pub(super) fn check(config: &Config) -> ErrorList {
     let root = |name| Path::new(name);
-    let mut errors = leader_election(&config.leader_election, &root("leaderElection"));
+    let mut errors = ErrorList::new();
+    let burst = config.client_connection.burst;
+    if burst < 0 {
+        errors.push(Error::invalid(&root("clientConnection").child("burst"), burst, "must be non-negative"));
+    }
+    errors.extend(leader_election(&config.leader_election, &root("leaderElection")));
     if config.parallelism <= 0 {
         errors.push(Error::invalid(&root("parallelism"), config.parallelism, "should be an integer value greater than zero"));
     }
@@ -27,9 +37,11 @@ pub(super) fn check(config: &Config) -> ErrorList {
         errors.extend(percentage(profile.percentage_of_nodes_to_score.unwrap_or(0), &path.child("percentageOfNodesToScore")));
         errors.extend(plugins(profile, &path));
         if config.profiles[..i].iter().any(|other| other.scheduler_name.as_deref() == Some(name)) {
-            errors.push(Error::duplicate(&path.child("schedulerName"), name));
+            // Upstream shows the field that has the name already, which it cannot print.
+            errors.push(Error::duplicate(&path.child("schedulerName"), json!({})));
         }
     }
+    errors.extend(queue_sort(&config.profiles, &profiles));
     errors.extend(percentage(config.percentage_of_nodes_to_score, &root("percentageOfNodesToScore")));
     let (initial, max) = (config.pod_initial_backoff_seconds, config.pod_max_backoff_seconds);
     if initial <= 0 {
@@ -42,14 +54,80 @@ pub(super) fn check(config: &Config) -> ErrorList {
     errors
 }
 
-/// The times are checked by whoever elects.
 fn leader_election(election: &LeaderElection, path: &Path<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
-    if election.leader_elect && election.resource_lock != "leases" {
+    if !election.leader_elect {
+        return errors;
+    }
+    let times = [
+        ("leaseDuration", election.lease_duration.as_str()),
+        ("renewDeadline", election.renew_deadline.as_str()),
+        ("retryPeriod", election.retry_period.as_str()),
+    ];
+    let mut read = Vec::new();
+    for (name, text) in times {
+        match parse_duration(text) {
+            Ok(time) => {
+                read.push(time);
+                if time <= 0 {
+                    errors.push(Error::invalid(&path.child(name), format_duration(time), "must be greater than zero"));
+                }
+            }
+            Err(error) => errors.push(Error::invalid(&path.child(name), text, error.to_string())),
+        }
+    }
+    if let [lease, renew, _] = read[..]
+        && lease <= renew
+    {
+        // The value is the other one's, as upstream has it.
+        let detail = "must be greater than `RenewDeadline`";
+        errors.push(Error::invalid(&path.child("leaseDuration"), format_duration(renew), detail));
+    }
+    for (name, text) in [
+        ("resourceLock", &election.resource_lock),
+        ("resourceNamespace", &election.resource_namespace),
+        ("resourceName", &election.resource_name),
+    ] {
+        if text.is_empty() {
+            errors.push(Error::required(&path.child(name), ""));
+        }
+    }
+    if election.resource_lock != "leases" {
         let detail = "resourceLock value must be \"leases\"";
         errors.push(Error::invalid(&path.child("resourceLock"), election.resource_lock.as_str(), detail));
     }
     errors
+}
+
+/// All profiles share one queue.
+fn queue_sort(profiles: &[Profile], path: &Path<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let of = |profile: &Profile| profile.plugins.as_ref().map(|plugins| plugins.queue_sort.clone()).unwrap_or_default();
+    let Some(first) = profiles.first().map(of) else { return errors };
+    if first.enabled.len() > 1 {
+        let path = path.index(0);
+        let (plugins, detail) = (path.child("plugins"), "only one queue sort plugin can be enabled");
+        let sort = plugins.child("queueSort");
+        errors.push(Error::invalid(&sort.child("Enabled"), first.enabled.len(), detail));
+    }
+    for (i, profile) in profiles.iter().enumerate().skip(1) {
+        let own = of(profile);
+        if told(&own) != told(&first) {
+            let path = path.index(i);
+            let plugins = path.child("plugins");
+            errors.push(Error::invalid(&plugins.child("queueSort"), told(&own), "must be the same for all profiles"));
+        }
+    }
+    errors
+}
+
+/// A set of plugins as messages show it.
+fn told(set: &PluginSet) -> Value {
+    let list = |plugins: &[PluginName]| match plugins {
+        [] => Value::Null,
+        all => all.iter().map(|plugin| json!({"Name": plugin.name, "Weight": plugin.weight.unwrap_or(0)})).collect(),
+    };
+    json!({"Enabled": list(&set.enabled), "Disabled": list(&set.disabled)})
 }
 
 fn percentage(value: i32, path: &Path<'_>) -> Option<Error> {
@@ -136,7 +214,29 @@ fn arguments(config: &PluginConfig, path: &Path<'_>) -> ErrorList {
                 }
             }
         }
+        "NodeAffinity" => {
+            let (of_affinity, added) = (path.child("addedAffinity"), args.node_affinity.added_affinity.unwrap_or_default());
+            let required = of_affinity.child("requiredDuringSchedulingIgnoredDuringExecution");
+            let (terms_path, preferred) =
+                (required.child("nodeSelectorTerms"), of_affinity.child("preferredDuringSchedulingIgnoredDuringExecution"));
+            let terms = added.required_during_scheduling_ignored_during_execution.iter().flat_map(|selector| &selector.node_selector_terms);
+            errors.extend(terms.enumerate().flat_map(|(i, term)| selector_term(term, &terms_path.index(i))));
+            let terms = added.preferred_during_scheduling_ignored_during_execution.iter().flatten().enumerate();
+            let weighed = terms.filter(|(_, term)| term.weight != 0);
+            errors.extend(weighed.flat_map(|(i, term)| selector_term(&term.preference, &preferred.index(i))));
+        }
         "NodeResourcesFit" => {
+            let (ignored, groups) = (path.child("ignoredResources"), path.child("ignoredResourceGroups"));
+            for (i, resource) in args.fit.ignored_resources.iter().enumerate() {
+                errors.extend(validate_label_name(resource, &ignored.index(i)));
+            }
+            for (i, group) in args.fit.ignored_resource_groups.iter().enumerate() {
+                let path = groups.index(i);
+                if group.contains('/') {
+                    errors.push(Error::invalid(&path, group.as_str(), "resource group name can't contain '/'"));
+                }
+                errors.extend(validate_label_name(group, &path));
+            }
             let strategy = path.child("scoringStrategy");
             errors.extend(weights(&args.fit.scoring_strategy.resources, &strategy.child("resources")));
             if args.fit.scoring_strategy.kind == StrategyType::RequestedToCapacityRatio {
@@ -145,6 +245,9 @@ fn arguments(config: &PluginConfig, path: &Path<'_>) -> ErrorList {
                     None => errors.push(Error::required(&ratio, "must be specified when type is RequestedToCapacityRatio")),
                     Some(param) => errors.extend(shape(&param.shape, &ratio.child("shape"))),
                 }
+            } else if args.fit.scoring_strategy.requested_to_capacity_ratio.is_some() {
+                let ratio = strategy.child("requestedToCapacityRatio");
+                errors.push(Error::forbidden(&ratio, "must be nil when type is not RequestedToCapacityRatio"));
             }
         }
         "PodTopologySpread" => errors.extend(spread(args.spread.defaulting_type, &args.spread.default_constraints, path)),
@@ -157,13 +260,51 @@ fn arguments(config: &PluginConfig, path: &Path<'_>) -> ErrorList {
             errors.extend(shape(&args.volume_binding.shape, &path.child("shape")));
         }
         "DynamicResources" => {
-            let timeout = args.dynamic_resources.binding_timeout;
-            if timeout.as_secs() < 1 {
-                let text = format_duration(i64::try_from(timeout.as_nanos()).unwrap_or(i64::MAX));
-                errors.push(Error::invalid(&path.child("bindingTimeout"), text, "must be at least 1 second"));
+            let (filter, binding) = (args.dynamic_resources.filter_timeout.0, args.dynamic_resources.binding_timeout.0);
+            if filter < 0 {
+                errors.push(Error::invalid(&path.child("filterTimeout"), format_duration(filter), "must be zero or positive"));
+            }
+            if binding < 1_000_000_000 {
+                errors.push(Error::invalid(&path.child("bindingTimeout"), format_duration(binding), "must be at least 1 second"));
             }
         }
         _ => {}
+    }
+    errors
+}
+
+/// What is wrong with a term of a node selector. One without any requirements selects nothing, and is not looked at.
+fn selector_term(term: &NodeSelectorTerm, path: &Path<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let of_labels = path.child("matchExpressions");
+    for (i, requirement) in term.match_expressions.iter().flatten().enumerate() {
+        let path = of_labels.index(i);
+        let known = [
+            ("In", Operator::In),
+            ("NotIn", Operator::NotIn),
+            ("Exists", Operator::Exists),
+            ("DoesNotExist", Operator::DoesNotExist),
+            ("Gt", Operator::GreaterThan),
+            ("Lt", Operator::LessThan),
+        ];
+        let Some((_, operator)) = known.iter().find(|(name, _)| *name == requirement.operator) else {
+            errors.push(Error::not_supported(&path.child("operator"), requirement.operator.as_str(), &known.map(|(name, _)| name)));
+            continue;
+        };
+        let values = requirement.values.clone().unwrap_or_default();
+        if let Err(wrong) = Requirement::new(requirement.key.clone(), *operator, values) {
+            errors.extend(wrong.into_iter().map(|error| Error { field: format!("{path}.{}", error.field), ..error }));
+        }
+    }
+    let of_fields = path.child("matchFields");
+    for (i, requirement) in term.match_fields.iter().flatten().enumerate() {
+        let path = of_fields.index(i);
+        let (known, values) = (["In", "NotIn"], requirement.values.as_deref().unwrap_or_default());
+        if !known.contains(&requirement.operator.as_str()) {
+            errors.push(Error::not_supported(&path.child("operator"), requirement.operator.as_str(), &known));
+        } else if values.len() != 1 {
+            errors.push(Error::invalid(&path.child("values"), json!(values), "must have one element"));
+        }
     }
     errors
 }
@@ -278,6 +419,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         let args = |name: &str, args: Value| json!({"profiles": [{"pluginConfig": [{"name": name, "args": args}]}]});
+        let added = |affinity: Value| args("NodeAffinity", json!({"addedAffinity": affinity}));
         let spread = |constraint: Value| args("PodTopologySpread", json!({"defaultingType": "List", "defaultConstraints": [constraint]}));
         for (value, expected) in [
             (json!({"percentageOfNodesToScore": 101}), "percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]"),
@@ -289,7 +431,7 @@ mod tests {
                 json!({"podMaxBackoffSeconds": 0}),
                 "podMaxBackoffSeconds: Invalid value: 0: must be greater than or equal to PodInitialBackoffSeconds",
             ),
-            (json!({"profiles": [{"schedulerName": "a"}, {"schedulerName": "a"}]}), "profiles[1].schedulerName: Duplicate value: \"a\""),
+            (json!({"profiles": [{"schedulerName": "a"}, {"schedulerName": "a"}]}), "profiles[1].schedulerName: Duplicate value: {}"),
             (json!({"profiles": [{"schedulerName": "a"}, {}]}), "profiles[1].schedulerName: Required value"),
             (
                 json!({"leaderElection": {"resourceLock": "endpoints"}}),
@@ -314,6 +456,111 @@ mod tests {
             (
                 json!({"extenders": [{"managedResources": [{"name": "a.com/x"}]}, {"managedResources": [{"name": "a.com/x"}]}]}),
                 "extenders[1].managedResources[0].name: Invalid value: \"a.com/x\": duplicate extender managed resource name",
+            ),
+            (json!({"clientConnection": {"burst": -1}}), "clientConnection.burst: Invalid value: -1: must be non-negative"),
+            (
+                json!({"leaderElection": {"leaseDuration": "10s", "renewDeadline": "10s", "retryPeriod": "-1s", "resourceName": ""}}),
+                "[leaderElection.retryPeriod: Invalid value: \"-1s\": must be greater than zero, \
+                 leaderElection.leaseDuration: Invalid value: \"10s\": must be greater than `RenewDeadline`, \
+                 leaderElection.resourceName: Required value]",
+            ),
+            (
+                json!({"leaderElection": {"resourceLock": "", "resourceNamespace": ""}}),
+                "[leaderElection.resourceLock: Required value, leaderElection.resourceNamespace: Required value, \
+                 leaderElection.resourceLock: Invalid value: \"\": resourceLock value must be \"leases\"]",
+            ),
+            (
+                json!({"profiles": [{"plugins": {"queueSort": {"enabled": [{"name": "A"}, {"name": "B"}]}}}]}),
+                "profiles[0].plugins.queueSort.Enabled: Invalid value: 2: only one queue sort plugin can be enabled",
+            ),
+            (
+                json!({"profiles": [{"schedulerName": "a"}, {"schedulerName": "b", "plugins": {"queueSort": {"enabled": [{"name": "A"}]}}}]}),
+                "profiles[1].plugins.queueSort: Invalid value: {\"Enabled\":[{\"Name\":\"A\",\"Weight\":0}],\"Disabled\":null}: must be the same for all profiles",
+            ),
+            (
+                added(json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}, {"matchExpressions": [
+                    {"key": "foo", "operator": "In"}, {"key": "foo bar", "operator": "Near"}], "matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a", "b"]}]}]}})),
+                "[profiles[0].pluginConfig[0].args.addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[1].matchExpressions[0].values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty, \
+                 profiles[0].pluginConfig[0].args.addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[1].matchExpressions[1].operator: Unsupported value: \"Near\": supported values: \"In\", \"NotIn\", \"Exists\", \"DoesNotExist\", \"Gt\", \"Lt\", \
+                 profiles[0].pluginConfig[0].args.addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[1].matchFields[0].values: Invalid value: [\"a\",\"b\"]: must have one element]",
+            ),
+            (
+                added(json!({"preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 0, "preference": {"matchFields": [{"key": "foo", "operator": "Exists"}]}},
+                    {"weight": 1, "preference": {"matchFields": [{"key": "foo", "operator": "Exists"}]}}]})),
+                "profiles[0].pluginConfig[0].args.addedAffinity.preferredDuringSchedulingIgnoredDuringExecution[1].matchFields[0].operator: Unsupported value: \"Exists\": supported values: \"In\", \"NotIn\"",
+            ),
+            (
+                args("NodeResourcesFit", json!({"ignoredResources": ["a b"], "ignoredResourceGroups": ["a.com/x"]})),
+                "[profiles[0].pluginConfig[0].args.ignoredResources[0]: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]'), \
+                 profiles[0].pluginConfig[0].args.ignoredResourceGroups[0]: Invalid value: \"a.com/x\": resource group name can't contain '/']",
+            ),
+            (
+                args("NodeResourcesFit", json!({"scoringStrategy": {"requestedToCapacityRatio": {"shape": []}}})),
+                "profiles[0].pluginConfig[0].args.scoringStrategy.requestedToCapacityRatio: Forbidden: must be nil when type is not RequestedToCapacityRatio",
+            ),
+            (
+                args(
+                    "NodeResourcesFit",
+                    json!({"scoringStrategy": {"type": "RequestedToCapacityRatio", "resources": [{"name": "cpu", "weight": 101}]}}),
+                ),
+                "[profiles[0].pluginConfig[0].args.scoringStrategy.resources[0].weight: Invalid value: 101: resource weight of cpu not in valid range (0, 100], \
+                 profiles[0].pluginConfig[0].args.scoringStrategy.requestedToCapacityRatio: Required value: must be specified when type is RequestedToCapacityRatio]",
+            ),
+            (
+                args(
+                    "NodeResourcesFit",
+                    json!({"scoringStrategy": {"type": "RequestedToCapacityRatio", "requestedToCapacityRatio": {"shape": []}}}),
+                ),
+                "profiles[0].pluginConfig[0].args.scoringStrategy.requestedToCapacityRatio.shape: Required value: at least one point must be specified",
+            ),
+            (
+                args(
+                    "NodeResourcesFit",
+                    json!({"scoringStrategy": {"type": "RequestedToCapacityRatio",
+                    "requestedToCapacityRatio": {"shape": [{"utilization": -1, "score": -1}, {"utilization": 101, "score": 11}]}}}),
+                ),
+                "[profiles[0].pluginConfig[0].args.scoringStrategy.requestedToCapacityRatio.shape[0].utilization: Invalid value: -1: not in valid range [0, 100], \
+                 profiles[0].pluginConfig[0].args.scoringStrategy.requestedToCapacityRatio.shape[0].score: Invalid value: -1: not in valid range [0, 10], \
+                 profiles[0].pluginConfig[0].args.scoringStrategy.requestedToCapacityRatio.shape[1].utilization: Invalid value: 101: not in valid range [0, 100], \
+                 profiles[0].pluginConfig[0].args.scoringStrategy.requestedToCapacityRatio.shape[1].score: Invalid value: 11: not in valid range [0, 10]]",
+            ),
+            (
+                args("NodeResourcesBalancedAllocation", json!({"resources": [{"name": "cpu", "weight": 1}, {"name": "cpu", "weight": 1}]})),
+                "profiles[0].pluginConfig[0].args.resources[1].name: Duplicate value: \"cpu\"",
+            ),
+            (
+                args("VolumeBinding", json!({"bindTimeoutSeconds": -10})),
+                "profiles[0].pluginConfig[0].args.bindTimeoutSeconds: Invalid value: -10: invalid BindTimeoutSeconds, should not be a negative value",
+            ),
+            (
+                args("DynamicResources", json!({"filterTimeout": "-1s"})),
+                "profiles[0].pluginConfig[0].args.filterTimeout: Invalid value: \"-1s\": must be zero or positive",
+            ),
+            (
+                args("DefaultPreemption", json!({"minCandidateNodesPercentage": 101})),
+                "profiles[0].pluginConfig[0].args.minCandidateNodesPercentage: Invalid value: 101: not in valid range [0, 100]",
+            ),
+            (
+                args(
+                    "PodTopologySpread",
+                    json!({"defaultConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]}),
+                ),
+                "profiles[0].pluginConfig[0].args.defaultingType: Invalid value: \"System\": when .defaultConstraints are not empty",
+            ),
+            (
+                spread(json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "", "labelSelector": {"matchLabels": {"a": "b"}}})),
+                "[profiles[0].pluginConfig[0].args.defaultConstraints[0].whenUnsatisfiable: Required value: can not be empty, \
+                 profiles[0].pluginConfig[0].args.defaultConstraints[0].labelSelector: Forbidden: constraint must not define a selector, as they deduced for each pod]",
+            ),
+            (
+                args(
+                    "PodTopologySpread",
+                    json!({"defaultingType": "List", "defaultConstraints": [
+                    {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"},
+                    {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]}),
+                ),
+                "profiles[0].pluginConfig[0].args.defaultConstraints[1]: Duplicate value: \"{zone, DoNotSchedule}\"",
             ),
             (
                 args("DefaultPreemption", json!({"minCandidateNodesPercentage": 0, "minCandidateNodesAbsolute": -1})),

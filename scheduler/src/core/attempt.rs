@@ -16,6 +16,9 @@ use crate::pod_status::UNSCHEDULABLE;
 use crate::preemption::{self, Candidate, Outcome};
 use crate::world::Preempting;
 
+/// In one of so many attempts plugins are timed.
+const TIMED: u64 = 10;
+
 /// What is known of an attempt in all of its stages.
 pub(super) struct Attempt {
     queued: Queued,
@@ -26,6 +29,8 @@ pub(super) struct Attempt {
     /// The only nodes that can be, if plugins have named some.
     only: Option<Vec<String>>,
     started: Instant,
+    /// When it was found that room has to be made.
+    making_room: Option<Instant>,
     clock: Timestamp,
 }
 
@@ -74,8 +79,10 @@ impl Core {
         }
         self.world.devices.clock = clock;
         let profile_id = self.profile_ids.get(&profile.name).copied().unwrap_or(0);
-        let (state, diagnosis) = (State::default(), Diagnosis::default());
-        self.look(Attempt { queued, profile, profile_id, state, diagnosis, only: None, started, clock }, now);
+        let (mut state, diagnosis) = (State::default(), Diagnosis::default());
+        self.attempts += 1;
+        state.tally.is_timed = self.attempts.is_multiple_of(TIMED);
+        self.look(Attempt { queued, profile, profile_id, state, diagnosis, only: None, started, making_room: None, clock }, now);
         true
     }
 
@@ -101,7 +108,12 @@ impl Core {
         let cycle = Cycle { world: &self.world, profile: &profile, pod: &pod, state: &attempt.state };
         match self.search.filter(cycle, attempt.profile_id, only, all, diagnosis) {
             Ok(nodes) => self.narrow(attempt, Narrowing { before: nodes.len(), nodes, nominated: false }, 0, now),
-            Err(error) => self.conclude(attempt, Err(Failure::Error(error)), now),
+            Err((plugin, error)) => {
+                if ALL[plugin].name() == "VolumeBinding" {
+                    self.metrics.add(Id::VolumeErrors, &["predicate"], 1.0);
+                }
+                self.conclude(attempt, Err(Failure::Error(error)), now);
+            }
         }
     }
 
@@ -275,6 +287,10 @@ impl Core {
         let (pod, profile) = (attempt.queued.pod.clone(), attempt.profile.clone());
         self.metrics.observe(Id::AlgorithmDuration, &[], attempt.started.elapsed().as_secs_f64());
         self.count_points(&profile.name, found.is_ok());
+        self.search.tally(attempt.profile_id, &attempt.state);
+        for ((id, point, status), times) in attempt.state.tally.take_times() {
+            self.metrics.observe_all(Id::PluginDuration, &[ALL[id].name(), point.name(), status], &times);
+        }
         match found.and_then(|node| self.reserve(&profile, &pod, &mut attempt.state, node)) {
             Ok(node) => self.assume(attempt.queued, profile, attempt.state, node, attempt.started),
             Err(failure) => self.failed(attempt, failure, now),
@@ -305,13 +321,17 @@ impl Core {
 
     /// Has other pods removed for one that fits nowhere, if that helps.
     fn make_room(&mut self, mut attempt: Attempt, now: Duration) {
+        attempt.making_room = Some(Instant::now());
         let runs = |name: &str| attempt.profile.post_filter.iter().any(|id| ALL[*id].name() == name);
         let (deallocates, preempts) = (runs("DynamicResources"), runs("DefaultPreemption"));
-        if let Some(claims) = attempt.state.devices.as_ref().filter(|_| deallocates)
-            && let Some(claim) = claims.to_deallocate(&attempt.queued.pod, |idle| self.search.dice.below(idle))
-        {
-            attempt.diagnosis.post_filter_message = "deallocation of ResourceClaim completed".to_owned();
-            self.effects.push(Effect::Deallocate(Arc::new(claim)));
+        if let Some(claims) = attempt.state.devices.as_ref().filter(|_| deallocates) {
+            if let Some(claim) = claims.to_deallocate(&attempt.queued.pod, |idle| self.search.dice.below(idle)) {
+                attempt.diagnosis.post_filter_message = "deallocation of ResourceClaim completed".to_owned();
+                self.effects.push(Effect::Deallocate(Arc::new(claim)));
+            } else if let Some(claim) = claims.to_discard() {
+                attempt.diagnosis.post_filter_message = "deletion of ResourceClaim completed".to_owned();
+                self.effects.push(Effect::Discard(claim.clone()));
+            }
         }
         if !preempts {
             return self.unfit(attempt, if deallocates { None } else { Some(String::new()) }, now);
@@ -396,6 +416,10 @@ impl Core {
 
     /// Room is made, or not.
     fn room_decided(&mut self, mut attempt: Attempt, outcome: Outcome, now: Duration) {
+        if let Some(began) = attempt.making_room.take() {
+            let labels = ["PostFilter", outcome.status(), &attempt.profile.name];
+            self.metrics.observe(Id::ExtensionPointDuration, &labels, began.elapsed().as_secs_f64());
+        }
         let said = std::mem::take(&mut attempt.diagnosis.post_filter_message);
         let joined = |why: String| if said.is_empty() { format!("preemption: {why}") } else { format!("{said}, preemption: {why}") };
         let nominated = match outcome {
@@ -466,7 +490,7 @@ impl Core {
         }
         let lower = self.world.nominator.on(node).iter().filter(|other| other.priority() < pod.priority());
         let displaced = lower.map(|other| other.pod.clone()).collect();
-        self.world.preempting.insert(pod.uid.clone(), Preempting::default());
+        self.world.preempting.insert(pod.uid.clone(), Preempting { since: Instant::now(), last_victim: None });
         let (preemptor, uid) = (pod.pod.clone(), pod.uid.clone());
         self.effects.push(Effect::Preempt(Preemption { preemptor, uid, node: node.clone(), victims, displaced }));
     }

@@ -1,16 +1,17 @@
 //! Dynamic resources: devices of drivers, claims for them, and who has which (resource.k8s.io/v1).
 //!
 //! [`allocator`] finds devices for claims, from [`pool`]s of [`slice`]s; [`result`] is what is written of it into a claim's status. The
-//! plugin `DynamicResources` asks for that; [`reservation`] writes it.
+//! plugin `DynamicResources` asks for that; [`reservation`] writes it. [`extended`] is how resources of containers come from devices.
 //!
 //! Never here: what is off by default in v1.37 (compatibility groups, derived attributes, attributes that are lists in constraints,
-//! claims of pod groups, resources of nodes that devices stand for), and extended resources that device classes stand for.
+//! claims of pod groups, resources of nodes that devices stand for).
 
 pub mod allocated;
 pub mod allocator;
 pub mod capacity;
 pub mod claims;
 pub mod constraint;
+pub mod extended;
 pub mod pool;
 pub mod request;
 pub mod reservation;
@@ -33,6 +34,7 @@ use parking_lot::Mutex;
 use crate::search::Dice;
 use crate::snapshot::pod::Uid;
 use allocated::Allocated;
+use extended::Classes;
 use selector::Selectors;
 use slice::SliceInfo;
 
@@ -111,7 +113,10 @@ pub struct Devices {
     pub classes: Store<DeviceClass>,
     pub rules: Store<DeviceTaintRule>,
     pub slices: Slices,
-    /// By the claim's uid.
+    pub extended: Classes,
+    /// Changes with everything that devices, or who has them, depend on.
+    pub epoch: u64,
+    /// By the claim's uid; by the pod's for a claim that is to be made.
     pending: BTreeMap<String, Pending>,
     /// Compiled when first used.
     pub(crate) selectors: Mutex<Selectors>,
@@ -128,6 +133,8 @@ impl Default for Devices {
             classes: Store::default(),
             rules: Store::default(),
             slices: Slices::default(),
+            extended: Classes::default(),
+            epoch: 0,
             pending: BTreeMap::new(),
             selectors: Mutex::default(),
             dice: Dice::new(0),
@@ -153,10 +160,35 @@ impl Devices {
     pub fn claim_is(&mut self, claim: Arc<ResourceClaim>) -> bool {
         let known = self.claims.get(&claim.key());
         let is_older = known.is_some_and(|known| known.uid() == claim.uid() && revision(&claim) < revision(known));
-        if !is_older {
-            self.claims.insert(claim);
+        if is_older {
+            return false;
         }
-        !is_older
+        self.epoch += 1;
+        // What was made for a pod's extended resources has its devices by itself now.
+        if extended::is_made(&claim)
+            && claims::allocation(&claim).is_some()
+            && let Some(owner) = claim.controller()
+        {
+            self.pending.remove(&owner.uid);
+        }
+        self.claims.insert(claim);
+        true
+    }
+
+    pub fn claim_gone(&mut self, key: &ObjectKey) {
+        self.epoch += 1;
+        self.claims.remove(key);
+    }
+
+    pub fn slice_gone(&mut self, name: &str) {
+        self.epoch += 1;
+        self.slices.remove(name);
+    }
+
+    /// Classes have changed.
+    pub fn classes_changed(&mut self) {
+        self.epoch += 1;
+        self.extended.set(self.classes.iter());
     }
 
     /// Puts all slices together again: rules have changed.
@@ -166,6 +198,7 @@ impl Devices {
     }
 
     pub fn set_slice(&mut self, slice: &Arc<ResourceSlice>) {
+        self.epoch += 1;
         let rules: Vec<Arc<DeviceTaintRule>> = self.rules.iter().cloned().collect();
         self.slices.set(slice, &rules);
     }
@@ -177,12 +210,16 @@ impl Devices {
 
     /// What a claim will have as soon as that is written.
     pub fn promise(&mut self, pod: &Uid, claim: &ResourceClaim, allocation: AllocationResult) {
-        self.pending.insert(claim.uid().to_owned(), Pending { pod: pod.clone(), claim: claim.key(), allocation });
+        self.epoch += 1;
+        let id = if claim.uid().is_empty() { pod } else { claim.uid() };
+        self.pending.insert(id.to_owned(), Pending { pod: pod.clone(), claim: claim.key(), allocation });
     }
 
     /// What was to be written for the pod is, or never will be.
     pub fn take_back(&mut self, pod: &str) {
+        let before = self.pending.len();
         self.pending.retain(|_, pending| *pending.pod != *pod);
+        self.epoch += u64::from(self.pending.len() != before);
     }
 
     /// All that claims have, and will have.

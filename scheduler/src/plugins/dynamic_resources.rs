@@ -3,7 +3,7 @@
 //! Specified by upstream's plugin of that name (v1.37). What devices there are, and how they are found, is in [`crate::devices`].
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use client::Object;
@@ -12,7 +12,8 @@ use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
 use crate::devices::allocated::Allocated;
 use crate::devices::allocator::{self, Fault};
 use crate::devices::claims::{self, allocation, asked, has_conditions, is_late, is_ready, is_reserved_for, reserved, results};
-use crate::devices::reservation::{Reservation, without_devices};
+use crate::devices::extended::{self, Mappings};
+use crate::devices::reservation::{Made, Reservation, without_devices};
 use crate::devices::result;
 use crate::event::{Actions, Interest, Resource, Subject};
 use crate::framework::{Cycle, NodeView, Plugin, Point, PreFilter, Preparing, Refusal, Rejection, Verdict, normalize_by_highest};
@@ -30,16 +31,33 @@ const MAX_ALTERNATIVES: usize = 8;
 /// The feature that nodes have to have for devices that need nothing done on them.
 const OPTIONAL_OPERATIONS: &str = "DRAOptionalNodeOperations";
 
+/// Extended resources of the pod that devices may have to give.
+struct Extended {
+    asked: Vec<(Arc<str>, i64)>,
+    /// The claim that was made for them when the pod was tried before. It has to go: it may have been for another node.
+    stale: Option<Arc<ResourceClaim>>,
+}
+
+/// What the claims of a pod would get on a node.
+#[derive(Default)]
+struct Found {
+    /// For those that have no devices yet.
+    allocations: Vec<AllocationResult>,
+    /// For the one that would be made for extended resources.
+    made: Option<Made>,
+}
+
 /// The claims of the pod of this cycle.
 pub struct Claims {
     all: Vec<Arc<ResourceClaim>>,
+    extended: Option<Extended>,
     /// Where those are that have devices; nothing for everywhere.
     nodes: Vec<Option<Terms>>,
     /// Those that have none.
     missing: Vec<Arc<ResourceClaim>>,
     allocated: Allocated,
     /// What they would get on each node.
-    found: RefCell<HashMap<NodeIndex, Vec<AllocationResult>>>,
+    found: RefCell<HashMap<NodeIndex, Found>>,
     /// The places of claims whose devices keep the pod from a node.
     unavailable: RefCell<BTreeSet<usize>>,
     /// What is to be written, once the node is chosen.
@@ -53,10 +71,14 @@ fn unresolvable(reason: String) -> Refusal {
 impl Claims {
     fn new(world: &World, pod: &PodInfo) -> Result<Option<Claims>, Refusal> {
         let all = claims::of_pod(&world.devices, &pod.pod).map_err(unresolvable)?;
-        if all.is_empty() {
+        let extended = extended::asked_of(&world.devices.extended, &pod.template.spec_requests.requests.scalars);
+        let extended = extended
+            .map(|asked| Extended { asked: asked.into_iter().cloned().collect(), stale: extended::made_for(&world.devices, &pod.pod) });
+        if all.is_empty() && extended.is_none() {
             return Ok(None);
         }
         let mut claims = Claims {
+            extended,
             nodes: all.iter().map(|claim| Some(Terms::new(allocation(claim)?.node_selector.as_ref()?))).collect(),
             missing: all.iter().filter(|claim| allocation(claim).is_none()).cloned().collect(),
             all,
@@ -72,22 +94,54 @@ impl Claims {
             }
             check_classes(world, claim)?;
         }
-        if !claims.missing.is_empty() {
+        if !claims.missing.is_empty() || claims.extended.is_some() {
             claims.allocated = world.devices.allocated();
         }
         Ok(Some(claims))
     }
 
+    /// The claim that the node needs for the pod's extended resources; nothing if it has them itself.
+    fn made_on(&self, cycle: &Cycle<'_>, node: &NodeView<'_>) -> Result<Option<(ResourceClaim, Mappings)>, Refusal> {
+        let Some(Extended { asked, stale }) = &self.extended else { return Ok(None) };
+        if stale.is_some() {
+            return Err(unresolvable("cannot schedule extended resource claim".to_owned()));
+        }
+        let classes = &cycle.world.devices.extended;
+        let mut given = BTreeMap::new();
+        for (name, _) in asked {
+            if classes.gives(name, node.info) {
+                given.insert(&**name, classes.get(name).map_or("", |class| class.name()));
+            } else if node.info.scalars.scalars.iter().all(|(known, _)| known != name) {
+                return Err(unresolvable("cannot fit resource".to_owned()));
+            }
+        }
+        if given.is_empty() {
+            return Ok(None);
+        }
+        let (requests, mappings) = extended::requests(&cycle.pod.pod, &given);
+        Ok(Some((extended::claim_for(&cycle.pod.pod, requests), mappings)))
+    }
+
     /// What the claims without devices would get on a node.
-    fn allocate(&self, cycle: &Cycle<'_>, node: &NodeView<'_>) -> Result<Vec<AllocationResult>, Refusal> {
-        let Some(object) = node.info.node.as_deref() else { return Ok(Vec::new()) };
+    fn allocate(&self, cycle: &Cycle<'_>, node: &NodeView<'_>) -> Result<Found, Refusal> {
+        let made = self.made_on(cycle, node)?;
+        let Some(object) = node.info.node.as_deref().filter(|_| made.is_some() || !self.missing.is_empty()) else {
+            return Ok(Found::default());
+        };
         let devices = &cycle.world.devices;
-        let steps = cycle.profile.args.dynamic_resources.filter_timeout.as_secs().saturating_mul(STEPS_PER_SECOND);
+        // The one that is made comes last.
+        let mut missing = self.missing.clone();
+        missing.extend(made.iter().map(|(claim, _)| Arc::new(claim.clone())));
+        let steps = cycle.profile.args.dynamic_resources.filter_timeout.duration().as_secs().saturating_mul(STEPS_PER_SECOND);
         let steps = if steps == 0 { u64::MAX } else { steps };
         let pools = allocator::pools(devices, object);
         let mut selectors = devices.selectors.lock();
-        match allocator::solve(devices, &self.allocated, &mut selectors, &self.missing, object, &pools, steps) {
-            Ok(solution) => result::allocations(&solution, &self.missing, object).map_err(Refusal::Failed),
+        match allocator::solve(devices, &self.allocated, &mut selectors, &missing, object, &pools, steps) {
+            Ok(solution) => {
+                let mut allocations = result::allocations(&solution, &missing, object).map_err(Refusal::Failed)?;
+                let made = made.and_then(|(claim, mappings)| Some(Made { claim, mappings, allocation: allocations.pop()? }));
+                Ok(Found { allocations, made })
+            }
             Err(Fault::None) => Err(unresolvable("cannot allocate all claims".to_owned())),
             Err(Fault::InvalidPools) => Err(unresolvable("invalid resource pools were encountered".to_owned())),
             Err(Fault::TooLong) => Err(Refusal::Failed(format!("node {}: timed out trying to allocate devices", node.name()))),
@@ -107,7 +161,7 @@ impl Claims {
         if results(allocation).iter().any(|r| r.skip_node_operations.as_ref().is_some_and(|o| !o.is_empty())) && !declares() {
             return false;
         }
-        let timeout = cycle.profile.args.dynamic_resources.binding_timeout;
+        let timeout = cycle.profile.args.dynamic_resources.binding_timeout.duration();
         is_ready(claim).is_ok_and(|ready| ready || !is_late(claim, timeout, cycle.world.devices.clock))
     }
 
@@ -118,6 +172,11 @@ impl Claims {
         let unavailable = self.unavailable.borrow();
         let idle: Vec<&ResourceClaim> = unavailable.iter().map(|place| &*self.all[*place]).filter(|claim| is_only_for(claim)).collect();
         idle.get(choose(idle.len())).map(|claim| without_devices(claim))
+    }
+
+    /// The claim that has to go before the pod can be tried with another.
+    pub fn to_discard(&self) -> Option<&Arc<ResourceClaim>> {
+        self.extended.as_ref()?.stale.as_ref()
     }
 }
 
@@ -184,7 +243,7 @@ impl Plugin for DynamicResources {
     }
 
     fn pre_filter(&self, cycle: &mut Preparing<'_>) -> PreFilter {
-        if !claims::has_any(&cycle.pod.pod) {
+        if !claims::has_any(&cycle.pod.pod) && cycle.pod.template.spec_requests.requests.scalars.is_empty() {
             return PreFilter::Skip;
         }
         match Claims::new(cycle.world, cycle.pod) {
@@ -199,7 +258,7 @@ impl Plugin for DynamicResources {
 
     fn filter(&self, cycle: &Cycle<'_>, node: &NodeView<'_>) -> Verdict {
         let Some(claims) = &cycle.state.devices else { return Ok(()) };
-        let found = if claims.missing.is_empty() { Vec::new() } else { claims.allocate(cycle, node)? };
+        let found = claims.allocate(cycle, node)?;
         let unavailable: Vec<usize> = (0..claims.all.len()).filter(|place| !claims.is_available(cycle, *place, node)).collect();
         if !unavailable.is_empty() {
             claims.unavailable.borrow_mut().extend(unavailable);
@@ -218,7 +277,7 @@ impl Plugin for DynamicResources {
         let Some(claims) = &cycle.state.devices else { return 0 };
         let found = claims.found.borrow();
         let Some(found) = found.get(&node.index) else { return 0 };
-        let mut found = found.iter();
+        let mut found = found.allocations.iter();
         let mut score = 0;
         for claim in &claims.all {
             let Some(allocation) = allocation(claim).or_else(|| found.next()) else { return 0 };
@@ -241,27 +300,38 @@ impl Plugin for DynamicResources {
     fn reserve(&self, cycle: &mut Preparing<'_>, node: NodeIndex) -> Verdict {
         let Some(claims) = cycle.state.devices.as_mut() else { return Ok(()) };
         let found = claims.found.borrow_mut().remove(&node).unwrap_or_default();
-        if found.len() != claims.missing.len() {
+        let Found { allocations, mut made } = found;
+        if allocations.len() != claims.missing.len() {
             return Err(Refusal::Failed("claim allocation not found for node".to_owned()));
         }
         let devices = &mut cycle.world.devices;
-        let mut found = found.into_iter();
+        let mut promise = |claim: &ResourceClaim, allocation: &mut AllocationResult| {
+            let results = allocation.devices.iter_mut().flat_map(|devices| devices.results.iter_mut().flatten());
+            results.filter_map(|result| result.share_id.as_mut()).for_each(|share| *share = devices.share_id());
+            devices.promise(&cycle.pod.uid, claim, allocation.clone());
+        };
+        let mut allocations = allocations.into_iter();
         let mut reservation = Vec::new();
         for claim in &claims.all {
-            let mut given = if allocation(claim).is_none() { found.next() } else { None };
+            let mut given = if allocation(claim).is_none() { allocations.next() } else { None };
             if let Some(allocation) = &mut given {
-                let results = allocation.devices.iter_mut().flat_map(|devices| devices.results.iter_mut().flatten());
-                results.filter_map(|result| result.share_id.as_mut()).for_each(|share| *share = devices.share_id());
-                devices.promise(&cycle.pod.uid, claim, allocation.clone());
+                promise(claim, allocation);
             }
             if !is_reserved_for(claim, &cycle.pod.pod) {
                 reservation.push((claim.clone(), given));
             }
         }
-        let all = claims.all.iter().map(|claim| claim.key()).collect();
+        if let Some(made) = &mut made {
+            promise(&made.claim, &mut made.allocation);
+        }
+        let all: Vec<_> = claims.all.iter().map(|claim| claim.key()).collect();
+        if all.is_empty() && made.is_none() {
+            return Ok(());
+        }
         let waits = claims.all.iter().any(|claim| has_conditions(claim));
-        let timeout = cycle.profile.args.dynamic_resources.binding_timeout;
-        claims.reservation = Some(Reservation { claims: reservation, all, waits, timeout });
+        let timeout = cycle.profile.args.dynamic_resources.binding_timeout.duration();
+        let profile = cycle.profile.name.clone();
+        claims.reservation = Some(Reservation { claims: reservation, made, all, waits, timeout, profile });
         Ok(())
     }
 
@@ -388,6 +458,37 @@ mod tests {
         assert_eq!(bench.verdicts(&DynamicResources, pod(&["other"])), ["never: cannot allocate all claims", ""]);
         DynamicResources.unreserve(&mut bench.world, &info);
         assert_eq!(bench.verdicts(&DynamicResources, pod(&["other"])), ["", ""]);
+    }
+
+    /// A pod that asks for a resource that the class `gpu` stands for, and maybe for others.
+    fn extended(bench: &mut Bench, resources: Value) -> Value {
+        bench.world.devices.classes.insert(of(json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "x.com/gpu"}})));
+        bench.world.devices.classes_changed();
+        json!({"spec": {"containers": [{"name": "c", "resources": {"requests": resources}}]}})
+    }
+
+    #[test]
+    fn a_class_gives_what_a_node_does_not_have_itself() {
+        let none = "never: cannot allocate all claims";
+        // By resource: what the plugin says of nodes with a device, with a device and the resource, and with neither.
+        let table = [
+            (json!({"x.com/gpu": "1"}), vec!["", "", none]),
+            (json!({"x.com/gpu": "2"}), vec![none, "", none]),
+            (json!({"deviceclass.resource.kubernetes.io/gpu": "1"}), vec!["", "", none]),
+            (json!({"x.com/gpu": "1", "y.com/other": "1"}), vec!["never: cannot fit resource", "", "never: cannot fit resource"]),
+            (json!({"y.com/other": "1"}), vec!["skip"]),
+            (json!({"x.com/gpu": "0"}), vec!["skip"]),
+        ];
+        for (resources, expected) in table {
+            let mut bench = Bench::new(&[("a", json!({})), ("c", json!({}))]);
+            bench.node(json!({"metadata": {"name": "b"}, "status": {"allocatable": {"cpu": "9", "x.com/gpu": "5", "y.com/other": "5", "pods": "9"}}}));
+            for node in ["a", "b"] {
+                bench.world.devices.set_slice(&of(json!({"metadata": {"name": node}, "spec": {"driver": "d.com", "nodeName": node,
+                    "pool": {"name": node, "generation": 1, "resourceSliceCount": 1}, "devices": [{"name": "x"}]}})));
+            }
+            let pod = extended(&mut bench, resources.clone());
+            assert_eq!(bench.verdicts(&DynamicResources, pod), expected, "{resources}");
+        }
     }
 
     #[test]

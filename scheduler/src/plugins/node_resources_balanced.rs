@@ -1,7 +1,7 @@
 //! NodeResourcesBalancedAllocation: nodes are liked whose resources the pod would leave evenly used.
 
 use crate::framework::{Cycle, MAX_SCORE, NodeView, Plugin, Point, Preparing};
-use crate::plugins::node_resources_fit::{asked, offered};
+use crate::plugins::node_resources_fit::{asked, look_at_devices, offered};
 use crate::snapshot::NodeIndex;
 
 pub struct NodeResourcesBalancedAllocation;
@@ -17,7 +17,9 @@ impl Plugin for NodeResourcesBalancedAllocation {
 
     /// A pod that asks for nothing changes no balance.
     fn pre_score(&self, cycle: &mut Preparing<'_>, _nodes: &[NodeIndex]) -> bool {
-        cycle.profile.args.balanced.resources.iter().any(|spec| asked(&cycle.pod.template.spec_requests, spec, true) != 0)
+        let resources = &cycle.profile.args.balanced.resources;
+        look_at_devices(cycle, resources);
+        resources.iter().any(|spec| asked(&cycle.pod.template.spec_requests, spec, true) != 0)
     }
 
     fn scores_locally(&self) -> bool {
@@ -29,7 +31,7 @@ impl Plugin for NodeResourcesBalancedAllocation {
         let specs = &cycle.profile.args.balanced.resources;
         let fractions = |with_pod: bool| {
             specs.iter().filter_map(move |spec| {
-                let (there, taken) = offered(node.info, asks, spec, true)?;
+                let (there, taken) = offered(cycle, node.info, spec, true)?;
                 let taken = taken + if with_pod { asked(asks, spec, true) } else { 0 };
                 Some((taken as f64 / there as f64).min(1.0))
             })

@@ -2,7 +2,11 @@
 
 use std::borrow::Cow;
 
+use client::Object;
+use k8s_openapi::api::resource::v1::DeviceClass;
+
 use crate::config::{ResourceSpec, ShapePoint, StrategyType};
+use crate::devices::extended;
 use crate::event::{Actions, Interest, Resource, Subject};
 use crate::framework::{Cycle, MAX_SCORE, NodeView, Plugin, Point, Preparing, Reasons, Rejection, Verdict};
 use crate::resources::{PodRequests, Resources, is_extended, pod_limit};
@@ -15,8 +19,8 @@ pub struct NodeResourcesFit;
 
 const TOO_MANY_PODS: &str = "Too many pods";
 
-/// What of the pod's requests the node has not free.
-fn insufficient(asks: &Resources, info: &NodeInfo, ignores: impl Fn(&str) -> bool) -> Option<Rejection> {
+/// What of the pod's requests the node has not free. `elsewhere` says of a resource that the pod does not get it of the node.
+fn insufficient(asks: &Resources, info: &NodeInfo, elsewhere: impl Fn(&str) -> bool) -> Option<Rejection> {
     let load = &info.load;
     let fits = load.pods < load.pod_limit
         && (asks.milli_cpu == 0 || asks.milli_cpu <= load.milli_cpu - load.taken_milli_cpu)
@@ -43,7 +47,7 @@ fn insufficient(asks: &Resources, info: &NodeInfo, ignores: impl Fn(&str) -> boo
         }
     }
     for (name, asked) in &asks.scalars {
-        if *asked == 0 || (is_extended(name) && ignores(name)) {
+        if *asked == 0 || elsewhere(name) {
             continue;
         }
         let (there, taken) = (info.scalars.scalar(name), info.taken_scalars.scalar(name));
@@ -73,6 +77,7 @@ impl Plugin for NodeResourcesFit {
             &[
                 Interest::hinted(Resource::AssignedPod, Actions::DELETE, frees),
                 Interest::hinted(Resource::Node, Actions::ADD.or(Actions::NODE_ALLOCATABLE), node_fits),
+                Interest::hinted(Resource::DeviceClass, Actions::ADD.or(Actions::UPDATE), class_gives),
                 Interest::any(Resource::TargetPod, Actions::POD_SCALE_DOWN),
                 Interest::hinted(Resource::AssignedPod, Actions::POD_SCALE_DOWN, gives_back),
             ]
@@ -86,16 +91,19 @@ impl Plugin for NodeResourcesFit {
     fn filter(&self, cycle: &Cycle<'_>, node: &NodeView<'_>) -> Verdict {
         let args = &cycle.profile.args.fit;
         let ignores = |name: &str| {
-            args.ignored_resources.iter().any(|ignored| ignored == name)
-                || args.ignored_resource_groups.iter().any(|group| name.split('/').next() == Some(group))
+            is_extended(name)
+                && (args.ignored_resources.iter().any(|ignored| ignored == name)
+                    || args.ignored_resource_groups.iter().any(|group| name.split('/').next() == Some(group)))
         };
-        match insufficient(&cycle.pod.template.spec_requests.requests, node.info, ignores) {
+        let classes = &cycle.world.devices.extended;
+        match insufficient(&cycle.pod.template.spec_requests.requests, node.info, |name| ignores(name) || classes.gives(name, node.info)) {
             None => Ok(()),
             Some(rejection) => Err(rejection.into()),
         }
     }
 
-    fn pre_score(&self, _cycle: &mut Preparing<'_>, _nodes: &[NodeIndex]) -> bool {
+    fn pre_score(&self, cycle: &mut Preparing<'_>, _nodes: &[NodeIndex]) -> bool {
+        look_at_devices(cycle, &cycle.profile.args.fit.scoring_strategy.resources);
         true
     }
 
@@ -107,7 +115,7 @@ impl Plugin for NodeResourcesFit {
         let strategy = &cycle.profile.args.fit.scoring_strategy;
         let asks = &cycle.pod.template.spec_requests;
         let parts = strategy.resources.iter().filter_map(|spec| {
-            let (there, taken) = offered(node.info, asks, spec, false)?;
+            let (there, taken) = offered(cycle, node.info, spec, false)?;
             Some((spec.weight, taken + asked(asks, spec, false), there))
         });
         match strategy.kind {
@@ -142,9 +150,18 @@ pub fn asked(asks: &PodRequests, spec: &ResourceSpec, exact: bool) -> i64 {
     }
 }
 
+/// Looks up who has which devices, if any of these resources, as the pod asks for it, is one that a device class stands for.
+pub fn look_at_devices(cycle: &mut Preparing<'_>, resources: &[ResourceSpec]) {
+    let (devices, asks) = (&cycle.world.devices, &cycle.pod.template.spec_requests.requests);
+    let counts = |spec: &ResourceSpec| asks.scalar(&spec.name) != 0 && devices.extended.get(&spec.name).is_some();
+    if cycle.state.given.is_none() && resources.iter().any(counts) {
+        cycle.state.given = Some(devices.allocated());
+    }
+}
+
 /// What the node has of a resource and how much of it is taken; nothing if it has none or the pod does not want this kind.
-pub fn offered(info: &NodeInfo, asks: &PodRequests, spec: &ResourceSpec, exact: bool) -> Option<(i64, i64)> {
-    let load = &info.load;
+pub fn offered(cycle: &Cycle<'_>, info: &NodeInfo, spec: &ResourceSpec, exact: bool) -> Option<(i64, i64)> {
+    let (load, asks) = (&info.load, &cycle.pod.template.spec_requests);
     let (there, taken) = match spec.name.as_str() {
         "cpu" => (load.milli_cpu, if exact { load.taken_milli_cpu } else { load.scored_milli_cpu }),
         "memory" => (load.memory, if exact { load.taken_memory } else { load.scored_memory }),
@@ -153,7 +170,11 @@ pub fn offered(info: &NodeInfo, asks: &PodRequests, spec: &ResourceSpec, exact: 
             if asks.requests.scalar(name) == 0 {
                 return None;
             }
-            (info.scalars.scalar(name), info.taken_scalars.scalar(name))
+            let devices = &cycle.world.devices;
+            match cycle.state.given.as_ref().zip(devices.extended.get(name)) {
+                Some((given, class)) if devices.extended.gives(name, info) => extended::totals(devices, given, class, info)?,
+                _ => (info.scalars.scalar(name), info.taken_scalars.scalar(name)),
+            }
         }
     };
     (there != 0).then_some((there, taken))
@@ -190,7 +211,20 @@ fn gives_back(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
         || asks.scalars.iter().any(|(name, asked)| *asked > 0 && now.scalar(name) < before.scalar(name))
 }
 
-fn node_fits(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
+/// Whether a class has come to stand for a resource that the pod asks for.
+fn class_gives(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
+    let Subject::DeviceClass { old, new: Some(new) } = subject else { return true };
+    let name = |class: &DeviceClass| class.spec.as_ref().and_then(|spec| spec.extended_resource_name.clone());
+    let asks = &pod.template.spec_requests.requests;
+    let asked = |name: &str| asks.scalars.iter().any(|(asked, _)| **asked == *name);
+    match old {
+        Some(old) if name(old) == name(new) => false,
+        None if asked(&format!("{}{}", extended::PREFIX, new.name())) => true,
+        _ => name(new).is_some_and(|name| asked(&name)),
+    }
+}
+
+fn node_fits(world: &World, pod: &PodInfo, subject: &Subject) -> bool {
     let Subject::Node { old, new: Some(new) } = subject else { return true };
     let offers = |node: &k8s_openapi::api::core::v1::Node| {
         let allocatable = node.status.as_ref().and_then(|s| s.allocatable.clone()).unwrap_or_default();
@@ -199,7 +233,8 @@ fn node_fits(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
     let asks = &pod.template.spec_requests.requests;
     let mut empty = NodeInfo::new("");
     empty.set_node(Some(new.clone()));
-    if insufficient(asks, &empty, |_| false).is_some() {
+    let given = |name: &str| world.devices.extended.gives(name, &empty);
+    if insufficient(asks, &empty, given).is_some() {
         return false;
     }
     let Some(old) = old else { return true };
@@ -208,7 +243,7 @@ fn node_fits(_world: &World, pod: &PodInfo, subject: &Subject) -> bool {
         || (asks.milli_cpu > 0 && now.milli_cpu > before.milli_cpu)
         || (asks.memory > 0 && now.memory > before.memory)
         || (asks.ephemeral_storage > 0 && now.ephemeral_storage > before.ephemeral_storage)
-        || asks.scalars.iter().any(|(name, asked)| *asked > 0 && now.scalar(name) > before.scalar(name))
+        || asks.scalars.iter().any(|(name, asked)| *asked > 0 && (now.scalar(name) > before.scalar(name) || given(name)))
 }
 
 #[cfg(test)]
@@ -216,6 +251,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plugins::testing::{Bench, of};
 
     fn node(allocatable: serde_json::Value) -> NodeInfo {
         let mut info = NodeInfo::new("n");
@@ -248,6 +284,42 @@ mod tests {
         }
         info.load.pods = 1;
         assert_eq!(insufficient(&asks(json!({})), &info, |_| false).unwrap(), Rejection::resolvable("Too many pods"));
+    }
+
+    #[test]
+    fn what_a_class_gives_is_not_asked_of_the_node() {
+        let mut bench = Bench::new(&[("a", json!({}))]);
+        bench.node(json!({"metadata": {"name": "b"}, "status": {"allocatable": {"cpu": "9", "pods": "9", "x.com/gpu": "1"}}}));
+        let pod =
+            |resource: &str, amount: &str| json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {resource: amount}}}]}});
+        let none = "never: Insufficient x.com/gpu";
+        assert_eq!(bench.verdicts(&NodeResourcesFit, pod("x.com/gpu", "2")), [none, none]);
+        bench.world.devices.classes.insert(of(json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "x.com/gpu"}})));
+        bench.world.devices.classes_changed();
+        assert_eq!(bench.verdicts(&NodeResourcesFit, pod("x.com/gpu", "2")), ["", none]);
+        assert_eq!(bench.verdicts(&NodeResourcesFit, pod("deviceclass.resource.kubernetes.io/gpu", "2")), ["", ""]);
+    }
+
+    #[test]
+    fn devices_count_as_the_resource_that_they_stand_for() {
+        let mut bench = Bench::new(&[("a", json!({})), ("b", json!({}))]);
+        bench.profile.args.fit.scoring_strategy.resources = vec![ResourceSpec { name: "x.com/gpu".to_owned(), weight: 1 }];
+        bench.world.devices.classes.insert(of(json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "x.com/gpu"}})));
+        bench.world.devices.classes_changed();
+        for (node, devices) in
+            [("a", json!([{"name": "x"}, {"name": "y"}, {"name": "z"}, {"name": "w"}])), ("b", json!([{"name": "x"}, {"name": "y"}]))]
+        {
+            bench.world.devices.set_slice(&of(json!({"metadata": {"name": node}, "spec": {"driver": "d.com", "nodeName": node,
+                "pool": {"name": node, "generation": 1, "resourceSliceCount": 1}, "devices": devices}})));
+        }
+        let given = json!({"devices": {"results": [{"request": "r", "driver": "d.com", "pool": "a", "device": "x"}]}});
+        bench
+            .world
+            .devices
+            .claim_is(of(json!({"metadata": {"name": "c", "namespace": "d", "uid": "c"}, "spec": {}, "status": {"allocation": given}})));
+        // With the pod's: two of four are taken, and one of two.
+        let pod = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"x.com/gpu": "1"}}}]}});
+        assert_eq!(bench.scores(&NodeResourcesFit, pod), Some(vec![50, 50]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub mod nominator;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::event::{Event, Interest};
 use crate::framework::{PluginId, PluginSet};
@@ -23,6 +23,9 @@ use crate::world::World;
 const WINDOW: Duration = Duration::from_secs(1);
 /// A pod is tried again after this long, whatever has happened.
 const MAX_UNSCHEDULABLE: Duration = Duration::from_secs(5 * 60);
+
+/// What waits, as metrics call it: groups of pods do not.
+const POD: &str = "pod";
 
 /// The profiles by scheduler name.
 pub type Profiles = HashMap<String, Arc<Profile>>;
@@ -200,6 +203,7 @@ impl Queue {
             Place::Unschedulable | Place::InFlight => "unschedulable",
         };
         self.metrics.add(Id::IncomingPods, &[name, event], 1.0);
+        self.metrics.add(Id::IncomingEntities, &[name, event, POD], 1.0);
         self.put(uid, place);
     }
 
@@ -365,11 +369,11 @@ impl Queue {
             Place::InFlight => {}
             Place::Unschedulable => {
                 let strategy = events.iter().map(|event| self.strategy(world, profiles, &uid, event)).max().unwrap_or(Strategy::Skip);
-                let label = events.first().map_or_else(String::new, Event::label);
+                let label = events.first().map_or("", Event::label);
                 if strategy == Strategy::Skip {
                     self.put(&uid, Place::Unschedulable);
                 } else {
-                    self.requeue(world, profiles, &uid, strategy, &label, now);
+                    self.requeue(world, profiles, &uid, strategy, label, now);
                 }
             }
             other => self.put(&uid, other),
@@ -385,9 +389,16 @@ impl Queue {
         if !profiles.contains_key(queued.pod.scheduler_name()) {
             return Strategy::AfterBackoff;
         }
-        let helps =
-            |interest: &Interest| interest.covers(event) && interest.hint.is_none_or(|hint| hint(world, &queued.pod, &event.subject));
-        let any = queued.rejectors.iter().any(|id| ALL[id].interests().iter().any(helps));
+        let helps = |id: PluginId, interest: &Interest| {
+            let Some(hint) = interest.hint else { return true };
+            let began = Instant::now();
+            let helps = hint(world, &queued.pod, &event.subject);
+            let told = if helps { "Queue" } else { "QueueSkip" };
+            self.metrics.observe(Id::HintDuration, &[ALL[id].name(), event.label(), told], began.elapsed().as_secs_f64());
+            helps
+        };
+        let asks = |id: PluginId| ALL[id].interests().iter().filter(|interest| interest.covers(event)).any(|interest| helps(id, interest));
+        let any = queued.rejectors.iter().any(asks);
         if any { Strategy::AfterBackoff } else { Strategy::Skip }
     }
 
@@ -415,7 +426,7 @@ impl Queue {
         }
         let label = event.label();
         for uid in woken {
-            self.requeue(world, profiles, &uid, Strategy::AfterBackoff, &label, now);
+            self.requeue(world, profiles, &uid, Strategy::AfterBackoff, label, now);
         }
     }
 
@@ -469,6 +480,7 @@ impl Queue {
         ];
         for (queue, size) in sizes {
             self.metrics.set(Id::PendingPods, &[queue], size as f64);
+            self.metrics.set(Id::QueuedEntities, &[queue, POD], size as f64);
         }
     }
 }

@@ -28,6 +28,8 @@ struct State {
     events: Vec<Value>,
     /// Bindings are done, but whoever asks is told that they failed, and nobody hears of them.
     denies_bindings: bool,
+    /// Bindings are not done.
+    refuses_bindings: bool,
 }
 
 /// The server. Clones are the same one.
@@ -128,6 +130,11 @@ impl Api {
         self.0.lock().denies_bindings = true;
     }
 
+    /// From now on nothing is bound.
+    pub fn refuse_bindings(&self) {
+        self.0.lock().refuses_bindings = true;
+    }
+
     pub fn asked(&self) -> Vec<String> {
         self.0.lock().asked.clone()
     }
@@ -178,9 +185,24 @@ impl Api {
             state.events.push(body.clone());
             return answer(201, &body);
         }
+        if (&parts.method, name) == (&Method::POST, "") {
+            let mut made = body;
+            state.revision += 1;
+            let number = state.revision;
+            if let Some(prefix) = made["metadata"]["generateName"].as_str().map(str::to_owned) {
+                made["metadata"]["name"] = json!(format!("{prefix}{number}"));
+            }
+            made["metadata"]["uid"] = json!(format!("uid-{number}"));
+            return answer(201, &state.put(resource, made));
+        }
         let Some(mut known) = state.objects.get(&(resource.to_owned(), key.clone())).cloned() else { return not_found() };
         match (&parts.method, sub) {
             (&Method::GET, _) => answer(200, &known),
+            (&Method::POST, "binding") if state.refuses_bindings => {
+                let status =
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "message": "no", "code": 403});
+                answer(403, &status)
+            }
             (&Method::POST, "binding") => {
                 known["spec"]["nodeName"] = body["target"]["name"].clone();
                 if state.denies_bindings {

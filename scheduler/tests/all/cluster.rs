@@ -204,7 +204,7 @@ impl Cluster {
                 Effect::Tell(event) => {
                     self.told.push(format!("{} {}: {}", event.reason, event.about.name.as_deref().unwrap_or(""), event.message));
                 }
-                Effect::Deallocate(_) => unreachable!("there are no claims"),
+                Effect::Deallocate(_) | Effect::Discard(_) => unreachable!("there are no claims"),
                 Effect::Consult { question, calls } => self.asked = Some((question, calls)),
                 Effect::Preempt(preemption) => {
                     self.check_preemption(&preemption);

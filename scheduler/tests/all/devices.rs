@@ -138,3 +138,83 @@ async fn a_claim_whose_devices_are_out_of_reach_is_given_others() {
     shutdown.cancel();
     running.await.expect("it does not panic").expect("it ends well");
 }
+
+/// A pod that asks for a resource that the class `gpu` stands for.
+fn extended(api: &Api, name: &str) {
+    api.put("deviceclasses", json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "x.com/gpu"}}));
+    let mut pod = pod(name, "none");
+    pod["spec"]["resourceClaims"] = json!([]);
+    pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1", "x.com/gpu": "1"}});
+    api.put("pods", pod);
+}
+
+fn made_for(api: &Api, pod: &str) -> Option<Value> {
+    let name = api.get("pods", &format!("d/{pod}"))?["status"]["extendedResourceClaimStatus"]["resourceClaimName"].as_str()?.to_owned();
+    api.get("resourceclaims", &format!("d/{name}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resource_that_a_class_stands_for_is_claimed_and_told_of_before_the_pod_is_bound() {
+    let api = api();
+    extended(&api, "first");
+    let (shutdown, running) = start(&api);
+    assert_eq!(api.until("the binding", |api| node_of(api, "first")).await, "n");
+    let claim = made_for(&api, "first").expect("the pod says which claim is its");
+    assert_eq!(claim["metadata"]["annotations"], json!({"resource.kubernetes.io/extended-resource-claim": "true"}));
+    assert_eq!(claim["metadata"]["generateName"], "first-extended-resources-");
+    let exactly = json!({"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 1});
+    assert_eq!(claim["spec"]["devices"]["requests"], json!([{"name": "container-0-request-1", "exactly": exactly}]));
+    let result = json!({"request": "container-0-request-1", "driver": "d.com", "pool": "n", "device": "x"});
+    assert_eq!(claim["status"]["allocation"]["devices"]["results"], json!([result]));
+    assert_eq!(claim["status"]["reservedFor"], json!([{"resource": "pods", "name": "first", "uid": "uid-first"}]));
+    let mapping = json!({"containerName": "c", "resourceName": "x.com/gpu", "requestName": "container-0-request-1"});
+    let pod = api.get("pods", "d/first").expect("it is there");
+    assert_eq!(pod["status"]["extendedResourceClaimStatus"]["requestMappings"], json!([mapping]));
+
+    // The device is taken.
+    extended(&api, "second");
+    let told = |api: &Api| api.get("pods", "d/second")?["status"]["conditions"][0]["message"].as_str().map(str::to_owned);
+    assert_eq!(
+        api.until("the condition", told).await,
+        "0/1 nodes are available: 1 cannot allocate all claims. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    );
+    shutdown.cancel();
+    running.await.expect("it does not panic").expect("it ends well");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_was_made_in_an_earlier_attempt_goes_before_the_next() {
+    let api = api();
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "uid-p", "controller": true});
+    let mut stale = claim("p-extended-resources-1");
+    stale["metadata"]["annotations"] = json!({"resource.kubernetes.io/extended-resource-claim": "true"});
+    stale["metadata"]["ownerReferences"] = json!([owner]);
+    stale["metadata"]["finalizers"] = json!(["resource.kubernetes.io/delete-protection"]);
+    stale["status"] = json!({"allocation": {"devices": {"results": [{"request": "r", "driver": "d.com", "pool": "n", "device": "x"}]}}});
+    api.put("resourceclaims", stale);
+    extended(&api, "p");
+    let (shutdown, running) = start(&api);
+    assert_eq!(api.until("the binding", |api| node_of(api, "p")).await, "n");
+    assert_eq!(api.get("resourceclaims", "d/p-extended-resources-1"), None);
+    assert!(made_for(&api, "p").is_some());
+    let told: Vec<String> = api.events().iter().filter_map(|event| event["note"].as_str().map(str::to_owned)).collect();
+    let expected = "0/1 nodes are available: 1 cannot schedule extended resource claim. deletion of ResourceClaim completed, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    assert!(told.iter().any(|note| note == expected), "{told:?}");
+    shutdown.cancel();
+    running.await.expect("it does not panic").expect("it ends well");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_was_made_for_a_pod_that_could_not_be_bound_goes() {
+    let api = api();
+    extended(&api, "p");
+    api.refuse_bindings();
+    let (shutdown, running) = start(&api);
+    let removed = |api: &Api| api.asked().iter().find(|asked| asked.starts_with("DELETE") && asked.contains("resourceclaims")).cloned();
+    let path = api.until("the removal", removed).await;
+    let name = path.rsplit('/').next().expect("it has a name");
+    assert!(name.starts_with("p-extended-resources-"), "{path}");
+    assert_eq!(api.get("resourceclaims", &format!("d/{name}")), None);
+    shutdown.cancel();
+    running.await.expect("it does not panic").expect("it ends well");
+}

@@ -34,6 +34,8 @@ pub struct Config {
     pub container_logs_dir: PathBuf,
     /// Where another runtime than the one behind `containerRuntimeEndpoint` is, for simulated nodes.
     pub runtime: Option<SharedRuntime>,
+    /// Whether device plugins and drivers of dynamic resources may register themselves; on nodes that only pretend none does.
+    pub plugins: bool,
     /// Who has a word in when a pod's network is ready, beside the runtime.
     pub network_gate: Option<NetworkGate>,
     /// What `--config` says.
@@ -52,6 +54,7 @@ impl Config {
             cert_dir: None,
             container_logs_dir: PathBuf::from("/var/log/containers"),
             runtime: None,
+            plugins: true,
             network_gate: None,
             configuration: KubeletConfiguration::default(),
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -64,6 +65,16 @@ pub struct KubeletConfiguration {
     #[serde(rename = "cgroupsPerQOS")]
     pub cgroups_per_qos: bool,
     pub cgroup_driver: String,
+    pub cpu_manager_policy: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cpu_manager_policy_options: BTreeMap<String, String>,
+    #[serde(with = "go_duration")]
+    pub cpu_manager_reconcile_period: Duration,
+    pub memory_manager_policy: String,
+    pub topology_manager_policy: String,
+    pub topology_manager_scope: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub topology_manager_policy_options: BTreeMap<String, String>,
     #[serde(with = "go_duration")]
     pub runtime_request_timeout: Duration,
     pub max_pods: i32,
@@ -104,6 +115,10 @@ pub struct KubeletConfiguration {
     pub system_reserved: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub kube_reserved: BTreeMap<String, String>,
+    #[serde(rename = "reservedSystemCPUs", skip_serializing_if = "String::is_empty")]
+    pub reserved_system_cpus: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reserved_memory: Vec<MemoryReservation>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_unsafe_sysctls: Vec<String>,
     #[serde(rename = "providerID", skip_serializing_if = "String::is_empty")]
@@ -125,6 +140,14 @@ pub struct KubeletConfiguration {
     /// Everything else that the file says.
     #[serde(flatten)]
     pub other: serde_json::Map<String, Value>,
+}
+
+/// What of a NUMA node's memory is not for pods.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MemoryReservation {
+    pub numa_node: i32,
+    pub limits: BTreeMap<String, Quantity>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -223,6 +246,13 @@ impl Default for KubeletConfiguration {
             cgroup_root: String::new(),
             cgroups_per_qos: true,
             cgroup_driver: "cgroupfs".to_owned(),
+            cpu_manager_policy: "none".to_owned(),
+            cpu_manager_policy_options: BTreeMap::new(),
+            cpu_manager_reconcile_period: seconds(10),
+            memory_manager_policy: "None".to_owned(),
+            topology_manager_policy: "none".to_owned(),
+            topology_manager_scope: "container".to_owned(),
+            topology_manager_policy_options: BTreeMap::new(),
             runtime_request_timeout: seconds(120),
             max_pods: 110,
             pod_cidr: String::new(),
@@ -248,6 +278,8 @@ impl Default for KubeletConfiguration {
             feature_gates: BTreeMap::new(),
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
+            reserved_system_cpus: String::new(),
+            reserved_memory: Vec::new(),
             allowed_unsafe_sysctls: Vec::new(),
             provider_id: String::new(),
             enable_system_log_handler: true,
@@ -302,6 +334,8 @@ pub enum Error {
     Kind { version: String, kind: String },
     #[error(transparent)]
     Field(#[from] serde_json::Error),
+    #[error("failed to validate kubelet configuration, error: {0}")]
+    Invalid(String),
 }
 
 impl KubeletConfiguration {
@@ -317,7 +351,12 @@ impl KubeletConfiguration {
             return Err(Error::Kind { version, kind });
         }
         drop_zeros(&mut value);
-        Ok(KubeletConfiguration::read(value)?)
+        let read = KubeletConfiguration::read(value)?;
+        match crate::configuration_rules::problems(&read).as_slice() {
+            [] => Ok(read),
+            [problem] => Err(Error::Invalid(problem.clone())),
+            several => Err(Error::Invalid(format!("[{}]", several.join(", ")))),
+        }
     }
 
     fn read(value: Value) -> Result<KubeletConfiguration, serde_json::Error> {

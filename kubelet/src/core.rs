@@ -16,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::container_config::{self, qos};
+use crate::container_manager::ContainerManager;
 use crate::cri::SharedRuntime;
 use crate::eviction;
 use crate::images::Images;
@@ -38,6 +39,8 @@ pub struct Core {
     /// What container ids begin with: `containerd`.
     pub runtime_name: String,
     pub volumes: Volumes,
+    /// Gives devices and the like.
+    pub container_manager: Arc<ContainerManager>,
     /// None on simulated nodes, and where pods have no cgroups of their own.
     pub cgroups: Option<Cgroups>,
     pub images: Images,

@@ -7,24 +7,34 @@ mod admission;
 mod backoff;
 pub mod certificate;
 pub mod cgroups;
+pub mod claims;
 pub mod config;
 pub mod configuration;
+mod configuration_rules;
 pub mod container_config;
 mod container_gc;
 mod container_logs;
+pub mod container_manager;
 mod core;
+pub mod cpus;
 pub mod cri;
+pub mod devices;
 mod evicting;
 pub mod eviction;
+pub mod grpc;
 mod hooks;
 mod http_get;
 mod images;
 mod kill;
+pub mod memory;
+pub mod metrics;
 mod mirror_pods;
 mod node;
 mod orphans;
 mod pleg;
+mod plugin_watcher;
 mod pod;
+pub mod pod_resources;
 mod pod_worker;
 mod pods;
 mod probes;
@@ -34,6 +44,7 @@ mod runtime_state;
 mod runtime_status;
 mod served;
 pub mod server;
+mod state_file;
 mod static_pods;
 pub mod stats;
 mod status;
@@ -41,6 +52,7 @@ mod status_manager;
 mod sync;
 mod sync_pod;
 mod sysctls;
+pub mod topology;
 pub mod volumes;
 
 pub use config::Config;
@@ -56,6 +68,8 @@ pub enum Error {
     Directory { path: std::path::PathBuf, source: std::io::Error },
     #[error(transparent)]
     Cgroups(#[from] cgroups::Error),
+    #[error("failed to start ContainerManager: {0}")]
+    ContainerManager(String),
     #[error("eviction thresholds: {0}")]
     Eviction(String),
 }

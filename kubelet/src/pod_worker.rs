@@ -249,6 +249,12 @@ impl Worker {
         if let Some(running) = after.running().next() {
             return Err(format!("detected running containers after a successful KillPod, CRI violation: [{}]", running.id));
         }
+        // Before the status says that the pod is through, since that lets others have its claims.
+        if let Err(problem) = self.core.container_manager.unprepare_claims(&self.pod).await {
+            tracing::warn!(pod = %pod::describe(&self.pod), problem, "cannot undo what was prepared for a pod");
+            self.wait(Some(Instant::now() + STOP_RETRY)).await;
+            return Ok(false);
+        }
         // The addresses are gone with the sandbox, and stay in the status.
         after.ips.clone_from(&before.ips);
         self.tell_the_end(&after);

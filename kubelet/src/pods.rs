@@ -3,6 +3,7 @@
 //! News are handed to the tasks; nothing here waits.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use client::{Change, Informer, Object, Shutdown};
@@ -17,6 +18,11 @@ use crate::pod_worker::{self, End, Inbox};
 use crate::resize::{self, Allocation};
 use crate::sysctls;
 
+/// What ran here before the kubelet started has been let in once.
+fn has_run(pod: &Pod) -> bool {
+    pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|status| status.container_id.is_some())
+}
+
 struct Entry {
     /// As its source has it.
     source: Arc<Pod>,
@@ -26,6 +32,8 @@ struct Entry {
     inbox: Arc<Inbox>,
     /// Not let onto the node, so that it holds nothing of it.
     rejected: bool,
+    /// Not let onto the node yet: it waits for devices and the like.
+    pending: bool,
 }
 
 #[derive(Default)]
@@ -43,12 +51,14 @@ pub struct Pods {
     core: Arc<Mutex<Weak<Core>>>,
     node: Informer<Node>,
     node_name: String,
+    /// Whether the files of static pods have been read.
+    statics: Arc<AtomicBool>,
     shutdown: Shutdown,
 }
 
 impl Pods {
     pub fn new(node_name: &str, node: Informer<Node>, shutdown: Shutdown) -> Pods {
-        Pods { known: Arc::default(), core: Arc::default(), node, node_name: node_name.to_owned(), shutdown }
+        Pods { known: Arc::default(), core: Arc::default(), node, node_name: node_name.to_owned(), statics: Arc::default(), shutdown }
     }
 
     /// What tasks run with; to be set before the first pod comes.
@@ -92,6 +102,10 @@ impl Pods {
         let mut known = self.known.lock();
         if let Some(entry) = known.entries.get_mut(pod.uid()) {
             entry.source = pod.clone();
+            if entry.pending {
+                entry.pod = pod.clone();
+                return;
+            }
             if !entry.rejected {
                 self.allocate(&core, &mut known, pod.uid());
                 return;
@@ -111,28 +125,57 @@ impl Pods {
         let source = pod.clone();
         let pod = &if allocation.is_desired_by(pod) { pod.clone() } else { Arc::new(allocation.applied_to(pod)) };
         let begins = !pod.is_terminating() && !pod::is_terminal_phase(pod::phase(pod));
-        let verdict = if begins { self.admit(&core, &known, pod) } else { Ok(()) };
+        let first = if begins && !has_run(pod) { Pods::admit_first(&core, pod) } else { Ok(()) };
+        let pending = first.is_ok() && begins && core.container_manager.concerns(pod);
+        let verdict = match first {
+            Ok(()) if begins && !pending && !has_run(pod) => self.admit_last(&core, &known, pod),
+            first => first,
+        };
         let inbox = Arc::new(Inbox::default());
-        let entry = Entry { source, pod: pod.clone(), allocation, inbox: inbox.clone(), rejected: verdict.is_err() };
+        let entry = Entry { source, pod: pod.clone(), allocation, inbox: inbox.clone(), rejected: verdict.is_err(), pending };
         known.entries.insert(pod.uid().to_owned(), entry);
         drop(known);
         match verdict {
+            Ok(()) if pending => self.allocate_and_start(core, pod.clone(), inbox),
             Ok(()) => self.start(core, pod.clone(), inbox),
             Err(rejection) => core.reject(pod, &rejection.reason, &rejection.message),
         }
     }
 
-    fn admit(&self, core: &Core, known: &Known, pod: &Pod) -> Result<(), admission::Rejection> {
-        // What ran here before the kubelet started has been let in once.
-        let ran =
-            pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|status| status.container_id.is_some());
-        if ran {
-            return Ok(());
-        }
+    /// What is looked at before anything is given to the pod.
+    fn admit_first(core: &Core, pod: &Pod) -> Result<(), admission::Rejection> {
         core.eviction.admit(pod).map_err(|message| admission::Rejection { reason: eviction::REASON.to_owned(), message })?;
-        sysctls::admit(pod, &core.config.configuration.allowed_unsafe_sysctls)?;
-        let node = self.node.get("", &self.node_name);
-        admission::admit(pod, node.as_deref(), &Pods::others(core, known, pod.uid()))
+        sysctls::admit(pod, &core.config.configuration.allowed_unsafe_sysctls)
+    }
+
+    /// What is looked at when the pod has been given what it asks for.
+    fn admit_last(&self, core: &Core, known: &Known, pod: &Pod) -> Result<(), admission::Rejection> {
+        let node = self.node.get("", &self.node_name).map(|node| core.container_manager.node_for(pod.uid(), &node));
+        admission::admit(pod, node.as_ref(), &Pods::others(core, known, pod.uid()))
+    }
+
+    /// Gives a pod what it asks for, which those who give may take their time for, and then lets it in.
+    fn allocate_and_start(&self, core: Arc<Core>, pod: Arc<Pod>, inbox: Arc<Inbox>) {
+        let pods = self.clone();
+        tokio::spawn(async move {
+            let given = tokio::select! {
+                given = core.container_manager.admit(&pod) => given,
+                () = pods.shutdown.cancelled() => return,
+            };
+            let mut known = pods.known.lock();
+            let verdict = given.and_then(|()| if has_run(&pod) { Ok(()) } else { pods.admit_last(&core, &known, &pod) });
+            // It may have been deleted meanwhile, and changed.
+            let Some(entry) = known.entries.get_mut(pod.uid()).filter(|entry| Arc::ptr_eq(&entry.inbox, &inbox)) else { return };
+            entry.pending = false;
+            let newest = entry.pod.clone();
+            let ends = newest.is_terminating();
+            entry.rejected = verdict.is_err() && !ends;
+            drop(known);
+            match verdict {
+                Err(rejection) if !ends => core.reject(&newest, &rejection.reason, &rejection.message),
+                _ => pods.start(core, newest, inbox),
+            }
+        });
     }
 
     /// The pods beside this one that hold something of the node.
@@ -141,7 +184,7 @@ impl Pods {
             let told = core.statuses.get(entry.pod.uid());
             let phase = told.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_else(|| pod::phase(&entry.pod));
             let over = pod::is_terminal_phase(phase) && pod::is_terminal_phase(pod::phase(&entry.pod));
-            !entry.rejected && !over && entry.pod.uid() != uid
+            !entry.rejected && !entry.pending && !over && entry.pod.uid() != uid
         };
         known.entries.values().filter(holds).map(|entry| entry.pod.clone()).collect()
     }
@@ -152,8 +195,15 @@ impl Pods {
         let (source, inbox) = (entry.source.clone(), entry.inbox.clone());
         let generation = source.metadata.generation.unwrap_or(0);
         let mut allocation = entry.allocation.clone();
+        let settings = &core.config.configuration;
+        let (cpus, memory) = (settings.cpu_manager_policy == "static", settings.memory_manager_policy == "Static");
         if allocation.is_desired_by(&source) {
             inbox.resize.settle();
+        } else if let Some(refusal) = allocation.refusal(&source, cpus, memory) {
+            if inbox.resize.refuse(&refusal, generation) {
+                let message = resize::summary("Pod resize Infeasible", &source, generation, &refusal);
+                core.recorder.warning(&source.reference(), "ResizeInfeasible", message);
+            }
         } else {
             let node = self.node.get("", &self.node_name);
             let fits = node.map_or(Ok(()), |node| admission::resources(&source, &node, &Pods::others(core, known, uid)));
@@ -186,7 +236,7 @@ impl Pods {
         let waiting: Vec<String> = known
             .entries
             .iter()
-            .filter(|(_, entry)| !entry.rejected && !entry.allocation.is_desired_by(&entry.source))
+            .filter(|(_, entry)| !entry.rejected && !entry.pending && !entry.allocation.is_desired_by(&entry.source))
             .map(|(uid, _)| uid.clone())
             .collect();
         waiting.iter().for_each(|uid| self.allocate(core, &mut known, uid));
@@ -214,7 +264,7 @@ impl Pods {
     pub fn drop(&self, pod: &Pod) {
         let mut known = self.known.lock();
         let Some(entry) = known.entries.get(pod.uid()) else { return };
-        if entry.rejected {
+        if entry.rejected || entry.pending {
             known.entries.remove(pod.uid());
             drop(known);
             if let Some(core) = self.core.lock().upgrade() {
@@ -247,6 +297,21 @@ impl Pods {
     /// Whether nothing of the pod is left on the node.
     pub fn is_over(&self, uid: &str) -> bool {
         self.known.lock().entries.get(uid).is_none_or(|entry| entry.rejected || entry.inbox.is_over())
+    }
+
+    /// The pods that hold something of the node: not those that are not let in, nor those of which nothing is left.
+    pub fn active(&self) -> Vec<Arc<Pod>> {
+        let known = self.known.lock();
+        known.entries.values().filter(|entry| !entry.rejected && !entry.inbox.is_over()).map(|entry| entry.pod.clone()).collect()
+    }
+
+    /// The files of static pods have been read once.
+    pub fn statics_are_read(&self) {
+        self.statics.store(true, Ordering::Relaxed);
+    }
+
+    pub fn statics_are_known(&self) -> bool {
+        self.statics.load(Ordering::Relaxed)
     }
 
     pub fn knows(&self, uid: &str) -> bool {

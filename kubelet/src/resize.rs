@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::container_config::pod_resources;
+use crate::container_config::{pod_resources, qos};
 use crate::pod;
 use crate::runtime_status::{PodStatus, State};
 
@@ -68,6 +68,25 @@ impl Allocation {
         };
         same_whole
             && desired.containers.iter().all(|(name, wanted)| self.containers.get(name).is_none_or(|has| amounts(has) == amounts(wanted)))
+    }
+
+    /// Why the pod can never have what it asks for: CPUs or memory are given to guaranteed pods when they are let in, if so configured.
+    pub fn refusal(&self, pod: &Pod, cpus_are_given: bool, memory_is_given: bool) -> Option<String> {
+        if qos::class(pod) != qos::Class::Guaranteed {
+            return None;
+        }
+        let desired = Allocation::desired(pod);
+        let changes = |of: fn(Amounts) -> [i64; 2]| {
+            let pairs = desired.containers.iter().filter_map(|(name, wanted)| Some((wanted, self.containers.get(name)?)));
+            pairs.into_iter().any(|(wanted, has)| of(amounts(wanted)) != of(amounts(has)))
+        };
+        let refuse = |manager: &str, policy: &str| {
+            Some(format!("Resize is infeasible for Guaranteed Pods alongside {manager} Manager policy \"{policy}\""))
+        };
+        if cpus_are_given && changes(|amounts| amounts.cpu) {
+            return refuse("CPU", "static");
+        }
+        if memory_is_given && changes(|amounts| amounts.memory) { refuse("Memory", "Static") } else { None }
     }
 
     /// The pod with this instead of what it asks for.
@@ -186,8 +205,17 @@ fn condition(kind: &str, old: Option<&PodCondition>, reason: &str, message: &str
 impl Tracker {
     /// There is no room yet; whether that is news.
     pub fn defer(&self, message: &str, generation: i64) -> bool {
+        self.pend("Deferred", message, generation)
+    }
+
+    /// There will never be room; whether that is news.
+    pub fn refuse(&self, message: &str, generation: i64) -> bool {
+        self.pend("Infeasible", message, generation)
+    }
+
+    fn pend(&self, reason: &str, message: &str, generation: i64) -> bool {
         let mut told = self.told.lock();
-        let new = condition("PodResizePending", told.pending.as_ref(), "Deferred", message, generation);
+        let new = condition("PodResizePending", told.pending.as_ref(), reason, message, generation);
         let news = told.pending.as_ref().is_none_or(|old| old.reason != new.reason || old.observed_generation != new.observed_generation);
         told.pending = Some(new);
         news
@@ -261,6 +289,22 @@ mod tests {
             assert_eq!(step(&pod::containers(&old)[0], Some(&actuated)), Step::Nothing);
             assert!(shrinks(&pod::containers(&old)[0], Some(&own(&pod::containers(&new)[0]))));
         }
+    }
+
+    #[test]
+    fn what_was_given_for_good_is_not_changed() {
+        let pod = |cpu: &str, memory: &str| -> Pod {
+            let all = json!({"cpu": cpu, "memory": memory});
+            serde_json::from_value(json!({"spec": {"containers": [{"name": "a", "resources": {"requests": all, "limits": all}}]}}))
+                .expect("it is a pod")
+        };
+        let has = Allocation::desired(&pod("1", "1Mi"));
+        let cpu = "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"";
+        let memory = "Resize is infeasible for Guaranteed Pods alongside Memory Manager policy \"Static\"";
+        assert_eq!(has.refusal(&pod("2", "2Mi"), true, true).as_deref(), Some(cpu));
+        assert_eq!(has.refusal(&pod("2", "2Mi"), false, true).as_deref(), Some(memory));
+        assert_eq!(has.refusal(&pod("2", "1Mi"), false, true), None);
+        assert_eq!(Allocation::desired(&super::tests::pod("1", "")).refusal(&super::tests::pod("2", ""), true, true), None);
     }
 
     #[test]

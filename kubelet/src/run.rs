@@ -25,7 +25,9 @@ use crate::cgroups::{self, Cgroups};
 use crate::config::Config;
 use crate::configuration::{AuthorizationMode, KubeletConfiguration};
 use crate::container_config::{self, HostDns};
+use crate::container_manager::ContainerManager;
 use crate::core::{Core, FIRST_RESTART_DELAY};
+use crate::cpus::machine::Cpus;
 use crate::cri::remote::Remote;
 use crate::cri::{SharedRuntime, v1};
 use crate::evicting::Evicting;
@@ -47,7 +49,7 @@ use crate::server::tls::{Certificate, Identity};
 use crate::stats;
 use crate::status_manager::StatusManager;
 use crate::volumes::{self, Volumes};
-use crate::{Error, certificate, container_gc, container_logs, images, static_pods};
+use crate::{Error, certificate, container_gc, container_logs, images, pod_resources, static_pods};
 
 /// At the start the runtime is waited for this long between two tries, and so often.
 const RUNTIME_WAIT: Duration = Duration::from_millis(200);
@@ -117,6 +119,7 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
         runtime,
         runtime_name: version.runtime_name.clone(),
         volumes,
+        container_manager: Arc::new(ContainerManager::new(&config, client.clone(), &shutdown)),
         cgroups,
         recorder,
         statuses: statuses.clone(),
@@ -133,6 +136,17 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
     pods.set_core(&core);
     let on_volumes = pods.clone();
     core.volumes.on_change(move |uid| on_volumes.sync(uid));
+    let on_devices = pods.clone();
+    core.container_manager.on_change(Arc::new(move |uid| on_devices.sync(uid)));
+    if core.config.plugins {
+        let reserved = status::reservations(&machine, &core.config.configuration);
+        let memory = u64::try_from(machine.memory_bytes).unwrap_or(0);
+        let cpus = tokio::task::spawn_blocking(move || Cpus::discover(Path::new("/sys"), memory)).await.unwrap_or_default();
+        let started = core.container_manager.start(&core.config, cpus, &reserved, running(&core).await).await;
+        started.map_err(Error::ContainerManager)?;
+        core.volumes.set_plugin_handler("DevicePlugin", Arc::new(core.container_manager.devices.clone()));
+        core.volumes.set_plugin_handler("DRAPlugin", Arc::new(core.container_manager.claims.drivers()));
+    }
     let tasks = Tasks { core, client, pods, nodes, machine, pleg: pleg::Health::default(), shutdown };
     tasks.run().await
 }
@@ -179,6 +193,25 @@ impl Tasks {
         tasks.spawn(serve(core.clone(), pods.clone(), pleg.clone(), client.clone(), shutdown.clone()));
         let bound = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
         let api_pods = Informer::<Pod>::start(Api::all(client.clone()), bound, shutdown.clone());
+        let (heard, active) = (api_pods.clone(), pods.clone());
+        core.container_manager.set_active_pods(Arc::new(move || {
+            let known = heard.has_synced() && heard.list().iter().all(|pod| crate::pod::is_mirror(pod) || active.knows(pod.uid()));
+            (known && active.statics_are_known()).then(|| active.active().iter().map(|pod| pod.uid().to_owned()).collect())
+        }));
+        if core.config.plugins {
+            let (managed, manager_shutdown) = (core.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                let manager = managed.container_manager.clone();
+                manager.run(&*managed.runtime, &managed.config.configuration, manager_shutdown).await;
+            });
+            let (manager, active, root) = (core.container_manager.clone(), pods.clone(), core.config.root_dir.clone());
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                if let Err(error) = pod_resources::serve(&root, manager, Arc::new(move || active.active()), shutdown).await {
+                    tracing::error!(%error, "cannot tell who has which resources");
+                }
+            });
+        }
         tasks.spawn(follow_pods(api_pods.clone(), pods.clone(), nodes.clone(), shutdown.clone()));
         let (clean_core, clean_pods, heard, clean_shutdown) = (core.clone(), pods.clone(), api_pods.clone(), shutdown.clone());
         tasks.spawn(async move {
@@ -187,7 +220,9 @@ impl Tasks {
         });
         tasks.spawn(watch_runtime(core.clone(), pods.clone(), api_pods, pleg, shutdown.clone()));
         let statics = core.config.configuration.static_pod_path.clone();
-        if !statics.is_empty() {
+        if statics.is_empty() {
+            pods.statics_are_read();
+        } else {
             let changed = Arc::new(Notify::new());
             let source = static_pods::Source {
                 directory: statics.into(),
@@ -296,6 +331,21 @@ fn cgroups_of(config: &Config, node: &container_config::Node) -> Result<Cgroups,
     let amount = |name: &str| node.allocatable.get(name).map(container_config::pod_resources::parse);
     cgroups.ensure_node(amount("memory").map(|amount| amount.value()), amount("cpu").map(|amount| amount.milli_value()))?;
     Ok(cgroups)
+}
+
+/// The containers that run now, by their pods' uids and their names.
+async fn running(core: &Core) -> BTreeSet<(String, String)> {
+    let state = Some(v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 });
+    let listed = core.runtime.list_containers(Some(v1::ContainerFilter { state, ..Default::default() })).await;
+    let containers = listed.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the container runtime does not tell what runs; pods with devices may not be let in again");
+        Vec::new()
+    });
+    let name = |container: &v1::Container| {
+        let pod = container.labels.get(container_config::labels::POD_UID)?.clone();
+        Some((pod, container.metadata.as_ref()?.name.clone()))
+    };
+    containers.iter().filter_map(name).collect()
 }
 
 /// Hears of pods once the node is known, since they are let in by what the node says.

@@ -50,6 +50,10 @@ impl Node for Served {
         self.pleg.problem().map_or(Ok(()), Err)
     }
 
+    fn check_device_plugins(&self) -> Result<(), String> {
+        self.core.container_manager.devices.problem().map_or(Ok(()), Err)
+    }
+
     fn configuration(&self) -> Value {
         let mut value = json!({"kind": configuration::KIND, "apiVersion": configuration::API_VERSION});
         if let (Some(all), Ok(Value::Object(fields))) = (value.as_object_mut(), serde_json::to_value(&self.core.config.configuration)) {
@@ -104,6 +108,7 @@ impl Served {
         page.push_str(&format!("# TYPE kubelet_running_pods gauge\nkubelet_running_pods {ready}\n"));
         page.push_str("# HELP kubelet_node_name [ALPHA] The node's name. The count is always 1.\n# TYPE kubelet_node_name gauge\n");
         page.push_str(&format!("kubelet_node_name{{node=\"{}\"}} 1\n", self.core.config.node_name));
+        page.push_str(&self.core.container_manager.metrics.render());
         Ok(page)
     }
 

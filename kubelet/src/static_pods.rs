@@ -66,6 +66,7 @@ impl Source {
             .ok();
         loop {
             let waiting = self.reconcile().await;
+            self.pods.statics_are_read();
             let period = if waiting { SUCCESSION } else { self.period };
             tokio::select! {
                 () = tokio::time::sleep(period) => {}

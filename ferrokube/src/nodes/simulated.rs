@@ -64,6 +64,7 @@ fn config(directory: &Path, number: u32) -> Config {
     config.node_labels = [(LABEL.to_owned(), "true".to_owned())].into();
     config.root_dir = directory.join("kubelet");
     config.container_logs_dir = directory.join("containers");
+    config.plugins = false;
     config.runtime =
         Some(Arc::new(Fake::new(Simulation { first_address: address(FIRST_POD, (number - 1) << 8), ..Simulation::default() })));
     let settings = &mut config.configuration;

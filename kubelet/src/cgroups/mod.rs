@@ -118,9 +118,14 @@ impl Cgroups {
 
     /// Makes the pod's group, or brings its limits up to date. Blocking, short.
     pub fn ensure_pod(&self, pod: &Pod) -> Result<(), Error> {
+        self.ensure_pod_limited(pod, true)
+    }
+
+    /// The same; `cpu_limits`: whether the pod's time on CPUs is limited at all, which it is not on those of its own.
+    pub fn ensure_pod_limited(&self, pod: &Pod, cpu_limits: bool) -> Result<(), Error> {
         let (group, config) = (self.pod_parent(pod), &self.shared.config);
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let limits = Limits::of_pod(pod, config.cpu_cfs_quota, config.cpu_cfs_quota_period_us, config.pod_pids_limit);
+        let limits = Limits::of_pod(pod, config.cpu_cfs_quota && cpu_limits, config.cpu_cfs_quota_period_us, config.pod_pids_limit);
         let known = self.shared.pods.lock().get(&uid) == Some(&limits);
         if !known || !self.shared.hierarchies.exists(&group) {
             self.make(&group, &limits)?;

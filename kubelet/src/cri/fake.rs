@@ -374,6 +374,7 @@ impl Runtime for Fake {
                 labels: container.config.labels.clone(),
                 annotations: container.config.annotations.clone(),
                 mounts: container.config.mounts.clone(),
+                resources: container.config.linux.clone().map(|linux| v1::ContainerResources { linux: linux.resources, windows: None }),
                 log_path,
                 ..Default::default()
             };

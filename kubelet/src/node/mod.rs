@@ -202,6 +202,7 @@ impl NodeTask {
         let addresses = core.host_ips.read().clone();
         let pressure = core.eviction.pressure();
         let volumes_in_use = core.volumes.in_use();
+        let devices = core.container_manager.devices.amounts().await;
         status::generate(Inputs {
             machine: &self.machine,
             configuration: &core.config.configuration,
@@ -213,6 +214,7 @@ impl NodeTask {
             problems: &problems,
             pressure,
             volumes_in_use: &volumes_in_use,
+            devices: &devices,
             before,
             now: Timestamp::now(),
         })
@@ -229,6 +231,7 @@ impl NodeTask {
         let patch = status_patch(&before, &after).map_err(kube::Error::SerdeError)?;
         let nodes: Api<Node> = Api::all(self.client.clone());
         let answered = nodes.patch_status(self.name(), &PatchParams::default(), &Patch::Strategic(patch)).await?;
+        self.core.container_manager.devices.amounts_are_told();
         // The watch may be behind; what was answered is newer.
         self.informer.apply(answered);
         Ok(true)

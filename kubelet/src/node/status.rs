@@ -16,7 +16,9 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::machine::Machine;
 use crate::configuration::KubeletConfiguration;
+use crate::cpus::set::CpuSet;
 use crate::cri::v1;
+use crate::devices;
 use crate::eviction::Pressure;
 
 /// The version that this kubelet is compatible with.
@@ -41,11 +43,13 @@ pub struct Inputs<'a> {
     pub problems: &'a [String],
     pub pressure: Pressure,
     pub volumes_in_use: &'a [String],
+    /// What plugins give.
+    pub devices: &'a devices::Amounts,
     pub before: &'a NodeStatus,
     pub now: Timestamp,
 }
 
-fn whole(value: i64) -> Quantity {
+pub(crate) fn whole(value: i64) -> Quantity {
     Quantity(Amount::new(value, Format::DecimalSi).canonical())
 }
 
@@ -74,23 +78,11 @@ pub fn capacity(machine: &Machine, configuration: &KubeletConfiguration) -> BTre
 /// What of it pods can have: not what is reserved, nor what eviction keeps free.
 pub fn allocatable(machine: &Machine, configuration: &KubeletConfiguration) -> BTreeMap<String, Quantity> {
     let capacity = capacity(machine, configuration);
-    let reserved = |name: &str| {
-        let of = |list: &BTreeMap<String, String>| list.get(name).and_then(|text| Amount::parse(text).ok()).unwrap_or_default();
-        let mut sum = of(&configuration.kube_reserved).plus(&of(&configuration.system_reserved));
-        let signal = match name {
-            "memory" => "memory.available",
-            "ephemeral-storage" => "nodefs.available",
-            _ => return sum,
-        };
-        let total = if name == "memory" { machine.memory_bytes } else { machine.storage_bytes };
-        sum = sum.plus(&Amount::new(threshold(configuration, signal, total), Format::BinarySi));
-        sum
-    };
     let huge: i64 = machine.huge_pages.iter().map(|(_, size)| size).sum();
     capacity
         .iter()
         .map(|(name, quantity)| {
-            let mut left = Amount::parse(&quantity.0).unwrap_or_default().minus(&reserved(name));
+            let mut left = Amount::parse(&quantity.0).unwrap_or_default().minus(&reserved(machine, configuration, name));
             if name == "memory" {
                 left = left.minus(&Amount::new(huge, Format::BinarySi));
             }
@@ -98,6 +90,36 @@ pub fn allocatable(machine: &Machine, configuration: &KubeletConfiguration) -> B
             (name.clone(), Quantity(text))
         })
         .collect()
+}
+
+/// What of a resource pods cannot have: reserved, or kept free by eviction.
+fn reserved(machine: &Machine, configuration: &KubeletConfiguration, name: &str) -> Amount {
+    if name == "cpu"
+        && let Some(cpus) = named_cpus(configuration)
+    {
+        return Amount::new(cpus, Format::DecimalSi);
+    }
+    let of = |list: &BTreeMap<String, String>| list.get(name).and_then(|text| Amount::parse(text).ok()).unwrap_or_default();
+    let sum = of(&configuration.kube_reserved).plus(&of(&configuration.system_reserved));
+    let (signal, total) = match name {
+        "memory" => ("memory.available", machine.memory_bytes),
+        "ephemeral-storage" => ("nodefs.available", machine.storage_bytes),
+        _ => return sum,
+    };
+    sum.plus(&Amount::new(threshold(configuration, signal, total), Format::BinarySi))
+}
+
+/// How many CPUs are reserved by their numbers, which prevails over amounts.
+fn named_cpus(configuration: &KubeletConfiguration) -> Option<i64> {
+    let named = CpuSet::parse(&configuration.reserved_system_cpus).ok().filter(|cpus| !cpus.is_empty())?;
+    i64::try_from(named.len()).ok()
+}
+
+/// What pods cannot have of each resource that anything is reserved of.
+pub fn reservations(machine: &Machine, configuration: &KubeletConfiguration) -> BTreeMap<String, Amount> {
+    let named = configuration.kube_reserved.keys().chain(configuration.system_reserved.keys()).map(String::as_str);
+    let names: std::collections::BTreeSet<&str> = named.chain(["cpu", "memory"]).collect();
+    names.into_iter().map(|name| (name.to_owned(), reserved(machine, configuration, name))).collect()
 }
 
 /// What a hard eviction threshold keeps free of `total` bytes.
@@ -127,6 +149,7 @@ pub fn generate(inputs: Inputs<'_>) -> NodeStatus {
             list.entry(name.clone()).or_insert_with(|| quantity.clone());
         }
     }
+    add_devices(inputs.devices, &mut capacity, &mut allocatable);
     NodeStatus {
         addresses: Some(addresses(inputs.addresses, inputs.hostname)),
         capacity: Some(capacity),
@@ -146,6 +169,23 @@ pub fn generate(inputs: Inputs<'_>) -> NodeStatus {
         config: before.config.clone(),
         declared_features: Some(DECLARED_FEATURES.map(str::to_owned).to_vec()),
         phase: before.phase.clone(),
+    }
+}
+
+/// What plugins give prevails over what was told before; what they gave and do not give any more is told to be none.
+fn add_devices(devices: &devices::Amounts, capacity: &mut BTreeMap<String, Quantity>, allocatable: &mut BTreeMap<String, Quantity>) {
+    let count = |number: usize| whole(i64::try_from(number).unwrap_or(i64::MAX));
+    if devices.reset {
+        let extended = capacity.iter_mut().chain(allocatable.iter_mut()).filter(|(name, _)| name.contains('/'));
+        extended.for_each(|(_, quantity)| *quantity = whole(0));
+    }
+    for resource in &devices.removed {
+        capacity.insert(resource.clone(), whole(0));
+        allocatable.insert(resource.clone(), whole(0));
+    }
+    for (resource, (all, usable)) in &devices.by_resource {
+        capacity.insert(resource.clone(), count(*all));
+        allocatable.insert(resource.clone(), count(*usable));
     }
 }
 
@@ -325,6 +365,26 @@ mod tests {
     }
 
     #[test]
+    fn plugins_say_how_many_devices_there_are() {
+        let told = |pairs: &[(&str, i64)]| -> BTreeMap<String, Quantity> {
+            pairs.iter().map(|(name, count)| ((*name).to_owned(), whole(*count))).collect()
+        };
+        let before = [("cpu", 2), ("a.com/old", 3), ("a.com/others", 1)];
+        let amounts = devices::Amounts {
+            by_resource: BTreeMap::from([("a.com/new".to_owned(), (4, 2))]),
+            removed: std::iter::once("a.com/old".to_owned()).collect(),
+            reset: false,
+        };
+        let (mut capacity, mut allocatable) = (told(&before), told(&before));
+        add_devices(&amounts, &mut capacity, &mut allocatable);
+        assert_eq!(capacity, told(&[("cpu", 2), ("a.com/old", 0), ("a.com/others", 1), ("a.com/new", 4)]));
+        assert_eq!(allocatable, told(&[("cpu", 2), ("a.com/old", 0), ("a.com/others", 1), ("a.com/new", 2)]));
+        // A node that has no memory of its own was made anew.
+        add_devices(&devices::Amounts { reset: true, ..Default::default() }, &mut capacity, &mut allocatable);
+        assert_eq!(capacity, told(&[("cpu", 2), ("a.com/old", 0), ("a.com/others", 0), ("a.com/new", 0)]));
+    }
+
+    #[test]
     fn heartbeats_are_no_news_and_transitions_are_told() {
         let inputs = |problems: &'static [String], before: &'static NodeStatus, seconds| {
             let configuration: &'static KubeletConfiguration = Box::leak(Box::default());
@@ -344,6 +404,7 @@ mod tests {
                 problems,
                 pressure,
                 volumes_in_use: &[],
+                devices: Box::leak(Box::default()),
                 before,
                 now,
             }

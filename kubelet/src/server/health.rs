@@ -7,7 +7,7 @@ use super::Node;
 use super::respond::text;
 
 /// The checks, in the order in which they are listed.
-const CHECKS: [&str; 3] = ["ping", "log", "syncloop"];
+const CHECKS: [&str; 4] = ["ping", "log", "syncloop", "device-plugin"];
 
 /// `outcomes` of the checks by name, made a page. A check that fails is named, its reason withheld.
 fn page(outcomes: &[(&str, bool)], excluded: &[&str], verbose: bool) -> (StatusCode, String) {
@@ -36,21 +36,28 @@ fn page(outcomes: &[(&str, bool)], excluded: &[&str], verbose: bool) -> (StatusC
 
 /// All checks, or one of them.
 pub fn healthz(node: &dyn Node, check: Option<&str>, query: &[(String, String)]) -> Response<Body> {
-    let outcome = node.check_sync_loop();
+    let outcome = |name: &str| match name {
+        "syncloop" => node.check_sync_loop(),
+        "device-plugin" => node.check_device_plugins(),
+        _ => Ok(()),
+    };
     let Some(check) = check else {
-        if let Err(reason) = &outcome {
-            tracing::info!(check = "syncloop", %reason, "healthz check failed");
-        }
         let excluded: Vec<&str> = query.iter().filter(|(key, _)| key == "exclude").map(|(_, name)| name.as_str()).collect();
         let verbose = query.iter().any(|(key, _)| key == "verbose");
-        let outcomes = CHECKS.map(|name| (name, name != "syncloop" || outcome.is_ok()));
+        let outcomes = CHECKS.map(|name| {
+            let outcome = outcome(name);
+            if let Err(reason) = &outcome {
+                tracing::info!(check = name, %reason, "healthz check failed");
+            }
+            (name, outcome.is_ok())
+        });
         let (code, page) = page(&outcomes, &excluded, verbose);
         return text(code, page);
     };
-    match (check, outcome) {
-        ("syncloop", Err(reason)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {reason}\n")),
-        (name, _) if CHECKS.contains(&name) => text(StatusCode::OK, "ok"),
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    match (CHECKS.contains(&check), outcome(check)) {
+        (true, Err(reason)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {reason}\n")),
+        (true, Ok(())) => text(StatusCode::OK, "ok"),
+        (false, _) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }
 

@@ -53,6 +53,11 @@ pub trait Node: Send + Sync + 'static {
     /// Why pods are not being synced, if they are not (`/healthz/syncloop`).
     fn check_sync_loop(&self) -> Result<(), String>;
 
+    /// Why no device plugin can register itself, if so (`/healthz/device-plugin`).
+    fn check_device_plugins(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// The KubeletConfiguration in force (`/configz`).
     fn configuration(&self) -> Value;
 

@@ -27,7 +27,17 @@ pub struct Family<'a> {
 impl Family<'_> {
     /// One series; the time is in milliseconds.
     pub fn sample(&mut self, labels: &[(&str, &str)], value: f64, time_ms: Option<i64>) {
+        self.write("", labels, value, time_ms);
+    }
+
+    /// One of the series that make up a histogram, named by the suffix.
+    pub fn suffixed(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
+        self.write(suffix, labels, value, None);
+    }
+
+    fn write(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64, time_ms: Option<i64>) {
         self.page.push_str(&self.name);
+        self.page.push_str(suffix);
         for (index, (name, value)) in labels.iter().enumerate() {
             let open = if index == 0 { '{' } else { ',' };
             let _ = write!(self.page, "{open}{name}=\"{}\"", escaped(value));

@@ -7,7 +7,7 @@ pub mod api;
 mod cadvisor;
 mod collect;
 mod disk;
-mod exposition;
+pub(crate) mod exposition;
 mod network;
 mod resource_metrics;
 mod usage;

@@ -100,7 +100,9 @@ pub fn tell(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Memory, 
         actuated: &memory.actuated,
         resize: &memory.resize.conditions(),
     };
-    let (status, news) = core.statuses.set(pod, status::generate(pod, inputs), could_run);
+    let mut generated = status::generate(pod, inputs);
+    core.container_manager.add_to_status(pod, &mut generated);
+    let (status, news) = core.statuses.set(pod, generated, could_run);
     if news {
         core.probes.poke(pod.uid());
     }
@@ -121,7 +123,8 @@ fn follow_resize(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Mem
 async fn ensure_cgroup(core: &Core, pod: &Arc<Pod>) -> Result<(), String> {
     let Some(cgroups) = core.cgroups.clone() else { return Ok(()) };
     let ours = pod.clone();
-    let ensured = tokio::task::spawn_blocking(move || cgroups.ensure_pod(&ours)).await;
+    let limits = !core.container_manager.has_exclusive_cpus(pod);
+    let ensured = tokio::task::spawn_blocking(move || cgroups.ensure_pod_limited(&ours, limits)).await;
     ensured.map_err(|error| error.to_string()).and_then(|made| made.map_err(|error| error.to_string()))
 }
 
@@ -265,7 +268,10 @@ impl Carrying<'_> {
                         tracing::warn!(pod = %pod::describe(self.pod), container = %id, %error, "cannot remove an init container of before");
                     }
                 }
-                Action::CreateSandbox { attempt, changed } => self.create_sandbox(*attempt, *changed).await?,
+                Action::CreateSandbox { attempt, changed } => {
+                    self.prepare_claims().await?;
+                    self.create_sandbox(*attempt, *changed).await?;
+                }
                 Action::Resize { id, name } => self.resize(id, name).await,
                 Action::StartEphemeral(index) => {
                     let Some(ephemeral) = pod::ephemeral_containers(self.pod).get(*index) else { continue };
@@ -288,6 +294,15 @@ impl Carrying<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Has drivers prepare what the pod claims, as long as nothing uses it yet.
+    async fn prepare_claims(&self) -> Result<(), String> {
+        let prepared = self.core.container_manager.prepare_claims(self.pod).await;
+        prepared.inspect_err(|problem| {
+            let message = format!("Failed to prepare dynamic resources: {problem}");
+            self.core.recorder.warning(&self.pod.reference(), "FailedPrepareDynamicResources", message);
+        })
     }
 
     /// Starts a container unless it has to wait; whether it was started. An error ends the sync.

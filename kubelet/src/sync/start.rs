@@ -156,7 +156,9 @@ impl Carrying<'_> {
             target_id: target_id.as_deref(),
             services: &services,
         };
-        let prepared = container_config::prepare(&self.core.volumes, inputs).await.map_err(|error| config_failed(error.message))?;
+        let granted = self.core.container_manager.grant(self.pod, container).await.map_err(config_failed)?;
+        let mut prepared = container_config::prepare(&self.core.volumes, inputs).await.map_err(|error| config_failed(error.message))?;
+        granted.apply(&mut prepared.config);
         for warning in &prepared.warnings {
             self.core.recorder.warning(&self.pod.reference(), warning.reason, warning.message.clone());
         }

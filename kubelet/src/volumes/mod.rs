@@ -180,6 +180,11 @@ enum Failure {
 }
 
 impl Volumes {
+    /// Lets somebody else take the plugins of a kind that register themselves beside CSI drivers.
+    pub fn set_plugin_handler(&self, kind: &'static str, handler: Arc<dyn crate::plugin_watcher::Handler>) {
+        self.shared.csi.set_handler(kind, handler);
+    }
+
     pub fn new(config: Config) -> Volumes {
         let handlers: Arc<Handlers> = Arc::default();
         let shared = Arc::new(Shared {

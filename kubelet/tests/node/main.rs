@@ -2,6 +2,7 @@
 
 mod api;
 mod containerd;
+mod plugins;
 mod serving;
 mod simulated;
 

@@ -1,9 +1,9 @@
 //! The drivers on this node: whoever puts a socket into `<root dir>/plugins_registry` is asked what it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use client::Shutdown;
 use kube::Client;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::driver::{Driver, Socket};
 use super::messages::RegistrationStatus;
 use super::node_info;
+use crate::plugin_watcher::Handler;
 
 /// How often the directory is read although nothing was told, and a failed registration is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -31,15 +32,33 @@ struct Shared {
     node_name: String,
     client: Client,
     drivers: RwLock<BTreeMap<String, Driver>>,
-    /// The names of the drivers behind the sockets.
-    sockets: Mutex<BTreeMap<PathBuf, String>>,
+    /// Who takes plugins that are no CSI drivers, by their kind.
+    handlers: RwLock<BTreeMap<&'static str, Arc<dyn Handler>>>,
+    sockets: Mutex<BTreeMap<PathBuf, Plugin>>,
+}
+
+/// Tells a socket from one that took its place: its inode, and when that was made.
+type Identity = (u64, Option<SystemTime>);
+
+/// What is behind a socket.
+#[derive(Clone, Debug)]
+struct Plugin {
+    kind: String,
+    name: String,
+    endpoint: String,
+    identity: Identity,
 }
 
 impl Registry {
     pub fn new(root_dir: &Path, node_name: &str, client: Client) -> Registry {
         let directory = root_dir.join("plugins_registry");
         let node_name = node_name.to_owned();
-        Registry { shared: Arc::new(Shared { directory, node_name, client, drivers: RwLock::default(), sockets: Mutex::default() }) }
+        let (drivers, handlers, sockets) = (RwLock::default(), RwLock::default(), Mutex::default());
+        Registry { shared: Arc::new(Shared { directory, node_name, client, drivers, handlers, sockets }) }
+    }
+
+    pub fn set_handler(&self, kind: &'static str, handler: Arc<dyn Handler>) {
+        self.shared.handlers.write().insert(kind, handler);
     }
 
     pub fn driver(&self, name: &str) -> Result<Driver, String> {
@@ -93,36 +112,55 @@ impl Registry {
     /// Registers who is new, forgets who is gone.
     pub async fn look(&self) {
         let found = sockets_below(&self.shared.directory);
-        let known: BTreeMap<PathBuf, String> = self.shared.sockets.lock().clone();
-        for (socket, name) in known.iter().filter(|(socket, _)| !found.contains(*socket)) {
+        let known: BTreeMap<PathBuf, Plugin> = self.shared.sockets.lock().clone();
+        for (socket, plugin) in known.iter().filter(|(socket, plugin)| found.get(*socket) != Some(&plugin.identity)) {
             self.shared.sockets.lock().remove(socket);
-            self.shared.drivers.write().remove(name);
-            tracing::info!(driver = name, "a CSI driver has gone");
-            if let Err(error) = node_info::tell(&self.shared.client, &self.shared.node_name, name, None).await {
-                tracing::warn!(driver = name, error, "cannot tell that a CSI driver has gone");
-            }
+            tracing::info!(kind = plugin.kind, name = plugin.name, "a plugin has gone");
+            self.forget(plugin).await;
         }
-        for socket in found.iter().filter(|socket| !known.contains_key(*socket)) {
-            match self.register(socket).await {
-                Ok(name) => {
-                    tracing::info!(driver = name, "a CSI driver has registered itself");
-                    self.shared.sockets.lock().insert(socket.clone(), name);
+        for (socket, identity) in &found {
+            if self.shared.sockets.lock().contains_key(socket) {
+                continue;
+            }
+            match self.register(socket, *identity).await {
+                Ok(plugin) => {
+                    tracing::info!(kind = plugin.kind, name = plugin.name, "a plugin has registered itself");
+                    self.shared.sockets.lock().insert(socket.clone(), plugin);
                 }
                 Err(error) => tracing::warn!(socket = %socket.display(), error, "cannot register a plugin"),
             }
         }
     }
 
-    async fn register(&self, path: &Path) -> Result<String, String> {
+    fn handler(&self, kind: &str) -> Option<Arc<dyn Handler>> {
+        self.shared.handlers.read().get(kind).cloned()
+    }
+
+    async fn forget(&self, plugin: &Plugin) {
+        let Plugin { kind, name, endpoint, .. } = plugin;
+        if let Some(handler) = self.handler(kind) {
+            handler.deregister(name, endpoint).await;
+            return;
+        }
+        self.shared.drivers.write().remove(name);
+        if let Err(error) = node_info::tell(&self.shared.client, &self.shared.node_name, name, None).await {
+            tracing::warn!(driver = name, error, "cannot tell that a CSI driver has gone");
+        }
+    }
+
+    async fn register(&self, path: &Path, identity: Identity) -> Result<Plugin, String> {
         let registrar = Socket::at(path);
         let info = registrar.plugin_info().await?;
-        let registered = match info.kind.as_str() {
-            "CSIPlugin" => self.add(&info.name, &info.endpoint, &info.supported_versions).await,
-            other => Err(format!("no handler registered for plugin type: {other} at socket {}", path.display())),
+        // Who names no place is reached where he registered himself.
+        let endpoint = if info.endpoint.is_empty() { path.to_string_lossy().into_owned() } else { info.endpoint.clone() };
+        let registered = match (info.kind.as_str(), self.handler(&info.kind)) {
+            ("CSIPlugin", _) => self.add(&info.name, &endpoint, &info.supported_versions).await,
+            (_, Some(handler)) => handler.register(&info.name, &endpoint, &info.supported_versions).await,
+            (other, None) => Err(format!("no handler registered for plugin type: {other} at socket {}", path.display())),
         };
         let error = registered.as_ref().err().cloned().unwrap_or_default();
         registrar.notify(RegistrationStatus { plugin_registered: registered.is_ok(), error }).await?;
-        registered.map(|()| info.name)
+        registered.map(|()| Plugin { kind: info.kind, name: info.name, endpoint, identity })
     }
 
     async fn add(&self, name: &str, endpoint: &str, versions: &[String]) -> Result<(), String> {
@@ -140,18 +178,22 @@ impl Registry {
     }
 }
 
-fn sockets_below(directory: &Path) -> BTreeSet<PathBuf> {
-    use std::os::unix::fs::FileTypeExt;
-    let mut found = BTreeSet::new();
+/// The sockets below a directory.
+fn sockets_below(directory: &Path) -> BTreeMap<PathBuf, Identity> {
+    use std::os::unix::fs::{DirEntryExt, FileTypeExt};
+    let mut found = BTreeMap::new();
     let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with('.') {
                 continue;
             }
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => directories.push(entry.path()),
-                Ok(kind) if kind.is_socket() => drop(found.insert(entry.path())),
+                Ok(kind) if kind.is_socket() => {
+                    let made = entry.metadata().and_then(|metadata| metadata.created()).ok();
+                    found.insert(entry.path(), (entry.ino(), made));
+                }
                 _ => {}
             }
         }

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use apimachinery::quantity::{Format, Quantity as Amount};
 
 use crate::configuration::KubeletConfiguration;
+use crate::cpus;
 use crate::cpus::machine::Cpus;
 use crate::cpus::set::CpuSet;
-use crate::cpus::{self};
 use crate::memory;
 use crate::memory::policy::Amounts;
 use crate::topology::policy::Options;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use apimachinery::quantity::Quantity as Amount;
 use client::Shutdown;
-use k8s_openapi::api::core::v1::{Pod, Quantity};
+use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -83,7 +83,7 @@ impl Kubelet {
 
 fn guaranteed(uid: &str, containers: &[(&str, &str)]) -> Pod {
     let one = |(index, (cpu, memory)): (usize, &(&str, &str))| {
-        let all = BTreeMap::from([("cpu", Quantity((*cpu).to_owned())), ("memory", Quantity((*memory).to_owned()))]);
+        let all = json!({"cpu": cpu, "memory": memory});
         json!({"name": format!("c{index}"), "resources": {"requests": all, "limits": all}})
     };
     let containers: Vec<serde_json::Value> = containers.iter().enumerate().map(one).collect();
@@ -131,8 +131,8 @@ async fn cpus_and_memory_come_from_one_node_or_not_at_all() {
     // Agents are told.
     let shutdown = Shutdown::new();
     let pods = vec![Arc::new(first.clone())];
-    let serving = crate::pod_resources::serve(root, kubelet.manager.clone(), Arc::new(move || pods.clone()), shutdown.clone());
-    let serving = tokio::spawn(serving);
+    let (place, manager, ended) = (root.to_owned(), kubelet.manager.clone(), shutdown.clone());
+    let serving = tokio::spawn(async move { crate::pod_resources::serve(&place, manager, Arc::new(move || pods.clone()), ended).await });
     let socket = Socket::at(&root.join("pod-resources/kubelet.sock"));
     while !root.join("pod-resources/kubelet.sock").exists() {
         tokio::task::yield_now().await;

@@ -58,7 +58,7 @@ impl Cpus {
         let mut node_of = BTreeMap::new();
         for node in numbered(&node_dir, "node") {
             let directory = node_dir.join(format!("node{node}"));
-            list(&directory.join("cpulist")).unwrap_or_default().iter().for_each(|cpu| drop(node_of.insert(cpu, node)));
+            node_of.extend(list(&directory.join("cpulist")).unwrap_or_default().iter().map(|cpu| (cpu, node)));
             nodes.insert(node, read_node(&directory));
         }
         if nodes.is_empty() {

@@ -364,8 +364,11 @@ async fn agents_ask_who_has_what() {
     let first = Arc::new(pod("p", &[1]));
     kubelet.admit(&first).await.expect("there are devices");
     let pods = vec![first.clone()];
-    let serving = crate::pod_resources::serve(root, kubelet.manager.clone(), Arc::new(move || pods.clone()), kubelet.shutdown.clone());
-    tokio::spawn(async move { serving.await.expect("it can listen") });
+    let (place, manager, ended) = (root.to_owned(), kubelet.manager.clone(), kubelet.shutdown.clone());
+    tokio::spawn(async move {
+        let served = crate::pod_resources::serve(&place, manager, Arc::new(move || pods.clone()), ended).await;
+        served.expect("it can listen");
+    });
     let path = root.join("pod-resources/kubelet.sock");
     eventually("it listens", async || path.exists()).await;
     let socket = Socket::at(&path);

@@ -57,6 +57,12 @@ pub struct Kubelet {
     /// Ask the cluster to sign what the kubelet serves with, and renew that, whatever the file says.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     rotate_server_certificates: Option<bool>,
+    /// What plugins give credentials for images, and for which: a CredentialProviderConfig, or a directory of them.
+    #[arg(long, requires = "image_credential_provider_bin_dir")]
+    image_credential_provider_config: Option<PathBuf>,
+    /// Where these plugins are.
+    #[arg(long, requires = "image_credential_provider_config")]
+    image_credential_provider_bin_dir: Option<PathBuf>,
     /// Switches features on and off: Name=true|false. Only what is so already is accepted.
     #[arg(long, value_delimiter = ',')]
     feature_gates: Vec<feature_gates::Setting>,
@@ -121,6 +127,7 @@ impl Kubelet {
         config.node_labels = self.node_labels.iter().cloned().collect::<BTreeMap<_, _>>();
         config.root_dir = self.root_dir.clone();
         config.cert_dir.clone_from(&self.cert_dir);
+        config.credential_providers = self.image_credential_provider_config.clone().zip(self.image_credential_provider_bin_dir.clone());
         if let Some(path) = &self.config {
             config.configuration = read(path)?;
         }

@@ -12,12 +12,22 @@ use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm
 
 use crate::container_config::pod_resources;
 use crate::pod;
+use crate::preemption;
 
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub reason: String,
     pub message: String,
+}
+
+/// What it takes to let a pod in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admitted {
+    /// The pods that have to go first.
+    pub victims: Vec<Arc<Pod>>,
+    /// The resource that they make room of; empty if none has to go.
+    pub signal: String,
 }
 
 fn rejection(reason: &str, message: impl Into<String>) -> Rejection {
@@ -37,12 +47,13 @@ fn predicate_words(name: &str) -> &'static str {
     }
 }
 
-/// Looks at everything that the pod needs of the node. `others`: the pods that are on it already.
-pub fn admit(pod: &Pod, node: Option<&Node>, others: &[Arc<Pod>]) -> Result<(), Rejection> {
+/// Looks at everything that the pod needs of the node. `others`: the pods that are on it already. The pods that have to go first: others
+/// make room for a critical one if room is all that it lacks.
+pub fn admit(pod: &Pod, node: Option<&Node>, others: &[Arc<Pod>]) -> Result<Admitted, Rejection> {
     let spec = pod::spec(pod);
     let Some(node) = node else {
         // A static pod starts whether or not anybody knows the node.
-        return Ok(());
+        return Ok(Admitted::default());
     };
     if pod.label("kubernetes.io/os").is_some_and(|os| os != "linux") {
         let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
@@ -58,7 +69,21 @@ pub fn admit(pod: &Pod, node: Option<&Node>, others: &[Arc<Pod>]) -> Result<(), 
         let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
         return Err(rejection("SupplementalGroupsPolicyNotSupported", message));
     }
-    resources(pod, node, others)?;
+    let shortages = shortages(pod, node, others);
+    if let Some(first) = shortages.first().filter(|_| !pod::is_critical(pod)) {
+        return Err(first.rejection());
+    }
+    fits_otherwise(pod, node, others)?;
+    let victims = preemption::victims(pod, others, &shortages).map_err(|problem| {
+        let message = format!("Unexpected error while attempting to recover from admission failure: {problem}");
+        rejection("UnexpectedAdmissionError", message)
+    })?;
+    Ok(Admitted { victims, signal: shortages.first().map(|short| short.name.clone()).unwrap_or_default() })
+}
+
+/// Whether nothing but room can be in the way.
+fn fits_otherwise(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), Rejection> {
+    let spec = pod::spec(pod);
     if !matches_node(pod, node) {
         return Err(predicate("NodeAffinity"));
     }
@@ -71,18 +96,45 @@ pub fn admit(pod: &Pod, node: Option<&Node>, others: &[Arc<Pod>]) -> Result<(), 
     taints(pod, node)
 }
 
+/// A resource that the node has not enough of; processors in thousandths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    pub name: String,
+    pub requested: i64,
+    pub used: i64,
+    pub capacity: i64,
+}
+
+impl Shortage {
+    fn rejection(&self) -> Rejection {
+        let Shortage { name, requested, used, capacity } = self;
+        let message = format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
+        rejection(&format!("OutOf{name}"), message)
+    }
+
+    /// How much is missing.
+    pub fn missing(&self) -> i64 {
+        self.requested - (self.capacity - self.used)
+    }
+}
+
 /// Whether the node has what the pod requests beside what others do.
 pub fn resources(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), Rejection> {
+    shortages(pod, node, others).first().map_or(Ok(()), |shortage| Err(shortage.rejection()))
+}
+
+/// What the node lacks for the pod beside what others request.
+fn shortages(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Vec<Shortage> {
     let status = node.status.as_ref();
-    let Some(allocatable) = status.and_then(|status| status.allocatable.as_ref()) else { return Ok(()) };
-    let insufficient = |name: &str, requested: i64, used: i64, capacity: i64| {
-        let message = format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
-        Err(rejection(&format!("OutOf{name}"), message))
+    let Some(allocatable) = status.and_then(|status| status.allocatable.as_ref()) else { return Vec::new() };
+    let mut shortages = Vec::new();
+    let mut insufficient = |name: &str, requested: i64, used: i64, capacity: i64| {
+        shortages.push(Shortage { name: name.to_owned(), requested, used, capacity });
     };
     let room = allocatable.get("pods").map_or(0, |quantity| pod_resources::parse(quantity).value());
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     if count + 1 > room {
-        return insufficient("pods", 1, count, room);
+        insufficient("pods", 1, count, room);
     }
     let mut used: BTreeMap<String, Amount> = BTreeMap::new();
     for (name, quantity) in others.iter().flat_map(|other| pod_resources::requests(other, true)) {
@@ -99,10 +151,10 @@ pub fn resources(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), Reje
         let (has, used) = (pod_resources::parse(has), used.get(&name).unwrap_or(&zero));
         if has.minus(used).minus(&requested).sign() < 0 {
             let number = |amount: &Amount| if name == "cpu" { amount.milli_value() } else { amount.value() };
-            return insufficient(&name, number(&requested), number(used), number(&has));
+            insufficient(&name, number(&requested), number(used), number(&has));
         }
     }
-    Ok(())
+    shortages
 }
 
 /// Whether the pod's node selector and required node affinity hold.
@@ -195,6 +247,26 @@ mod tests {
 
     fn pod(spec: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("it is a pod")
+    }
+
+    #[test]
+    fn a_critical_pod_is_let_in_for_others_that_go_but_not_where_it_does_not_belong() {
+        let big = || json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "600m"}}}], "priority": 0});
+        let other = Arc::new(pod(big()));
+        let mut critical = big();
+        critical["priority"] = json!(2_000_000_000);
+        assert_eq!(admit(&pod(critical.clone()), Some(&node()), &[]).map(|admitted| admitted.victims.len()), Ok(0));
+        assert_eq!(
+            admit(&pod(critical.clone()), Some(&node()), std::slice::from_ref(&other)).map(|admitted| admitted.victims.len()),
+            Ok(1)
+        );
+        critical["nodeName"] = json!("m");
+        assert_eq!(reason(critical.clone(), std::slice::from_ref(&other)).as_deref(), Some("NodeName"));
+        critical["nodeName"] = json!("n");
+        critical["containers"][0]["resources"]["requests"]["cpu"] = json!("2");
+        let refused = admit(&pod(critical), Some(&node()), &[other]).expect_err("nobody has so much");
+        assert_eq!(refused.reason, "UnexpectedAdmissionError");
+        assert!(refused.message.ends_with("no set of running pods found to reclaim resources: [(res: cpu, q: 1000), ]"), "{refused:?}");
     }
 
     fn reason(spec: serde_json::Value, others: &[Arc<Pod>]) -> Option<String> {

@@ -32,6 +32,8 @@ pub struct Config {
     pub cert_dir: Option<PathBuf>,
     /// Where the links for log collectors are kept; `/var/log/containers`.
     pub container_logs_dir: PathBuf,
+    /// `--image-credential-provider-config` and `--image-credential-provider-bin-dir`: what plugins there are, and where.
+    pub credential_providers: Option<(PathBuf, PathBuf)>,
     /// Where another runtime than the one behind `containerRuntimeEndpoint` is, for simulated nodes.
     pub runtime: Option<SharedRuntime>,
     /// Whether device plugins and drivers of dynamic resources may register themselves; on nodes that only pretend none does.
@@ -53,6 +55,7 @@ impl Config {
             root_dir: PathBuf::from("/var/lib/kubelet"),
             cert_dir: None,
             container_logs_dir: PathBuf::from("/var/log/containers"),
+            credential_providers: None,
             runtime: None,
             plugins: true,
             network_gate: None,

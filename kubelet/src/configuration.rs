@@ -91,6 +91,9 @@ pub struct KubeletConfiguration {
     pub serialize_image_pulls: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_parallel_image_pulls: Option<u32>,
+    pub image_pull_credentials_verification_policy: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preloaded_images_verification_allowlist: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub eviction_hard: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -102,6 +105,9 @@ pub struct KubeletConfiguration {
     pub eviction_max_pod_grace_period: i32,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    /// Whether what is said of hard thresholds is said beside the defaults, not instead of them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub merge_default_eviction_settings: bool,
     pub pods_per_core: i32,
     pub enable_controller_attach_detach: bool,
     pub container_log_max_size: String,
@@ -128,7 +134,11 @@ pub struct KubeletConfiguration {
     pub shutdown_grace_period: Duration,
     #[serde(with = "go_duration")]
     pub shutdown_grace_period_critical_pods: Duration,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shutdown_grace_period_by_pod_priority: Vec<ShutdownGracePeriod>,
     pub crash_loop_back_off: CrashLoopBackOff,
+    #[serde(skip_serializing_if = "UserNamespaces::is_default")]
+    pub user_namespaces: UserNamespaces,
     pub seccomp_default: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub register_with_taints: Vec<Taint>,
@@ -208,6 +218,33 @@ pub struct CrashLoopBackOff {
     pub max_container_restart_period: Duration,
 }
 
+/// How long pods of a priority have when the machine shuts down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ShutdownGracePeriod {
+    pub priority: i32,
+    pub shutdown_grace_period_seconds: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UserNamespaces {
+    /// How many ids each pod has that has its own.
+    pub ids_per_pod: u32,
+}
+
+impl Default for UserNamespaces {
+    fn default() -> UserNamespaces {
+        UserNamespaces { ids_per_pod: 65536 }
+    }
+}
+
+impl UserNamespaces {
+    fn is_default(&self) -> bool {
+        *self == UserNamespaces::default()
+    }
+}
+
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
@@ -263,12 +300,15 @@ impl Default for KubeletConfiguration {
             node_status_max_images: 50,
             serialize_image_pulls: true,
             max_parallel_image_pulls: None,
+            image_pull_credentials_verification_policy: "NeverVerifyPreloadedImages".to_owned(),
+            preloaded_images_verification_allowlist: Vec::new(),
             eviction_hard: BTreeMap::new(),
             eviction_soft: BTreeMap::new(),
             eviction_soft_grace_period: BTreeMap::new(),
             eviction_pressure_transition_period: seconds(300),
             eviction_max_pod_grace_period: 0,
             eviction_minimum_reclaim: BTreeMap::new(),
+            merge_default_eviction_settings: false,
             pods_per_core: 0,
             enable_controller_attach_detach: true,
             container_log_max_size: "10Mi".to_owned(),
@@ -285,7 +325,9 @@ impl Default for KubeletConfiguration {
             enable_system_log_handler: true,
             shutdown_grace_period: seconds(0),
             shutdown_grace_period_critical_pods: seconds(0),
+            shutdown_grace_period_by_pod_priority: Vec::new(),
             crash_loop_back_off: CrashLoopBackOff::default(),
+            user_namespaces: UserNamespaces::default(),
             seccomp_default: false,
             register_with_taints: Vec::new(),
             register_node: true,

@@ -20,11 +20,14 @@ use crate::container_manager::ContainerManager;
 use crate::cri::SharedRuntime;
 use crate::eviction;
 use crate::images::Images;
+use crate::instruments::{self, Instruments};
+use crate::node_shutdown;
 use crate::pod;
 use crate::probes::{Probes, Verdicts};
 use crate::runtime_state::RuntimeState;
 use crate::stats;
 use crate::status_manager::StatusManager;
+use crate::user_namespaces::UserNamespaces;
 use crate::volumes::Volumes;
 
 /// The pods and containers that are started again after a failure.
@@ -54,7 +57,11 @@ pub struct Core {
     pub runtime_classes: Informer<RuntimeClass>,
     pub runtime_state: RuntimeState,
     pub eviction: eviction::Manager,
+    pub node_shutdown: node_shutdown::State,
+    /// None on simulated nodes.
+    pub user_namespaces: Option<UserNamespaces>,
     pub stats: stats::Provider,
+    pub metrics: Instruments,
     pub restarts: Mutex<Backoff<RestartKey>>,
 }
 
@@ -67,8 +74,28 @@ impl Core {
     }
 
     /// What the node is for containers of this pod.
-    pub fn node_for(&self, _pod: &Pod) -> container_config::Node {
-        container_config::Node::clone(&self.node.read())
+    pub fn node_for(&self, pod: &Pod) -> container_config::Node {
+        let mut node = container_config::Node::clone(&self.node.read());
+        node.user_namespace = self.user_namespaces.as_ref().and_then(|namespaces| namespaces.of(pod.uid()));
+        node.recursive_read_only = self.mounts_read_only_recursively(pod);
+        node
+    }
+
+    /// Whether the pod's runtime can mount read-only recursively.
+    pub fn mounts_read_only_recursively(&self, pod: &Pod) -> bool {
+        let handler = self.runtime_handler(pod).and_then(|handler| self.runtime_state.handler(&handler));
+        handler.is_ok_and(|features| features.recursive_read_only_mounts)
+    }
+
+    /// Gives a pod user ids of its own, if it wants some.
+    pub fn allocate_user_ids(&self, pod: &Pod) -> Result<(), String> {
+        if pod::spec(pod).host_users != Some(false) {
+            return Ok(());
+        }
+        let Some(namespaces) = &self.user_namespaces else { return Ok(()) };
+        let handler = self.runtime_handler(pod)?;
+        let supported = self.runtime_state.handler(&handler).map(|features| features.user_namespaces);
+        namespaces.get_or_create(pod.uid(), &handler, supported).map(drop).map_err(|error| error.to_string())
     }
 
     /// The cgroup below which the pod's containers are.
@@ -93,6 +120,7 @@ impl Core {
     /// Tells that a pod is not let onto this node.
     pub fn reject(&self, pod: &Pod, reason: &str, message: &str) {
         self.recorder.tell(Event::new(&pod.reference(), Type::Warning, reason, message));
+        self.metrics.count(&instruments::ADMISSION_REJECTIONS, &[reason]);
         tracing::info!(pod = %pod::describe(pod), reason, message, qos = %qos::class(pod), "pod is rejected");
         let status = crate::status::rejected(pod, reason, message, &self.host_ips.read());
         self.statuses.set(pod, status, false);

@@ -1,4 +1,4 @@
-//! What the eviction manager asks of the kubelet, answered.
+//! What is asked of the kubelet by those who end pods: the eviction manager, and a shutdown of the machine.
 
 use std::sync::Arc;
 
@@ -12,26 +12,49 @@ use crate::eviction::{self, Eviction};
 use crate::pod_worker::End;
 use crate::pods::Pods;
 use crate::status::Failure;
-use crate::{container_gc, images, pod};
+use crate::{container_gc, images, instruments, node_shutdown, pod};
 
 pub struct Evicting {
     pub core: Arc<Core>,
     pub pods: Pods,
 }
 
-impl eviction::Node for Evicting {
-    fn active_pods(&self) -> Vec<Arc<Pod>> {
+impl Evicting {
+    /// The pods that run or may run.
+    fn active(&self) -> Vec<Arc<Pod>> {
         let over = |pod: &Arc<Pod>| {
             let told = self.core.statuses.get(pod.uid());
             pod::is_terminal_phase(told.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_else(|| pod::phase(pod)))
         };
         self.pods.all().into_iter().filter(|pod| !over(pod)).collect()
     }
+}
+
+impl node_shutdown::Node for Evicting {
+    fn active_pods(&self) -> Vec<Arc<Pod>> {
+        self.active()
+    }
+
+    fn end(&self, uid: &str, end: End) {
+        self.pods.end(uid, end);
+    }
+
+    fn is_gone(&self, uid: &str) -> bool {
+        self.pods.is_over(uid)
+    }
+}
+
+impl eviction::Node for Evicting {
+    fn active_pods(&self) -> Vec<Arc<Pod>> {
+        self.active()
+    }
 
     fn evict(&self, eviction: Eviction) {
-        let Eviction { pod, grace_seconds, message, annotations: _, disrupted } = eviction;
+        let Eviction { pod, grace_seconds, message, annotations: _, disrupted, signal } = eviction;
+        self.core.metrics.count(&instruments::EVICTIONS, &[&signal]);
         self.core.recorder.tell(Event::new(&pod.reference(), Type::Warning, eviction::REASON, message.clone()));
-        let failure = Failure { reason: eviction::REASON.to_owned(), message, disrupted };
+        let disrupted = disrupted.then(|| message.clone());
+        let failure = Failure { reason: eviction::REASON.to_owned(), message, disrupted, unless_succeeded: false };
         self.pods.end(pod.uid(), End { failure: Some(failure), grace_seconds: Some(grace_seconds) });
     }
 

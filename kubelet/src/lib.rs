@@ -25,11 +25,13 @@ pub mod grpc;
 mod hooks;
 mod http_get;
 mod images;
+mod instruments;
 mod kill;
 pub mod memory;
 pub mod metrics;
 mod mirror_pods;
 mod node;
+mod node_shutdown;
 mod orphans;
 mod pleg;
 mod plugin_watcher;
@@ -37,6 +39,7 @@ mod pod;
 pub mod pod_resources;
 mod pod_worker;
 mod pods;
+mod preemption;
 mod probes;
 mod resize;
 mod run;
@@ -53,6 +56,7 @@ mod sync;
 mod sync_pod;
 mod sysctls;
 pub mod topology;
+mod user_namespaces;
 pub mod volumes;
 
 pub use config::Config;
@@ -72,4 +76,10 @@ pub enum Error {
     ContainerManager(String),
     #[error("eviction thresholds: {0}")]
     Eviction(String),
+    #[error(transparent)]
+    CredentialProviders(#[from] images::provider_config::Error),
+    #[error("failed to create user namespaces manager: {0}")]
+    UserNamespaces(#[from] user_namespaces::Error),
+    #[error("image pull records: {0}")]
+    PullRecords(String),
 }

@@ -78,6 +78,11 @@ impl Metrics {
         self.add(family, labels, 1);
     }
 
+    /// Shows a family without labels before anything has happened.
+    pub fn begin(&self, family: &'static Family) {
+        self.change(family, &[], |_| {});
+    }
+
     /// Sets a gauge.
     pub fn set(&self, family: &'static Family, labels: &[&str], to: f64) {
         self.change(family, labels, |value| *value = Value::Number(to));

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::container_config::labels;
 use crate::container_gc;
 use crate::core::Core;
+use crate::instruments;
 use crate::kill;
 use crate::pods::Pods;
 use crate::runtime_status;
@@ -74,6 +75,9 @@ pub async fn clean(core: &Core, pods: &Pods, ready: impl Fn() -> bool, shutdown:
         for error in core.volumes.clean_orphans(&known).await {
             tracing::warn!(%error, "cannot remove what is left of a pod's volumes");
         }
+        if let Some(namespaces) = &core.user_namespaces {
+            namespaces.release_gone();
+        }
         let Some(cgroups) = core.cgroups.clone() else { continue };
         let active = pods.all();
         let cleaned = tokio::task::spawn_blocking(move || {
@@ -91,6 +95,7 @@ pub async fn clean(core: &Core, pods: &Pods, ready: impl Fn() -> bool, shutdown:
 async fn kill_one(core: &Core, uid: &str) -> Result<(), String> {
     let observed = runtime_status::observe(&*core.runtime, uid).await.map_err(|error| error.to_string())?;
     if !observed.is_stopped() {
+        core.metrics.count(&instruments::ORPHANED_PODS, &[]);
         tracing::info!(uid, pod = %format!("{}/{}", observed.namespace, observed.name), "nobody knows this pod, it is killed");
         kill::kill_pod(core, None, &observed, Some(GRACE_SECONDS)).await?;
     }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::container_config::labels;
 use crate::core::Core;
 use crate::cri::{self, v1};
+use crate::instruments;
 
 /// How often all is listed, without events and with them.
 const RELIST: Duration = Duration::from_secs(1);
@@ -41,6 +42,11 @@ impl Default for Health {
 }
 
 impl Health {
+    /// How long ago the runtime was last listed.
+    pub fn age(&self) -> Duration {
+        self.listed.lock().elapsed()
+    }
+
     pub fn problem(&self) -> Option<String> {
         let age = self.listed.lock().elapsed();
         (age > UNHEALTHY).then(|| {
@@ -83,8 +89,14 @@ pub async fn run(core: &Core, health: Health, on_change: impl Fn(&str), on_list:
     let mut reopen_at = Instant::now() + REOPEN;
     // When to list beside the usual times.
     let mut soon: Vec<Instant> = Vec::new();
+    let mut began = Instant::now();
     loop {
-        match take_picture(core).await {
+        let now = Instant::now();
+        core.metrics.took(&instruments::RELIST_INTERVAL, &[], now - began);
+        began = now;
+        let taken = take_picture(core).await;
+        core.metrics.took(&instruments::RELIST_DURATION, &[], began.elapsed());
+        match taken {
             Ok(new) => {
                 *health.listed.lock() = Instant::now();
                 changed(&picture, &new).iter().for_each(|uid| on_change(uid));

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::core::Core;
+use crate::instruments;
 use crate::kill;
 use crate::pod;
 use crate::resize::Tracker;
@@ -119,11 +120,13 @@ pub async fn run(core: Arc<Core>, pod: Arc<Pod>, inbox: Arc<Inbox>, shutdown: Sh
 }
 
 impl Worker {
-    /// Takes the mail out.
-    fn read_mail(&mut self) {
+    /// Takes the mail out; whether the pod has changed.
+    fn read_mail(&mut self) -> bool {
         let mut mail = self.inbox.mail.lock();
         mail.sync = false;
-        if let Some(pod) = mail.pod.take() {
+        let new = mail.pod.take();
+        let has_changed = new.is_some();
+        if let Some(pod) = new {
             self.pod = pod;
         }
         if let Some(end) = mail.end.take() {
@@ -133,6 +136,7 @@ impl Worker {
             self.end = end;
         }
         self.gone |= mail.gone;
+        has_changed
     }
 
     /// Waits for news; false at shutdown.
@@ -153,8 +157,11 @@ impl Worker {
     /// Syncs until the pod is to be stopped; false at shutdown.
     async fn live(&mut self) -> bool {
         let mut look = None;
+        let mut kind = "create";
         loop {
-            self.read_mail();
+            if self.read_mail() && kind == "sync" {
+                kind = "update";
+            }
             if self.inbox.is_stopping() {
                 return true;
             }
@@ -163,11 +170,14 @@ impl Worker {
                 let message = "Pod was active on the node longer than the specified deadline";
                 self.core.recorder.normal(&self.pod.reference(), "DeadlineExceeded", message);
                 self.memory.failure =
-                    Some(Failure { reason: "DeadlineExceeded".to_owned(), message: message.to_owned(), disrupted: false });
+                    Some(Failure { reason: "DeadlineExceeded".to_owned(), message: message.to_owned(), ..Failure::default() });
                 return true;
             }
             let stopping = self.inbox.stopping.clone();
+            let began = Instant::now();
             let synced = sync::sync(&self.core, &self.pod, &mut self.memory, &stopping).await;
+            self.core.metrics.took(&instruments::POD_WORKER_DURATION, &[kind], began.elapsed());
+            kind = "sync";
             let resync = self.core.config.configuration.sync_frequency;
             let wait = match synced {
                 Ok(Synced::Over) => return true,
@@ -309,6 +319,9 @@ impl Worker {
     async fn clean_up_once(&self) -> Result<(), String> {
         let uid = self.pod.uid().to_owned();
         self.core.volumes.unmount(&uid).await.map_err(|error| error.to_string())?;
+        if let Some(namespaces) = &self.core.user_namespaces {
+            namespaces.release(&uid);
+        }
         if let Some(cgroups) = self.core.cgroups.clone() {
             let removed = tokio::task::spawn_blocking(move || cgroups.remove_pod(&uid)).await;
             removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -344,6 +357,7 @@ impl Worker {
         }
         core.statuses.forget(uid);
         core.images.forget(uid);
+        core.metrics.forget(uid);
         core.restarts.lock().retain(|(of, _)| of != uid);
     }
 }

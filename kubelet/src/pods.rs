@@ -5,18 +5,25 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use client::{Change, Informer, Object, Shutdown};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 
-use crate::admission;
+use crate::admission::{self, Admitted};
 use crate::core::Core;
 use crate::eviction;
+use crate::instruments;
 use crate::pod;
 use crate::pod_worker::{self, End, Inbox};
+use crate::preemption;
 use crate::resize::{self, Allocation};
 use crate::sysctls;
+
+/// How often it is looked whether pods that make room are gone.
+const GONE_POLL: Duration = Duration::from_millis(100);
 
 /// What ran here before the kubelet started has been let in once.
 fn has_run(pod: &Pod) -> bool {
@@ -125,31 +132,42 @@ impl Pods {
         let source = pod.clone();
         let pod = &if allocation.is_desired_by(pod) { pod.clone() } else { Arc::new(allocation.applied_to(pod)) };
         let begins = !pod.is_terminating() && !pod::is_terminal_phase(pod::phase(pod));
-        let first = if begins && !has_run(pod) { Pods::admit_first(&core, pod) } else { Ok(()) };
+        let is_new = begins && !has_run(pod);
+        let first = if is_new { Pods::admit_first(&core, pod) } else { Ok(()) };
         let pending = first.is_ok() && begins && core.container_manager.concerns(pod);
         let verdict = match first {
-            Ok(()) if begins && !pending && !has_run(pod) => self.admit_last(&core, &known, pod),
-            first => first,
+            Ok(()) if is_new && !pending => self.admit_last(&core, &known, pod),
+            first => first.map(|()| Admitted::default()),
         };
         let inbox = Arc::new(Inbox::default());
         let entry = Entry { source, pod: pod.clone(), allocation, inbox: inbox.clone(), rejected: verdict.is_err(), pending };
         known.entries.insert(pod.uid().to_owned(), entry);
         drop(known);
         match verdict {
-            Ok(()) if pending => self.allocate_and_start(core, pod.clone(), inbox),
-            Ok(()) => self.start(core, pod.clone(), inbox),
+            Ok(admitted) => {
+                if is_new && !pod::is_static(pod) {
+                    let created = pod.metadata.creation_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
+                    core.metrics.pod_seen(pod.uid(), created, pod::containers(pod).len());
+                }
+                if pending {
+                    self.allocate_and_start(core, pod.clone(), inbox);
+                } else {
+                    self.let_in(core, pod.clone(), inbox, admitted);
+                }
+            }
             Err(rejection) => core.reject(pod, &rejection.reason, &rejection.message),
         }
     }
 
     /// What is looked at before anything is given to the pod.
     fn admit_first(core: &Core, pod: &Pod) -> Result<(), admission::Rejection> {
+        core.node_shutdown.admit()?;
         core.eviction.admit(pod).map_err(|message| admission::Rejection { reason: eviction::REASON.to_owned(), message })?;
         sysctls::admit(pod, &core.config.configuration.allowed_unsafe_sysctls)
     }
 
-    /// What is looked at when the pod has been given what it asks for.
-    fn admit_last(&self, core: &Core, known: &Known, pod: &Pod) -> Result<(), admission::Rejection> {
+    /// What is looked at when the pod has been given what it asks for; who has to make room for it then.
+    fn admit_last(&self, core: &Core, known: &Known, pod: &Pod) -> Result<Admitted, admission::Rejection> {
         let node = self.node.get("", &self.node_name).map(|node| core.container_manager.node_for(pod.uid(), &node));
         admission::admit(pod, node.as_ref(), &Pods::others(core, known, pod.uid()))
     }
@@ -163,7 +181,7 @@ impl Pods {
                 () = pods.shutdown.cancelled() => return,
             };
             let mut known = pods.known.lock();
-            let verdict = given.and_then(|()| if has_run(&pod) { Ok(()) } else { pods.admit_last(&core, &known, &pod) });
+            let verdict = given.and_then(|()| if has_run(&pod) { Ok(Admitted::default()) } else { pods.admit_last(&core, &known, &pod) });
             // It may have been deleted meanwhile, and changed.
             let Some(entry) = known.entries.get_mut(pod.uid()).filter(|entry| Arc::ptr_eq(&entry.inbox, &inbox)) else { return };
             entry.pending = false;
@@ -173,7 +191,8 @@ impl Pods {
             drop(known);
             match verdict {
                 Err(rejection) if !ends => core.reject(&newest, &rejection.reason, &rejection.message),
-                _ => pods.start(core, newest, inbox),
+                Err(_) => pods.start(core, newest, inbox),
+                Ok(admitted) => pods.let_in(core, newest, inbox, admitted),
             }
         });
     }
@@ -242,10 +261,42 @@ impl Pods {
         waiting.iter().for_each(|uid| self.allocate(core, &mut known, uid));
     }
 
+    /// Starts a pod that is let in, when others have made room for it.
+    fn let_in(&self, core: Arc<Core>, pod: Arc<Pod>, inbox: Arc<Inbox>, admitted: Admitted) {
+        let Admitted { victims, signal } = admitted;
+        victims.iter().for_each(|victim| self.preempt(&core, victim, &pod, &signal));
+        self.start_after(core, pod, inbox, victims);
+    }
+
+    /// Ends a pod that a critical one needs the room of.
+    fn preempt(&self, core: &Core, victim: &Pod, critical: &Pod, signal: &str) {
+        tracing::info!(pod = %pod::describe(victim), critical = %pod::describe(critical), "preempting a pod to free up resources");
+        core.metrics.count(&instruments::PREEMPTIONS, &[signal]);
+        core.recorder.warning(&victim.reference(), preemption::REASON, preemption::MESSAGE);
+        self.end(victim.uid(), End { failure: Some(preemption::failure()), grace_seconds: None });
+    }
+
     fn start(&self, core: Arc<Core>, pod: Arc<Pod>, inbox: Arc<Inbox>) {
+        self.start_after(core, pod, inbox, Vec::new());
+    }
+
+    /// Starts a pod when nothing is left of others, or when they have had their time.
+    fn start_after(&self, core: Arc<Core>, pod: Arc<Pod>, inbox: Arc<Inbox>, others: Vec<Arc<Pod>>) {
         let (pods, uid) = (self.clone(), pod.uid().to_owned());
-        let shutdown = self.shutdown.clone();
+        let (shutdown, seen) = (self.shutdown.clone(), Instant::now());
         tokio::spawn(async move {
+            let gone = async {
+                while !others.iter().all(|other| pods.is_over(other.uid())) {
+                    tokio::time::sleep(GONE_POLL).await;
+                }
+            };
+            tokio::select! {
+                waited = tokio::time::timeout(preemption::patience(&others), gone) => if waited.is_err() {
+                    tracing::warn!(pod = %pod::describe(&pod), "pods that were to make room have not ended in time");
+                },
+                () = shutdown.cancelled() => return,
+            }
+            core.metrics.took(&instruments::POD_WORKER_START_DURATION, &[], seen.elapsed());
             pod_worker::run(core.clone(), pod, inbox.clone(), shutdown.clone()).await;
             if shutdown.is_cancelled() {
                 return;

@@ -33,7 +33,10 @@ use crate::cri::{SharedRuntime, v1};
 use crate::evicting::Evicting;
 use crate::eviction;
 use crate::images::credentials::Keyring;
+use crate::images::providers::{Cluster, Providers};
+use crate::images::pull_records::{Policy, PullRecords};
 use crate::images::{Images, Limits};
+use crate::instruments::Instruments;
 use crate::mirror_pods::Mirrors;
 use crate::node::lease::Heart;
 use crate::node::machine::{self, Machine};
@@ -48,8 +51,9 @@ use crate::server;
 use crate::server::tls::{Certificate, Identity};
 use crate::stats;
 use crate::status_manager::StatusManager;
+use crate::user_namespaces::UserNamespaces;
 use crate::volumes::{self, Volumes};
-use crate::{Error, certificate, container_gc, container_logs, images, pod_resources, static_pods};
+use crate::{Error, certificate, container_gc, container_logs, images, node_shutdown, pod_resources, static_pods};
 
 /// At the start the runtime is waited for this long between two tries, and so often.
 const RUNTIME_WAIT: Duration = Duration::from_millis(200);
@@ -62,9 +66,13 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
         tokio::fs::create_dir_all(&directory).await.map_err(|source| Error::Directory { path: directory, source })?;
     }
     let simulated = config.runtime.is_some();
+    let metrics = Instruments::default();
     let runtime: SharedRuntime = match config.runtime.take() {
         Some(runtime) => runtime,
-        None => Arc::new(Remote::connect(&settings.container_runtime_endpoint, settings.runtime_request_timeout)),
+        None => {
+            let remote = Remote::connect(&settings.container_runtime_endpoint, settings.runtime_request_timeout);
+            Arc::new(remote.with_metrics(metrics.clone()))
+        }
     };
     let Some(version) = wait_for(&runtime, &shutdown).await? else { return Ok(()) };
     let (machine, node, host_ips) = look_around(&config).await;
@@ -88,6 +96,8 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
         root_dir: config.root_dir.clone(),
         node_name: config.node_name.clone(),
         client: client.clone(),
+        recorder: recorder.clone(),
+        metrics: metrics.clone(),
         shutdown: shutdown.clone(),
         simulated,
     });
@@ -101,6 +111,20 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
         qps: settings.registry_pull_qps,
         burst: settings.registry_burst,
     };
+    let providers = match &config.credential_providers {
+        Some((file, directory)) => {
+            let accounts = Arc::new(Cluster { client: client.clone(), volumes: volumes.clone() });
+            Some(Providers::new(file, directory, accounts, metrics.clone())?)
+        }
+        None => None,
+    };
+    let verifies = settings.feature_gates.get("KubeletEnsureSecretPulledImages") != Some(&false);
+    let records = if simulated || !verifies { None } else { Some(pull_records(&config, &runtime).await?) };
+    let user_namespaces = if simulated {
+        None
+    } else {
+        Some(UserNamespaces::open(&config.root_dir, settings.user_namespaces.ids_per_pod, settings.max_pods)?)
+    };
     let keyring = Keyring::of_node(&[&config.root_dir, Path::new("/root/.docker")]).await;
     let stats = stats::Provider::new(
         stats::Config {
@@ -109,13 +133,18 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
             pod_logs_dir: settings.pod_logs_dir.clone().into(),
             cgroups: cgroups.clone(),
             memory_capacity: node.memory_capacity,
+            volumes: Some(volumes.clone()),
         },
         runtime.clone(),
     );
     let core = Arc::new(Core {
         eviction: eviction::Manager::new(eviction_config(&settings)?, (!simulated).then(|| eviction::Ballast::new(&config.root_dir))),
         stats,
-        images: Images::new(runtime.clone(), recorder.clone(), keyring, limits),
+        metrics: metrics.clone(),
+        images: Images::new(runtime.clone(), recorder.clone(), keyring, limits)
+            .with_providers(providers)
+            .with_records(records)
+            .with_metrics(metrics),
         runtime,
         runtime_name: version.runtime_name.clone(),
         volumes,
@@ -130,6 +159,8 @@ pub async fn run(client: Client, mut config: Config, shutdown: Shutdown) -> Resu
         services: Informer::<Service>::start(Api::all(client.clone()), watcher::Config::default(), shutdown.clone()),
         runtime_classes: Informer::<RuntimeClass>::start(Api::all(client.clone()), watcher::Config::default(), shutdown.clone()),
         runtime_state: RuntimeState::default(),
+        node_shutdown: node_shutdown::State::default(),
+        user_namespaces,
         restarts: Mutex::new(Backoff::new(FIRST_RESTART_DELAY, settings.crash_loop_back_off.max_container_restart_period)),
         config,
     });
@@ -232,8 +263,15 @@ impl Tasks {
                 changed: changed.clone(),
             };
             tasks.spawn(source.run(shutdown.clone()));
-            let mirrors = Mirrors { client: client.clone(), node_name, nodes: nodes.clone(), pods: pods.clone(), changed };
+            let mirrors =
+                Mirrors { client: client.clone(), node_name: node_name.clone(), nodes: nodes.clone(), pods: pods.clone(), changed };
             tasks.spawn(mirrors.run(shutdown.clone()));
+        }
+        let about = node::reference(&node_name, &node_name);
+        let stopping = Evicting { core: core.clone(), pods: pods.clone() };
+        let (settings, state, recorder) = (&core.config.configuration, core.node_shutdown.clone(), core.recorder.clone());
+        if let Some(manager) = node_shutdown::Manager::new(settings, stopping, state, recorder, about, &core.config.root_dir) {
+            tasks.spawn(manager.run(shutdown.clone()));
         }
         let evicting = Evicting { core: core.clone(), pods: pods.clone() };
         let evict_shutdown = shutdown.clone();
@@ -301,6 +339,17 @@ async fn look_around(config: &Config) -> (Machine, container_config::Node, Vec<I
     (machine, node, host_ips)
 }
 
+/// What is remembered of pulls.
+async fn pull_records(config: &Config, runtime: &SharedRuntime) -> Result<PullRecords, Error> {
+    let settings = &config.configuration;
+    let policy = Policy::parse(&settings.image_pull_credentials_verification_policy, &settings.preloaded_images_verification_allowlist);
+    let policy = policy.map_err(Error::PullRecords)?;
+    let (root, images) = (config.root_dir.clone(), runtime.list_images(None).await.map_err(Error::Runtime)?);
+    let opened = tokio::task::spawn_blocking(move || PullRecords::open(&root, policy, &images)).await;
+    let opened = opened.map_err(|error| Error::PullRecords(error.to_string()))?;
+    opened.map_err(|error| Error::PullRecords(error.to_string()))
+}
+
 fn eviction_config(settings: &KubeletConfiguration) -> Result<eviction::Config, Error> {
     let mut soft_grace = BTreeMap::new();
     for (signal, text) in &settings.eviction_soft_grace_period {
@@ -308,7 +357,7 @@ fn eviction_config(settings: &KubeletConfiguration) -> Result<eviction::Config, 
         soft_grace.insert(signal.clone(), Duration::from_nanos(u64::try_from(grace).unwrap_or(0)));
     }
     eviction::Config::parse(
-        &settings.eviction_hard,
+        &eviction::effective_hard(&settings.eviction_hard, settings.merge_default_eviction_settings),
         &settings.eviction_soft,
         &soft_grace,
         &settings.eviction_minimum_reclaim,

@@ -1,5 +1,6 @@
 //! Whether runtime and network are ready, as the runtime told last.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ struct State {
     heard: Option<Instant>,
     runtime: Option<String>,
     network: Option<String>,
+    /// What the runtime's handlers can do, by name; empty if it does not tell.
+    handlers: BTreeMap<String, v1::RuntimeHandlerFeatures>,
 }
 
 /// Clones are the same.
@@ -41,6 +44,22 @@ impl RuntimeState {
         state.heard = Some(Instant::now());
         state.runtime = problem("RuntimeReady", "container runtime");
         state.network = problem("NetworkReady", "container runtime network");
+    }
+
+    /// Takes what the runtime says of its handlers.
+    pub fn heard_of_handlers(&self, handlers: &[v1::RuntimeHandler]) {
+        let features = handlers.iter().map(|handler| (handler.name.clone(), handler.features.unwrap_or_default()));
+        self.state.write().handlers = features.collect();
+    }
+
+    /// What a handler can do. The error is upstream's, for a runtime that tells of others only.
+    pub fn handler(&self, name: &str) -> Result<v1::RuntimeHandlerFeatures, String> {
+        let state = self.state.read();
+        match state.handlers.get(name) {
+            Some(features) => Ok(*features),
+            None if state.handlers.is_empty() => Ok(v1::RuntimeHandlerFeatures::default()),
+            None => Err(format!("the handler {name:?} is not known")),
+        }
     }
 
     /// Why pods cannot be run, if they cannot.

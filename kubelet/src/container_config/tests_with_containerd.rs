@@ -127,6 +127,8 @@ fn a_container_sees_what_its_pod_says() {
             root_dir: dir.join("kubelet"),
             node_name: "node".to_owned(),
             client: server.client(),
+            recorder: client::events::Recorder::recording().0,
+            metrics: Default::default(),
             shutdown: client::Shutdown::new(),
             simulated: false,
         });
@@ -194,6 +196,7 @@ fn a_container_sees_what_its_pod_says() {
                 pod_logs_dir: dir.join("logs"),
                 cgroups: Some(cgroups.clone()),
                 memory_capacity: node.memory_capacity,
+                volumes: None,
             },
             runtime.clone(),
         );

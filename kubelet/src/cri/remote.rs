@@ -3,7 +3,7 @@
 //! Carries calls and nothing else: no retries (whoever syncs a pod comes back anyway), no caches.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut};
 use futures::StreamExt;
@@ -16,6 +16,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{Call, Code, ContainerExtension, Error, Runtime, v1};
+use crate::instruments::Instruments;
 
 /// The largest message that is taken, as upstream.
 const MESSAGE_BYTES: usize = 16 << 20;
@@ -29,6 +30,8 @@ pub struct Remote {
     images: ImageServiceClient<Channel>,
     channel: Channel,
     timeout: Duration,
+    /// Where calls are counted and measured.
+    metrics: Instruments,
 }
 
 impl Remote {
@@ -43,7 +46,20 @@ impl Remote {
         let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
         let runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
         let images = ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
-        Remote { runtime, images, channel, timeout }
+        Remote { runtime, images, channel, timeout, metrics: Instruments::default() }
+    }
+
+    /// Counts and measures calls there.
+    pub fn with_metrics(self, metrics: Instruments) -> Remote {
+        Remote { metrics, ..self }
+    }
+
+    /// A call with its time measured.
+    async fn measured<T>(&self, method: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let began = Instant::now();
+        let result = call.await;
+        self.metrics.runtime_operation(method, began.elapsed(), result.is_err());
+        result
     }
 }
 
@@ -64,7 +80,7 @@ macro_rules! call {
         let limit = call!(@limit $self $($limit)?);
         let request = $request;
         Box::pin(async move {
-            let answer = within(limit, client.$method(request)).await?;
+            let answer = $self.measured(stringify!($method), within(limit, client.$method(request))).await?;
             Ok(call!(@field answer $($field)?))
         })
     }};
@@ -132,7 +148,7 @@ impl Runtime for Remote {
                 let path = http::uri::PathAndQuery::from_static("/runtime.v1.RuntimeService/CreateContainer");
                 client.unary(tonic::Request::new((request, extension)), path, CreateCodec).await
             };
-            Ok(within(self.timeout, call).await?.container_id)
+            Ok(self.measured("create_container", within(self.timeout, call)).await?.container_id)
         })
     }
 
@@ -241,7 +257,8 @@ impl Runtime for Remote {
         let mut client = self.images.clone();
         Box::pin(async move {
             let request = v1::PullImageRequest { image: Some(image), auth, sandbox_config };
-            Ok(client.pull_image(request).await?.into_inner().image_ref)
+            let call = async { Ok(client.pull_image(request).await?.into_inner().image_ref) };
+            self.measured("pull_image", call).await
         })
     }
 

@@ -17,9 +17,12 @@ fn bytes(used: u64) -> Quantity {
     Quantity::new(i64::try_from(used).unwrap_or(i64::MAX), Format::BinarySi)
 }
 
-/// Why the pod has to go, if it does.
-pub fn exceeded(pod: &Pod, stats: &PodStats, has_image_fs: bool) -> Option<String> {
-    empty_dir(pod, stats).or_else(|| whole_pod(pod, stats)).or_else(|| container(pod, stats, has_image_fs))
+/// Which limit the pod exceeds, as metrics call it, and what the pod is told; if it does.
+pub fn exceeded(pod: &Pod, stats: &PodStats, has_image_fs: bool) -> Option<(&'static str, String)> {
+    let of_volume = empty_dir(pod, stats).map(|message| ("emptydirfs.limit", message));
+    let of_pod = || whole_pod(pod, stats).map(|message| ("ephemeralpodfs.limit", message));
+    let of_container = || container(pod, stats, has_image_fs).map(|message| ("ephemeralcontainerfs.limit", message));
+    of_volume.or_else(of_pod).or_else(of_container)
 }
 
 fn empty_dir(pod: &Pod, stats: &PodStats) -> Option<String> {
@@ -85,11 +88,12 @@ mod tests {
         stats.containers[0].rootfs = Some(fs(6 << 20));
         assert_eq!(exceeded(&pod, &stats, true), None);
         let container = "Container c exceeded its local ephemeral storage limit \"10Mi\". ";
-        assert_eq!(exceeded(&pod, &stats, false).as_deref(), Some(container));
+        assert_eq!(exceeded(&pod, &stats, false), Some(("ephemeralcontainerfs.limit", container.to_owned())));
         stats.ephemeral_storage = Some(fs(11 << 20));
         let whole = "Pod ephemeral local storage usage exceeds the total limit of containers 10Mi. ";
-        assert_eq!(exceeded(&pod, &stats, false).as_deref(), Some(whole));
+        assert_eq!(exceeded(&pod, &stats, false), Some(("ephemeralpodfs.limit", whole.to_owned())));
         stats.volumes.push(VolumeStats { fs: fs(2 << 20), name: "v".to_owned(), claim: None });
-        assert_eq!(exceeded(&pod, &stats, false).as_deref(), Some("Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". "));
+        let volume = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ";
+        assert_eq!(exceeded(&pod, &stats, false), Some(("emptydirfs.limit", volume.to_owned())));
     }
 }

@@ -35,6 +35,8 @@ pub struct Eviction {
     pub annotations: BTreeMap<String, String>,
     /// Whether the pod is told so by the condition DisruptionTarget (TerminationByKubelet), which is for pods that are not themselves to blame.
     pub disrupted: bool,
+    /// What the node is short of, or what of its own the pod has used up: `memory.available`, `ephemeralcontainerfs.limit`.
+    pub signal: String,
 }
 
 /// What the manager asks of the kubelet.
@@ -130,7 +132,8 @@ impl Manager {
         };
         let (message, annotations) = message::of(resource, &pod, by_pod.get(pod.uid()).copied(), &urgent, &observations);
         let grace_seconds = self.grace(&pod, &threshold);
-        vec![evict(node, Eviction { pod, grace_seconds, message, annotations, disrupted: true })]
+        let signal = threshold.signal.name().to_owned();
+        vec![evict(node, Eviction { pod, grace_seconds, message, annotations, disrupted: true, signal })]
     }
 
     /// Gives room to those who have to make room, and takes it back later.
@@ -159,9 +162,9 @@ impl Manager {
 }
 
 fn beyond_own_limits(pod: &Arc<Pod>, stats: &StatsByPod<'_>, has_image_fs: bool) -> Option<Eviction> {
-    let message = limits::exceeded(pod, stats.get(pod.uid())?, has_image_fs).filter(|_| !is_critical(pod))?;
-    let annotations = BTreeMap::new();
-    Some(Eviction { pod: pod.clone(), grace_seconds: IMMEDIATE_GRACE_SECONDS, message, annotations, disrupted: false })
+    let (signal, message) = limits::exceeded(pod, stats.get(pod.uid())?, has_image_fs).filter(|_| !is_critical(pod))?;
+    let (annotations, signal) = (BTreeMap::new(), signal.to_owned());
+    Some(Eviction { pod: pod.clone(), grace_seconds: IMMEDIATE_GRACE_SECONDS, message, annotations, disrupted: false, signal })
 }
 
 fn evict(node: &dyn Node, eviction: Eviction) -> Arc<Pod> {

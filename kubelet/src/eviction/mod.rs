@@ -16,7 +16,7 @@ mod threshold;
 pub use ballast::Ballast;
 pub use manager::{Eviction, Manager, Node};
 pub use pressure::Pressure;
-pub use threshold::{Config, Threshold};
+pub use threshold::{Config, Threshold, effective_hard};
 
 /// The reason of evicted pods, and of those that are not let in under pressure.
 pub const REASON: &str = "Evicted";

@@ -32,6 +32,11 @@ impl Signal {
         Signal::NAMES.iter().find(|(_, known)| *known == name).map(|(signal, _)| *signal)
     }
 
+    /// As configurations and metrics have it.
+    pub fn name(self) -> &'static str {
+        Signal::NAMES.iter().find(|(signal, _)| *signal == self).map_or("", |(_, name)| name)
+    }
+
     /// What is short.
     pub fn resource(self) -> &'static str {
         match self {
@@ -105,6 +110,15 @@ const DEFAULT_HARD: [(&str, &str); 5] = [
     ("imagefs.inodesFree", "5%"),
 ];
 
+/// The hard thresholds that hold for a configuration.
+pub fn effective_hard(configured: &BTreeMap<String, String>, merge: bool) -> BTreeMap<String, String> {
+    if configured.is_empty() || merge {
+        let defaults = DEFAULT_HARD.map(|(signal, value)| (signal.to_owned(), value.to_owned()));
+        return defaults.into_iter().chain(configured.clone()).collect();
+    }
+    configured.clone()
+}
+
 impl Config {
     /// From `evictionHard`, `evictionSoft`, `evictionSoftGracePeriod` (in Go's form) and `evictionMinimumReclaim`. No hard thresholds
     /// at all mean the default ones.
@@ -116,8 +130,7 @@ impl Config {
         transition_period: Duration,
         max_pod_grace_seconds: i64,
     ) -> Result<Config, String> {
-        let defaults = DEFAULT_HARD.map(|(signal, value)| (signal.to_owned(), value.to_owned())).into();
-        let mut thresholds = statements(if hard.is_empty() { &defaults } else { hard })?;
+        let mut thresholds = statements(&effective_hard(hard, false))?;
         // What is kept free for the system is kept free of what all pods together may use, too.
         let memory = thresholds.iter().find(|threshold| threshold.signal == Signal::MemoryAvailable).copied();
         thresholds.extend(memory.map(|threshold| Threshold { signal: Signal::AllocatableMemoryAvailable, ..threshold }));
@@ -127,7 +140,7 @@ impl Config {
             threshold.grace = soft_grace.get(name).copied().ok_or_else(missing)?;
             thresholds.push(threshold);
         }
-        for (name, value) in min_reclaim {
+        for (name, value) in min_reclaim.iter().filter(|(name, _)| !name.starts_with("containerfs.")) {
             let signal = Signal::parse(name).ok_or_else(|| format!("unsupported eviction signal {name}"))?;
             let value = Value::parse(value)?;
             thresholds.iter_mut().filter(|threshold| threshold.signal == signal).for_each(|threshold| threshold.min_reclaim = Some(value));
@@ -176,6 +189,9 @@ mod tests {
             ]
         );
         assert_eq!(Value::Part(0.1).of(1000), 100);
+        let merged = effective_hard(&map(&[("memory.available", "1Gi")]), true);
+        assert_eq!((merged.len(), merged["memory.available"].as_str(), merged["nodefs.available"].as_str()), (5, "1Gi", "10%"));
+        assert_eq!(effective_hard(&map(&[("memory.available", "1Gi")]), false).len(), 1);
         assert!(parse(&[("memory.available", "200%")], &[], &[]).is_err());
         assert!(parse(&[("tape.available", "1")], &[], &[]).is_err_and(|error| error == "unsupported eviction signal tape.available"));
         let no_grace = parse(&[], &[("memory.available", "1")], &[]);

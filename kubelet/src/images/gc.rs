@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::configuration::KubeletConfiguration;
 use crate::core::Core;
 use crate::cri::v1;
+use crate::instruments;
 use crate::node;
 
 /// How often it is looked.
@@ -167,9 +168,11 @@ async fn collect(core: &Core, records: &mut Records, policy: Policy) -> Result<(
     let words = |error: crate::cri::Error| error.to_string();
     let now = Timestamp::now();
     let images = core.runtime.list_images(None).await.map_err(words)?;
+    core.images.prune(images.clone(), now).await;
     let used = used_images(core).await.map_err(words)?;
     records.observe(&images, &used, now);
     for id in records.too_old(policy, now) {
+        core.metrics.count(&instruments::IMAGES_COLLECTED, &["age"]);
         remove(core, records, &id).await.map_err(words)?;
     }
     let info = core.runtime.image_fs_info().await.map_err(words)?;
@@ -183,6 +186,7 @@ async fn collect(core: &Core, records: &mut Records, policy: Policy) -> Result<(
     let mut freed = 0;
     for id in records.to_free(bytes, policy, now) {
         freed += records.0.get(&id).map_or(0, |record| record.bytes);
+        core.metrics.count(&instruments::IMAGES_COLLECTED, &["space"]);
         remove(core, records, &id).await.map_err(words)?;
     }
     if freed < bytes {

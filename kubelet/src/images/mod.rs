@@ -5,6 +5,9 @@
 
 pub mod credentials;
 pub mod gc;
+pub mod provider_config;
+pub mod providers;
+pub mod pull_records;
 pub mod reference;
 
 use std::collections::HashMap;
@@ -20,8 +23,11 @@ use tokio::sync::Semaphore;
 
 use crate::backoff::Backoff;
 use crate::cri::{self, SharedRuntime, v1};
+use crate::instruments::Instruments;
 use crate::status::Waiting;
-use credentials::Keyring;
+use credentials::{Credential, Keyring};
+use providers::Providers;
+use pull_records::{Access, PullRecords, Worth};
 
 const FIRST_DELAY: Duration = Duration::from_secs(10);
 const MOST_DELAY: Duration = Duration::from_secs(300);
@@ -63,6 +69,11 @@ pub struct Images {
     runtime: SharedRuntime,
     recorder: Recorder,
     node_keyring: Keyring,
+    /// Plugins that give credentials, if there are any.
+    providers: Option<Providers>,
+    /// None where every pod may have every image that is there.
+    records: Option<PullRecords>,
+    metrics: Instruments,
     gate: Arc<Semaphore>,
     rate: Arc<Mutex<Rate>>,
     failures: Arc<Mutex<Failures>>,
@@ -99,10 +110,28 @@ impl Images {
             runtime,
             recorder,
             node_keyring,
+            providers: None,
+            records: None,
+            metrics: Instruments::default(),
             gate: Arc::new(Semaphore::new(limits.parallel.unwrap_or(Semaphore::MAX_PERMITS))),
             rate: Arc::new(Mutex::new(rate)),
             failures: Arc::new(Mutex::new(Failures { backoff: Backoff::new(FIRST_DELAY, MOST_DELAY), last: HashMap::new() })),
         }
+    }
+
+    /// Asks plugins for credentials too.
+    pub fn with_providers(self, providers: Option<Providers>) -> Images {
+        Images { providers, ..self }
+    }
+
+    /// Remembers who pulled what.
+    pub fn with_records(self, records: Option<PullRecords>) -> Images {
+        Images { records, ..self }
+    }
+
+    /// Measures pulls there.
+    pub fn with_metrics(self, metrics: Instruments) -> Images {
+        Images { metrics, ..self }
     }
 
     fn tell(&self, about: &Reference, kind: events::Type, reason: &str, message: String) {
@@ -129,11 +158,14 @@ impl Images {
                 self.tell(request.about, events::Type::Warning, "InspectFailed", message.clone());
                 waiting("ImageInspectError", message)
             })?;
-            if let Some(found) = found {
+            if let Some(found) = found
+                && self.may_have(&request, &spec, &found).await.map_err(|error| waiting("ErrImagePull", error))?
+            {
                 let message = format!("Container image {image:?} already present on machine and can be accessed by the pod");
                 self.tell(request.about, events::Type::Normal, "Pulled", message);
                 return Ok(found);
             }
+            // Whether an image is there that the pod may not have is not told.
             if request.policy == "Never" {
                 let message = format!("Container image {image:?} is not present with pull policy of Never");
                 self.tell(request.about, events::Type::Warning, "ErrImageNeverPull", message.clone());
@@ -141,6 +173,46 @@ impl Images {
             }
         }
         self.pull(request, spec).await
+    }
+
+    /// Works with the records, if there are any, where that holds nobody up.
+    async fn recorded<T: Send + 'static>(&self, work: impl FnOnce(&PullRecords) -> T + Send + 'static) -> Result<Option<T>, String> {
+        let Some(records) = self.records.clone() else { return Ok(None) };
+        tokio::task::spawn_blocking(move || work(&records)).await.map(Some).map_err(|error| error.to_string())
+    }
+
+    /// Whether the pod may have an image that is there without pulling it.
+    async fn may_have(&self, request: &Request<'_>, spec: &v1::ImageSpec, found: &str) -> Result<bool, String> {
+        let (image, image_ref) = (request.image.to_owned(), found.to_owned());
+        let access = self.recorded(move |records| records.access(&image, &image_ref)).await?;
+        let known = match access {
+            None | Some(Access::Granted) => return Ok(true),
+            Some(Access::Refused) => return Ok(false),
+            Some(Access::Depends(known)) => known,
+        };
+        match known.worth(&self.credentials(request, spec).await?) {
+            Worth::Refused => Ok(false),
+            Worth::Granted { learnt } => {
+                if let Some(credential) = learnt {
+                    let (image, image_ref) = (request.image.to_owned(), found.to_owned());
+                    if let Some(Err(error)) = self.recorded(move |records| records.learn(&image, &image_ref, &credential)).await? {
+                        tracing::warn!(image = request.image, %error, "cannot remember who may have an image");
+                    }
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// What may be shown to the image's registry: the pod's secrets, the node's own, and what plugins give.
+    async fn credentials(&self, request: &Request<'_>, spec: &v1::ImageSpec) -> Result<Vec<Credential>, String> {
+        let repository = reference::parse(&spec.image).map_err(|error| error.to_string())?.repository;
+        let mut found = Keyring::from_secrets(request.secrets.iter().map(Arc::as_ref)).lookup(&repository);
+        found.extend(self.node_keyring.lookup(&repository));
+        if let Some(providers) = &self.providers {
+            found.extend(providers.lookup(&repository, request.pod).await);
+        }
+        Ok(found)
     }
 
     async fn find(&self, spec: &v1::ImageSpec) -> Result<Option<String>, cri::Error> {
@@ -166,7 +238,15 @@ impl Images {
             self.tell(request.about, events::Type::Normal, "BackOff", message.clone());
             return Err(waiting("ImagePullBackOff", message));
         }
+        let intended = image.to_owned();
+        if let Some(Err(error)) =
+            self.recorded(move |records| records.begin(&intended)).await.map_err(|error| waiting("ErrImagePull", error))?
+        {
+            let message = format!("Failed to record image pull intent for container image {image:?}: {error}");
+            return Err(waiting("ErrImagePull", message));
+        }
         self.tell(request.about, events::Type::Normal, "Pulling", format!("Pulling image {image:?}"));
+        self.metrics.pulling(request.pod.uid());
         let asked = Instant::now();
         // The semaphore is never closed.
         let permit = self.gate.acquire().await.ok();
@@ -178,8 +258,15 @@ impl Images {
         };
         let (took, with_waiting) = (began.elapsed(), asked.elapsed());
         drop(permit);
+        let (ended, pulled) = (image.to_owned(), result.as_ref().ok().cloned());
+        let recorded =
+            self.recorded(move |records| records.end(&ended, pulled.as_ref().map(|(image_ref, used)| (image_ref.as_str(), used.as_ref()))));
+        if let Ok(Some(Err(error))) = recorded.await {
+            tracing::warn!(image, %error, "cannot write down how a pull ended");
+        }
         match result {
-            Ok(reference) => {
+            Ok((reference, _)) => {
+                self.metrics.pulled(request.pod.uid(), size, with_waiting);
                 let message = format!(
                     "Successfully pulled image {image:?} in {} ({} including waiting). Image size: {size} bytes.",
                     milliseconds(took),
@@ -218,18 +305,18 @@ impl Images {
         status.ok().and_then(|response| response.image).map_or(0, |image| image.size)
     }
 
-    async fn pull_with_credentials(&self, request: &Request<'_>, spec: &v1::ImageSpec) -> Result<String, String> {
+    /// The reference of the image, and what opened it.
+    async fn pull_with_credentials(&self, request: &Request<'_>, spec: &v1::ImageSpec) -> Result<(String, Option<Credential>), String> {
         if !self.rate.lock().take(Instant::now()) {
             return Err("pull QPS exceeded".to_owned());
         }
-        let repository = reference::parse(&spec.image).map_err(|error| error.to_string())?.repository;
-        let mut auths = Keyring::from_secrets(request.secrets.iter().map(Arc::as_ref)).lookup(&repository);
-        auths.extend(self.node_keyring.lookup(&repository));
-        let tries: Vec<Option<v1::AuthConfig>> = if auths.is_empty() { vec![None] } else { auths.into_iter().map(Some).collect() };
+        let found = self.credentials(request, spec).await?;
+        let tries: Vec<Option<Credential>> = if found.is_empty() { vec![None] } else { found.into_iter().map(Some).collect() };
         let mut errors: Vec<String> = Vec::new();
-        for auth in tries {
+        for credential in tries {
+            let auth = credential.as_ref().map(|credential| credential.auth.clone());
             match self.runtime.pull_image(spec.clone(), auth, Some(request.sandbox.clone())).await {
-                Ok(reference) => return Ok(reference),
+                Ok(reference) => return Ok((reference, credential)),
                 Err(error) => {
                     let text = error.to_string();
                     if !errors.contains(&text) {
@@ -239,6 +326,15 @@ impl Images {
             }
         }
         Err(if errors.len() == 1 { errors.swap_remove(0) } else { format!("[{}]", errors.join(", ")) })
+    }
+
+    /// Forgets what is recorded of images that are not among these.
+    pub async fn prune(&self, images: Vec<v1::Image>, listed: Timestamp) {
+        match self.recorded(move |records| records.prune(&images, listed)).await {
+            Ok(Some(Err(error))) => tracing::warn!(%error, "cannot forget records of images that are gone"),
+            Err(error) => tracing::warn!(error, "cannot forget records of images that are gone"),
+            Ok(_) => {}
+        }
     }
 
     /// The pod is gone: its failures count no more.

@@ -59,6 +59,46 @@ async fn what_cannot_be_pulled_is_told_by_its_reason() {
     }
 }
 
+fn pull_secret(password: &str) -> Arc<Secret> {
+    let config = json!({"auths": {"r.io": {"username": "u", "password": password}}}).to_string();
+    Arc::new(Secret {
+        metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+            name: Some("pull".to_owned()),
+            namespace: Some("b".to_owned()),
+            uid: Some("pull".to_owned()),
+            ..Default::default()
+        },
+        type_: Some("kubernetes.io/dockerconfigjson".to_owned()),
+        data: Some([(".dockerconfigjson".to_owned(), k8s_openapi::ByteString(config.into_bytes()))].into()),
+        ..Secret::default()
+    })
+}
+
+#[tokio::test]
+async fn an_image_that_a_secret_opened_is_not_given_to_those_who_have_none() {
+    let root = tempfile::tempdir().expect("there is a directory for temporary files");
+    let (images, mut events) = images(Simulation::default());
+    let records = PullRecords::open(root.path(), pull_records::Policy::Pulled, &[]).expect("it is writable");
+    let images = images.with_records(Some(records));
+    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "b", "uid": "c"}})).expect("it is a pod");
+    let (sandbox, about) = (v1::PodSandboxConfig::default(), pod.reference());
+    let ensure = async |secrets: &[Arc<Secret>], policy: &str| {
+        let request = Request { pod: &pod, about: &about, image: "r.io/a", policy, secrets, sandbox: &sandbox, runtime_handler: "" };
+        images.ensure(request).await.map_err(|failure| failure.reason)
+    };
+    let first = ensure(&[pull_secret("p")], "IfNotPresent").await.expect("it can be pulled");
+    let hears = |events: &mut _| told(events).iter().map(|line| line.split(' ').next().unwrap_or("").to_owned()).collect::<Vec<_>>();
+    assert_eq!(hears(&mut events), ["Pulling", "Pulled"]);
+    assert_eq!(ensure(&[pull_secret("p")], "Never").await, Ok(first.clone()));
+    assert_eq!(hears(&mut events), ["Pulled"]);
+    assert_eq!(ensure(&[], "Never").await, Err("ErrImageNeverPull".to_owned()));
+    assert_eq!(hears(&mut events), ["ErrImageNeverPull"]);
+    // Whoever may not have what is there has to pull it, here successfully without any credentials: then it is everybody's.
+    assert_eq!(ensure(&[], "IfNotPresent").await, Ok(first.clone()));
+    assert_eq!(hears(&mut events), ["Pulling", "Pulled"]);
+    assert_eq!(ensure(&[], "Never").await, Ok(first));
+}
+
 #[test]
 fn permissions_to_pull_come_back_with_time() {
     let start = Instant::now();

@@ -96,7 +96,10 @@ impl NodeTask {
             }
             let until = Instant::now() + period;
             while Instant::now() < until {
-                tokio::time::sleep((until - Instant::now()).min(RUNTIME_PERIOD)).await;
+                tokio::select! {
+                    () = tokio::time::sleep((until - Instant::now()).min(RUNTIME_PERIOD)) => {}
+                    () = self.core.node_shutdown.changed() => break,
+                }
                 if period > RUNTIME_PERIOD {
                     self.ask_runtime().await;
                     asked = Instant::now();
@@ -112,6 +115,7 @@ impl NodeTask {
                 if let Some(status) = &response.status {
                     self.core.runtime_state.heard(status);
                 }
+                self.core.runtime_state.heard_of_handlers(&response.runtime_handlers);
                 Some(response)
             }
             Err(error) => {
@@ -195,10 +199,9 @@ impl NodeTask {
         let runtime = self.ask_runtime().await.unwrap_or_default();
         let version = core.runtime.version().await.unwrap_or_default();
         let images = core.runtime.list_images(None).await.unwrap_or_default();
-        let problems: Vec<String> = [core.runtime_state.runtime_problem(), core.runtime_state.network_problem(), self.pleg.problem()]
-            .into_iter()
-            .flatten()
-            .collect();
+        let problems =
+            [core.runtime_state.runtime_problem(), core.runtime_state.network_problem(), self.pleg.problem(), core.node_shutdown.problem()];
+        let problems: Vec<String> = problems.into_iter().flatten().collect();
         let addresses = core.host_ips.read().clone();
         let pressure = core.eviction.pressure();
         let volumes_in_use = core.volumes.in_use();

@@ -19,7 +19,7 @@ use crate::configuration::KubeletConfiguration;
 use crate::cpus::set::CpuSet;
 use crate::cri::v1;
 use crate::devices;
-use crate::eviction::Pressure;
+use crate::eviction::{self, Pressure};
 
 /// The version that this kubelet is compatible with.
 pub const KUBELET_VERSION: &str = "v1.37.2";
@@ -27,8 +27,6 @@ pub const KUBELET_VERSION: &str = "v1.37.2";
 const DECLARED_FEATURES: [&str; 2] = ["InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"];
 /// Names that are told of each image.
 const NAMES_PER_IMAGE: usize = 5;
-/// What must be free for pods not to be evicted, if the configuration does not say.
-const DEFAULT_EVICTION_HARD: [(&str, &str); 2] = [("memory.available", "100Mi"), ("nodefs.available", "10%")];
 
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
@@ -124,9 +122,8 @@ pub fn reservations(machine: &Machine, configuration: &KubeletConfiguration) -> 
 
 /// What a hard eviction threshold keeps free of `total` bytes.
 fn threshold(configuration: &KubeletConfiguration, signal: &str, total: i64) -> i64 {
-    let default = DEFAULT_EVICTION_HARD.iter().find(|(name, _)| *name == signal).map(|(_, text)| *text);
-    let configured = configuration.eviction_hard.get(signal).map(String::as_str);
-    let text = if configuration.eviction_hard.is_empty() { default } else { configured };
+    let hard = eviction::effective_hard(&configuration.eviction_hard, configuration.merge_default_eviction_settings);
+    let text = hard.get(signal).map(String::as_str);
     let Some(text) = text else { return 0 };
     match text.strip_suffix('%') {
         Some(percent) => {

@@ -21,6 +21,7 @@ use super::{cadvisor, network, resource_metrics};
 use crate::cgroups::Cgroups;
 use crate::container_config::labels;
 use crate::cri::SharedRuntime;
+use crate::volumes::Volumes;
 
 /// A rate is that of at least so long a time.
 const RATE_OVER: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub struct Config {
     pub cgroups: Option<Cgroups>,
     /// Bytes of memory that the machine has.
     pub memory_capacity: i64,
+    /// Who knows what storage drivers say of their volumes.
+    pub volumes: Option<Volumes>,
 }
 
 /// Tells what is used. Clones are the same.
@@ -349,7 +352,28 @@ impl Shared {
             let claim = crate::volumes::claim_of(pod, volume).map(|name| ClaimReference { name, namespace: pod.namespace().to_owned() });
             all.push(VolumeStats { fs: disk::part_of(&whole, used), name: volume.name.clone(), claim });
         }
+        all.extend(self.of_drivers(pod));
         (all, own)
+    }
+
+    /// What storage drivers said of the pod's volumes.
+    fn of_drivers(&self, pod: &Pod) -> Vec<VolumeStats> {
+        let measured = self.config.volumes.as_ref().map(|volumes| volumes.measured(pod.uid())).unwrap_or_default();
+        let told = measured.into_iter().map(|(name, usage)| {
+            let volume = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).find(|volume| volume.name == name);
+            let claim = volume.and_then(|volume| crate::volumes::claim_of(pod, volume));
+            let fs = FsStats {
+                time: usage.time,
+                available_bytes: usage.available,
+                capacity_bytes: usage.capacity,
+                used_bytes: usage.used,
+                inodes_free: usage.inodes_free,
+                inodes: usage.inodes,
+                inodes_used: usage.inodes_used,
+            };
+            VolumeStats { fs, name, claim: claim.map(|name| ClaimReference { name, namespace: pod.namespace().to_owned() }) }
+        });
+        told.collect()
     }
 
     fn directory_of(&self, pod: &Pod, volume: &Volume) -> Option<PathBuf> {

@@ -58,7 +58,7 @@ fn escaped(value: &str) -> String {
 }
 
 /// Go's shortest form (`%g`): an exponent from the sixth digit on.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     if value.is_nan() {
         return "NaN".to_owned();
     }

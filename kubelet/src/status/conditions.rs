@@ -62,9 +62,9 @@ pub(super) fn all(pod: &Pod, inputs: Inputs<'_>, status: &ApiStatus, restarting:
         conditions.retain(|condition| condition.type_ != "DisruptionTarget");
         conditions.push(told.clone());
     }
-    if let Some(failure) = inputs.failure.filter(|failure| failure.disrupted) {
+    if let Some(message) = inputs.failure.and_then(|failure| failure.disrupted.clone()) {
         conditions.retain(|condition| condition.type_ != "DisruptionTarget");
-        let disrupted = Verdict { holds: true, reason: "TerminationByKubelet", message: failure.message.clone() };
+        let disrupted = Verdict { holds: true, reason: "TerminationByKubelet", message };
         conditions.push(disrupted.condition("DisruptionTarget", generation));
     }
     let phase = status.phase.as_deref().unwrap_or("");

@@ -30,12 +30,14 @@ pub struct Waiting {
 }
 
 /// Why a pod was ended from here: what its status says then.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
     pub reason: String,
     pub message: String,
-    /// Whether the pod is told to have been disrupted, because it is not itself to blame.
-    pub disrupted: bool,
+    /// What the condition DisruptionTarget says, for a pod that is not itself to blame.
+    pub disrupted: Option<String>,
+    /// Whether a pod that has succeeded meanwhile stays so.
+    pub unless_succeeded: bool,
 }
 
 /// What a status is made of, beside the pod.
@@ -85,7 +87,9 @@ pub fn generate(pod: &Pod, inputs: Inputs<'_>) -> ApiStatus {
         status.message = non_empty(&inputs.told.message).or_else(|| own.and_then(|s| non_empty(&s.message)));
     }
     if let Some(failure) = inputs.failure {
-        phase = "Failed".to_owned();
+        if !failure.unless_succeeded || phase != "Succeeded" {
+            phase = "Failed".to_owned();
+        }
         status.reason = Some(failure.reason.clone());
         status.message = Some(failure.message.clone());
     }

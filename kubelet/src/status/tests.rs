@@ -191,7 +191,8 @@ fn readiness_gates_hold_a_pod_back() {
 #[test]
 fn an_eviction_is_told_with_its_reason_and_a_final_phase_stays() {
     let mut scene = scene(json!({"containers": [{"name": "a"}]})).with("a", State::Running, 0);
-    scene.failure = Some(Failure { reason: "Evicted".to_owned(), message: "m".to_owned(), disrupted: true });
+    scene.failure =
+        Some(Failure { reason: "Evicted".to_owned(), message: "m".to_owned(), disrupted: Some("m".to_owned()), unless_succeeded: false });
     let status = scene.status();
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
     assert_eq!(condition(&status, "DisruptionTarget").1.as_deref(), Some("TerminationByKubelet"));

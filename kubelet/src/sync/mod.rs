@@ -17,6 +17,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::container_config::{self, as_container};
 use crate::core::Core;
 use crate::cri::{or_gone, v1};
+use crate::instruments;
 use crate::kill;
 use crate::pod;
 use crate::resize::{self, Actuated, Tracker};
@@ -96,7 +97,7 @@ pub fn tell(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Memory, 
         verdicts: &core.verdicts,
         terminal,
         failure: memory.failure.as_ref(),
-        recursive_read_only: core.node.read().recursive_read_only,
+        recursive_read_only: core.mounts_read_only_recursively(pod),
         actuated: &memory.actuated,
         resize: &memory.resize.conditions(),
     };
@@ -105,6 +106,7 @@ pub fn tell(core: &Core, pod: &Arc<Pod>, observed: &PodStatus, memory: &Memory, 
     let (status, news) = core.statuses.set(pod, generated, could_run);
     if news {
         core.probes.poke(pod.uid());
+        core.metrics.status_told(pod.uid(), &status);
     }
     status
 }
@@ -161,13 +163,16 @@ pub async fn sync(core: &Core, pod: &Arc<Pod>, memory: &mut Memory, stopping: &S
     let volumes = match volumes {
         Ok(volumes) => volumes,
         Err(error) => {
-            for message in &error.events {
-                core.recorder.warning(&pod.reference(), crate::volumes::Error::REASON, message.clone());
+            for warning in &error.events {
+                core.recorder.warning(&pod.reference(), warning.reason, warning.message.clone());
             }
             tracing::debug!(pod = %pod::describe(pod), %error, "volumes are not there yet");
             return Ok(Synced::Again(error.retry_after.max(Duration::from_millis(100)).min(RETRY_VOLUMES * 60)));
         }
     };
+    for warning in &volumes.warnings {
+        core.recorder.warning(&pod.reference(), warning.reason, warning.message.clone());
+    }
     core.probes.add(pod);
     let restart_all = status.conditions.iter().flatten().any(|c| c.type_ == "AllContainersRestarting" && c.status == "True");
     let circumstances = Circumstances { verdicts: Some(&core.verdicts), restart_all, actuated: Some(&memory.actuated) };
@@ -316,7 +321,12 @@ impl Carrying<'_> {
         }
         self.await_network().await?;
         self.prepare_to_start().await?;
+        let kind = self.kind_of(container);
+        self.core.metrics.count(&instruments::CONTAINERS_STARTED, &[kind]);
         let result = self.start_container(container, target).await;
+        if let Err(waiting) = &result {
+            self.core.metrics.count(&instruments::CONTAINER_START_ERRORS, &[kind, &waiting.reason]);
+        }
         self.memory.actuated.insert(container.name.clone(), container.resources.clone().unwrap_or_default());
         match result {
             Ok(()) => {
@@ -329,6 +339,17 @@ impl Carrying<'_> {
                 self.memory.waiting.insert(name.clone(), waiting);
                 Ok(false)
             }
+        }
+    }
+
+    /// A container's kind, as metrics have it.
+    fn kind_of(&self, container: &Container) -> &'static str {
+        if pod::init_containers(self.pod).iter().any(|known| known.name == container.name) {
+            "init_container"
+        } else if pod::ephemeral_containers(self.pod).iter().any(|known| known.name == container.name) {
+            "ephemeral_container"
+        } else {
+            "container"
         }
     }
 

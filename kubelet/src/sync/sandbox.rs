@@ -6,6 +6,7 @@ use client::events::Type;
 use super::{Carrying, tell};
 use crate::container_config;
 use crate::cri::v1;
+use crate::instruments;
 use crate::pod;
 use crate::runtime_status;
 
@@ -27,7 +28,22 @@ impl Carrying<'_> {
         if let Err(error) = tokio::fs::create_dir_all(&logs).await {
             return Err(self.sandbox_failed(format!("failed to create log directory {}: {error}", logs.display())));
         }
-        let id = match self.core.runtime.run_pod_sandbox(config, handler).await {
+        let (counts, began) = (&self.core.metrics, std::time::Instant::now());
+        let own_ids = pod::spec(self.pod).host_users == Some(false);
+        counts.count(&instruments::PODS_STARTED, &[]);
+        if own_ids {
+            counts.count(&instruments::USER_NAMESPACED_STARTED, &[]);
+        }
+        let ran = self.core.runtime.run_pod_sandbox(config, handler.clone()).await;
+        counts.took(&instruments::SANDBOX_DURATION, &[&handler], began.elapsed());
+        if ran.is_err() && !self.stopping.is_cancelled() {
+            counts.count(&instruments::SANDBOX_ERRORS, &[&handler]);
+            counts.count(&instruments::POD_START_ERRORS, &[]);
+            if own_ids {
+                counts.count(&instruments::USER_NAMESPACED_ERRORS, &[]);
+            }
+        }
+        let id = match ran {
             Ok(id) => id,
             // A pod that is being deleted takes its network with it, which is no failure.
             Err(_) if self.stopping.is_cancelled() => return Ok(()),
@@ -66,6 +82,7 @@ impl Carrying<'_> {
         if let Some(config) = self.sandbox_config.as_ref().filter(|config| config.metadata.as_ref().is_some_and(|m| m.attempt == attempt)) {
             return Ok(config.clone());
         }
+        self.core.allocate_user_ids(self.pod)?;
         let node = self.core.node_for(self.pod);
         let parent = self.core.cgroup_parent(self.pod);
         let (config, warnings) = container_config::sandbox_config(self.pod, &node, attempt, &parent).map_err(|error| error.message)?;

@@ -38,6 +38,30 @@ pub fn csi_staging(root: &Path, driver: &str, hashed_handle: &str) -> PathBuf {
     root.join("plugins/kubernetes.io/csi").join(driver).join(hashed_handle).join("globalmount")
 }
 
+fn csi_devices(root: &Path) -> PathBuf {
+    root.join("plugins/kubernetes.io/csi/volumeDevices")
+}
+
+/// Where what is known of a volume that is a device is kept: `dev` and `data`.
+pub fn csi_device(root: &Path, name: &str) -> PathBuf {
+    csi_devices(root).join(name)
+}
+
+/// Where a driver puts a device for all pods of the node.
+pub fn csi_device_staging(root: &Path, name: &str) -> PathBuf {
+    csi_devices(root).join("staging").join(name)
+}
+
+/// Where a driver puts a device for single pods, each under the pod's uid.
+pub fn csi_device_publish(root: &Path, name: &str) -> PathBuf {
+    csi_devices(root).join("publish").join(name)
+}
+
+/// Where a pod's devices of drivers are linked to by name.
+pub fn pod_devices(root: &Path, uid: &str) -> PathBuf {
+    pod_dir(root, uid).join("volumeDevices").join(CSI.directory)
+}
+
 /// Where a path below a volume is mounted for one mount of a container.
 pub fn sub_path_target(root: &Path, uid: &str, volume: &str, container: &str, index: usize) -> PathBuf {
     pod_dir(root, uid).join("volume-subpaths").join(volume).join(container).join(index.to_string())

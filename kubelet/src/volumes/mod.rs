@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use client::events::Recorder;
 use client::{Object, Shutdown};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -38,7 +39,10 @@ use kube::Client;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
+pub use csi::Usage;
+
 use crate::container_config::mounts::SubPath;
+use crate::instruments::Instruments;
 use objects::{Handlers, Objects, Watched};
 use pod_certificates::Certificates;
 use tokens::Tokens;
@@ -58,6 +62,10 @@ pub struct Config {
     pub root_dir: PathBuf,
     pub node_name: String,
     pub client: Client,
+    /// Who is told what becomes of volumes that pods have already.
+    pub recorder: Recorder,
+    /// Where calls to storage drivers are measured.
+    pub metrics: Instruments,
     pub shutdown: Shutdown,
     /// Whether nothing sees the volumes: then everything lies on the disk and belongs to whoever runs this, which takes no root.
     pub simulated: bool,
@@ -80,6 +88,10 @@ struct Shared {
     pods: Mutex<HashMap<String, Arc<PodEntry>>>,
     csi: csi::Registry,
     csi_locks: [tokio::sync::Mutex<()>; CSI_LOCKS],
+    /// The devices that pods have, by uid and name, held open. Bounded by what pods name.
+    csi_devices: Mutex<HashMap<(String, String), std::fs::File>>,
+    /// What drivers last said of their volumes, by pod and by name in the pod.
+    csi_usage: Mutex<HashMap<(String, String), csi::Usage>>,
 }
 
 #[derive(Default)]
@@ -104,6 +116,16 @@ struct Mounted {
     group: Option<i64>,
     /// Whether it is set up anew at every sync.
     republish: bool,
+    /// Where a storage driver has put it.
+    place: Option<csi::Place>,
+    /// If it may become bigger.
+    growth: Option<csi::Growth>,
+}
+
+impl Mounted {
+    fn new(volume: PodVolume) -> Mounted {
+        Mounted { volume, group: None, republish: false, place: None, growth: None }
+    }
 }
 
 struct Failures {
@@ -138,8 +160,22 @@ pub struct PodVolumes {
     pub by_name: BTreeMap<String, PodVolume>,
     /// Groups that own some of the volumes (`pv.beta.kubernetes.io/gid`), which the pod's processes join.
     pub supplemental_groups: Vec<i64>,
-    /// `FailedMount` warnings of volumes that are mounted and could not be brought up to date.
-    pub warnings: Vec<String>,
+    /// What to tell of volumes that are mounted and could not be brought up to date.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something to tell of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// `FailedMount` or `FailedMapVolume`.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Warning {
+    fn of_mount(message: String) -> Warning {
+        Warning { reason: "FailedMount", message }
+    }
 }
 
 /// Not all of a pod's volumes are there.
@@ -148,15 +184,10 @@ pub struct PodVolumes {
 pub struct Error {
     /// What is wrong with the pod as a whole: `unmounted volumes=[a], unattached volumes=[], …`.
     pub message: String,
-    /// `FailedMount` warnings to tell about the pod now; none if nothing was tried now.
-    pub events: Vec<String>,
+    /// What to tell about the pod now; none if nothing was tried now.
+    pub events: Vec<Warning>,
     /// When trying again may help.
     pub retry_after: Duration,
-}
-
-impl Error {
-    /// The reason of the events.
-    pub const REASON: &'static str = "FailedMount";
 }
 
 /// An object that a pod refers to cannot be read.
@@ -173,10 +204,15 @@ pub enum ObjectError {
 enum Failure {
     /// What the volume is could not be found out.
     Processing(String),
+    /// A step failed. `name` is the volume's as events have it: that of the persistent volume, if it is one.
+    Operation { step: &'static str, name: String, error: String },
+}
+
+impl Failure {
     /// It could not be made.
-    SetUp(String),
-    /// It could not be brought onto the node.
-    MountDevice(String),
+    fn set_up(name: &str, error: String) -> Failure {
+        Failure::Operation { step: "MountVolume.SetUp failed", name: name.to_owned(), error }
+    }
 }
 
 impl Volumes {
@@ -195,8 +231,10 @@ impl Volumes {
             allocatable: RwLock::default(),
             handlers: handlers.clone(),
             pods: Mutex::default(),
-            csi: csi::Registry::new(&config.root_dir, &config.node_name, config.client.clone()),
+            csi: csi::Registry::new(&config.root_dir, &config.node_name, config.client.clone(), config.metrics.clone()),
             csi_locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+            csi_devices: Mutex::default(),
+            csi_usage: Mutex::default(),
             config,
         });
         let noting = Arc::downgrade(&shared);
@@ -211,7 +249,7 @@ impl Volumes {
 
     /// Tells of pods whose tokens or certificates are to be refreshed, and lets storage drivers register themselves, until shutdown.
     pub async fn run(&self) {
-        tokio::join!(self.refresh(), self.shared.csi.run(self.shared.config.shutdown.clone()));
+        tokio::join!(self.refresh(), self.shared.csi.run(self.shared.config.shutdown.clone()), self.measure());
     }
 
     async fn refresh(&self) {
@@ -246,7 +284,7 @@ impl Volumes {
         }
         self.make_directories(uid).await.map_err(|error| Error {
             message: format!("error making pod data directories: {error}"),
-            events: vec![format!("error making pod data directories: {error}")],
+            events: vec![Warning::of_mount(format!("error making pod data directories: {error}"))],
             retry_after: RETRY_MIN,
         })?;
         let uses = set_up::uses(pod);
@@ -259,6 +297,9 @@ impl Volumes {
             let (shared, uses) = (&self.shared, &uses);
             async move {
                 match known {
+                    Some(mounted) if mounted.growth.as_ref().is_some_and(|growth| growth.is_due(now)) && !mounted.republish => {
+                        Some(Ok(shared.grow(pod, volume, uses, mounted).await))
+                    }
                     Some(mounted) if waits || !(mounted.republish || set_up::changes(volume)) => Some(Ok(mounted)),
                     None if waits => None,
                     _ => Some(shared.set_up(pod, volume, uses).await),
@@ -355,6 +396,11 @@ impl Volumes {
         self.shared.secrets.get(namespace, name).await
     }
 
+    /// A token of the pod's service account for an audience.
+    pub async fn token(&self, pod: &Pod, audience: &str) -> Result<String, String> {
+        self.shared.tokens.get(pod, audience, None, Timestamp::now()).await
+    }
+
     /// Mounts a path below a volume where nothing that the pod does can lead out of the volume; the path to give to the runtime.
     pub(crate) async fn sub_path(&self, uid: &str, container: &str, sub_path: &SubPath) -> Result<PathBuf, String> {
         let target = layout::sub_path_target(&self.shared.config.root_dir, uid, &sub_path.volume, container, sub_path.index);
@@ -371,6 +417,11 @@ impl Volumes {
     pub fn pod_dir(&self, pod_uid: &str) -> PathBuf {
         layout::pod_dir(&self.shared.config.root_dir, pod_uid)
     }
+}
+
+/// The uids of the pods that have directories below the root directory. Blocking.
+pub fn pods_on_disk(root_dir: &std::path::Path) -> std::io::Result<Vec<String>> {
+    tear_down::pods_on_disk(root_dir)
 }
 
 /// The name of the claim that a pod's volume stands for.
@@ -405,8 +456,10 @@ fn collect(
                         unprocessed.push(name.clone());
                         reason = Some(error);
                     }
-                    Failure::MountDevice(error) => events.push(format!("MountVolume.MountDevice failed for volume {name:?} : {error}")),
-                    Failure::SetUp(error) => events.push(format!("MountVolume.SetUp failed for volume {name:?} : {error}")),
+                    Failure::Operation { step, name, error } => {
+                        let reason = if step.starts_with("MapVolume") { "FailedMapVolume" } else { "FailedMount" };
+                        events.push(Warning { reason, message: format!("{step} for volume {name:?} : {error}") });
+                    }
                 }
             }
             None => {}
@@ -432,7 +485,7 @@ fn collect(
         reason.unwrap_or_else(|| "context deadline exceeded".to_owned())
     );
     if processing_failed {
-        events.push(format!("Unable to attach or mount volumes: {message}"));
+        events.push(Warning::of_mount(format!("Unable to attach or mount volumes: {message}")));
     }
     let waits = missing.iter().filter_map(|name| state.failures.get(name)).map(|failures| failures.next_try.saturating_duration_since(now));
     Err(Error { message, events, retry_after: waits.min().unwrap_or(RETRY_MIN) })
@@ -473,18 +526,18 @@ mod tests {
 
     fn done(path: &str) -> Result<Mounted, Failure> {
         let volume = PodVolume { source: Source::Path(path.into()), read_only: false, selinux_relabel: true };
-        Ok(Mounted { volume, group: None, republish: false })
+        Ok(Mounted::new(volume))
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_fails_is_told_and_waits_longer_each_time() {
         let (mut state, a, b) = (PodState::default(), volume("a"), volume("b"));
         let volumes = [&a, &b];
-        let failed = || Some(Err(Failure::SetUp("configmap \"x\" not found".to_owned())));
+        let failed = || Some(Err(Failure::set_up("a", "configmap \"x\" not found".to_owned())));
         let now = Instant::now();
         let error = collect(&mut state, &volumes, vec![failed(), Some(done("/b"))], now).expect_err("one is missing");
         assert_eq!(error.message, "unmounted volumes=[a], unattached volumes=[], failed to process volumes=[]: context deadline exceeded");
-        assert_eq!(error.events, ["MountVolume.SetUp failed for volume \"a\" : configmap \"x\" not found"]);
+        assert_eq!(error.events, [Warning::of_mount("MountVolume.SetUp failed for volume \"a\" : configmap \"x\" not found".to_owned())]);
         assert_eq!(error.retry_after, RETRY_MIN);
         let error = collect(&mut state, &volumes, vec![None, Some(done("/b"))], now).expect_err("one is missing");
         assert_eq!((error.events.len(), error.retry_after), (0, RETRY_MIN));
@@ -505,7 +558,8 @@ mod tests {
         let error = collect(&mut state, &[&a], vec![failed], Instant::now()).expect_err("it is missing");
         let text =
             "unmounted volumes=[a], unattached volumes=[], failed to process volumes=[a]: error processing PVC d/x: PVC is not bound";
-        assert_eq!((error.message.as_str(), error.events), (text, vec![format!("Unable to attach or mount volumes: {text}")]));
+        let told = vec![Warning::of_mount(format!("Unable to attach or mount volumes: {text}"))];
+        assert_eq!((error.message.as_str(), error.events), (text, told));
     }
 
     #[test]

@@ -14,6 +14,7 @@ const GID_ANNOTATION: &str = "pv.beta.kubernetes.io/gid";
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bound {
     pub volume: PersistentVolume,
+    pub claim: PersistentVolumeClaim,
     pub read_only: bool,
     /// A group that the pod's processes join.
     pub group: Option<i64>,
@@ -53,7 +54,7 @@ pub async fn resolve(client: &Client, pod: &Pod, volume: &Volume, is_mounted: bo
         return Err(format!("volume {} has volumeMode {mode}, but is specified in volumeDevices", volume.name));
     }
     let group = found.annotation(GID_ANNOTATION).and_then(|gid| gid.parse().ok());
-    Ok(Bound { volume: found, read_only, group })
+    Ok(Bound { volume: found, claim, read_only, group })
 }
 
 /// The name of the volume that the claim is bound to.

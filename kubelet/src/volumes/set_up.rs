@@ -45,7 +45,7 @@ pub fn changes(volume: &Volume) -> bool {
 }
 
 fn at(path: PathBuf, read_only: bool, selinux_relabel: bool) -> Mounted {
-    Mounted { volume: PodVolume { source: Source::Path(path), read_only, selinux_relabel }, group: None, republish: false }
+    Mounted::new(PodVolume { source: Source::Path(path), read_only, selinux_relabel })
 }
 
 impl Shared {
@@ -58,7 +58,7 @@ impl Shared {
             let published = self.publish_inline(pod, &volume.name, source).await?;
             return Ok(published.into_mounted(source.read_only == Some(true)));
         }
-        self.set_up_inline(pod, volume).await.map_err(Failure::SetUp)
+        self.set_up_inline(pod, volume).await.map_err(|error| Failure::set_up(&volume.name, error))
     }
 
     async fn set_up_inline(&self, pod: &Pod, volume: &Volume) -> Result<Mounted, String> {
@@ -96,11 +96,7 @@ impl Shared {
             return self.set_up_nfs(pod, &volume.name, source, &[], source.read_only == Some(true)).await;
         }
         if volume.image.is_some() {
-            return Ok(Mounted {
-                volume: PodVolume { source: Source::Image, read_only: true, selinux_relabel: false },
-                group: None,
-                republish: false,
-            });
+            return Ok(Mounted::new(PodVolume { source: Source::Image, read_only: true, selinux_relabel: false }));
         }
         // A volume that does not say what it is is an empty directory.
         if let Some(source) = volume.empty_dir.clone().or_else(|| is_unspecified(volume).then(Default::default)) {
@@ -155,14 +151,17 @@ impl Shared {
         let bound = persistent::resolve(&self.config.client, pod, volume, is_mounted, is_device).await.map_err(Failure::Processing)?;
         let spec = bound.volume.spec.as_ref();
         let mounted = match spec.and_then(|spec| Some((spec, spec.csi.as_ref()?))) {
-            Some(_) if is_device => return Err(Failure::SetUp("block volumes of CSI drivers are not supported".to_owned())),
             Some((spec, source)) => {
                 self.note_in_use(pod, csi::unique_name(source));
-                let read_only = bound.read_only || source.read_only == Some(true);
-                let published = self.publish_persistent(pod, bound.volume.name(), spec, source, bound.read_only).await?;
-                published.into_mounted(read_only)
+                let wanted = csi::Wanted::persistent(bound.volume.name(), spec, source, bound.read_only, is_device);
+                let published = self.publish(pod, &wanted).await?;
+                let growth = self.grow_at_mount(pod, &bound, &wanted, &published.place).await?;
+                Mounted { growth: Some(growth), ..published.into_mounted(wanted.read_only) }
             }
-            None => self.set_up_persistent(pod, &bound.volume, bound.read_only, is_device).await.map_err(Failure::SetUp)?,
+            None => {
+                let made = self.set_up_persistent(pod, &bound.volume, bound.read_only, is_device).await;
+                made.map_err(|error| Failure::set_up(bound.volume.name(), error))?
+            }
         };
         Ok(Mounted { group: bound.group, ..mounted })
     }
@@ -230,8 +229,8 @@ impl Shared {
 
 impl csi::Published {
     fn into_mounted(self, read_only: bool) -> Mounted {
-        let volume = PodVolume { source: Source::Path(self.path), read_only, selinux_relabel: false };
-        Mounted { volume, group: None, republish: self.republish }
+        let volume = PodVolume { source: self.source, read_only, selinux_relabel: false };
+        Mounted { republish: self.republish, place: Some(self.place), ..Mounted::new(volume) }
     }
 }
 
@@ -252,7 +251,7 @@ async fn host_path_at(path: PathBuf, kind: String, read_only: bool) -> Result<Mo
 async fn device_at(path: PathBuf, read_only: bool) -> Result<Mounted, String> {
     let checked = path.clone();
     blocking(move || host_path::check(&checked, "BlockDevice").map_err(std::io::Error::other)).await.map_err(|error| error.to_string())?;
-    Ok(Mounted { volume: PodVolume { source: Source::Device(path), read_only, selinux_relabel: false }, group: None, republish: false })
+    Ok(Mounted::new(PodVolume { source: Source::Device(path), read_only, selinux_relabel: false }))
 }
 
 /// The kernel needs a helper (mount.nfs) to find the server, so the system's mount does it.

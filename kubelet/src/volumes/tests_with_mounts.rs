@@ -75,12 +75,42 @@ impl Server {
         if let (&http::Method::PUT, Some((kind, name))) = (request.method(), path.rsplit_once('/')) {
             self.put(kind, name, serde_json::from_slice(request.body()).expect("it is an object"));
         }
+        let path = match path.strip_suffix("/status") {
+            Some(object) => {
+                self.merge(object, &serde_json::from_slice(request.body()).expect("it is a patch"));
+                object.to_owned()
+            }
+            None => path,
+        };
         match path.rsplit_once('/').and_then(|(path, name)| self.objects.lock().get(&(path.to_owned(), name.to_owned())).cloned()) {
             Some(object) => Response::new(Body::from(object.to_string().into_bytes())),
             None => {
                 let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": format!("{path} not found")});
                 Response::builder().status(404).body(Body::from(status.to_string().into_bytes())).expect("it is well formed")
             }
+        }
+    }
+
+    /// Merges a patch into an object.
+    fn merge(&self, path: &str, patch: &Value) {
+        fn lay_over(object: &mut Value, patch: &Value) {
+            match (object, patch) {
+                (Value::Object(fields), Value::Object(patch)) => {
+                    for (key, value) in patch {
+                        if value.is_null() {
+                            fields.remove(key);
+                        } else {
+                            lay_over(fields.entry(key.clone()).or_insert(Value::Null), value);
+                        }
+                    }
+                }
+                (object, patch) => *object = patch.clone(),
+            }
+        }
+        let Some((kind, name)) = path.rsplit_once('/') else { return };
+        let mut objects = self.objects.lock();
+        if let Some(object) = objects.get_mut(&(kind.to_owned(), name.to_owned())) {
+            lay_over(object, patch);
         }
     }
 
@@ -130,6 +160,8 @@ fn volumes(root: &Path, server: &Server) -> Volumes {
         root_dir: root.to_owned(),
         node_name: "node".to_owned(),
         client: server.client(),
+        recorder: Recorder::recording().0,
+        metrics: Default::default(),
         shutdown: Shutdown::new(),
         simulated: false,
     };
@@ -179,7 +211,7 @@ fn a_pods_volumes_are_made_changed_and_taken_away() {
                 {"name": "unused", "configMap": {"name": "none"}}],
             "containers": [{"name": "c", "volumeMounts": mounts}]}));
         let error = volumes.mount(&pod).await.expect_err("the config map is not there");
-        assert_eq!(error.events, ["MountVolume.SetUp failed for volume \"cm\" : configmap \"c\" not found"]);
+        assert_eq!(error.events[0].message, "MountVolume.SetUp failed for volume \"cm\" : configmap \"c\" not found");
         assert!(error.message.starts_with("unmounted volumes=[cm], "), "{error}");
         server.put(CONFIG_MAPS, "c", json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"a": "1"}}));
         let mounted = loop {

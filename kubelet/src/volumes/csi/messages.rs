@@ -6,6 +6,8 @@ use prost::Message;
 
 /// Types of node capabilities.
 pub const STAGE_UNSTAGE_VOLUME: i32 = 1;
+pub const GET_VOLUME_STATS: i32 = 2;
+pub const EXPAND_VOLUME: i32 = 3;
 pub const SINGLE_NODE_MULTI_WRITER: i32 = 5;
 pub const VOLUME_MOUNT_GROUP: i32 = 6;
 
@@ -68,6 +70,9 @@ pub struct Rpc {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct VolumeCapability {
+    /// Set for a volume that pods see as a device; `mount` is not set then.
+    #[prost(message, optional, tag = "1")]
+    pub block: Option<Empty>,
     #[prost(message, optional, tag = "2")]
     pub mount: Option<MountVolume>,
     #[prost(message, optional, tag = "3")]
@@ -133,4 +138,60 @@ pub struct Undo {
     pub volume_id: String,
     #[prost(string, tag = "2")]
     pub path: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CapacityRange {
+    #[prost(int64, tag = "1")]
+    pub required_bytes: i64,
+    #[prost(int64, tag = "2")]
+    pub limit_bytes: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Expand {
+    #[prost(string, tag = "1")]
+    pub volume_id: String,
+    #[prost(string, tag = "2")]
+    pub volume_path: String,
+    #[prost(message, optional, tag = "3")]
+    pub capacity_range: Option<CapacityRange>,
+    #[prost(string, tag = "4")]
+    pub staging_target_path: String,
+    #[prost(message, optional, tag = "5")]
+    pub volume_capability: Option<VolumeCapability>,
+    #[prost(map = "string, string", tag = "6")]
+    pub secrets: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Stats {
+    #[prost(string, tag = "1")]
+    pub volume_id: String,
+    #[prost(string, tag = "2")]
+    pub volume_path: String,
+    #[prost(string, tag = "3")]
+    pub staging_target_path: String,
+}
+
+/// Units of usage.
+pub const BYTES: i32 = 1;
+pub const INODES: i32 = 2;
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Usages {
+    #[prost(message, repeated, tag = "1")]
+    pub usage: Vec<Usage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Usage {
+    #[prost(int64, tag = "1")]
+    pub available: i64,
+    #[prost(int64, tag = "2")]
+    pub total: i64,
+    #[prost(int64, tag = "3")]
+    pub used: i64,
+    #[prost(int32, tag = "4")]
+    pub unit: i32,
 }

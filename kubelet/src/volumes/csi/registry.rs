@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::driver::{Driver, Socket};
 use super::messages::RegistrationStatus;
 use super::node_info;
+use crate::instruments::Instruments;
 use crate::plugin_watcher::Handler;
 
 /// How often the directory is read although nothing was told, and a failed registration is tried again.
@@ -31,6 +32,7 @@ struct Shared {
     directory: PathBuf,
     node_name: String,
     client: Client,
+    metrics: Instruments,
     drivers: RwLock<BTreeMap<String, Driver>>,
     /// Who takes plugins that are no CSI drivers, by their kind.
     handlers: RwLock<BTreeMap<&'static str, Arc<dyn Handler>>>,
@@ -50,11 +52,11 @@ struct Plugin {
 }
 
 impl Registry {
-    pub fn new(root_dir: &Path, node_name: &str, client: Client) -> Registry {
+    pub fn new(root_dir: &Path, node_name: &str, client: Client, metrics: Instruments) -> Registry {
         let directory = root_dir.join("plugins_registry");
         let node_name = node_name.to_owned();
         let (drivers, handlers, sockets) = (RwLock::default(), RwLock::default(), Mutex::default());
-        Registry { shared: Arc::new(Shared { directory, node_name, client, drivers, handlers, sockets }) }
+        Registry { shared: Arc::new(Shared { directory, node_name, client, metrics, drivers, handlers, sockets }) }
     }
 
     pub fn set_handler(&self, kind: &'static str, handler: Arc<dyn Handler>) {
@@ -169,7 +171,7 @@ impl Registry {
                 "validation failed for CSI Driver {name} at endpoint {endpoint}: none of the CSI versions reported by this driver are supported"
             ));
         }
-        let socket = Socket::at(Path::new(endpoint));
+        let socket = Socket::at(Path::new(endpoint)).measured(name, self.shared.metrics.clone());
         let info = socket.node_info().await.map_err(|error| format!("error getting node info: {error}"))?;
         let capabilities = socket.capabilities().await?;
         node_info::tell(&self.shared.client, &self.shared.node_name, name, Some(&info)).await?;

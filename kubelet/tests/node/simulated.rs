@@ -239,3 +239,34 @@ async fn a_container_may_ask_for_all_to_be_restarted() {
     assert_eq!(condition(&pod["status"], "AllContainersRestarting"), "False");
     kubelet.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_makes_room_for_a_critical_one() {
+    let (server, directory) = (Server::default(), tempfile::tempdir().expect("there is a place"));
+    let kubelet = start(&server, config(directory.path()), Some(Arc::new(Fake::default())));
+    let node = until("the node's processors", || {
+        server.get("nodes", "", "n1").filter(|node| node["status"]["allocatable"]["cpu"].is_string()).ok_or(Value::Null)
+    })
+    .await;
+    // As much as the node has: a second such pod does not fit.
+    let with_all = |priority: i32| {
+        let mut spec = one_container();
+        spec["priority"] = json!(priority);
+        spec["containers"][0]["resources"] = json!({"requests": {"cpu": node["status"]["allocatable"]["cpu"]}});
+        spec
+    };
+    create(&server, "ordinary", with_all(0)).await;
+    pod_with(&server, "ordinary", "a ready pod", |status| condition(status, "Ready") == "True").await;
+    create(&server, "second", with_all(0)).await;
+    let second = pod_with(&server, "second", "a rejected pod", |status| status["phase"] == "Failed").await;
+    assert_eq!(second["status"]["reason"], "OutOfcpu");
+    create(&server, "critical", with_all(2_000_000_000)).await;
+    let preempted = pod_with(&server, "ordinary", "a preempted pod", |status| status["phase"] == "Failed").await;
+    let status = &preempted["status"];
+    assert_eq!((&status["reason"], &status["message"]), (&json!("Preempting"), &json!("Preempted in order to admit critical pod")));
+    assert_eq!(condition(status, "DisruptionTarget"), "True");
+    pod_with(&server, "critical", "a ready pod", |status| condition(status, "Ready") == "True").await;
+    let told = events(&server);
+    assert!(told.iter().any(|event| event == "Preempting: Preempted in order to admit critical pod"), "{told:#?}");
+    kubelet.stop().await;
+}

@@ -537,7 +537,16 @@ mod tests {
         let flags = parsed(&["--profiling=false", "--storage-backend=etcd3", "--etcd-healthcheck-timeout=5s"]).unwrap();
         assert_eq!((flags.etcd_healthcheck_timeout, flags.etcd_readycheck_timeout), (Duration::from_secs(5), Duration::from_secs(2)));
         assert!(flags.service_account_lookup && !flags.permit_port_sharing);
-        for wrong in ["--allow-privileged=false", "--watch-cache=false", "--service-node-port-range=7-6", "--min-request-timeout=0", "--profiling", "--profiling=true", "--storage-backend=etcd2", "--lease-reuse-duration-seconds=-1"] {
+        for wrong in [
+            "--allow-privileged=false",
+            "--watch-cache=false",
+            "--service-node-port-range=7-6",
+            "--min-request-timeout=0",
+            "--profiling",
+            "--profiling=true",
+            "--storage-backend=etcd2",
+            "--lease-reuse-duration-seconds=-1",
+        ] {
             assert!(parsed(&[wrong]).is_err(), "{wrong}");
         }
     }

@@ -14,6 +14,9 @@ use super::messages;
 use crate::container_config::pod_resources;
 use crate::pod;
 
+/// What each driver has to prepare or undo.
+pub type Batches = BTreeMap<String, Vec<messages::Claim>>;
+
 /// A claim as the checkpoint keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Info {
@@ -216,8 +219,8 @@ impl Ledger {
     }
 
     /// A pod is about to use these claims. What each driver has to prepare: claims that are prepared already are left out.
-    pub fn begin(&mut self, pod_uid: &str, claims: &[Info]) -> Result<BTreeMap<String, Vec<messages::Claim>>, String> {
-        let mut batches: BTreeMap<String, Vec<messages::Claim>> = BTreeMap::new();
+    pub fn begin(&mut self, pod_uid: &str, claims: &[Info]) -> Result<Batches, String> {
+        let mut batches = Batches::new();
         for new in claims {
             let known = self.claims.entry((new.namespace.clone(), new.name.clone())).or_insert_with(|| new.clone());
             if known.uid != new.uid {
@@ -279,8 +282,8 @@ impl Ledger {
     }
 
     /// A pod does not use its claims any more. What each driver has to undo: what nobody else uses; and which claims these are.
-    pub fn end(&mut self, pod_uid: &str) -> (BTreeMap<String, Vec<messages::Claim>>, Vec<(String, String)>) {
-        let mut batches: BTreeMap<String, Vec<messages::Claim>> = BTreeMap::new();
+    pub fn end(&mut self, pod_uid: &str) -> (Batches, Vec<(String, String)>) {
+        let mut batches = Batches::new();
         let mut last = Vec::new();
         for (key, info) in self.claims.iter_mut().filter(|(_, info)| info.pods.contains(pod_uid)) {
             if info.pods.len() > 1 {

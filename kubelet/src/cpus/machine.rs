@@ -150,7 +150,7 @@ impl Cpus {
     }
 
     fn per(&self, count: usize) -> usize {
-        if count == 0 { 0 } else { self.places.len() / count }
+        self.places.len().checked_div(count).unwrap_or(0)
     }
 
     pub fn per_core(&self) -> usize {

@@ -171,7 +171,7 @@ impl Static {
             return Err(format!("not all reserved cpus: \"{}\" are present in defaultCpuSet: \"{}\"", self.reserved, state.shared));
         }
         for (pod, containers) in &state.assignments {
-            for (container, cpus) in containers.iter().filter(|(_, cpus)| !cpus.and(&state.shared).is_empty()) {
+            if let Some((container, cpus)) = containers.iter().find(|(_, cpus)| !cpus.and(&state.shared).is_empty()) {
                 return Err(format!(
                     "pod: {pod}, container: {container} cpuset: \"{cpus}\" overlaps with default cpuset \"{}\"",
                     state.shared

@@ -436,7 +436,8 @@ mod tests {
     #[test]
     fn devices_where_they_shall_be_go_first_and_the_plugin_has_a_say() {
         let ledger = with(&[("1", &[0]), ("2", &[1]), ("3", &[1]), ("4", &[])]);
-        let cases: [(usize, Option<Mask>, Option<&[&str]>, &[&str]); 6] = [
+        type Case<'a> = (usize, Option<Mask>, Option<&'a [&'a str]>, &'a [&'a str]);
+        let cases: [Case<'_>; 6] = [
             (1, None, None, &["1"]),
             (1, None, Some(&["4"]), &["4"]),
             (1, Some(Mask::of([1])), None, &["2"]),

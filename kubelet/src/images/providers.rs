@@ -29,10 +29,13 @@ const MAX_OUTPUT: u64 = 1 << 20;
 /// Answers that are kept of one plugin; the one that ends first makes room.
 const MAX_CACHED: usize = 1000;
 
+/// An account's uid and annotations.
+pub type Named = (String, BTreeMap<String, String>);
+
 /// Where tokens and accounts of pods come from.
 pub trait Accounts: Send + Sync + 'static {
-    /// The account's uid and annotations.
-    fn account(&self, namespace: String, name: String) -> BoxFuture<'_, Result<(String, BTreeMap<String, String>), String>>;
+    /// Who an account is.
+    fn account(&self, namespace: String, name: String) -> BoxFuture<'_, Result<Named, String>>;
     /// A token of the pod's account.
     fn token<'a>(&'a self, pod: &'a Pod, audience: &'a str) -> BoxFuture<'a, Result<String, String>>;
 }
@@ -44,7 +47,7 @@ pub struct Cluster {
 }
 
 impl Accounts for Cluster {
-    fn account(&self, namespace: String, name: String) -> BoxFuture<'_, Result<(String, BTreeMap<String, String>), String>> {
+    fn account(&self, namespace: String, name: String) -> BoxFuture<'_, Result<Named, String>> {
         Box::pin(async move {
             let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &namespace);
             let account = accounts.get(&name).await.map_err(|error| error.to_string())?;
@@ -359,7 +362,7 @@ mod tests {
     struct One;
 
     impl Accounts for One {
-        fn account(&self, _: String, _: String) -> BoxFuture<'_, Result<(String, BTreeMap<String, String>), String>> {
+        fn account(&self, _: String, _: String) -> BoxFuture<'_, Result<Named, String>> {
             Box::pin(async { Ok(("uid".to_owned(), BTreeMap::from([("example.com/role".to_owned(), "reader".to_owned())]))) })
         }
 

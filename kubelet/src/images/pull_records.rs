@@ -206,7 +206,7 @@ pub struct Known(Credentials);
 pub enum Worth {
     Granted {
         /// A secret that is to be remembered too.
-        learnt: Option<Credential>,
+        learnt: Option<Box<Credential>>,
     },
     Refused,
 }
@@ -223,12 +223,12 @@ impl Known {
                     for secret in known {
                         let (same_words, same_secret) = (secret.credential_hash == hash, secret.of == *of);
                         if same_words {
-                            let learnt = (!same_secret && may_learn).then(|| credential.clone());
+                            let learnt = (!same_secret && may_learn).then(|| Box::new(credential.clone()));
                             return Worth::Granted { learnt };
                         }
                         // The secret has another content since: its owner had access.
                         if same_secret && may_learn {
-                            return Worth::Granted { learnt: Some(credential.clone()) };
+                            return Worth::Granted { learnt: Some(Box::new(credential.clone())) };
                         }
                     }
                 }
@@ -478,8 +478,8 @@ mod tests {
         assert_eq!(known.worth(&[]), Worth::Refused);
         assert_eq!(known.worth(&[secret("s", "p")]), Worth::Granted { learnt: None });
         assert_eq!(known.worth(&[secret("other", "q")]), Worth::Refused);
-        assert_eq!(known.worth(&[secret("s", "changed")]), Worth::Granted { learnt: Some(secret("s", "changed")) });
-        assert_eq!(known.worth(&[secret("other", "p")]), Worth::Granted { learnt: Some(secret("other", "p")) });
+        assert_eq!(known.worth(&[secret("s", "changed")]), Worth::Granted { learnt: Some(Box::new(secret("s", "changed"))) });
+        assert_eq!(known.worth(&[secret("other", "p")]), Worth::Granted { learnt: Some(Box::new(secret("other", "p"))) });
         records.learn("r.io/a:1", "sha256:1", &secret("other", "p")).expect("it is writable");
         let Access::Depends(known) = records.access("r.io/a:1", "sha256:1") else { panic!("it depends") };
         assert_eq!(known.worth(&[secret("other", "p")]), Worth::Granted { learnt: None });

@@ -4,6 +4,7 @@
 //! (`sync_pod`, `status`); one task per pod carries them out.
 
 mod admission;
+mod app_armor;
 mod backoff;
 pub mod certificate;
 pub mod cgroups;

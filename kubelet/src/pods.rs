@@ -13,6 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::admission::{self, Admitted};
+use crate::app_armor;
 use crate::core::Core;
 use crate::eviction;
 use crate::instruments;
@@ -163,7 +164,8 @@ impl Pods {
     fn admit_first(core: &Core, pod: &Pod) -> Result<(), admission::Rejection> {
         core.node_shutdown.admit()?;
         core.eviction.admit(pod).map_err(|message| admission::Rejection { reason: eviction::REASON.to_owned(), message })?;
-        sysctls::admit(pod, &core.config.configuration.allowed_unsafe_sysctls)
+        sysctls::admit(pod, &core.config.configuration.allowed_unsafe_sysctls)?;
+        app_armor::admit(pod, app_armor::is_enabled)
     }
 
     /// What is looked at when the pod has been given what it asks for; who has to make room for it then.

@@ -11,6 +11,7 @@ use k8s_cri::v1::{
 use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext};
 
 use super::{Error, Inputs, Node, pod_format};
+use crate::app_armor;
 
 const MASKED_PATHS: [&str; 12] = [
     "/proc/asound",
@@ -27,7 +28,6 @@ const MASKED_PATHS: [&str; 12] = [
     "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 fn pod_context(pod: &Pod) -> Option<&PodSecurityContext> {
     pod.spec.as_ref()?.security_context.as_ref()
@@ -209,7 +209,7 @@ fn seccomp(pod: &Pod, container: Option<&SecurityContext>, node: &Node) -> Resul
 fn apparmor(pod: &Pod, container: &Container) -> Result<(Option<SecurityProfile>, String), Error> {
     let own = container.security_context.as_ref().and_then(|context| context.app_armor_profile.clone());
     let of_annotation = || {
-        let value = pod.metadata.annotations.as_ref()?.get(&format!("{APPARMOR_ANNOTATION}{}", container.name))?;
+        let value = pod.metadata.annotations.as_ref()?.get(&format!("{}{}", app_armor::ANNOTATION, container.name))?;
         let profile = |kind: &str| Some(AppArmorProfile { type_: kind.to_owned(), ..Default::default() });
         match value.as_str() {
             "runtime/default" => profile("RuntimeDefault"),

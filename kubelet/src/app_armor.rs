@@ -54,7 +54,8 @@ mod tests {
         let of_pod = |kind: &str| json!({ "securityContext": profile(kind), "containers": [] });
         let of_container = |kind: &str| json!({ "containers": [{ "name": "c", "securityContext": profile(kind) }] });
         let of_init = |kind: &str| json!({ "containers": [], "initContainers": [{ "name": "c", "securityContext": profile(kind) }] });
-        for spec in [of_pod, of_container, of_init] {
+        let specs: [&dyn Fn(&str) -> Value; 3] = [&of_pod, &of_container, &of_init];
+        for spec in specs {
             assert!(refused(json!({}), spec("RuntimeDefault"), false));
             assert!(!refused(json!({}), spec("RuntimeDefault"), true));
             assert!(!refused(json!({}), spec("Unconfined"), false));

@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn what_is_missing_or_wrong_is_named() {
         let cases = [
-            ("[]".to_owned(), "providers: Required value: at least 1 item in plugins is required"),
+            ("  []".to_owned(), "providers: Required value: at least 1 item in plugins is required"),
             (GOOD.replace("name: p", "name: a/b"), "providers.name: Invalid value: \"a/b\": provider name cannot contain '/'"),
             (GOOD.replace("12h", "-1s"), "providers.defaultCacheDuration: Invalid value: \"-1s\": must be greater than or equal to 0"),
             (GOOD.replace("kubelet.k8s.io/v1", "kubelet.k8s.io/v2"), "providers.apiVersion: Unsupported value"),

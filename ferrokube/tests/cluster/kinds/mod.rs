@@ -32,6 +32,8 @@ static DIFFERENT: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r#"(resourceVersion"?: "?)\d+"#, "${1}REVISION"),
         (r"(Resource Version: +)\d+", "${1}REVISION"),
         (r"\b\d+(ms|s|m\d+s|m)\b", "AGE"),
+        // Of what samples say happened years ago.
+        (r"\b\d+y(\d+d)?\b", "AGE"),
         (r"\S*/(LIVE|MERGED)-\d+/", "$1/"),
         (r"\b10\.96\.\d+\.\d+\b", "SERVICE-IP"),
         // Of a key that a test makes.

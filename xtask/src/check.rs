@@ -69,8 +69,20 @@ pub fn fix() -> Result<(), String> {
     cargo(&["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged", "--quiet"])
 }
 
+/// Cargo without what it tells the program that it runs about this package: build scripts that read it (ring's does) would run again,
+/// and all that depends on them be built again, whenever a person's cargo comes after ours.
+fn plain_cargo() -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 fn cargo(arguments: &[&str]) -> Result<(), String> {
-    let status = Command::new(env!("CARGO")).args(arguments).status().map_err(|e| format!("cargo {}: {e}", arguments[0]))?;
+    let status = plain_cargo().args(arguments).status().map_err(|e| format!("cargo {}: {e}", arguments[0]))?;
     if status.success() { Ok(()) } else { Err(format!("cargo {} failed", arguments[0])) }
 }
 
@@ -89,7 +101,7 @@ fn one_build() -> Result<(), String> {
 
 /// Each dependency with its features, as cargo would build it for these packages.
 fn features(packages: &[&str]) -> Result<BTreeSet<String>, String> {
-    let output = Command::new(env!("CARGO"))
+    let output = plain_cargo()
         .args(["tree", "--locked", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p} {f}"])
         .args(packages)
         .output()
@@ -103,10 +115,8 @@ fn features(packages: &[&str]) -> Result<BTreeSet<String>, String> {
 }
 
 fn metadata() -> Result<Value, String> {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked"])
-        .output()
-        .map_err(|e| format!("cargo metadata: {e}"))?;
+    let output =
+        plain_cargo().args(["metadata", "--format-version", "1", "--locked"]).output().map_err(|e| format!("cargo metadata: {e}"))?;
     serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata: {e}"))
 }
 

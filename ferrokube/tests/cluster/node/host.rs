@@ -208,10 +208,13 @@ impl Inventory {
             let is_runtime = read("comm").starts_with("containerd") && !read("cmdline").is_empty();
             is_runtime.then(|| format!("{pid} {}", read("cgroup").lines().next().unwrap_or("/")))
         };
+        let mut mounts = lines(&std::fs::read_to_string("/proc/self/mounts").expect("mounts"));
+        // Where names of network namespaces are kept: whoever makes the first one on a machine mounts it, for good.
+        mounts.retain(|mount| mount.split(' ').nth(1) != Some("/run/netns"));
         Inventory {
             links: names("/sys/class/net"),
             namespaces: names("/run/netns"),
-            mounts: lines(&std::fs::read_to_string("/proc/self/mounts").expect("mounts")),
+            mounts,
             runtimes: names("/proc").iter().filter_map(runtime).collect(),
             cgroups: names("/sys/fs/cgroup/pids/ferrokube").into_iter().chain(names("/sys/fs/cgroup/ferrokube")).collect(),
             rules: lines(&output("nft", &["list", "tables"])),

@@ -170,8 +170,9 @@ impl Pods {
 
     /// What is looked at when the pod has been given what it asks for; who has to make room for it then.
     fn admit_last(&self, core: &Core, known: &Known, pod: &Pod) -> Result<Admitted, admission::Rejection> {
-        let node = self.node.get("", &self.node_name).map(|node| core.container_manager.node_for(pod.uid(), &node));
-        admission::admit(pod, node.as_ref(), &Pods::others(core, known, pod.uid()))
+        let node = self.node.get("", &self.node_name);
+        let node = node.as_deref().map(|node| core.container_manager.node_for(pod.uid(), node));
+        admission::admit(pod, node.as_deref(), &Pods::others(core, known, pod.uid()))
     }
 
     /// Gives a pod what it asks for, which those who give may take their time for, and then lets it in.

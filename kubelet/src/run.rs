@@ -25,7 +25,7 @@ use crate::cgroups::{self, Cgroups};
 use crate::config::Config;
 use crate::configuration::{AuthorizationMode, KubeletConfiguration};
 use crate::container_config::{self, HostDns};
-use crate::container_manager::ContainerManager;
+use crate::container_manager::{self, ContainerManager};
 use crate::core::{Core, FIRST_RESTART_DELAY};
 use crate::cpus::machine::Cpus;
 use crate::cri::remote::Remote;
@@ -384,17 +384,11 @@ fn cgroups_of(config: &Config, node: &container_config::Node) -> Result<Cgroups,
 
 /// The containers that run now, by their pods' uids and their names.
 async fn running(core: &Core) -> BTreeSet<(String, String)> {
-    let state = Some(v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 });
-    let listed = core.runtime.list_containers(Some(v1::ContainerFilter { state, ..Default::default() })).await;
-    let containers = listed.unwrap_or_else(|error| {
+    let running = container_manager::running(&*core.runtime).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "the container runtime does not tell what runs; pods with devices may not be let in again");
         Vec::new()
     });
-    let name = |container: &v1::Container| {
-        let pod = container.labels.get(container_config::labels::POD_UID)?.clone();
-        Some((pod, container.metadata.as_ref()?.name.clone()))
-    };
-    containers.iter().filter_map(name).collect()
+    running.into_iter().map(|(pod, name, _)| (pod, name)).collect()
 }
 
 /// Hears of pods once the node is known, since they are let in by what the node says.

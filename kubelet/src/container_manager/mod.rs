@@ -8,6 +8,7 @@ mod policies;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -27,7 +28,7 @@ use crate::configuration::KubeletConfiguration;
 use crate::container_config::{labels, pod_resources};
 use crate::cpus::CpuManager;
 use crate::cpus::machine::Cpus;
-use crate::cri::{Runtime, v1};
+use crate::cri::{self, Runtime, v1};
 use crate::devices::{self, Devices};
 use crate::memory::MemoryManager;
 use crate::metrics::{Family, Kind, Metrics};
@@ -104,6 +105,17 @@ pub(crate) fn unexpected(error: &str) -> Rejection {
 fn in_turn(pod: &Pod) -> impl Iterator<Item = (&Container, bool)> {
     let inits = pod::init_containers(pod).iter().map(|container| (container, !pod::is_sidecar(container)));
     inits.chain(pod::containers(pod).iter().map(|container| (container, false)))
+}
+
+/// The containers that run now: their pods' uids, their names and their ids.
+pub async fn running(runtime: &dyn Runtime) -> Result<Vec<(String, String, String)>, cri::Error> {
+    let state = Some(v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 });
+    let listed = runtime.list_containers(Some(v1::ContainerFilter { state, ..Default::default() })).await?;
+    let known = listed.into_iter().filter_map(|container| {
+        let pod = container.labels.get(labels::POD_UID)?.clone();
+        Some((pod, container.metadata?.name, container.id))
+    });
+    Ok(known.collect())
 }
 
 impl ContainerManager {
@@ -328,16 +340,12 @@ impl ContainerManager {
     /// Holds the containers that run to their CPUs.
     pub async fn hold(&self, runtime: &dyn Runtime) {
         let (Some(placing), Some(active)) = (self.placing.get(), self.active()) else { return };
-        let state = Some(v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 });
-        let listed = match runtime.list_containers(Some(v1::ContainerFilter { state, ..Default::default() })).await {
-            Ok(listed) => listed,
+        let mut known = match running(runtime).await {
+            Ok(running) => running,
             Err(error) => return tracing::warn!(%error, "the container runtime does not tell whom to hold to their CPUs"),
         };
-        let known = listed.into_iter().filter_map(|container| {
-            let pod = container.labels.get(labels::POD_UID).filter(|uid| active.contains(*uid))?.clone();
-            Some((pod, container.metadata?.name, container.id))
-        });
-        placing.cpus.hold(runtime, &known.collect::<Vec<_>>()).await;
+        known.retain(|(pod, ..)| active.contains(pod));
+        placing.cpus.hold(runtime, &known).await;
     }
 
     /// The CPUs that a container has for itself.
@@ -362,16 +370,14 @@ impl ContainerManager {
     }
 
     /// The node as it is for this pod: it has at least the devices that were given away.
-    pub fn node_for(&self, pod_uid: &str, node: &Node) -> Node {
-        let mut node = node.clone();
-        let allocatable = node.status.as_mut().and_then(|status| status.allocatable.as_mut());
-        if let Some(allocatable) = allocatable {
-            for (resource, count) in self.devices.allocated_beside(pod_uid) {
-                let given = i64::try_from(count).unwrap_or(i64::MAX);
-                let told = allocatable.get(&resource).map_or(0, |told| pod_resources::parse(told).value());
-                if told < given {
-                    allocatable.insert(resource, crate::node::status::whole(given));
-                }
+    pub fn node_for<'a>(&self, pod_uid: &str, node: &'a Node) -> Cow<'a, Node> {
+        let mut node = Cow::Borrowed(node);
+        for (resource, count) in self.devices.allocated_beside(pod_uid) {
+            let given = i64::try_from(count).unwrap_or(i64::MAX);
+            let Some(allocatable) = node.to_mut().status.as_mut().and_then(|status| status.allocatable.as_mut()) else { break };
+            let told = allocatable.get(&resource).map_or(0, |told| pod_resources::parse(told).value());
+            if told < given {
+                allocatable.insert(resource, crate::node::status::whole(given));
             }
         }
         node

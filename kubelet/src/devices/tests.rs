@@ -240,7 +240,7 @@ async fn a_plugin_gives_devices_and_the_pods_end_gives_them_back() {
     // The node has what it has given away, even if nobody tells.
     let node =
         serde_json::from_value(json!({"metadata": {"name": "node"}, "status": {"allocatable": {"pods": "10"}}})).expect("it is a node");
-    let allocatable = kubelet.manager.node_for("p", &node).status.and_then(|status| status.allocatable).expect("it is there");
+    let allocatable = kubelet.manager.node_for("p", &node).into_owned().status.and_then(|status| status.allocatable).expect("it is there");
     assert_eq!(allocatable[R].0, "2");
 
     kubelet.active.lock().remove("p");

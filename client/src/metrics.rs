@@ -178,7 +178,7 @@ pub fn sample(out: &mut String, name: &str, labels: &str, value: f64) {
 }
 
 /// A number as Go writes it (`strconv`, format `g`), which is how the text has it.
-struct Number(f64);
+pub struct Number(pub f64);
 
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -303,13 +303,17 @@ pub fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
+/// A label's value as the text has it, between its quotes.
+pub fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 /// Labels with their values, as the text has them.
 pub fn pairs(labels: &[&str], values: &[impl AsRef<str>]) -> String {
     let mut text = String::new();
     for (label, value) in labels.iter().zip(values) {
         let comma = if text.is_empty() { "" } else { "," };
-        let value = value.as_ref().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let _ = write!(text, "{comma}{label}=\"{value}\"");
+        let _ = write!(text, "{comma}{label}=\"{}\"", escaped(value.as_ref()));
     }
     text
 }

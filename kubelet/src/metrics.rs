@@ -52,12 +52,12 @@ pub struct Metrics {
 impl Metrics {
     fn change(&self, family: &'static Family, labels: &[&str], change: impl FnOnce(&mut Value)) {
         let mut all = self.series.lock();
-        let count: usize = all.values().map(|series| series.values.len()).sum();
-        let series = all.entry(family.name).or_insert_with(|| Series { family, values: BTreeMap::new() });
         let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
-        if count >= MAX_SERIES && !series.values.contains_key(&labels) {
+        let is_known = all.get(family.name).is_some_and(|series| series.values.contains_key(&labels));
+        if !is_known && all.values().map(|series| series.values.len()).sum::<usize>() >= MAX_SERIES {
             return;
         }
+        let series = all.entry(family.name).or_insert_with(|| Series { family, values: BTreeMap::new() });
         let value = series.values.entry(labels).or_insert_with(|| match family.kind {
             Kind::Counter | Kind::Gauge => Value::Number(0.0),
             Kind::Histogram(bounds) => Value::Distribution(vec![0; bounds.len() + 1], 0.0),

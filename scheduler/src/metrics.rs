@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use client::metrics::{Number, escaped};
 use parking_lot::Mutex;
 
 /// Series that are kept; more are not counted, so that memory stays bounded.
@@ -266,24 +267,6 @@ fn bounds(buckets: Buckets) -> impl Iterator<Item = f64> {
     })
 }
 
-/// A number as Go's `strconv` prints it in its shortest form: with an exponent if it is very small or very large.
-fn number(value: f64) -> String {
-    let scientific = format!("{value:e}");
-    let Some((digits, exponent)) = scientific.split_once('e').and_then(|(digits, exponent)| Some((digits, exponent.parse::<i32>().ok()?)))
-    else {
-        return value.to_string();
-    };
-    if !(-4..6).contains(&exponent) {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{digits}e{sign}{:02}", exponent.abs());
-    }
-    value.to_string()
-}
-
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
 impl Series {
     fn write(&self, text: &mut String, family: &Family, key: &str) {
         let pairs: Vec<String> =
@@ -292,7 +275,7 @@ impl Series {
             let all: Vec<String> = pairs.iter().cloned().chain(extra).collect();
             if all.is_empty() { String::new() } else { format!("{{{}}}", all.join(",")) }
         };
-        let (name, value) = (family.name, number(self.value));
+        let (name, value) = (family.name, Number(self.value));
         let Kind::Histogram(buckets) = family.kind else {
             let _ = writeln!(text, "{name}{} {value}", braced(None));
             return;
@@ -300,7 +283,7 @@ impl Series {
         let mut sum = 0;
         for (count, bound) in self.buckets.iter().zip(bounds(buckets)) {
             sum += count;
-            let _ = writeln!(text, "{name}_bucket{} {sum}", braced(Some(format!("le=\"{}\"", number(bound)))));
+            let _ = writeln!(text, "{name}_bucket{} {sum}", braced(Some(format!("le=\"{}\"", Number(bound)))));
         }
         let _ = writeln!(text, "{name}_bucket{} {}", braced(Some("le=\"+Inf\"".to_owned())), self.count);
         let _ = writeln!(text, "{name}_sum{} {value}\n{name}_count{} {}", braced(None), braced(None), self.count);
@@ -350,7 +333,7 @@ mod tests {
             (16.384, "16.384"),
             (-2.5, "-2.5"),
         ] {
-            assert_eq!(number(value), expected);
+            assert_eq!(Number(value).to_string(), expected);
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use client::metrics::{Number, escaped};
+
 /// A page of metrics.
 #[derive(Default)]
 pub struct Page(String);
@@ -45,34 +47,12 @@ impl Family<'_> {
         if !labels.is_empty() {
             self.page.push('}');
         }
-        let _ = write!(self.page, " {}", number(value));
+        let _ = write!(self.page, " {}", Number(value));
         if let Some(time) = time_ms {
             let _ = write!(self.page, " {time}");
         }
         self.page.push('\n');
     }
-}
-
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"")
-}
-
-/// Go's shortest form (`%g`): an exponent from the sixth digit on.
-pub fn number(value: f64) -> String {
-    if value.is_nan() {
-        return "NaN".to_owned();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
-    }
-    let text = format!("{value:e}");
-    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..6).contains(&exponent) {
-        return format!("{value}");
-    }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{mantissa}e{sign}{:02}", exponent.abs())
 }
 
 #[cfg(test)]
@@ -103,7 +83,7 @@ mod tests {
             (0.00001, "1e-05"),
         ];
         for (value, expect) in cases {
-            assert_eq!(number(value), expect);
+            assert_eq!(Number(value).to_string(), expect);
         }
     }
 }

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::audit_flags::AuditFlags;
 use crate::authentication_flags::AuthenticationFlags;
 use crate::authorization_flags::AuthorizationFlags;
+use crate::go_values::duration;
 use crate::logging_flags::Logging;
 use crate::settled_flags::SettledFlags;
 use crate::{feature_gates, runtime_config};
@@ -115,7 +116,7 @@ pub struct Flags {
     #[arg(long, default_value = "lease", value_parser = ["lease", "master-count", "none"])]
     pub endpoint_reconciler_type: String,
     /// How long events are kept.
-    #[arg(long, default_value = "1h0m0s", value_parser = interval)]
+    #[arg(long, default_value = "1h0m0s", value_parser = duration)]
     pub event_ttl: Duration,
     /// How many seconds a watch lasts at least that does not say so itself; it ends before it is twice as old.
     #[arg(long, default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
@@ -124,7 +125,7 @@ pub struct Flags {
     #[arg(long)]
     pub external_hostname: Option<String>,
     /// How long to go on serving once told to stop; /readyz fails meanwhile, so that load balancers turn away.
-    #[arg(long, default_value = "0s", value_parser = interval)]
+    #[arg(long, default_value = "0s", value_parser = duration)]
     pub shutdown_delay_duration: Duration,
     /// The etcd servers that keep the objects, scheme://host:port, comma separated; the data directory keeps them by default.
     #[arg(long, value_delimiter = ',')]
@@ -142,10 +143,10 @@ pub struct Flags {
     #[arg(long, requires_all = ["etcd_servers", "etcd_certfile"])]
     pub etcd_keyfile: Option<PathBuf>,
     /// By when the store must answer for the server to be healthy.
-    #[arg(long, default_value = "2s", value_parser = interval)]
+    #[arg(long, default_value = "2s", value_parser = duration)]
     pub etcd_healthcheck_timeout: Duration,
     /// By when the store must answer for the server to be ready.
-    #[arg(long, default_value = "2s", value_parser = interval)]
+    #[arg(long, default_value = "2s", value_parser = duration)]
     pub etcd_readycheck_timeout: Duration,
     /// The longest that keys in etcd which live for a time share a lease.
     #[arg(long, default_value_t = etcd::REUSE_SECONDS, value_parser = clap::value_parser!(i64).range(0..))]
@@ -154,7 +155,7 @@ pub struct Flags {
     #[arg(long, default_value = "etcd3", value_parser = ["", "etcd3"])]
     pub storage_backend: String,
     /// How often history is compacted; 0 for never.
-    #[arg(long, default_value = "5m0s", value_parser = interval)]
+    #[arg(long, default_value = "5m0s", value_parser = duration)]
     pub etcd_compaction_interval: Duration,
     /// What to serve HTTPS with: a certificate and those that vouch for it; made and kept in the data directory by default.
     #[arg(long, requires = "tls_private_key_file")]
@@ -229,7 +230,7 @@ pub struct Flags {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
     pub max_mutating_requests_inflight: u32,
     /// How long a request may take that is no watch, log or the like; requests may ask for less.
-    #[arg(long, default_value = "1m0s", value_parser = interval)]
+    #[arg(long, default_value = "1m0s", value_parser = duration)]
     pub request_timeout: Duration,
     /// Who certifies kubelets; they may show what they like by default.
     #[arg(long)]
@@ -262,12 +263,6 @@ pub struct Flags {
 }
 
 const NODE_RESTRICTION: &str = "NodeRestriction";
-
-/// A duration as Go writes them.
-pub fn interval(text: &str) -> Result<Duration, String> {
-    let nanoseconds = apimachinery::time::parse_duration(text)?;
-    u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| "must not be negative".to_owned())
-}
 
 fn service_node_port(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| {

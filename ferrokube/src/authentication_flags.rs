@@ -6,7 +6,7 @@ use std::time::Duration;
 use apiserver::authentication::{Config, Oidc, TokenWebhook};
 use clap::Args;
 
-use crate::apiserver_flags::interval;
+use crate::go_values::duration;
 
 #[derive(Args, Clone, Debug)]
 pub struct AuthenticationFlags {
@@ -50,7 +50,7 @@ pub struct AuthenticationFlags {
     #[arg(long, default_value = "v1beta1")]
     pub authentication_token_webhook_version: String,
     /// How long what the webhook says is believed.
-    #[arg(long, default_value = "2m0s", value_parser = interval)]
+    #[arg(long, default_value = "2m0s", value_parser = duration)]
     pub authentication_token_webhook_cache_ttl: Duration,
 }
 

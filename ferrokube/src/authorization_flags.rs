@@ -6,7 +6,7 @@ use std::time::Duration;
 use apiserver::authorization::{Config, Mode, WebhookFlags};
 use clap::Args;
 
-use crate::apiserver_flags::interval;
+use crate::go_values::duration;
 
 #[derive(Args, Clone, Debug)]
 pub struct AuthorizationFlags {
@@ -23,10 +23,10 @@ pub struct AuthorizationFlags {
     #[arg(long)]
     pub authorization_webhook_version: Option<String>,
     /// How long a permission by the webhook is believed; 5m0s by default.
-    #[arg(long, value_parser = interval)]
+    #[arg(long, value_parser = duration)]
     pub authorization_webhook_cache_authorized_ttl: Option<Duration>,
     /// How long anything else that the webhook says is believed; 30s by default.
-    #[arg(long, value_parser = interval)]
+    #[arg(long, value_parser = duration)]
     pub authorization_webhook_cache_unauthorized_ttl: Option<Duration>,
     /// A file that says who is asked instead (AuthorizationConfiguration).
     #[arg(long)]

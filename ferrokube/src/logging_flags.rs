@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::apiserver_flags::interval;
+use crate::go_values::duration;
 
 /// Levels of upstream's `-v` from which on more is logged.
 const DEBUG: u8 = 4;
@@ -19,7 +19,7 @@ pub struct Logging {
     #[arg(long, default_value = "text", value_parser = ["text"])]
     logging_format: String,
     /// How often log lines are written: each is at once.
-    #[arg(long, default_value = "5s", value_parser = interval)]
+    #[arg(long, default_value = "5s", value_parser = duration)]
     log_flush_frequency: Duration,
 }
 

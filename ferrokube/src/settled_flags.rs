@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 
-use crate::apiserver_flags::interval;
+use crate::go_values::duration;
 
 #[derive(Args, Clone, Debug)]
 pub struct SettledFlags {
@@ -35,27 +35,27 @@ pub struct SettledFlags {
     /// The form of objects in etcd: protobuf for built-in kinds, as upstream has it by default.
     #[arg(long, default_value = PROTOBUF, value_parser = [PROTOBUF])]
     storage_media_type: String,
-    /// How often the objects in the store are counted: the count is always that of now.
-    #[arg(long, default_value = "1m0s", value_parser = interval)]
+    /// How often the objects in the store are counted for a metric, which is not served here: changes nothing.
+    #[arg(long, default_value = "1m0s", value_parser = duration)]
     etcd_count_metric_poll_period: Duration,
-    /// How often the size of the store is measured: whenever metrics are asked for.
-    #[arg(long, default_value = "30s", value_parser = interval)]
+    /// How often the size of the store is measured for a metric, which is not served here: changes nothing.
+    #[arg(long, default_value = "30s", value_parser = duration)]
     etcd_db_metric_poll_interval: Duration,
     /// How long the store may take to come up: nothing is served before it is there.
-    #[arg(long, default_value = "1m0s", value_parser = interval)]
+    #[arg(long, default_value = "1m0s", value_parser = duration)]
     storage_initialization_timeout: Duration,
     /// How long what is done at start may take before /livez fails: nothing is served before it is done.
-    #[arg(long, default_value = "0s", value_parser = interval)]
+    #[arg(long, default_value = "0s", value_parser = duration)]
     livez_grace_period: Duration,
     /// How long watches may go on while the server stops: they are ended in good order at once, and clients begin anew elsewhere.
-    #[arg(long, default_value = "0s", value_parser = interval)]
+    #[arg(long, default_value = "0s", value_parser = duration)]
     shutdown_watch_termination_grace_period: Duration,
     /// Answer 429 while the server drains: only false, connections are closed instead.
     #[arg(long, num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set,
         value_parser = only_false("connections are closed while requests drain"))]
     shutdown_send_retry_after: bool,
     /// By when a kubelet must have answered that a connection is opened to: 30 seconds in any case.
-    #[arg(long, default_value = "5s", value_parser = interval)]
+    #[arg(long, default_value = "5s", value_parser = duration)]
     kubelet_timeout: Duration,
     /// Bytes a second of each connection: only 0, which is no limit.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=0))]

@@ -25,7 +25,6 @@ use addresses::Owner;
 use ports::{Held, PortRange, Ports};
 
 /// The pools of one API server.
-#[derive(Default)]
 pub struct Allocator {
     ports: Arc<Mutex<Ports>>,
 }

@@ -9,6 +9,8 @@ use crate::go_values::duration;
 /// Levels of upstream's `-v` from which on more is logged.
 const DEBUG: u8 = 4;
 const TRACE: u8 = 8;
+/// What is logged if nothing is said. Some libraries say at length what their users here say in a line.
+pub const USUAL: &str = "info,kube_runtime=error,fjall=warn,lsm_tree=warn";
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct Logging {
@@ -29,7 +31,7 @@ impl Logging {
         match self.level {
             TRACE.. => "trace",
             DEBUG.. => "debug",
-            _ => "info",
+            _ => USUAL,
         }
     }
 }

@@ -95,8 +95,7 @@ impl Command {
             Command::Scheduler(command) => command.logging.filter(),
             Command::Kubelet(command) => command.logging.filter(),
             Command::Proxy(command) => command.logging.filter(),
-            // The libraries say at length what their users here say in a line.
-            _ => "info,kube_runtime=error,fjall=warn,lsm_tree=warn",
+            _ => logging_flags::USUAL,
         }
     }
 }

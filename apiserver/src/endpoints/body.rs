@@ -7,6 +7,7 @@ use apimachinery::schema::{self, decode, embedded};
 use apimachinery::status::Status;
 use apimachinery::{field, json, protobuf, yaml};
 use bytes::{Bytes, BytesMut};
+use http_body::Body;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
@@ -22,19 +23,40 @@ pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 /// Strict decoding reports at most this many problems as warnings and errors.
 const MAX_STRICT_PROBLEMS: usize = 100;
 
+/// Of a body that is too big, as much is read and forgotten as costs nobody anything, so that its sender is not still writing when the answer
+/// comes: then the answer arrives for certain, and the connection stays. Whoever sends more is answered at once and hung up on.
+const MAX_FORGOTTEN_BYTES: usize = 16 * 1024 * 1024;
+
 /// Reads a body whole.
-pub async fn read(mut body: RequestBody) -> Result<Bytes, Status> {
-    let mut collected = BytesMut::new();
+///
+/// # Errors
+/// 413 for more than [`MAX_BODY_BYTES`], 400 if the body does not arrive.
+pub async fn read(body: RequestBody) -> Result<Bytes, Status> {
+    within(body, MAX_BODY_BYTES, MAX_FORGOTTEN_BYTES).await
+}
+
+async fn within<B>(mut body: B, most: usize, most_forgotten: usize) -> Result<Bytes, Status>
+where
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+{
+    let (mut collected, mut forgotten) = (BytesMut::new(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| Status::bad_request(format!("unable to read the request body: {e}")))?;
-        if let Ok(data) = frame.into_data() {
-            if collected.len() + data.len() > MAX_BODY_BYTES {
-                return Err(Status::request_entity_too_large(&format!("limit is {MAX_BODY_BYTES}")));
-            }
+        let Ok(data) = frame.into_data() else { continue };
+        if forgotten == 0 && collected.len() + data.len() <= most {
             collected.extend_from_slice(&data);
+            continue;
+        }
+        forgotten += data.len();
+        collected = BytesMut::new();
+        if forgotten > most_forgotten {
+            break;
         }
     }
-    Ok(collected.freeze())
+    match forgotten {
+        0 => Ok(collected.freeze()),
+        _ => Err(Status::request_entity_too_large(&format!("limit is {most}"))),
+    }
 }
 
 /// A decoded body: the object, and what a strict decoder would have refused.
@@ -262,7 +284,26 @@ pub fn warnings_of(problem: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use futures::{Stream, stream};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_is_too_big_is_read_to_its_end_unless_that_is_far() {
+        for (pieces, length, left) in [(2, Some(20), 0), (3, None, 0), (5, None, 0), (9, None, 2)] {
+            let mut sent = stream::iter((0..pieces).map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"0123456789")))));
+            let read = within(StreamBody::new(&mut sent), 25, 40).await;
+            assert_eq!(read.as_ref().ok().map(Bytes::len), length, "{pieces}");
+            if let Err(status) = read {
+                assert_eq!((status.code, status.message.as_str()), (413, "Request entity too large: limit is 25"));
+            }
+            assert_eq!(sent.size_hint().0, left, "{pieces}");
+        }
+    }
 
     #[test]
     fn strict_problems_come_as_they_stand_in_the_text() {

@@ -112,7 +112,7 @@ mod tests {
             service_cluster_ip_range: vec!["10.96.0.0/16".parse().unwrap()],
             service_node_port_range: crate::allocation::ports::PortRange::default(),
             kubernetes_service_node_port: 0,
-            keep_kubernetes_endpoints: true,
+            endpoint_reconciler: crate::system::Reconciler::Own,
             told: crate::api::Told::default(),
             shutdown_delay_duration: Duration::ZERO,
             etcd: None::<etcd::Address>,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::admission::{self, SelectionError};
 use crate::aggregation::{self, Aggregation};
@@ -42,6 +43,7 @@ use crate::storage::encrypted::{Encrypted, Kind};
 use crate::storage::etcd;
 use crate::storage::{self, Codec, FieldOrder, JsonCodec, ResourceSpec, SelectableField, Storage, Store};
 use crate::stored_form::StoredForm;
+use crate::system::Reconciler;
 use crate::system::service_cidr::ServiceRange;
 use crate::tokens::bootstrap::Bootstrap;
 use crate::tokens::verify::{Cached, KnownSignatures, Verifier};
@@ -77,8 +79,8 @@ pub struct Config {
     pub service_node_port_range: PortRange,
     /// Where nodes serve the service `kubernetes`; 0 for nowhere.
     pub kubernetes_service_node_port: u16,
-    /// Keep the endpoints of the service `kubernetes`.
-    pub keep_kubernetes_endpoints: bool,
+    /// Who keeps the endpoints of the service `kubernetes`; alone on its store this server does without leases.
+    pub endpoint_reconciler: Reconciler,
     pub told: Told,
     /// How long the server goes on as before once it is told to stop, but that it says it is not ready.
     pub shutdown_delay_duration: Duration,
@@ -234,6 +236,8 @@ pub struct Server {
     listener: TcpListener,
     tls: Tls,
     connections: server::Settings,
+    /// Ends when clients are led here no more.
+    found: JoinHandle<()>,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -345,12 +349,12 @@ impl Server {
             resource_metrics::register::start(&Loopback::new(&api)).await.map_err(Error::Bootstrap)?;
         }
         aggregation::follow::start(&api);
-        system::spawn(&api, &settings);
+        let found = system::spawn(&api, &settings);
         tokio::spawn(allocation::repair::run(api.clone()));
         tokio::spawn(tokens::legacy::write(api.clone(), used_tokens));
         write_kubeconfig(config, &pki, address)?;
         serving::follow(config, &api, &tls, &shutdown);
-        Ok(Server { api, address, listener, tls, connections: config.connections.clone(), shutdown })
+        Ok(Server { api, address, listener, tls, connections: config.connections.clone(), found, shutdown })
     }
 
     /// Serves until the shutdown signal, then drains.
@@ -359,6 +363,9 @@ impl Server {
         let audit = api.audit.clone();
         let handler = move |request, peer| filters::serve(api.clone(), request, peer);
         server::serve(self.listener, self.tls, self.connections, handler, self.shutdown).await;
+        if let Err(error) = self.found.await {
+            tracing::error!(%error, "whoever keeps the service kubernetes has ended badly");
+        }
         if let Some(audit) = audit {
             audit.flush().await;
         }
@@ -411,7 +418,10 @@ fn settings(config: &Config, pki: &Pki, address: SocketAddr) -> Result<system::S
         advertise_address,
         port: address.port(),
         node_port: config.kubernetes_service_node_port,
-        keeps_endpoints: config.keep_kubernetes_endpoints,
+        reconciler: match config.endpoint_reconciler {
+            Reconciler::Leases if config.etcd.is_none() => Reconciler::Own,
+            chosen => chosen,
+        },
         service_ranges: config.service_cluster_ip_range.clone(),
         client_ca: serving::client_ca(config, pki)?,
         front_proxies: serving::front_proxy_config(config, pki)?,

@@ -14,6 +14,7 @@ use apiserver::filters::browsers::{self, Browsers, Origin};
 use apiserver::run::{Config, FrontProxies, Kubelets, Server, SniFiles};
 use apiserver::server::Settings as Connections;
 use apiserver::storage::etcd;
+use apiserver::system::Reconciler;
 use apiserver::system::service_cidr::ServiceRange;
 use apiserver::{tls, tokens};
 use clap::Args;
@@ -23,7 +24,7 @@ use crate::audit_flags::AuditFlags;
 use crate::authentication_flags::AuthenticationFlags;
 use crate::authorization_flags::AuthorizationFlags;
 use crate::go_values::duration;
-use crate::logging_flags::Logging;
+use crate::common_flags::Common;
 use crate::settled_flags::SettledFlags;
 use crate::{feature_gates, runtime_config};
 
@@ -112,7 +113,8 @@ pub struct Flags {
     /// Where nodes serve the service `kubernetes` if it is made anew; 0 for nowhere.
     #[arg(long, default_value_t = 0, value_parser = service_node_port, allow_negative_numbers = true)]
     pub kubernetes_service_node_port: u16,
-    /// Who keeps the endpoints of the service `kubernetes`: lease and master-count are this server, none is somebody else.
+    /// Who keeps the endpoints of the service `kubernetes`: lease is all API servers on the etcd, master-count this server alone, none
+    /// somebody else.
     #[arg(long, default_value = "lease", value_parser = ["lease", "master-count", "none"])]
     pub endpoint_reconciler_type: String,
     /// How long events are kept.
@@ -385,7 +387,11 @@ impl Flags {
             service_cluster_ip_range: self.service_cluster_ip_range.clone(),
             service_node_port_range: self.service_node_port_range,
             kubernetes_service_node_port: self.kubernetes_service_node_port,
-            keep_kubernetes_endpoints: self.endpoint_reconciler_type != "none",
+            endpoint_reconciler: match &*self.endpoint_reconciler_type {
+                "none" => Reconciler::Nobody,
+                "master-count" => Reconciler::Own,
+                _ => Reconciler::Leases,
+            },
             told: Told {
                 event_ttl: self.event_ttl,
                 min_request_timeout: Duration::from_secs(self.min_request_timeout.into()),
@@ -459,7 +465,7 @@ pub struct Apiserver {
     #[command(flatten)]
     flags: Flags,
     #[command(flatten)]
-    pub logging: Logging,
+    pub common: Common,
 }
 
 impl Apiserver {
@@ -523,7 +529,7 @@ mod tests {
         assert_eq!(config.service_node_port_range.to_string(), "20000-22767");
         assert_eq!((config.told.event_ttl, config.told.min_request_timeout), (Duration::from_secs(1800), Duration::from_secs(600)));
         assert_eq!((config.shutdown_delay_duration, config.kubernetes_service_node_port), (Duration::from_secs(70), 30_443));
-        assert!(!config.keep_kubernetes_endpoints);
+        assert_eq!(config.endpoint_reconciler, Reconciler::Nobody);
         assert_eq!(config.told.external_address(([127, 0, 0, 1], 6443).into()), "api.example.org:6443");
     }
 

@@ -7,7 +7,7 @@ use controllers::manager::{self, Clients, Selection};
 use crate::client_flags::ClientFlags;
 use crate::controller_manager_flags::Settings;
 use crate::leader_election::{self, Candidate, LeaderElection, TOLERATED};
-use crate::logging_flags::Logging;
+use crate::common_flags::Common;
 use crate::secure_serving::{Check, Checks, SecureServing, Shown};
 use crate::service_accounts::ProcessClients;
 use crate::{feature_gates, process_metrics};
@@ -27,7 +27,7 @@ pub struct ControllerManager {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
-    pub logging: Logging,
+    pub common: Common,
     /// Which controllers run: * for those that are on by default, NAME, -NAME; the first that fits counts.
     #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
     controllers: Vec<String>,

@@ -17,7 +17,7 @@ use kubelet::{Config, KubeletConfiguration, certificate};
 
 use crate::client_flags::{self, ClientFlags};
 use crate::feature_gates;
-use crate::logging_flags::Logging;
+use crate::common_flags::Common;
 
 /// `ferrokube kubelet`.
 #[derive(Args)]
@@ -28,7 +28,7 @@ pub struct Kubelet {
     #[command(flatten)]
     client: ClientFlags,
     #[command(flatten)]
-    pub logging: Logging,
+    pub common: Common,
     /// The node's name; the machine's by default.
     #[arg(long)]
     hostname_override: Option<String>,

@@ -8,6 +8,7 @@ mod authentication_flags;
 mod authorization_flags;
 mod certs;
 mod client_flags;
+mod common_flags;
 mod control_plane;
 mod controller_manager;
 mod controller_manager_flags;
@@ -19,7 +20,6 @@ mod grants;
 mod joining;
 mod kubelet_command;
 mod leader_election;
-mod logging_flags;
 mod network_policies;
 mod nodes;
 mod pid_file;
@@ -35,11 +35,12 @@ mod snapshot;
 mod stand_ins;
 mod up;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 
 use apiserver::threads;
 use clap::{Parser, Subcommand};
+use common_flags::Common;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
@@ -87,22 +88,28 @@ enum Command {
 }
 
 impl Command {
-    /// How much to log.
-    fn log_filter(&self) -> &'static str {
+    /// The flags that all components take, if this is a component.
+    fn common(&self) -> Option<&Common> {
         match self {
-            Command::Apiserver(command) => command.logging.filter(),
-            Command::ControllerManager(command) => command.logging.filter(),
-            Command::Scheduler(command) => command.logging.filter(),
-            Command::Kubelet(command) => command.logging.filter(),
-            Command::Proxy(command) => command.logging.filter(),
-            _ => logging_flags::USUAL,
+            Command::Apiserver(command) => Some(&command.common),
+            Command::ControllerManager(command) => Some(&command.common),
+            Command::Scheduler(command) => Some(&command.common),
+            Command::Kubelet(command) => Some(&command.common),
+            Command::Proxy(command) => Some(&command.common),
+            _ => None,
         }
     }
 }
 
 fn main() -> ExitCode {
     let mut cli = Cli::parse_from(argv::arguments(std::env::args_os()));
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(cli.command.log_filter()));
+    if let Some(version) = cli.command.common().and_then(Common::version) {
+        // Whoever asked may have gone.
+        let _ = writeln!(std::io::stdout(), "{version}");
+        return ExitCode::SUCCESS;
+    }
+    let level = cli.command.common().map_or(common_flags::USUAL, Common::filter);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     // A line that finds no room where it is to be written is lost; told of there as well, it would end the process.
     log.log_internal_errors(false).init();

@@ -11,7 +11,7 @@ use kube_proxy::config::Mode;
 
 use crate::client_flags::ClientFlags;
 use crate::feature_gates;
-use crate::logging_flags::Logging;
+use crate::common_flags::Common;
 
 /// `ferrokube proxy`.
 #[derive(Args)]
@@ -22,7 +22,7 @@ pub struct Proxy {
     #[command(flatten)]
     client: ClientFlags,
     #[command(flatten)]
-    pub logging: Logging,
+    pub common: Common,
     /// The node's name; the machine's by default.
     #[arg(long)]
     hostname_override: Option<String>,

@@ -12,7 +12,7 @@ use scheduler::{Config, Metrics};
 use crate::client_flags::{self, ClientFlags};
 use crate::go_values::duration;
 use crate::leader_election::{self, Candidate, LeaderElection, TOLERATED};
-use crate::logging_flags::Logging;
+use crate::common_flags::Common;
 use crate::secure_serving::{Check, Checks, SecureServing, Shown};
 use crate::{feature_gates, process_metrics};
 
@@ -32,7 +32,7 @@ pub struct Scheduler {
     #[command(flatten)]
     serving: SecureServing,
     #[command(flatten)]
-    pub logging: Logging,
+    pub common: Common,
     /// Switches features on and off: Name=true|false. Only what is so already is accepted.
     #[arg(long, value_delimiter = ',')]
     feature_gates: Vec<feature_gates::Setting>,

@@ -88,16 +88,18 @@ pub struct Build {
 
 /// The version of the API that is served.
 pub const GIT_VERSION: &str = "v1.37.2";
+pub const MAJOR: &str = "1";
+pub const MINOR: &str = "37";
 /// The same as OpenAPI documents have it: which API a server emulates is told without a patch.
 pub const EMULATED_VERSION: &str = "1.37";
 
 /// `/version`.
 pub fn version(build: &Build) -> Value {
     json!({
-        "major": "1",
-        "minor": "37",
-        "emulationMajor": "1",
-        "emulationMinor": "37",
+        "major": MAJOR,
+        "minor": MINOR,
+        "emulationMajor": MAJOR,
+        "emulationMinor": MINOR,
         "minCompatibilityMajor": "1",
         "minCompatibilityMinor": "36",
         "gitVersion": GIT_VERSION,

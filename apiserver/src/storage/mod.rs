@@ -19,6 +19,7 @@ mod followed;
 pub mod intern;
 pub mod key;
 pub mod log;
+pub mod mortal;
 pub mod object;
 mod progress;
 pub mod resource;
@@ -38,6 +39,7 @@ use tokio::task::JoinHandle;
 pub use cache::{Cursor, Resource, Snapshot, Stamp};
 pub use encode::{EncodeError, Prepared};
 pub use log::{Event, EventKind, Expired, LogLimits, Scope};
+pub use mortal::Mortal;
 pub use object::{EncodingId, Labels, Object};
 pub use resource::{Codec, CodecError, FieldOrder, JsonCodec, ResourceSpec, SelectableField};
 pub use store::{Coming, Key, Revision, Store, StoreError};
@@ -138,6 +140,11 @@ impl Storage {
             None => tasks.push(tokio::spawn(dispatch::follow(inner.clone(), start))),
         }
         Ok(Storage { inner, tasks })
+    }
+
+    /// Keys below a prefix that go when nobody renews them; `kind` is what the configuration of ciphers calls them.
+    pub fn mortal(&self, prefix: &'static str, kind: &encrypted::Kind) -> Mortal {
+        Mortal::new(self.inner.store.clone(), prefix, kind)
     }
 
     /// Loads a resource into memory. A prefix that is registered already gives the resource that is there, whatever the

@@ -1,19 +1,25 @@
 //! The service `kubernetes` in `default`, and its Endpoints and EndpointSlice: where clients in the cluster find the API server.
 //!
-//! The service is created and then left to administrators; the addresses are kept as they should be.
+//! The service is created and then left to administrators; the addresses are kept as they should be. Where several API servers share a
+//! store they are those of all that live ([`EndpointLeases`]): a server that is told to stop takes itself away, and one that is dead is taken
+//! away by the others. Alone on its store a server leaves its address there when it stops, since nobody else would be found instead.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::status::Status;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Settings;
+use super::endpoint_leases::EndpointLeases;
+use super::service_cidr::ServiceRange;
 use super::watched::Watched;
+use super::{Reconciler, Settings};
 use crate::api::Api;
+use crate::endpoints::meta;
 use crate::loopback::{Loopback, is_overtaken};
+use crate::registry::read::{list_at, str_at};
 
 const NAME: &str = "kubernetes";
 const NAMESPACE: &str = "default";
@@ -26,16 +32,87 @@ const PORT: u16 = 443;
 /// Changes are looked at this long after the last look at the latest, as upstream does.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// What may change the addresses.
-pub fn watched(api: &Arc<Api>) -> Watched {
-    Watched::named(api, &[("", "services"), ("", "endpoints"), ("discovery.k8s.io", "endpointslices")], NAME)
+/// Taking oneself away must not keep a server from stopping, as upstream has it.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Whose addresses the endpoints are.
+#[derive(Clone)]
+pub enum Keeper {
+    /// Somebody else's.
+    Nobody,
+    /// This server's alone.
+    Alone(IpAddr),
+    /// This server's and that of the others on the store.
+    Shared(IpAddr, EndpointLeases),
 }
 
-/// Goes on ensuring. Never returns; dropped at the end.
-pub async fn keep(client: &Loopback, settings: &Settings, mut watched: Watched) {
+impl Keeper {
+    pub fn of(api: &Api, settings: &Settings) -> Keeper {
+        match (settings.advertise_address, settings.reconciler) {
+            (None, _) | (_, Reconciler::Nobody) => Keeper::Nobody,
+            (Some(address), Reconciler::Own) => Keeper::Alone(address),
+            (Some(address), Reconciler::Leases) => Keeper::Shared(address, EndpointLeases::new(api)),
+        }
+    }
+}
+
+/// Before the server is ready: the service is there, and no lease of an earlier process says that this one serves already.
+pub async fn prepare(client: &Loopback, settings: &Settings) -> Result<(), Status> {
+    let keeper = Keeper::of(client.api(), settings);
+    let service = ensure_service(client, settings).await;
+    let endpoints = match &keeper {
+        Keeper::Shared(address, leases) => match leases.give_up(*address).await {
+            Ok(true) => set_endpoints(client, settings, &keeper, true).await,
+            Ok(false) => Ok(()),
+            Err(error) => Err(Status::internal_error(&error.to_string())),
+        },
+        Keeper::Alone(_) | Keeper::Nobody => set_endpoints(client, settings, &keeper, false).await,
+    };
+    service.and(endpoints)
+}
+
+/// Goes on ensuring until `stop` turns true, and then takes this server away from those that are found.
+pub async fn keep(client: &Loopback, settings: &Settings, mut stop: watch::Receiver<bool>) {
+    let keeper = Keeper::of(client.api(), settings);
+    let resources = [("", "services"), ("", "endpoints"), ("discovery.k8s.io", "endpointslices")];
+    let watched = Watched::named(client.api(), &resources, NAME);
+    tokio::select! {
+        // An error says that nobody is left who could tell it.
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = go_on(client, settings, &keeper, watched) => {}
+    }
+    if let Keeper::Shared(address, leases) = &keeper {
+        let leaving = async {
+            match leases.give_up(*address).await {
+                Ok(_) => set_endpoints(client, settings, &keeper, true).await,
+                Err(error) => Err(Status::internal_error(&error.to_string())),
+            }
+        };
+        match tokio::time::timeout(LEAVE_TIMEOUT, leaving).await {
+            Ok(Ok(())) => {}
+            Ok(Err(status)) => tracing::error!(error = status.message, "unable to remove endpoints from kubernetes service"),
+            Err(_) => tracing::warn!("removing endpoints from kubernetes service took too long"),
+        }
+    }
+}
+
+async fn go_on(client: &Loopback, settings: &Settings, keeper: &Keeper, mut watched: Watched) {
     loop {
         let last = Instant::now();
-        match ensure(client, settings).await {
+        let done = match keeper {
+            Keeper::Shared(address, leases) => match leases.renew(*address).await {
+                Ok(()) => Ok(()),
+                Err(error) => Err(Status::internal_error(&error.to_string())),
+            },
+            Keeper::Alone(_) | Keeper::Nobody => Ok(()),
+        };
+        let done = match done {
+            Ok(()) => ensure_service(client, settings).await.and(set_endpoints(client, settings, keeper, false).await),
+            Err(status) => Err(status),
+        };
+        match done {
+            // Nothing tells that a lease has ended.
+            Ok(()) if matches!(keeper, Keeper::Shared(..)) => {}
             Ok(()) => watched.changed().await,
             Err(status) => tracing::warn!(error = status.message, "the service kubernetes is not as it should be"),
         }
@@ -43,19 +120,70 @@ pub async fn keep(client: &Loopback, settings: &Settings, mut watched: Watched) 
     }
 }
 
-/// Creates the service and its address if they are missing, and sets its endpoints right.
-pub async fn ensure(client: &Loopback, settings: &Settings) -> Result<(), Status> {
-    let Some(range) = settings.service_ranges.first() else { return Ok(()) };
-    let service = ensure_service(client, range.first(), settings).await;
-    let endpoints = match settings.advertise_address {
-        Some(_) if !settings.keeps_endpoints => Ok(()),
-        Some(advertised) => ensure_endpoints(client, advertised, settings.port).await,
-        None => Ok(()),
+/// Sets the endpoints right. `leaving`: this server is none of them any more, and there may be no other.
+async fn set_endpoints(client: &Loopback, settings: &Settings, keeper: &Keeper, leaving: bool) -> Result<(), Status> {
+    let (addresses, own_ports) = match keeper {
+        Keeper::Nobody => return Ok(()),
+        Keeper::Alone(address) => (vec![*address], true),
+        Keeper::Shared(_, leases) => {
+            // Ports are set by whoever comes or goes, or servers that differ in them would set them in turn for ever.
+            (leases.addresses().await.map_err(|error| Status::internal_error(&error.to_string()))?, leaving)
+        }
     };
-    service.and(endpoints)
+    if addresses.is_empty() && !leaving {
+        let why = "no API server IP addresses were listed in storage, refusing to erase all endpoints for the kubernetes Service";
+        return Err(Status::internal_error(why));
+    }
+    let mut subsets = subsets(None, &addresses, settings.port, own_ports);
+    if client.serves("", "endpoints") {
+        let current = client.get("", "endpoints", NAMESPACE, NAME);
+        if current.is_none() && leaving {
+            return Ok(());
+        }
+        subsets = self::subsets(current.as_ref(), &addresses, settings.port, own_ports);
+        keep_object(client, ENDPOINTS, current, endpoints(&subsets), &["subsets"]).await?;
+    }
+    if client.serves("discovery.k8s.io", "endpointslices") {
+        let wanted = slice(&subsets);
+        let mut current = client.get("discovery.k8s.io", "endpointslices", NAMESPACE, NAME);
+        // The family of a slice does not change.
+        if let Some(other) = current.take_if(|current| current["addressType"] != wanted["addressType"]) {
+            client.delete(&format!("{SLICES}/{NAME}"), meta::text(&other, "uid")).await?;
+        }
+        keep_object(client, SLICES, current, wanted, &["endpoints", "ports"]).await?;
+    }
+    Ok(())
 }
 
-async fn ensure_service(client: &Loopback, address: IpAddr, settings: &Settings) -> Result<(), Status> {
+/// What the subsets of the endpoints should be. Those of `current` stay if their addresses are right, whatever their order; their ports
+/// too, unless `own_ports`.
+fn subsets(current: Option<&Value>, addresses: &[IpAddr], port: u16, own_ports: bool) -> Value {
+    let mut texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    texts.sort();
+    texts.dedup();
+    if texts.is_empty() {
+        return json!([]);
+    }
+    let ports = json!([{ "name": "https", "port": port, "protocol": "TCP" }]);
+    let listed: Vec<Value> = texts.iter().map(|ip| json!({ "ip": ip })).collect();
+    let Some([only]) = current.and_then(|current| current["subsets"].as_array()).map(Vec::as_slice) else {
+        return json!([{ "addresses": listed, "ports": ports }]);
+    };
+    let mut only = only.clone();
+    let mut there: Vec<&str> = list_at(&only, "/addresses").iter().map(|address| str_at(address, "/ip")).collect();
+    there.sort_unstable();
+    if there != texts {
+        only["addresses"] = listed.into();
+    }
+    if own_ports || only["ports"].is_null() {
+        only["ports"] = ports;
+    }
+    json!([only])
+}
+
+/// Creates the service and its address if they are missing.
+async fn ensure_service(client: &Loopback, settings: &Settings) -> Result<(), Status> {
+    let Some(address) = settings.service_ranges.first().map(ServiceRange::first) else { return Ok(()) };
     if !client.serves("", "services") {
         return Ok(());
     }
@@ -66,18 +194,6 @@ async fn ensure_service(client: &Loopback, address: IpAddr, settings: &Settings)
     let name = address.to_string();
     if client.serves("networking.k8s.io", "ipaddresses") && client.get("networking.k8s.io", "ipaddresses", "", &name).is_none() {
         client.ensure(ADDRESSES, ip_address(address)).await?;
-    }
-    Ok(())
-}
-
-async fn ensure_endpoints(client: &Loopback, advertised: IpAddr, port: u16) -> Result<(), Status> {
-    if client.serves("", "endpoints") {
-        let current = client.get("", "endpoints", NAMESPACE, NAME);
-        keep_object(client, ENDPOINTS, current, endpoints(advertised, port), &["subsets"]).await?;
-    }
-    if client.serves("discovery.k8s.io", "endpointslices") {
-        let current = client.get("discovery.k8s.io", "endpointslices", NAMESPACE, NAME);
-        keep_object(client, SLICES, current, slice(advertised, port), &["addressType", "endpoints", "ports"]).await?;
     }
     Ok(())
 }
@@ -143,26 +259,28 @@ fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
-fn endpoints(address: IpAddr, port: u16) -> Value {
+fn endpoints(subsets: &Value) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Endpoints",
         "metadata": { "name": NAME, "namespace": NAMESPACE, "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
-        "subsets": [{
-            "addresses": [{ "ip": address.to_string() }],
-            "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
-        }],
+        "subsets": subsets,
     })
 }
 
-fn slice(address: IpAddr, port: u16) -> Value {
+/// The slice that says what the endpoints say. Of addresses of both families it has the IPv4 ones.
+fn slice(subsets: &Value) -> Value {
+    let addresses: Vec<&str> = list_at(subsets, "/0/addresses").iter().map(|address| str_at(address, "/ip")).collect();
+    let is_v6 = |address: &str| address.contains(':');
+    let all_v6 = !addresses.is_empty() && addresses.iter().all(|address| is_v6(address));
+    let ready = |address: &&str| json!({ "addresses": [address], "conditions": { "ready": true } });
     json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": { "name": NAME, "namespace": NAMESPACE, "labels": { "kubernetes.io/service-name": NAME } },
-        "addressType": family(address),
-        "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true } }],
-        "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
+        "addressType": if all_v6 { "IPv6" } else { "IPv4" },
+        "endpoints": addresses.iter().filter(|address| is_v6(address) == all_v6).map(ready).collect::<Vec<_>>(),
+        "ports": subsets.pointer("/0/ports").cloned().unwrap_or(Value::Null),
     })
 }
 
@@ -172,13 +290,48 @@ mod tests {
 
     #[test]
     fn endpoints_are_set_right_and_left_alone_when_they_are() {
-        let address = IpAddr::from([10, 1, 2, 3]);
-        let wanted = endpoints(address, 6443);
+        let wanted = endpoints(&subsets(None, &[IpAddr::from([10, 1, 2, 3])], 6443, true));
         assert_eq!(revise(&wanted, &wanted, &["subsets"]), None);
-        let mut other = endpoints(IpAddr::from([10, 9, 9, 9]), 6443);
+        let mut other = endpoints(&subsets(None, &[IpAddr::from([10, 9, 9, 9])], 6443, true));
         other["metadata"]["labels"] = json!({"mine": "1"});
         let revised = revise(&other, &wanted, &["subsets"]).unwrap();
         assert_eq!(revised["subsets"], wanted["subsets"]);
         assert_eq!(revised["metadata"]["labels"], json!({"mine": "1", "endpointslice.kubernetes.io/skip-mirror": "true"}));
+    }
+
+    #[test]
+    fn subsets_are_those_who_live_and_otherwise_what_they_were() {
+        let port = |port: u16| json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+        let of = |ips: &[&str], at: u16| {
+            let addresses: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+            json!([{"addresses": addresses, "ports": port(at)}])
+        };
+        let (a, b) = ("10.0.0.1", "10.0.0.2");
+        for (name, current, living, own_ports, expected) in [
+            ("nothing is there", json!([]), vec![b, a], false, of(&[a, b], 6443)),
+            ("as it should be, in another order and at another port", of(&[b, a], 7443), vec![a, b], false, of(&[b, a], 7443)),
+            ("one has come", of(&[a], 7443), vec![a, b], false, of(&[a, b], 7443)),
+            ("one has gone, and sets the ports", of(&[a, b], 7443), vec![b], true, of(&[b], 6443)),
+            ("the last has gone", of(&[a], 6443), vec![], true, json!([])),
+            ("two subsets are nobody's work", json!([{"addresses": [{"ip": a}]}, {"addresses": [{"ip": b}]}]), vec![a], false, of(&[a], 6443)),
+            ("twice the same", of(&[a, a], 6443), vec![a, a], false, of(&[a], 6443)),
+        ] {
+            let living: Vec<IpAddr> = living.into_iter().map(|ip| ip.parse().unwrap()).collect();
+            assert_eq!(subsets(Some(&json!({"subsets": current})), &living, 6443, own_ports), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_slice_is_of_one_family() {
+        let of = |ips: &[&str]| {
+            let addresses: Vec<IpAddr> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+            let slice = slice(&subsets(None, &addresses, 6443, true));
+            let told: Vec<String> = list_at(&slice, "/endpoints").iter().map(|e| str_at(e, "/addresses/0").to_owned()).collect();
+            (str_at(&slice, "/addressType").to_owned(), told)
+        };
+        let owned = |family: &str, ips: &[&str]| (family.to_owned(), ips.iter().map(|ip| (*ip).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(&["10.0.0.1", "fd00::1"]), owned("IPv4", &["10.0.0.1"]));
+        assert_eq!(of(&["fd00::2", "fd00::1"]), owned("IPv6", &["fd00::1", "fd00::2"]));
+        assert_eq!(of(&[]), owned("IPv4", &[]));
     }
 }

@@ -11,6 +11,7 @@ pub mod authentication_trust;
 pub mod crd_approval;
 pub mod crd_cleanup;
 pub mod crd_names;
+pub mod endpoint_leases;
 pub mod identity_lease;
 pub mod keyed;
 pub mod kubernetes_service;
@@ -24,6 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use apimachinery::status::Status;
+use tokio::task::JoinHandle;
 
 use crate::api::Api;
 use crate::filters::front_proxy;
@@ -31,6 +33,17 @@ use crate::flow_control;
 use crate::loopback::Loopback;
 use service_cidr::ServiceRange;
 use watched::Watched;
+
+/// Who keeps the endpoints of the service `kubernetes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reconciler {
+    /// Somebody else.
+    Nobody,
+    /// This server, which knows of no other.
+    Own,
+    /// All servers on the store, by leases that they keep there.
+    Leases,
+}
 
 /// What the objects say about this server.
 #[derive(Clone, Debug)]
@@ -41,8 +54,8 @@ pub struct Settings {
     pub port: u16,
     /// Where nodes serve the service `kubernetes`; 0 for nowhere.
     pub node_port: u16,
-    /// Whether the endpoints of the service `kubernetes` are this server's to keep.
-    pub keeps_endpoints: bool,
+    /// Who keeps the endpoints of the service `kubernetes`.
+    pub reconciler: Reconciler,
     /// The ranges that services get their addresses from, the default family first.
     pub service_ranges: Vec<ServiceRange>,
     /// The CA of client certificates, PEM.
@@ -64,7 +77,7 @@ pub async fn prepare(api: &Arc<Api>, settings: &Settings) -> Result<(), Status> 
     };
     let services = async {
         service_cidr::ensure(&client, settings).await?;
-        if let Err(status) = kubernetes_service::ensure(&client, settings).await {
+        if let Err(status) = kubernetes_service::prepare(&client, settings).await {
             // A full range, say, must not keep the server from starting: it is tried again later.
             tracing::warn!(error = status.message, "the service kubernetes is not there yet");
         }
@@ -78,8 +91,8 @@ pub async fn prepare(api: &Arc<Api>, settings: &Settings) -> Result<(), Status> 
     Ok(())
 }
 
-/// Starts what goes on until the server stops.
-pub fn spawn(api: &Arc<Api>, settings: &Settings) {
+/// Starts what goes on until the server stops. The answer ends when this server is told to stop and clients are led to it no more.
+pub fn spawn(api: &Arc<Api>, settings: &Settings) -> JoinHandle<()> {
     let client = Loopback::new(api);
     let flow_objects = [(flow_control::GROUP, flow_control::SCHEMAS), (flow_control::GROUP, flow_control::LEVELS)];
     let (c, watched) = (client.clone(), Watched::new(api, &flow_objects));
@@ -89,8 +102,8 @@ pub fn spawn(api: &Arc<Api>, settings: &Settings) {
     let (c, watched) = (client.clone(), Watched::new(api, &flow_objects));
     until_stopped(api, async move { flow_control::ensure::keep(&c, watched).await });
 
-    let (c, s, watched) = (client.clone(), settings.clone(), kubernetes_service::watched(api));
-    until_stopped(api, async move { kubernetes_service::keep(&c, &s, watched).await });
+    let (c, s, stop) = (client.clone(), settings.clone(), api.leaving.clone());
+    let found = tokio::spawn(async move { kubernetes_service::keep(&c, &s, stop).await });
     let (c, s, watched) = (client.clone(), settings.clone(), authentication_trust::watched(api));
     until_stopped(api, async move { authentication_trust::keep(&c, &s, watched).await });
 
@@ -100,6 +113,7 @@ pub fn spawn(api: &Arc<Api>, settings: &Settings) {
     crd_approval::spawn(&client);
     crd_cleanup::spawn(&client);
     identity_lease::spawn(&client, settings);
+    found
 }
 
 /// Runs a task until the server is told to stop.

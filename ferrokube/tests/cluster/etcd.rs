@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Client, ResourceExt};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
@@ -140,6 +141,55 @@ async fn objects_in_etcd_outlive_the_server_and_a_killed_etcd() {
     let cluster = Cluster::start_with(data.path(), &flags);
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client().await, "default");
     check(&maps, &acknowledged).await;
+}
+
+/// Who is found under the service `kubernetes`, by its Endpoints and by its EndpointSlice.
+async fn found(client: &Client) -> [Vec<String>; 2] {
+    let endpoints = Api::<Endpoints>::namespaced(client.clone(), "default").get_opt("kubernetes").await.expect("an answer");
+    let slice = Api::<EndpointSlice>::namespaced(client.clone(), "default").get_opt("kubernetes").await.expect("an answer");
+    let of_endpoints = endpoints.into_iter().flat_map(|e| e.subsets.unwrap_or_default()).flat_map(|s| s.addresses.unwrap_or_default());
+    let of_slice = slice.into_iter().flat_map(|s| s.endpoints.unwrap_or_default()).flat_map(|e| e.addresses);
+    [of_endpoints.map(|address| address.ip).collect(), of_slice.collect()]
+}
+
+async fn finds(client: &Client, servers: &[&str]) {
+    let wanted: Vec<String> = servers.iter().map(|server| (*server).to_owned()).collect();
+    let end = Instant::now() + RECOVERY_TIMEOUT;
+    loop {
+        let found = found(client).await;
+        if found == [wanted.clone(), wanted.clone()] {
+            return;
+        }
+        assert!(Instant::now() < end, "{servers:?} should be found, and those that are: {found:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_on_one_etcd_are_found_as_long_as_they_live() {
+    const ONE: &str = "192.0.2.1";
+    const TWO: &str = "192.0.2.2";
+    const THREE: &str = "192.0.2.3";
+    let Some(etcd) = EtcdServer::start() else { return };
+    let directories = [(); 3].map(|()| tempfile::tempdir().expect("a directory"));
+    let server = |number: usize, address: &str| {
+        Cluster::api_server_with(directories[number].path(), &["--etcd-servers", &etcd.client, "--advertise-address", address])
+    };
+    let first = server(0, ONE);
+    let client = first.client().await;
+    finds(&client, &[ONE]).await;
+    let second = server(1, TWO);
+    let third = server(2, THREE);
+    finds(&client, &[ONE, TWO, THREE]).await;
+    // Whoever goes says so; whoever dies is missed.
+    assert!(second.stop(), "it ends well");
+    assert_eq!(found(&client).await[0], [ONE, THREE], "at once");
+    third.kill();
+    finds(&client, &[ONE]).await;
+    // The last one takes itself away too, and the next one does not believe that it serves already.
+    assert!(first.stop(), "it ends well");
+    let again = server(1, TWO);
+    finds(&again.client().await, &[TWO]).await;
 }
 
 /// Waits until writes are taken and seen again.

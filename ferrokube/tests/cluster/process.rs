@@ -99,6 +99,12 @@ impl Cluster {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// SIGTERM, and whether it ended well.
+    pub fn stop(mut self) -> bool {
+        terminate(&self.child);
+        self.child.wait().expect("the process can be waited for").success()
+    }
+
     /// `kill -9`.
     pub fn kill(mut self) {
         self.child.kill().expect("the process can be killed");
@@ -135,8 +141,7 @@ impl Component {
 
     /// SIGTERM, and whether it ended well.
     pub fn stop(mut self) -> bool {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the process can be told to end");
+        terminate(&self.child);
         self.child.wait().expect("the process can be waited for").success()
     }
 }
@@ -147,4 +152,9 @@ impl Drop for Component {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn terminate(child: &Child) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the process can be told to end");
 }

@@ -35,6 +35,7 @@ pub const CONTROLLERS: &[&str] = &[
     "ttl-controller",
     "disruption-controller",
     "resourcequota-controller",
+    "resourceclaim-controller",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,9 +11,11 @@
 
 pub mod api;
 pub mod components;
+pub mod devices;
 pub mod faults;
 pub mod invariants;
 pub mod nodes;
 pub mod object;
+pub mod placement;
 pub mod run;
 pub mod workload;

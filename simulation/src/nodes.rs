@@ -25,7 +25,21 @@ use crate::object;
 pub const NEVER_READY: &str = "simulation/never-ready";
 pub const FAILS_PERCENT: &str = "simulation/fails-percent";
 
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+pub const ZONE: &str = "topology.kubernetes.io/zone";
+pub const ZONES: u32 = 3;
+
 const LEASES: &str = "kube-node-lease";
+/// Every node has so many devices of one kind.
+pub const DEVICE_CLASS: &str = "device";
+pub const DRIVER: &str = "simulation.example.com";
+const DEVICES: usize = 2;
+
+/// What containers that fail end with: the last says to some Jobs that an index, the one before that the whole Job is lost.
+pub const EXIT_CODES: [i32; 5] = [1, 1, 1, FATAL_EXIT_CODE, LAST_EXIT_CODE];
+pub const FATAL_EXIT_CODE: i32 = 42;
+pub const LAST_EXIT_CODE: i32 = 3;
+
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const KUBELET: &str = "kubelet";
 
@@ -202,11 +216,12 @@ impl Nodes {
         let by = Author::new(KUBELET);
         if core.state.get(kinds::NODE, "", node).is_none() {
             let resources = json!({"cpu": cpus.to_string(), "memory": "64Gi", "pods": "110"});
-            let object = json!({"metadata": {"name": node, "labels": {"kubernetes.io/hostname": node}}, "spec": {},
+            let object = json!({"metadata": {"name": node, "labels": {(HOSTNAME): node, (ZONE): zone(node)}}, "spec": {},
                 "status": {"capacity": resources, "allocatable": resources}});
             // The name was free a moment ago.
             let _ = core.create(&by, kinds::NODE, "", object);
         }
+        self.show_devices(&mut core, node);
         let time = core.time();
         let key = Key::new(kinds::NODE, "", node);
         if core.state.get(kinds::NODE, "", node).is_some_and(|node| !object::is_ready(node)) {
@@ -229,6 +244,23 @@ impl Nodes {
         }
         drop(core);
         self.plans.lock().add(HEARTBEAT, Task { step: Step::Beat, node: node.to_owned(), ..no_pod() });
+    }
+
+    /// Says which devices the node has.
+    fn show_devices(&self, core: &mut Core, node: &str) {
+        let Some(owner) = core.state.get(kinds::NODE, "", node) else { return };
+        if core.state.get(kinds::RESOURCE_SLICE, "", node).is_some() {
+            return;
+        }
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": object::uid(owner), "controller": true});
+        let devices: Vec<Value> = (0..DEVICES).map(|number| json!({"name": format!("device-{number}")})).collect();
+        let slice = json!({
+            "metadata": {"name": node, "ownerReferences": [owner]},
+            "spec": {"driver": DRIVER, "nodeName": node, "devices": devices,
+                "pool": {"name": node, "generation": 1, "resourceSliceCount": 1}},
+        });
+        // The name was free a moment ago.
+        let _ = core.create(&Author::new(KUBELET), kinds::RESOURCE_SLICE, "", slice);
     }
 
     fn step(&self, task: Task) {
@@ -283,27 +315,37 @@ impl Nodes {
             }
             Step::End => {
                 let percent: f64 = pod["metadata"]["annotations"][FAILS_PERCENT].as_str().and_then(|text| text.parse().ok()).unwrap_or(0.0);
-                let fails = self.plans.lock().rng.random::<f64>() * 100.0 < percent;
-                end(&mut core, &key, if fails { "Failed" } else { "Succeeded" });
+                let exit_code = {
+                    let rng = &mut self.plans.lock().rng;
+                    let fails = rng.random::<f64>() * 100.0 < percent;
+                    if fails { EXIT_CODES[rng.random_range(0..EXIT_CODES.len())] } else { 0 }
+                };
+                end(&mut core, &key, exit_code);
             }
             Step::Stop | Step::Beat => {}
         }
     }
 }
 
+/// The zone that a node is in, by its name.
+fn zone(node: &str) -> String {
+    let number = node.bytes().fold(0u32, |sum, byte| sum.wrapping_add(u32::from(byte)));
+    format!("zone-{}", number % ZONES)
+}
+
 fn no_pod() -> Task {
     Task { step: Step::Beat, node: String::new(), namespace: String::new(), pod: String::new(), uid: String::new() }
 }
 
-/// Writes that a pod has ended.
-pub fn end(core: &mut Core, key: &Key, phase: &str) {
+/// Writes that a pod has ended, with this exit code.
+pub fn end(core: &mut Core, key: &Key, exit_code: i32) {
     let time = core.time();
+    let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };
     core.change(KUBELET, key, Part::Status, |pod| {
         pod["status"]["phase"] = phase.into();
         for condition in ["Ready", "ContainersReady"] {
             crate::api::set_condition(pod, condition, "False", time.clone());
         }
-        let exit_code = i32::from(phase != "Succeeded");
         pod["status"]["containerStatuses"] = json!([{
             "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"terminated": {"exitCode": exit_code, "finishedAt": time, "startedAt": time}},
@@ -324,7 +366,7 @@ pub fn set_ready(core: &mut Core, key: &Key, is_ready: bool) {
 /// A pod that is deleted ends first, and then goes.
 fn stop(core: &mut Core, key: &Key, pod: &Value, fails: bool) {
     if !object::is_ended(pod) {
-        end(core, key, if fails { "Failed" } else { "Succeeded" });
+        end(core, key, i32::from(fails));
     }
     let how = Deletion { grace_seconds: Some(0), uid: Some(object::uid(pod).to_owned()), ..Deletion::default() };
     // Nobody else can have deleted it: this thread holds the server.

@@ -21,7 +21,7 @@ use crate::api::trace::Trace;
 use crate::components::{self, Process, Program};
 use crate::faults::Faults;
 use crate::invariants::Invariants;
-use crate::nodes::Nodes;
+use crate::nodes::{DEVICE_CLASS, DRIVER, Nodes};
 use crate::workload::{USER, Users};
 
 /// Within this time after the troubles everything is as it is wanted.
@@ -164,6 +164,9 @@ impl Simulation {
         for namespace in ["default", "kube-system", "kube-node-lease", "one", "two", "fleeting"] {
             core.create(&Author::new(USER), kinds::NAMESPACE, "", json!({"metadata": {"name": namespace}})).expect("the name is free");
         }
+        let selector = json!({"cel": {"expression": format!("device.driver == {DRIVER:?}")}});
+        let class = json!({"metadata": {"name": DEVICE_CLASS}, "spec": {"selectors": [selector]}});
+        core.create(&Author::new(USER), kinds::DEVICE_CLASS, "", class).expect("the name is free");
     }
 
     fn broken(&self, what: &str) -> Box<Broken> {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::core::{Core, Deletion, Part};
 use super::failure::{Failure, Result};
 use super::kinds;
+use super::prepare::set_condition;
 use super::state::{Author, Key};
 use crate::object;
 
@@ -36,5 +37,7 @@ pub fn evict(core: &mut Core, by: &Author, namespace: &str, name: &str) -> Resul
             });
         }
     }
+    let time = core.time();
+    core.change(&by.name, &key, Part::Status, |pod| set_condition(pod, "DisruptionTarget", "True", time));
     core.delete(by, &key, &only).map(drop)
 }

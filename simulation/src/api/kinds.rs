@@ -66,6 +66,7 @@ kinds! {
     DEVICE_TAINT_RULE = ("resource.k8s.io", "devicetaintrules", "DeviceTaintRule", false);
     RESOURCE_SLICE = ("resource.k8s.io", "resourceslices", "ResourceSlice", false);
     RESOURCE_CLAIM = ("resource.k8s.io", "resourceclaims", "ResourceClaim", true);
+    RESOURCE_CLAIM_TEMPLATE = ("resource.k8s.io", "resourceclaimtemplates", "ResourceClaimTemplate", true);
     VOLUME_ATTACHMENT = ("storage.k8s.io", "volumeattachments", "VolumeAttachment", false);
 }
 

@@ -89,6 +89,7 @@ fn has_status(kind: KindId) -> bool {
             | JOB
             | CRON_JOB
             | POD_DISRUPTION_BUDGET
+            | RESOURCE_CLAIM
     )
 }
 

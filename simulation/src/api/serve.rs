@@ -152,7 +152,8 @@ impl Core {
             (&Method::PUT, false) => self.update(by, &key, part, posted.body).map(|object| (*object).clone()),
             (&Method::PATCH, false) => {
                 let strategic = match posted.patch_type.as_str() {
-                    "application/strategic-merge-patch+json" => true,
+                    // Nobody else owns what is applied here, so that it is only merged.
+                    "application/strategic-merge-patch+json" | "application/apply-patch+yaml" => true,
                     "application/merge-patch+json" => false,
                     _ => return Err(Failure::unsupported_media_type()),
                 };

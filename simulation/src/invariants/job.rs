@@ -26,6 +26,29 @@ fn is_indexed(job: &Value) -> bool {
     object::text(job, "/spec/completionMode") == "Indexed"
 }
 
+/// Indexes as a status tells them: `1,3-5`.
+fn indexes(text: &str) -> HashSet<i64> {
+    let read = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<i64>().ok()?..=last.parse().ok()?)
+    };
+    text.split(',').filter_map(read).flatten().collect()
+}
+
+/// How many successes there are at least if a Job with a policy for them is a success.
+fn enough(job: &Value) -> i64 {
+    let completions = object::number_or(job, "/spec/completions", 1);
+    let of_rule = |rule: &Value| {
+        let indexes = i64::try_from(indexes(object::text(rule, "/succeededIndexes")).len()).unwrap_or(0);
+        object::number_or(rule, "/succeededCount", indexes)
+    };
+    object::list(job, "/spec/successPolicy/rules").iter().map(of_rule).min().unwrap_or(completions).min(completions)
+}
+
+fn index(pod: &Value) -> i64 {
+    object::text(pod, "/metadata/annotations/batch.kubernetes.io~1job-completion-index").parse().unwrap_or(-1)
+}
+
 /// What has become of a Job's pods.
 #[derive(Default)]
 struct Ended {
@@ -80,6 +103,7 @@ impl Invariant for Counting {
             }
             let complete = object::list(job, "/status/conditions").iter().any(|condition| object::text(condition, "/type") == "Complete");
             let (succeeded, wanted) = (object::number(job, "/status/succeeded"), object::number_or(job, "/spec/completions", 1));
+            let wanted = if job["spec"]["successPolicy"].is_null() { wanted } else { enough(job) };
             if complete && succeeded < wanted {
                 return Err(format!("Job {name:?} is complete with {succeeded} of {wanted}"));
             }
@@ -163,5 +187,99 @@ impl Invariant for Parallelism {
             return Ok(());
         }
         Err(format!("pod {:?} is one of {active} of a Job that wants {allowed} at once", change.key.name))
+    }
+}
+
+/// A pod of an indexed Job is created for an index that has neither succeeded nor failed as far as the Job tells, and that nobody runs for
+/// that its creator could know of; and, if there is a limit for each index, not more often than that. A Job tells of an index as
+/// succeeded or as failed, never both. At rest it has not gone on when too many have failed, and has failed for its policy only if a pod
+/// did as that says.
+#[derive(Default)]
+pub struct Indexes {
+    denied: HashSet<String>,
+    /// By Job: the exit codes that its pods have ended with.
+    exit_codes: HashMap<String, HashSet<i64>>,
+}
+
+impl Invariant for Indexes {
+    fn changed(&mut self, state: &State, change: &Change) -> Result<(), String> {
+        let (object, name) = (&*change.object, &change.key.name);
+        if change.key.kind == JOB && change.what != What::Deleted {
+            let told = |field: &str| indexes(object::text(object, &format!("/status/{field}")));
+            let both: Vec<i64> = told("completedIndexes").intersection(&told("failedIndexes")).copied().collect();
+            return if both.is_empty() { Ok(()) } else { Err(format!("Job {name:?} tells of {both:?} as succeeded and as failed")) };
+        }
+        let Some(owner) = object::controller(object).filter(|_| change.key.kind == POD) else { return Ok(()) };
+        if let Some(code) = object.pointer("/status/containerStatuses/0/state/terminated/exitCode").and_then(Value::as_i64) {
+            self.exit_codes.entry(owner.to_owned()).or_default().insert(code);
+        }
+        if change.what != What::Added || !is_controllers(change) {
+            return Ok(());
+        }
+        let job = state.list(JOB, &change.key.namespace).find(|job| object::uid(job) == owner);
+        let Some(job) = job.filter(|job| is_indexed(job)) else { return Ok(()) };
+        if change.by.is_denied {
+            self.denied.insert(object::uid(object).to_owned());
+        }
+        let index = index(object);
+        for field in ["completedIndexes", "failedIndexes"] {
+            if indexes(object::text(job, &format!("/status/{field}"))).contains(&index) {
+                return Err(format!("pod {name:?} was created for index {index}, which is among the {field}"));
+            }
+        }
+        let limit = object::number_or(job, "/spec/backoffLimitPerIndex", i64::MAX);
+        let failures = object::text(object, "/metadata/annotations/batch.kubernetes.io~1job-index-failure-count").parse().unwrap_or(0);
+        if failures > limit {
+            return Err(format!("pod {name:?} was created after {failures} failures of index {index}, of {limit} that it may have"));
+        }
+        let same = state.controlled(POD, &change.key.namespace, owner).find(|pod| {
+            let is_other = object::uid(pod) != object::uid(object) && !self.denied.contains(object::uid(pod));
+            is_other && object::is_active(pod) && self::index(pod) == index
+        });
+        match same.filter(|_| !self.denied.contains(object::uid(object))) {
+            Some(same) => Err(format!("pod {name:?} was created for index {index}, which {:?} runs for", object::name(same))),
+            None => Ok(()),
+        }
+    }
+
+    fn at_rest(&self, state: &State) -> Result<(), String> {
+        for job in state.list(JOB, "") {
+            let name = object::name(job);
+            let ending = object::list(job, "/status/conditions").iter();
+            let is_true = |condition: &&Value| object::text(condition, "/status") == "True";
+            let ended = ending.filter(is_true).find(|condition| matches!(object::text(condition, "/type"), "Complete" | "Failed"));
+            let Some(ended) = ended else { continue };
+            let failed = i64::try_from(indexes(object::text(job, "/status/failedIndexes")).len()).unwrap_or(i64::MAX);
+            let is_complete = object::text(ended, "/type") == "Complete" && object::text(ended, "/reason") != "SuccessPolicy";
+            if is_complete && failed > 0 {
+                return Err(format!("Job {name:?} is complete, and {failed} of its indexes have failed"));
+            }
+            let codes = self.exit_codes.get(object::uid(job));
+            let has_fatal = codes.is_some_and(|codes| codes.contains(&i64::from(crate::nodes::FATAL_EXIT_CODE)));
+            if object::text(ended, "/reason") == "PodFailurePolicy" && !has_fatal {
+                return Err(format!("Job {name:?} has failed for its policy, and no pod did as that says"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn indexes_are_read_as_they_are_told() {
+        assert_eq!(indexes("1,3-5"), HashSet::from([1, 3, 4, 5]));
+        assert!(indexes("").is_empty());
+    }
+
+    #[test]
+    fn a_success_has_at_least_what_its_easiest_rule_wants() {
+        let job = |rules: Value| json!({"spec": {"completions": 5, "successPolicy": {"rules": rules}}});
+        assert_eq!(enough(&job(json!([{"succeededIndexes": "0-2"}, {"succeededCount": 4}]))), 3);
+        assert_eq!(enough(&job(json!([{"succeededIndexes": "0-2", "succeededCount": 2}]))), 2);
     }
 }

@@ -5,6 +5,7 @@
 
 mod daemon_set;
 mod deployment;
+mod devices;
 mod disruption;
 mod job;
 pub mod lately;
@@ -50,11 +51,16 @@ impl Default for Invariants {
             Box::new(deployment::Rest),
             Box::<replica_set::Pods>::default(),
             Box::<stateful_set::Order>::default(),
+            Box::<stateful_set::Updates>::default(),
             Box::<daemon_set::OneANode>::default(),
             Box::<job::Counting>::default(),
             Box::<job::Parallelism>::default(),
+            Box::<job::Indexes>::default(),
             Box::<disruption::Budgets>::default(),
             Box::new(scheduling::Placement),
+            Box::<scheduling::Fit>::default(),
+            Box::<scheduling::Preemption>::default(),
+            Box::new(devices::Devices),
             Box::new(ownership::Owners),
             Box::<ownership::Orphans>::default(),
             Box::new(quota::Used),

@@ -5,7 +5,8 @@ use crate::api::kinds::{NODE, POD};
 use crate::api::state::State;
 use crate::object;
 
-/// At rest every pod that has not ended is on a node that exists, and ready; and every node is ready and without taints.
+/// At rest every pod that has not ended is on a node that exists, and ready; and every node is ready and without taints. Pods of nobody's
+/// may be on none, if [`super::scheduling::Fit`] has nothing against it.
 pub struct Rest;
 
 impl Invariant for Rest {
@@ -17,6 +18,9 @@ impl Invariant for Rest {
         }
         for pod in state.list(POD, "").filter(|pod| !object::is_ended(pod)) {
             let (name, node) = (object::name(pod), object::text(pod, "/spec/nodeName"));
+            if node.is_empty() && object::controller(pod).is_none() {
+                continue;
+            }
             if state.get(NODE, "", node).is_none() {
                 return Err(format!("pod {name:?} is on no node"));
             }

@@ -1,23 +1,33 @@
-//! Pods on nodes: bound once, and not more than fit.
+//! Pods on nodes: bound once, where they may be, and to make room only for what matters more. [`crate::placement`] says where that is.
 
-use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::Invariant;
+use super::lately::{Lately, WINDOW};
 use crate::api::kinds::{NODE, POD};
 use crate::api::state::{Change, State, What};
+use crate::devices;
 use crate::object;
+use crate::placement::{self, Obstacle, Scene};
 
-/// Thousandths of a processor.
-fn milli_cpus(quantity: &Value) -> i64 {
-    let text = quantity.as_str().unwrap_or("0");
-    match text.strip_suffix('m') {
-        Some(milli) => milli.parse().unwrap_or(0),
-        None => text.parse::<i64>().unwrap_or(0) * 1000,
-    }
+fn is_bound(pod: &Value) -> bool {
+    !object::text(pod, "/spec/nodeName").is_empty()
 }
 
-fn asked(pod: &Value) -> i64 {
-    object::list(pod, "/spec/containers").iter().map(|container| milli_cpus(&container["resources"]["requests"]["cpu"])).sum()
+/// The pod that this change puts on a node.
+fn newly_bound(change: &Change) -> Option<&Value> {
+    let is_pod = change.key.kind == POD && change.what != What::Deleted;
+    let was_bound = change.old.as_deref().is_some_and(is_bound);
+    Some(&*change.object).filter(|pod| is_pod && !was_bound && is_bound(pod))
+}
+
+fn scene(state: &State) -> Scene<'_> {
+    let pods = state.list(POD, "").filter(|pod| is_bound(pod) && !object::is_ended(pod));
+    Scene { nodes: state.list(NODE, "").map(|node| &**node).collect(), pods: pods.map(|pod| &**pod).collect() }
 }
 
 /// A pod stays on the node that it is bound to, and the pods that are bound to a node and have not ended ask for no more than it has.
@@ -25,27 +35,156 @@ pub struct Placement;
 
 impl Invariant for Placement {
     fn changed(&mut self, state: &State, change: &Change) -> Result<(), String> {
-        if change.key.kind != POD || change.what == What::Deleted {
-            return Ok(());
-        }
         let (name, pod) = (&change.key.name, &*change.object);
+        if change.key.kind == POD && change.what != What::Deleted {
+            let (before, after) =
+                (change.old.as_deref().map_or("", |old| object::text(old, "/spec/nodeName")), object::text(pod, "/spec/nodeName"));
+            if !before.is_empty() && before != after {
+                return Err(format!("pod {name:?} was on {before:?} and now is on {after:?}"));
+            }
+        }
+        let Some(pod) = newly_bound(change) else { return Ok(()) };
         let node = object::text(pod, "/spec/nodeName");
-        let before = change.old.as_deref().map_or("", |old| object::text(old, "/spec/nodeName"));
-        if before == node {
-            return Ok(());
-        }
-        if !before.is_empty() {
-            return Err(format!("pod {name:?} was on {before:?} and now is on {node:?}"));
-        }
         let Some(found) = state.get(NODE, "", node) else { return Ok(()) };
-        let there = state.list(POD, "").filter(|pod| object::text(pod, "/spec/nodeName") == node && !object::is_ended(pod));
-        let there: Vec<_> = there.map(|pod| (object::name(pod), asked(pod))).collect();
-        let (count, sum) = there.iter().fold((0, 0), |(count, sum), (_, asked)| (count + 1, sum + asked));
-        let has = milli_cpus(&found["status"]["allocatable"]["cpu"]);
-        let most: i64 = object::text(found, "/status/allocatable/pods").parse().unwrap_or(0);
-        if sum > has || count > most {
-            return Err(format!("pod {name:?} was put on {node:?}, which has {has}m: {count} pods ask for {sum}m, {there:?}"));
+        let there: Vec<&Value> = scene(state).pods.into_iter().filter(|pod| object::text(pod, "/spec/nodeName") == node).collect();
+        let Some(obstacle) = placement::lacking(found, &there) else { return Ok(()) };
+        let names: Vec<&str> = there.iter().map(|pod| object::name(pod)).collect();
+        Err(format!("pod {name:?} was put on {node:?} with {names:?}: {obstacle}"))
+    }
+}
+
+/// What of a node says which pods it takes.
+fn outline(node: &Value) -> Value {
+    json!({
+        "metadata": {"name": node["metadata"]["name"], "labels": node["metadata"]["labels"]},
+        "spec": {"taints": node["spec"]["taints"], "unschedulable": node["spec"]["unschedulable"]},
+    })
+}
+
+/// Whoever is bound may be there: the node is (or was a little while ago) selected and without taints that the pod does not tolerate, no
+/// pod is near that must not be, one is or was near of those that must, and pods are spread, but for those that were lately lost or are
+/// on their way. At rest a pod is on no node only if none has a place for it, not even at the cost of pods that matter less.
+#[derive(Default)]
+pub struct Fit {
+    nodes: HashMap<String, Lately<Value>>,
+    /// When nodes came.
+    came: HashMap<String, Instant>,
+    /// Pods that were bound and are no more, or are about to go.
+    lost: Vec<(Instant, Arc<Value>)>,
+}
+
+impl Invariant for Fit {
+    fn changed(&mut self, state: &State, change: &Change) -> Result<(), String> {
+        let now = change.at;
+        if change.key.kind == NODE {
+            let outline = outline(&change.object);
+            self.nodes.entry(change.key.name.clone()).or_insert_with(|| Lately::new(outline.clone())).set(now, outline);
+            if change.what != What::Modified {
+                self.came.insert(change.key.name.clone(), now);
+            }
+        }
+        if change.key.kind == POD
+            && let Some(old) = change.old.as_ref().filter(|old| is_bound(old) && object::is_active(old))
+            && (change.what == What::Deleted || !object::is_active(&change.object))
+        {
+            self.lost.retain(|(at, _)| *at + WINDOW >= now);
+            self.lost.push((now, old.clone()));
+        }
+        let Some(pod) = newly_bound(change) else { return Ok(()) };
+        let node = object::text(pod, "/spec/nodeName");
+        let Some(found) = state.get(NODE, "", node) else { return Ok(()) };
+        match self.obstacle(state, pod, found, now) {
+            None => Ok(()),
+            Some(obstacle) => Err(format!("pod {:?} was put on {node:?}: {obstacle}", change.key.name)),
+        }
+    }
+
+    fn at_rest(&self, state: &State) -> Result<(), String> {
+        let scene = scene(state);
+        for pod in state.list(POD, "").filter(|pod| !is_bound(pod) && object::is_active(pod)) {
+            for node in &scene.nodes {
+                let priority = object::number(pod, "/spec/priority");
+                let may_preempt = object::text(pod, "/spec/preemptionPolicy") != "Never";
+                let yields = |other: &Value| {
+                    may_preempt
+                        && object::text(other, "/spec/nodeName") == object::name(node)
+                        && object::number(other, "/spec/priority") < priority
+                };
+                let pods = scene.pods.iter().copied().filter(|other| !yields(other)).collect();
+                let without = Scene { nodes: scene.nodes.clone(), pods };
+                if without.obstacles(pod, node).is_empty() && devices::are_there(state, pod, object::name(node)) {
+                    return Err(format!("pod {:?} is on no node, and could be on {:?}", object::name(pod), object::name(node)));
+                }
+            }
         }
         Ok(())
+    }
+}
+
+impl Fit {
+    /// What has kept the pod from the node all the time since the scheduler may have looked.
+    fn obstacle(&self, state: &State, pod: &Value, node: &Value, now: Instant) -> Option<Obstacle> {
+        let known = self.nodes.get(object::name(node));
+        let of_node = |outlines: &Lately<Value>| {
+            let mut obstacles = outlines.all(now).map(|node| Scene::of_node(pod, node));
+            let first = obstacles.next().flatten()?;
+            obstacles.all(|obstacle| obstacle.is_some()).then_some(first)
+        };
+        if let Some(obstacle) = known.and_then(of_node) {
+            return Some(obstacle);
+        }
+        let mut scene = scene(state);
+        scene.pods.retain(|other| object::uid(other) != object::uid(pod));
+        let obstacles = scene.obstacles(pod, node);
+        let lost = || self.lost.iter().filter(|(at, _)| *at + WINDOW >= now).map(|(_, pod)| &**pod);
+        let is_new = |node: &&Value| self.came.get(object::name(node)).is_some_and(|came| *came + WINDOW >= now);
+        obstacles.into_iter().find(|obstacle| match obstacle {
+            // [`Placement`] asks for room, with no mercy.
+            Obstacle::Taint(_) | Obstacle::Selector | Obstacle::Room { .. } => false,
+            Obstacle::Apart(_) => true,
+            Obstacle::Together => {
+                let mut with_lost = scene.clone();
+                with_lost.pods.extend(lost());
+                with_lost.obstacles(pod, node).contains(&Obstacle::Together)
+            }
+            Obstacle::Spread { skew, most } => {
+                let on_their_way = state.list(POD, object::namespace(pod)).filter(|other| !is_bound(other)).count();
+                let slack = i64::try_from(lost().count() + on_their_way).unwrap_or(i64::MAX);
+                !scene.nodes.iter().any(is_new) && *skew > most.saturating_add(slack)
+            }
+        })
+    }
+}
+
+/// The scheduler sends a pod away only for one that waits, or did a little while ago, and matters more.
+#[derive(Default)]
+pub struct Preemption {
+    /// The priorities of pods that are on no node, and until when they were on none.
+    waiting: HashMap<String, (i64, Option<Instant>)>,
+}
+
+impl Invariant for Preemption {
+    fn changed(&mut self, _: &State, change: &Change) -> Result<(), String> {
+        if change.key.kind != POD {
+            return Ok(());
+        }
+        let (pod, now) = (&*change.object, change.at);
+        let priority = object::number(pod, "/spec/priority");
+        if !is_bound(pod) && change.what != What::Deleted {
+            self.waiting.insert(object::uid(pod).to_owned(), (priority, None));
+        } else if let Some((_, until)) = self.waiting.get_mut(object::uid(pod)) {
+            until.get_or_insert(now);
+        }
+        let is_sent_away = change.by.name.starts_with("kube-scheduler")
+            && (change.what == What::Deleted || object::is_terminating(pod))
+            && !change.old.as_deref().is_some_and(object::is_terminating);
+        if !is_sent_away {
+            return Ok(());
+        }
+        self.waiting.retain(|_, (_, until)| until.is_none_or(|until| until + WINDOW >= now));
+        if self.waiting.values().any(|(other, _)| *other > priority) {
+            return Ok(());
+        }
+        Err(format!("pod {:?} of priority {priority} was sent away, and none waits that matters more", change.key.name))
     }
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::lately::Lately;
+use super::lately::{Events, Lately};
 use super::{Invariant, is_controllers};
-use crate::api::kinds::{CONTROLLER_REVISION, POD, STATEFUL_SET};
+use crate::api::kinds::{CONTROLLER_REVISION, NAMESPACE, NODE, POD, STATEFUL_SET};
 use crate::api::state::{Change, State, What};
 use crate::object;
 
@@ -85,6 +85,87 @@ impl Invariant for Order {
             if i64::try_from(revisions).unwrap_or(0) > kept + 2 {
                 return Err(format!("StatefulSet {name:?} keeps {revisions} revisions of {kept}"));
             }
+        }
+        Ok(())
+    }
+}
+
+fn max_unavailable(set: &Value) -> i64 {
+    let replicas = object::number_or(set, "/spec/replicas", 1);
+    let most = set.pointer("/spec/updateStrategy/rollingUpdate/maxUnavailable");
+    most.map_or(1, |most| object::share(Some(most), replicas, false)).max(1)
+}
+
+/// An update takes a pod that is ready only as long as no more than `maxUnavailable` are missing or not ready, that one included, but for
+/// those that were lately lost otherwise. Pods that go because of their node, their set or their namespace are no update.
+#[derive(Default)]
+pub struct Updates {
+    /// Of each set: how many may be unavailable, and its replicas.
+    allowed: HashMap<String, Lately<(i64, i64)>>,
+    /// By set: readiness that was lost otherwise.
+    lost: HashMap<String, Events>,
+    /// Whether pods are driven from a node.
+    is_driving: HashMap<String, Lately<bool>>,
+}
+
+impl Updates {
+    fn note_node(&mut self, change: &Change) {
+        let drives = |taint: &Value| object::text(taint, "/effect") == "NoExecute";
+        let is_driving = change.what == What::Deleted || object::list(&change.object, "/spec/taints").iter().any(drives);
+        self.is_driving.entry(change.key.name.clone()).or_insert_with(|| Lately::new(is_driving)).set(change.at, is_driving);
+    }
+
+    /// The set whose update this deletion of a pod is.
+    fn updated<'a>(&self, state: &'a State, change: &'a Change) -> Option<&'a Value> {
+        let pod = &*change.object;
+        let owner = object::controller(pod)?;
+        let node = self.is_driving.get(object::text(pod, "/spec/nodeName"))?;
+        let is_going = |object: Option<&std::sync::Arc<Value>>| object.is_none_or(|object| object::is_terminating(object));
+        if !is_controllers(change)
+            || node.all(change.at).any(|is_driving| *is_driving)
+            || is_going(state.get(NAMESPACE, "", &change.key.namespace))
+        {
+            return None;
+        }
+        let set = state.list(STATEFUL_SET, &change.key.namespace).map(|set| &**set).find(|set| object::uid(set) == owner)?;
+        let replicas = self.allowed.get(owner)?.all(change.at).map(|(_, replicas)| *replicas).min()?;
+        (!object::is_terminating(set) && ordinal(&change.key.name)? < replicas).then_some(set)
+    }
+}
+
+impl Invariant for Updates {
+    fn changed(&mut self, state: &State, change: &Change) -> Result<(), String> {
+        let (object, now) = (&*change.object, change.at);
+        match change.key.kind {
+            NODE => self.note_node(change),
+            STATEFUL_SET => {
+                let allowed = (max_unavailable(object), object::number_or(object, "/spec/replicas", 1));
+                self.allowed.entry(object::uid(object).to_owned()).or_insert_with(|| Lately::new(allowed)).set(now, allowed);
+            }
+            POD => {
+                let is_there = |pod: &Value| object::is_ready(pod) && object::is_active(pod);
+                let was = change.old.as_deref().is_some_and(is_there);
+                let is = change.what != What::Deleted && is_there(object);
+                let Some(owner) = object::controller(object).filter(|_| was && !is) else { return Ok(()) };
+                let Some(set) = self.updated(state, change) else {
+                    self.lost.entry(owner.to_owned()).or_default().add(now);
+                    return Ok(());
+                };
+                let Some(allowed) = self.allowed.get(owner) else { return Ok(()) };
+                let most = allowed.all(now).map(|(most, _)| *most).max().unwrap_or(1);
+                let replicas = allowed.all(now).map(|(_, replicas)| *replicas).min().unwrap_or(0);
+                let is_missing = |ordinal: &i64| {
+                    let pod = state.get(POD, &change.key.namespace, &format!("{}-{ordinal}", object::name(set)));
+                    !pod.is_some_and(|pod| is_there(pod))
+                };
+                let missing = (0..replicas).filter(is_missing).count();
+                let lost = self.lost.get(owner).map_or(0, |lost| lost.count(now));
+                if i64::try_from(missing.saturating_sub(lost)).unwrap_or(0) > most {
+                    let name = &change.key.name;
+                    return Err(format!("pod {name:?} was taken for an update: {missing} are missing, {lost} were lost, {most} may be"));
+                }
+            }
+            _ => {}
         }
         Ok(())
     }

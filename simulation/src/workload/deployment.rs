@@ -4,7 +4,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 
-use super::{Topic, app, change_template, number_or_percent, put_template_right, template};
+use super::{Topic, app, change_particular_template, number_or_percent, particular_template, put_template_right};
 use crate::api::kinds;
 use crate::object;
 
@@ -26,7 +26,7 @@ fn make(rng: &mut SmallRng, name: &str) -> Value {
     json!({
         "metadata": {"labels": labels},
         "spec": {
-            "replicas": rng.random_range(0..8), "selector": {"matchLabels": labels}, "template": template(rng, &labels),
+            "replicas": rng.random_range(0..8), "selector": {"matchLabels": labels}, "template": particular_template(rng, &labels),
             "strategy": strategy(rng), "revisionHistoryLimit": rng.random_range(0..4), "progressDeadlineSeconds": 600,
             "minReadySeconds": if rng.random::<f64>() < 0.3 { rng.random_range(1..10) } else { 0 },
         },
@@ -36,13 +36,13 @@ fn make(rng: &mut SmallRng, name: &str) -> Value {
 fn change(rng: &mut SmallRng, deployment: &mut Value) {
     let spec = &mut deployment["spec"];
     match rng.random_range(0..10) {
-        0..4 => change_template(rng, &mut spec["template"]),
+        0..4 => change_particular_template(rng, &mut spec["template"]),
         4..7 => spec["replicas"] = rng.random_range(0..8).into(),
         7 => spec["paused"] = rng.random::<bool>().into(),
         8 => spec["strategy"] = strategy(rng),
         _ => {
             // Both at once.
-            change_template(rng, &mut spec["template"]);
+            change_particular_template(rng, &mut spec["template"]);
             spec["replicas"] = rng.random_range(0..8).into();
         }
     }

@@ -1,4 +1,4 @@
-//! Jobs: with and without indexes, whose pods fail now and then, suspended and resumed.
+//! Jobs: with and without indexes, whose pods fail now and then, suspended and resumed, with policies for failures and successes.
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Topic, template};
 use crate::api::kinds;
+use crate::nodes::{FATAL_EXIT_CODE, LAST_EXIT_CODE};
 
 pub const TOPIC: Topic = Topic { kind: kinds::JOB, most: 4, weight: 4, make, change, put_right };
 
@@ -20,6 +21,22 @@ pub fn spec(rng: &mut SmallRng) -> Value {
         "completionMode": if rng.random::<bool>() { "Indexed" } else { "NonIndexed" },
         "podReplacementPolicy": if rng.random::<bool>() { "Failed" } else { "TerminatingOrFailed" },
     });
+    if spec["completionMode"] == "Indexed" && rng.random::<f64>() < 0.4 {
+        limit_each_index(rng, &mut spec);
+    }
+    if spec["completionMode"] == "Indexed" && rng.random::<f64>() < 0.3 {
+        let completions = spec["completions"].as_i64().unwrap_or(1);
+        let rule = match rng.random_range(0..3) {
+            0 => json!({"succeededIndexes": format!("0-{}", completions - 1), "succeededCount": rng.random_range(1..=completions)}),
+            1 => json!({"succeededIndexes": "0"}),
+            _ => json!({"succeededCount": rng.random_range(1..=completions)}),
+        };
+        spec["successPolicy"] = json!({"rules": [rule]});
+    }
+    if rng.random::<f64>() < 0.4 {
+        spec["podReplacementPolicy"] = "Failed".into();
+        spec["podFailurePolicy"] = json!({"rules": failure_rules(rng, !spec["backoffLimitPerIndex"].is_null())});
+    }
     if rng.random::<f64>() < 0.2 {
         spec["suspend"] = true.into();
     }
@@ -27,6 +44,33 @@ pub fn spec(rng: &mut SmallRng) -> Value {
         spec["ttlSecondsAfterFinished"] = rng.random_range(0..60).into();
     }
     spec
+}
+
+/// Each index may fail so often, and so many of them for good.
+fn limit_each_index(rng: &mut SmallRng, spec: &mut Value) {
+    spec["backoffLimitPerIndex"] = rng.random_range(0..3).into();
+    spec["backoffLimit"] = i32::MAX.into();
+    if rng.random::<bool>() {
+        spec["maxFailedIndexes"] = rng.random_range(0..3).into();
+    }
+}
+
+fn failure_rules(rng: &mut SmallRng, with_indexes: bool) -> Vec<Value> {
+    let on_code = |action: &str, code: i32| json!({"action": action, "onExitCodes": {"operator": "In", "values": [code]}});
+    let mut rules = Vec::new();
+    if rng.random::<bool>() {
+        rules.push(json!({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}));
+    }
+    if rng.random::<bool>() {
+        rules.push(on_code("FailJob", FATAL_EXIT_CODE));
+    }
+    if with_indexes && rng.random::<bool>() {
+        rules.push(on_code("FailIndex", LAST_EXIT_CODE));
+    }
+    if rules.is_empty() {
+        rules.push(on_code("Count", FATAL_EXIT_CODE));
+    }
+    rules
 }
 
 fn make(rng: &mut SmallRng, _: &str) -> Value {

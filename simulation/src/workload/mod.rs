@@ -3,15 +3,19 @@
 //! One file a kind: how one is made, and how it is changed. Until the end of the troubles users want odd things too (pods that never
 //! become ready, rollouts that are paused); then they put everything right, so that the cluster can come to rest.
 
+mod constraints;
 mod cron_job;
 mod daemon_set;
 mod deployment;
 mod disruption_budget;
 mod job;
+mod nodes;
 mod pods;
 mod quota;
 mod replica_set;
+mod resource_claim;
 mod service;
+mod single_pod;
 mod stateful_set;
 
 use rand::RngExt;
@@ -49,6 +53,9 @@ pub const TOPICS: &[Topic] = &[
     disruption_budget::TOPIC,
     service::TOPIC,
     quota::TOPIC,
+    single_pod::TOPIC,
+    resource_claim::TOPIC,
+    resource_claim::TEMPLATES,
 ];
 
 /// Namespaces that users have. The last comes and goes.
@@ -78,7 +85,8 @@ impl Users {
             45..75 => self.change(core),
             75..85 => self.delete(core),
             85..90 => self.come_or_go(core),
-            90..96 => self.evict(core),
+            90..95 => self.evict(core),
+            95..97 => nodes::disturb(&mut self.rng, core),
             _ => pods::disturb(&mut self.rng, core),
         }
     }
@@ -173,6 +181,7 @@ impl Users {
             // It is there.
             let _ = core.delete(&by, &key, &Deletion { propagation: Some("Background".to_owned()), ..Deletion::default() });
         }
+        nodes::put_right(core);
         pods::remove_stuck(core);
     }
 }
@@ -180,6 +189,15 @@ impl Users {
 /// Which of a few apps an object belongs to: some share one, so that they quarrel about pods only where their kinds do.
 fn app(name: &str) -> Value {
     json!({"app": name})
+}
+
+/// A template of pods that now and then ask for particular places.
+fn particular_template(rng: &mut SmallRng, labels: &Value) -> Value {
+    let mut template = template(rng, labels);
+    if rng.random::<f64>() < 0.3 {
+        constraints::add(rng, &mut template, labels, false);
+    }
+    template
 }
 
 /// A template of pods.
@@ -201,10 +219,18 @@ fn template(rng: &mut SmallRng, labels: &Value) -> Value {
 /// Another image, which now and then does not work.
 fn change_template(rng: &mut SmallRng, template: &mut Value) {
     template["spec"]["containers"][0]["image"] = format!("i:{}", rng.random_range(0..4)).into();
+    put_template_right(template);
     if rng.random::<f64>() < 0.2 {
         template["metadata"]["annotations"][crate::nodes::NEVER_READY] = "true".into();
-    } else {
-        put_template_right(template);
+    }
+}
+
+/// Another image, and now and then another wish for places.
+fn change_particular_template(rng: &mut SmallRng, template: &mut Value) {
+    change_template(rng, template);
+    if rng.random::<f64>() < 0.2 {
+        let labels = template["metadata"]["labels"].clone();
+        constraints::add(rng, template, &labels, false);
     }
 }
 
@@ -212,6 +238,7 @@ fn put_template_right(template: &mut Value) {
     if let Some(annotations) = template.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.shift_remove(crate::nodes::NEVER_READY);
     }
+    constraints::remove(template);
 }
 
 /// A number, or a share in percent.

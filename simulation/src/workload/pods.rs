@@ -1,13 +1,14 @@
-//! What happens to single pods: they fail, stop being ready and are deleted by hand.
+//! What happens to pods one by one: they fail, stop being ready and are deleted by hand.
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
-use super::USER;
+use super::{USER, constraints};
 use crate::api::core::{Core, Deletion};
 use crate::api::kinds;
 use crate::api::state::{Author, Key};
+use crate::devices;
 use crate::nodes;
 use crate::object;
 
@@ -21,7 +22,7 @@ pub fn any(rng: &mut SmallRng, core: &Core) -> Option<Key> {
 pub fn disturb(rng: &mut SmallRng, core: &mut Core) {
     let Some(key) = any(rng, core) else { return };
     match rng.random_range(0..3) {
-        0 => nodes::end(core, &key, "Failed"),
+        0 => nodes::end(core, &key, 1),
         1 => nodes::set_ready(core, &key, false),
         _ => {
             // It runs, so it is there.
@@ -32,8 +33,16 @@ pub fn disturb(rng: &mut SmallRng, core: &mut Core) {
 
 /// Deletes what will never be ready and that nobody replaces by itself, as people have to do.
 pub fn remove_stuck(core: &mut Core) {
+    let is_never_ready = |pod: &serde_json::Value| !pod["metadata"]["annotations"][nodes::NEVER_READY].is_null();
     let is_stuck =
-        |pod: &&std::sync::Arc<serde_json::Value>| object::is_active(pod) && !pod["metadata"]["annotations"][nodes::NEVER_READY].is_null();
+        |pod: &&std::sync::Arc<serde_json::Value>| object::is_active(pod) && (is_never_ready(pod) || constraints::is_waiting(pod));
+    // A claim that is to go waits for the pods that use it.
+    let is_going = |claim: &str, namespace: &str| {
+        core.state.get(kinds::RESOURCE_CLAIM, namespace, claim).is_some_and(|claim| object::is_terminating(claim))
+    };
+    let is_stuck = |pod: &&std::sync::Arc<serde_json::Value>| {
+        is_stuck(pod) || devices::claims(pod).any(|claim| claim.is_some_and(|claim| is_going(claim, object::namespace(pod))))
+    };
     let stuck = core.state.list(kinds::POD, "").filter(is_stuck);
     let keys: Vec<Key> = stuck.map(|pod| Key::new(kinds::POD, object::namespace(pod), object::name(pod))).collect();
     for key in keys {

@@ -4,7 +4,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 
-use super::{Topic, app, put_template_right, template};
+use super::{Topic, app, particular_template, put_template_right};
 use crate::api::kinds;
 use crate::object;
 
@@ -13,7 +13,7 @@ pub const TOPIC: Topic = Topic { kind: kinds::REPLICA_SET, most: 3, weight: 2, m
 fn make(rng: &mut SmallRng, name: &str) -> Value {
     let labels = app(name);
     let replicas = rng.random_range(0..6);
-    json!({"spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template(rng, &labels)}})
+    json!({"spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": particular_template(rng, &labels)}})
 }
 
 fn change(rng: &mut SmallRng, set: &mut Value) {

@@ -4,7 +4,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 
-use super::{Topic, app, change_template, put_template_right, template};
+use super::{Topic, app, change_particular_template, number_or_percent, particular_template, put_template_right};
 use crate::api::kinds;
 
 pub const TOPIC: Topic = Topic { kind: kinds::STATEFUL_SET, most: 3, weight: 4, make, change, put_right };
@@ -15,10 +15,12 @@ fn make(rng: &mut SmallRng, name: &str) -> Value {
     let strategy = if rng.random::<f64>() < 0.2 {
         json!({"type": "OnDelete"})
     } else {
-        json!({"type": "RollingUpdate", "rollingUpdate": {"partition": rng.random_range(0..2)}})
+        let unavailable: Value = if rng.random::<bool>() { 1.into() } else { number_or_percent(rng, 3) };
+        let unavailable = if unavailable == 0 || unavailable == "0%" { 2.into() } else { unavailable };
+        json!({"type": "RollingUpdate", "rollingUpdate": {"partition": rng.random_range(0..2), "maxUnavailable": unavailable}})
     };
     json!({"spec": {
-        "replicas": rng.random_range(0..5), "selector": {"matchLabels": labels}, "template": template(rng, &labels), "serviceName": name,
+        "replicas": rng.random_range(0..5), "selector": {"matchLabels": labels}, "template": particular_template(rng, &labels), "serviceName": name,
         "podManagementPolicy": policy, "updateStrategy": strategy, "revisionHistoryLimit": rng.random_range(0..3),
     }})
 }
@@ -26,7 +28,7 @@ fn make(rng: &mut SmallRng, name: &str) -> Value {
 fn change(rng: &mut SmallRng, set: &mut Value) {
     let spec = &mut set["spec"];
     match rng.random_range(0..3) {
-        0 => change_template(rng, &mut spec["template"]),
+        0 => change_particular_template(rng, &mut spec["template"]),
         1 => spec["replicas"] = rng.random_range(0..5).into(),
         _ if spec["updateStrategy"]["type"] == "RollingUpdate" => {
             spec["updateStrategy"]["rollingUpdate"]["partition"] = rng.random_range(0..3).into();
@@ -38,5 +40,8 @@ fn change(rng: &mut SmallRng, set: &mut Value) {
 fn put_right(set: &mut Value) {
     let spec = &mut set["spec"];
     put_template_right(&mut spec["template"]);
-    spec["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}});
+    if spec["updateStrategy"]["type"] == "OnDelete" {
+        spec["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {}});
+    }
+    spec["updateStrategy"]["rollingUpdate"]["partition"] = 0.into();
 }

@@ -102,7 +102,8 @@ fn one_build() -> Result<(), String> {
 /// Each dependency with its features, as cargo would build it for these packages.
 fn features(packages: &[&str]) -> Result<BTreeSet<String>, String> {
     let output = plain_cargo()
-        .args(["tree", "--locked", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p} {f}"])
+        // A target is named so that what build scripts and macros use is a dependency of its own: it has features of its own.
+        .args(["tree", "--locked", "--target", "host-tuple", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p} {f}"])
         .args(packages)
         .output()
         .map_err(|e| format!("cargo tree: {e}"))?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use simulation::run::{simulate, story};
 
 /// What `make test` runs.
-const FEW: u64 = 24;
+const FEW: u64 = 16;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))

@@ -141,7 +141,6 @@ impl Core {
 
     fn put(&mut self, by: &Author, key: &Key, part: Part, old: &Arc<Value>, mut object: Value) -> Result<Arc<Value>> {
         prepare::for_update(key.kind, part, old, &mut object);
-        prepare::settle(key.kind, &mut object);
         if deletion::is_over(key.kind, &object) {
             return Ok(self.commit(key.clone(), object, true, by));
         }

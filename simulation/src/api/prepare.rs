@@ -178,7 +178,7 @@ fn job(object: &mut Value) {
     }
 }
 
-/// Keeps of the old object what this update must not touch.
+/// Keeps of the old object what this update must not touch, and gives the rest the form that the old one has.
 pub fn for_update(kind: KindId, part: Part, old: &Value, object: &mut Value) {
     take(&mut object["metadata"], "managedFields");
     for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "name", "namespace"] {
@@ -210,18 +210,12 @@ pub fn for_update(kind: KindId, part: Part, old: &Value, object: &mut Value) {
             }
         }
     }
+    settle(kind, object);
     let generation = old["metadata"]["generation"].as_i64();
     if let Some(generation) = generation
         && part == Part::Main
-        && differs(kind, &old["spec"], object)
+        && object.get("spec") != old.get("spec")
     {
         object["metadata"]["generation"] = (generation + 1).into();
     }
-}
-
-/// Whether the spec says something else in whichever form.
-fn differs(kind: KindId, old_spec: &Value, object: &Value) -> bool {
-    let mut settled = object.clone();
-    settle(kind, &mut settled);
-    settled["spec"] != *old_spec
 }

@@ -121,7 +121,10 @@ impl Updates {
         let owner = object::controller(pod)?;
         let node = self.is_driving.get(object::text(pod, "/spec/nodeName"))?;
         let is_going = |object: Option<&std::sync::Arc<Value>>| object.is_none_or(|object| object::is_terminating(object));
+        // Nor is it one that a pod is taken for unready with its node.
+        let is_sent_away = change.what == What::Deleted || object::is_terminating(pod);
         if !is_controllers(change)
+            || !is_sent_away
             || node.all(change.at).any(|is_driving| *is_driving)
             || is_going(state.get(NAMESPACE, "", &change.key.namespace))
         {

@@ -44,6 +44,15 @@ pub fn changes(volume: &Volume) -> bool {
     volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some()
 }
 
+/// What is said of a volume of a kind that nothing here makes.
+fn why_not(volume: &Volume) -> &'static str {
+    if volume.git_repo.is_some() {
+        "git-repo volume plugin has been disabled; if necessary, it may be re-enabled by enabling the feature-gate `GitRepoVolumeDriver`"
+    } else {
+        "no volume plugin matched"
+    }
+}
+
 fn at(path: PathBuf, read_only: bool, selinux_relabel: bool) -> Mounted {
     Mounted::new(PodVolume { source: Source::Path(path), read_only, selinux_relabel })
 }
@@ -107,7 +116,7 @@ impl Shared {
             blocking(move || empty_dir::set_up(&at_dir, &medium, source.mode, ownership)).await.map_err(|error| error.to_string())?;
             return Ok(at(dir, false, true));
         }
-        Err("no volume plugin matched".to_owned())
+        Err(why_not(volume).to_owned())
     }
 
     fn directory(&self, pod: &Pod, kind: Kind, name: &str) -> PathBuf {
@@ -271,5 +280,23 @@ async fn mount_nfs(target: &Path, source: &NFSVolumeSource, options: &[String], 
     match output.status.success() {
         true => Ok(()),
         false => Err(format!("mount failed: {}\nOutput: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_upstream_has_switched_off_has_words_of_its_own() {
+        for (source, words) in [
+            (json!({"name": "v", "gitRepo": {"repository": "r"}}), "git-repo volume plugin has been disabled; "),
+            (json!({"name": "v", "flexVolume": {"driver": "d"}}), "no volume plugin matched"),
+        ] {
+            let volume: Volume = serde_json::from_value(source).unwrap();
+            assert!(why_not(&volume).starts_with(words), "{volume:?}");
+        }
     }
 }

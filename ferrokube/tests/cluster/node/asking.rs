@@ -17,11 +17,7 @@ use super::host::Host;
 /// Everything here takes seconds; a loaded machine takes longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(super) async fn until<F, Fut>(what: &str, mut is_so: F)
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = bool>,
-{
+pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so().await {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");

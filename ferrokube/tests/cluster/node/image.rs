@@ -15,7 +15,7 @@ fn sha256(path: &Path) -> String {
     run("sha256sum", &[&path.display().to_string()]).split_whitespace().next().expect("a sum").to_owned()
 }
 
-/// A docker archive with busybox and a page `/www/index.html`.
+/// A docker archive with busybox, a page `/www/index.html`, and a user `web` (1000) whom `/etc/group` has in the group `staff` (5000).
 pub fn archive(directory: &Path, name: &str, page: &str) -> PathBuf {
     let root = directory.join(name.replace([':', '/'], "-"));
     for folder in ["root/bin", "root/www", "root/tmp", "root/etc", "files"] {
@@ -26,6 +26,8 @@ pub fn archive(directory: &Path, name: &str, page: &str) -> PathBuf {
         std::os::unix::fs::symlink("busybox", root.join("root/bin").join(applet)).expect("a link");
     }
     std::fs::write(root.join("root/www/index.html"), page).expect("a page");
+    std::fs::write(root.join("root/etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n").expect("users");
+    std::fs::write(root.join("root/etc/group"), "root:x:0:\nweb:x:1000:\nstaff:x:5000:web\n").expect("groups");
     let text = |path: PathBuf| path.display().to_string();
     let layer = root.join("files/layer.tar");
     run("tar", &["-C", &text(root.join("root")), "--owner=0", "--group=0", "-cf", &text(layer.clone()), "."]);

@@ -5,10 +5,13 @@
 
 mod asking;
 mod faults;
+mod fields;
 mod host;
 mod image;
 mod job;
 mod joining;
 mod machine;
+mod place;
 mod policies;
 mod registry;
+mod stories;

@@ -21,8 +21,9 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const JSON: &str = "application/json";
 const JSON_PATCH: &str = "application/json-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
-/// None of these requests takes a second on an idle machine; what explodes takes minutes or all memory.
-const PROMPT: Duration = Duration::from_secs(20);
+/// None of these requests takes a second on an idle machine, and all of them more on one that has much else to do; what explodes takes minutes
+/// or all memory.
+const PROMPT: Duration = Duration::from_secs(90);
 /// What the server may grow by through all of them.
 const MAX_GROWTH_KIB: u64 = 700 * 1024;
 
@@ -199,14 +200,15 @@ async fn webhooks_that_hang_call_back_or_explode_cost_their_timeout_and_no_more(
         started.elapsed()
     });
     assert!(hung.iter().all(|(code, _)| *code == 500));
-    assert!(started.elapsed() < Duration::from_secs(15), "200 hung requests took {:?}", started.elapsed());
-    assert!(quick < Duration::from_secs(10), "one beside them took {quick:?}");
+    // One after the other they take 200 seconds.
+    assert!(started.elapsed() < PROMPT, "200 hung requests took {:?}", started.elapsed());
+    assert!(quick < PROMPT / 2, "one beside them took {quick:?}");
 
     // Each round of the circle waits for the next, so the first timeout ends them all.
     let started = Instant::now();
     let calls = traps.calls.load(Ordering::SeqCst);
     refused(create(&client, &labelled("round", "call-back-Fail")).await, 500, &late("call-back"));
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < PROMPT, "the circle went on for {:?}", started.elapsed());
     assert!(traps.calls.load(Ordering::SeqCst) > calls + 1, "the webhook was not asked about its own writes");
     let settled = async || {
         let before = traps.calls.load(Ordering::SeqCst);
@@ -282,6 +284,10 @@ async fn expressions_that_never_end_are_cut_short() {
     let texts = doubled(&|i| format!("[variables.v{i}[0] + variables.v{i}[0]]"));
     let loops = "variables.d.all(a, variables.d.all(b, variables.d.all(c, variables.d.all(e, a + b + c + e != ''))))";
     let over = "actual cost limit exceeded";
+    // What costs little a step may run into the time limit first, on a slow machine.
+    let cut_short = |(code, message): (u16, String), expected: u16| {
+        assert!(code == expected && (message.contains(over) || message.contains("the evaluation took too long")), "{code} {message}");
+    };
     for (name, variables, expression) in [
         ("loops", json!([digits]), loops.to_owned()),
         ("lists", json!(lists), "variables.v59 == variables.v59".to_owned()),
@@ -297,9 +303,7 @@ async fn expressions_that_never_end_are_cut_short() {
         police(&client, name, spec.clone()).await;
         let mut body = labelled(name, name);
         body["data"] = (0..300).map(|i| (format!("k{i}"), Value::from("v"))).collect::<serde_json::Map<_, _>>().into();
-        let (code, message) = create(&client, &body).await;
-        // What costs little a step may run into the time limit first, on a slow machine.
-        assert!(code == 422 && (message.contains(over) || message.contains("the evaluation took too long")), "{name}: {code} {message}");
+        cut_short(create(&client, &body).await, 422);
         let mut open = spec;
         open["failurePolicy"] = "Ignore".into();
         let name = format!("{name}-open");
@@ -309,11 +313,11 @@ async fn expressions_that_never_end_are_cut_short() {
     }
     let conditions = json!([{"name": "loops", "expression": loops.replace("variables.d", "('0123456789' + '0123456789' + '0123456789' + '0123456789').split('')")}]);
     police(&client, "conditions", json!({"matchConditions": conditions, "validations": [{"expression": "true"}]})).await;
-    refused(create(&client, &labelled("conditions", "conditions")).await, 422, over);
+    cut_short(create(&client, &labelled("conditions", "conditions")).await, 422);
     let change = "[JSONPatch{op: 'add', path: '/data', value: {'a': string(variables.v59.size())}}]";
     let mutations = json!([{"patchType": "JSONPatch", "jsonPatch": {"expression": change}}]);
     police(&client, "mutation", json!({"reinvocationPolicy": "Never", "variables": sums, "mutations": mutations})).await;
-    refused(create(&client, &labelled("mutation", "mutation")).await, 403, over);
+    cut_short(create(&client, &labelled("mutation", "mutation")).await, 403);
 
     // Rules of definitions must be known to end before they are taken.
     let rule = |rule: &str| json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "string"}, "x-kubernetes-validations": [{"rule": rule}]}}});

@@ -141,7 +141,8 @@ async fn hooks(place: &Place) {
     place.runs("hooked", spec).await;
     until("it has done what it does after a start", async || place.says("hooked", "cat /data/order").await == "started").await;
     for (name, hook) in [
-        ("refused", json!({ "httpGet": { "host": address, "port": 8080, "path": "/none" } })),
+        // Any answer will do, but there must be one.
+        ("refused", json!({ "httpGet": { "host": address, "port": 8081, "path": "/started" } })),
         // A field that the API kept, and no kubelet runs.
         ("by-connection", json!({ "tcpSocket": { "host": address, "port": 8080 } })),
     ] {

@@ -23,8 +23,8 @@ use tokio::sync::watch;
 use crate::audit_flags::AuditFlags;
 use crate::authentication_flags::AuthenticationFlags;
 use crate::authorization_flags::AuthorizationFlags;
-use crate::go_values::duration;
 use crate::common_flags::Common;
+use crate::go_values::duration;
 use crate::settled_flags::SettledFlags;
 use crate::{feature_gates, runtime_config};
 

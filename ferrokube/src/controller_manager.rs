@@ -5,9 +5,9 @@ use client::{Shutdown, lease};
 use controllers::manager::{self, Clients, Selection};
 
 use crate::client_flags::ClientFlags;
+use crate::common_flags::Common;
 use crate::controller_manager_flags::Settings;
 use crate::leader_election::{self, Candidate, LeaderElection, TOLERATED};
-use crate::common_flags::Common;
 use crate::secure_serving::{Check, Checks, SecureServing, Shown};
 use crate::service_accounts::ProcessClients;
 use crate::{feature_gates, process_metrics};

@@ -16,8 +16,8 @@ use kubelet::certificate::store::Store;
 use kubelet::{Config, KubeletConfiguration, certificate};
 
 use crate::client_flags::{self, ClientFlags};
-use crate::feature_gates;
 use crate::common_flags::Common;
+use crate::feature_gates;
 
 /// `ferrokube kubelet`.
 #[derive(Args)]

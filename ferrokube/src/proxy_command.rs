@@ -10,8 +10,8 @@ use kube_proxy::Config;
 use kube_proxy::config::Mode;
 
 use crate::client_flags::ClientFlags;
-use crate::feature_gates;
 use crate::common_flags::Common;
+use crate::feature_gates;
 
 /// `ferrokube proxy`.
 #[derive(Args)]

@@ -10,9 +10,9 @@ use client::{Informers, Shutdown, lease};
 use scheduler::{Config, Metrics};
 
 use crate::client_flags::{self, ClientFlags};
+use crate::common_flags::Common;
 use crate::go_values::duration;
 use crate::leader_election::{self, Candidate, LeaderElection, TOLERATED};
-use crate::common_flags::Common;
 use crate::secure_serving::{Check, Checks, SecureServing, Shown};
 use crate::{feature_gates, process_metrics};
 

@@ -313,7 +313,13 @@ mod tests {
             ("one has come", of(&[a], 7443), vec![a, b], false, of(&[a, b], 7443)),
             ("one has gone, and sets the ports", of(&[a, b], 7443), vec![b], true, of(&[b], 6443)),
             ("the last has gone", of(&[a], 6443), vec![], true, json!([])),
-            ("two subsets are nobody's work", json!([{"addresses": [{"ip": a}]}, {"addresses": [{"ip": b}]}]), vec![a], false, of(&[a], 6443)),
+            (
+                "two subsets are nobody's work",
+                json!([{"addresses": [{"ip": a}]}, {"addresses": [{"ip": b}]}]),
+                vec![a],
+                false,
+                of(&[a], 6443),
+            ),
             ("twice the same", of(&[a, a], 6443), vec![a, a], false, of(&[a], 6443)),
         ] {
             let living: Vec<IpAddr> = living.into_iter().map(|ip| ip.parse().unwrap()).collect();

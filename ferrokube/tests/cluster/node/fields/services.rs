@@ -42,7 +42,7 @@ pub(super) async fn story(place: Place, nodes: [Ipv4Addr; 2]) {
     }
     tokio::join!(
         setting.by_name_and_address(),
-        setting.from_outside(),
+        setting.asked_from_outside(),
         setting.always_the_same(),
         setting.on_the_same_node(),
         setting.without_an_address(),
@@ -94,7 +94,7 @@ impl Setting {
         until("it answers there", async || ANSWERS.contains(&&*self.answer("far", &wanted, 81).await)).await;
     }
 
-    async fn from_outside(&self) {
+    async fn asked_from_outside(&self) {
         let spec = self.service("outside", json!({ "type": "NodePort" })).await.spec.expect("a spec");
         let port = node_port(&spec);
         for node in self.nodes {

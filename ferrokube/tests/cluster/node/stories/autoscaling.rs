@@ -58,8 +58,7 @@ pub(super) async fn story(place: Place) {
     let seen =
         place.until_is("busy", "it knows how busy they are", |autoscaler| is_true(autoscaler, "ScalingActive", "ValidMetricFound")).await;
     let utilization = |autoscaler: &HorizontalPodAutoscaler| {
-        let metric = autoscaler.status.as_ref()?.current_metrics.as_ref()?.first()?.resource.as_ref()?.current.average_utilization;
-        metric
+        autoscaler.status.as_ref()?.current_metrics.as_ref()?.first()?.resource.as_ref()?.current.average_utilization
     };
     assert!(utilization(&seen).is_some_and(|percent| percent > 50), "{:?}", utilization(&seen));
     assert!(is_true(&seen, "ScalingLimited", "TooManyReplicas"), "more would be better: {:?}", seen.status);

@@ -4,6 +4,7 @@
 pub mod base64;
 pub mod cron;
 pub mod field;
+pub mod go_bool;
 pub mod go_print;
 pub mod json;
 pub mod managed_fields;

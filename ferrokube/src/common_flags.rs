@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use apimachinery::go_bool;
 use apiserver::discovery::documents::{GIT_VERSION, MAJOR, MINOR};
 use apiserver::version::BUILD;
 use clap::Args;
@@ -23,14 +24,11 @@ enum Told {
     Raw,
 }
 
-/// A flag's value, in Go's words for true and false.
 fn told(text: &str) -> Result<Told, String> {
     match text {
         "raw" => Ok(Told::Raw),
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Told::Version),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Told::Nothing),
         _ if text.starts_with('v') => Err(format!("the version that is told is {GIT_VERSION} and no other")),
-        _ => Err(format!("strconv.ParseBool: parsing \"{text}\": invalid syntax")),
+        _ => go_bool::parse(text).map(|asked| if asked { Told::Version } else { Told::Nothing }),
     }
 }
 

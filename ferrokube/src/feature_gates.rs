@@ -5,6 +5,8 @@
 
 use std::str::FromStr;
 
+use apimachinery::go_bool;
+
 /// Gates that are on by default.
 #[rustfmt::skip]
 const ON: &[&str] = &[
@@ -94,11 +96,7 @@ impl FromStr for Setting {
         let (name, value) = (name.trim(), value.trim());
         // The settings of all components may be given to each; those for others are theirs.
         let name = name.strip_prefix("kube:").unwrap_or(name);
-        let wanted = match value {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-            _ => return Err(format!("invalid value of {name}={value}, err: strconv.ParseBool: parsing {value:?}: invalid syntax")),
-        };
+        let wanted = go_bool::parse(value).map_err(|error| format!("invalid value of {name}={value}, err: {error}"))?;
         let is_on = match name {
             ALL_ALPHA => false,
             // Even `false` would mean something: some betas are on unless set as a whole.

@@ -4,6 +4,7 @@
 
 use std::str::FromStr;
 
+use apimachinery::go_bool;
 use apiserver::registry;
 
 /// A setting that changes nothing.
@@ -16,9 +17,8 @@ impl FromStr for Setting {
     fn from_str(text: &str) -> Result<Setting, String> {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         let on = match value.trim() {
-            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-            other => return Err(format!("invalid value of {key}: {other}, err: strconv.ParseBool: parsing {other:?}: invalid syntax")),
+            "" => true,
+            value => go_bool::parse(value).map_err(|error| format!("invalid value of {key}: {value}, err: {error}"))?,
         };
         let key = key.trim();
         let as_it_is = match key {

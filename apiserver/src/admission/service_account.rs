@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::field::quote;
+use apimachinery::go_bool;
 use apimachinery::status::Status;
 use futures::future::BoxFuture;
 use rand::RngExt;
@@ -190,7 +191,7 @@ fn take_pull_secrets(account: &Value, pod: &mut Value) {
 
 fn enforces_mountable(account: &Value) -> bool {
     let value = at(account, "/metadata/annotations").get(ENFORCE_MOUNTABLE).and_then(Value::as_str);
-    matches!(value, Some("1" | "t" | "T" | "TRUE" | "true" | "True"))
+    value.is_some_and(|value| go_bool::parse(value) == Ok(true))
 }
 
 fn is_listed(account: &Value, list: &str, name: &str) -> bool {

@@ -4,6 +4,7 @@
 //! the encoder's (the first clause, by quality, whose type and transformation can be served).
 
 use super::options::Query;
+use apimachinery::go_bool;
 use apimachinery::status::Status;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
@@ -205,7 +206,7 @@ fn options(clause: &Clause<'_>, encoding: Encoding, offer: Offer) -> Option<Form
 /// People with browsers and command-line clients get indented JSON unless they say otherwise.
 fn wants_pretty(headers: &HeaderMap, param: Option<&str>) -> bool {
     if let Some(value) = param.filter(|v| !v.is_empty()) {
-        return matches!(value, "1" | "t" | "T" | "TRUE" | "true" | "True");
+        return go_bool::parse(value) == Ok(true);
     }
     let agent = header(headers, &USER_AGENT);
     ["curl", "Wget", "Mozilla/5.0"].iter().any(|prefix| agent.starts_with(prefix))

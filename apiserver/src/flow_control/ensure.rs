@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use apimachinery::go_bool;
 use apimachinery::status::Status;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -64,7 +65,7 @@ async fn ensure_one(client: &Loopback, plural: &str, collection: &str, wanted: V
 /// The object as it should be, if it is not.
 fn revise(current: &Value, wanted: &Value, mandatory: bool) -> Option<Value> {
     let update_spec = mandatory || may_update(current);
-    let annotate = parse_bool(str_at(current, ANNOTATION)) != Some(update_spec);
+    let annotate = go_bool::parse(str_at(current, ANNOTATION)) != Ok(update_spec);
     let respec = update_spec && current.get("spec") != wanted.get("spec");
     if !annotate && !respec {
         return None;
@@ -81,16 +82,7 @@ fn revise(current: &Value, wanted: &Value, mandatory: bool) -> Option<Value> {
 
 /// Whether the spec is still the API server's: the annotation says so, or nobody has edited it.
 fn may_update(current: &Value) -> bool {
-    parse_bool(str_at(current, ANNOTATION)).unwrap_or_else(|| int_at(current, "/metadata/generation") == 1)
-}
-
-/// Go's spelling of booleans.
-fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
+    go_bool::parse(str_at(current, ANNOTATION)).unwrap_or_else(|_| int_at(current, "/metadata/generation") == 1)
 }
 
 /// Deletes what an earlier version created and this one does not have.
@@ -98,7 +90,7 @@ async fn remove_unwanted(client: &Loopback, plural: &str, wanted: impl Iterator<
     let wanted: Vec<String> = wanted.map(|w| str_at(&w, "/metadata/name").to_owned()).collect();
     for object in client.list(GROUP, plural) {
         let name = str_at(&object, "/metadata/name");
-        if wanted.iter().any(|w| w == name) || parse_bool(str_at(&object, ANNOTATION)) != Some(true) {
+        if wanted.iter().any(|w| w == name) || go_bool::parse(str_at(&object, ANNOTATION)) != Ok(true) {
             continue;
         }
         client.delete(&format!("{COLLECTIONS}/{plural}/{name}"), "").await?;

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use apimachinery::status::Status;
 use apimachinery::{json, protobuf};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -24,6 +25,12 @@ pub enum Error {
     Store(#[from] StoreError),
     #[error(transparent)]
     Encode(#[from] protobuf::EncodeError),
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        Status::internal_error(&error.to_string())
+    }
 }
 
 /// The leases of all API servers on the store.

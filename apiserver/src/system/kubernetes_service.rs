@@ -31,13 +31,11 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslice
 const PORT: u16 = 443;
 /// Changes are looked at this long after the last look at the latest, as upstream does.
 const PERIOD: Duration = Duration::from_secs(10);
-
 /// Taking oneself away must not keep a server from stopping, as upstream has it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whose addresses the endpoints are.
-#[derive(Clone)]
-pub enum Keeper {
+enum Keeper {
     /// Somebody else's.
     Nobody,
     /// This server's alone.
@@ -47,7 +45,7 @@ pub enum Keeper {
 }
 
 impl Keeper {
-    pub fn of(api: &Api, settings: &Settings) -> Keeper {
+    fn of(api: &Api, settings: &Settings) -> Keeper {
         match (settings.advertise_address, settings.reconciler) {
             (None, _) | (_, Reconciler::Nobody) => Keeper::Nobody,
             (Some(address), Reconciler::Own) => Keeper::Alone(address),
@@ -59,16 +57,14 @@ impl Keeper {
 /// Before the server is ready: the service is there, and no lease of an earlier process says that this one serves already.
 pub async fn prepare(client: &Loopback, settings: &Settings) -> Result<(), Status> {
     let keeper = Keeper::of(client.api(), settings);
-    let service = ensure_service(client, settings).await;
-    let endpoints = match &keeper {
-        Keeper::Shared(address, leases) => match leases.give_up(*address).await {
-            Ok(true) => set_endpoints(client, settings, &keeper, true).await,
-            Ok(false) => Ok(()),
-            Err(error) => Err(Status::internal_error(&error.to_string())),
-        },
-        Keeper::Alone(_) | Keeper::Nobody => set_endpoints(client, settings, &keeper, false).await,
+    let endpoints = async {
+        match &keeper {
+            Keeper::Shared(address, leases) if leases.give_up(*address).await? => set_endpoints(client, settings, &keeper, true).await,
+            Keeper::Shared(..) | Keeper::Nobody => Ok(()),
+            Keeper::Alone(_) => set_endpoints(client, settings, &keeper, false).await,
+        }
     };
-    service.and(endpoints)
+    ensure_service(client, settings).await.and(endpoints.await)
 }
 
 /// Goes on ensuring until `stop` turns true, and then takes this server away from those that are found.
@@ -81,36 +77,22 @@ pub async fn keep(client: &Loopback, settings: &Settings, mut stop: watch::Recei
         _ = stop.wait_for(|stop| *stop) => {}
         () = go_on(client, settings, &keeper, watched) => {}
     }
-    if let Keeper::Shared(address, leases) = &keeper {
-        let leaving = async {
-            match leases.give_up(*address).await {
-                Ok(_) => set_endpoints(client, settings, &keeper, true).await,
-                Err(error) => Err(Status::internal_error(&error.to_string())),
-            }
-        };
-        match tokio::time::timeout(LEAVE_TIMEOUT, leaving).await {
-            Ok(Ok(())) => {}
-            Ok(Err(status)) => tracing::error!(error = status.message, "unable to remove endpoints from kubernetes service"),
-            Err(_) => tracing::warn!("removing endpoints from kubernetes service took too long"),
-        }
+    let Keeper::Shared(address, leases) = &keeper else { return };
+    let leaving = async {
+        leases.give_up(*address).await?;
+        set_endpoints(client, settings, &keeper, true).await
+    };
+    match tokio::time::timeout(LEAVE_TIMEOUT, leaving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(status)) => tracing::error!(error = status.message, "unable to remove endpoints from kubernetes service"),
+        Err(_) => tracing::warn!("removing endpoints from kubernetes service took too long"),
     }
 }
 
 async fn go_on(client: &Loopback, settings: &Settings, keeper: &Keeper, mut watched: Watched) {
     loop {
         let last = Instant::now();
-        let done = match keeper {
-            Keeper::Shared(address, leases) => match leases.renew(*address).await {
-                Ok(()) => Ok(()),
-                Err(error) => Err(Status::internal_error(&error.to_string())),
-            },
-            Keeper::Alone(_) | Keeper::Nobody => Ok(()),
-        };
-        let done = match done {
-            Ok(()) => ensure_service(client, settings).await.and(set_endpoints(client, settings, keeper, false).await),
-            Err(status) => Err(status),
-        };
-        match done {
+        match ensure(client, settings, keeper).await {
             // Nothing tells that a lease has ended.
             Ok(()) if matches!(keeper, Keeper::Shared(..)) => {}
             Ok(()) => watched.changed().await,
@@ -120,6 +102,15 @@ async fn go_on(client: &Loopback, settings: &Settings, keeper: &Keeper, mut watc
     }
 }
 
+/// One look at everything. The endpoints are set right even where the service cannot be made.
+async fn ensure(client: &Loopback, settings: &Settings, keeper: &Keeper) -> Result<(), Status> {
+    if let Keeper::Shared(address, leases) = keeper {
+        leases.renew(*address).await?;
+    }
+    let service = ensure_service(client, settings).await;
+    service.and(set_endpoints(client, settings, keeper, false).await)
+}
+
 /// Sets the endpoints right. `leaving`: this server is none of them any more, and there may be no other.
 async fn set_endpoints(client: &Loopback, settings: &Settings, keeper: &Keeper, leaving: bool) -> Result<(), Status> {
     let (addresses, own_ports) = match keeper {
@@ -127,20 +118,20 @@ async fn set_endpoints(client: &Loopback, settings: &Settings, keeper: &Keeper, 
         Keeper::Alone(address) => (vec![*address], true),
         Keeper::Shared(_, leases) => {
             // Ports are set by whoever comes or goes, or servers that differ in them would set them in turn for ever.
-            (leases.addresses().await.map_err(|error| Status::internal_error(&error.to_string()))?, leaving)
+            (leases.addresses().await?, leaving)
         }
     };
     if addresses.is_empty() && !leaving {
         let why = "no API server IP addresses were listed in storage, refusing to erase all endpoints for the kubernetes Service";
         return Err(Status::internal_error(why));
     }
-    let mut subsets = subsets(None, &addresses, settings.port, own_ports);
-    if client.serves("", "endpoints") {
-        let current = client.get("", "endpoints", NAMESPACE, NAME);
-        if current.is_none() && leaving {
-            return Ok(());
-        }
-        subsets = self::subsets(current.as_ref(), &addresses, settings.port, own_ports);
+    let has_endpoints = client.serves("", "endpoints");
+    let current = client.get("", "endpoints", NAMESPACE, NAME);
+    if has_endpoints && current.is_none() && leaving {
+        return Ok(());
+    }
+    let subsets = subsets(current.as_ref(), &addresses, settings.port, own_ports);
+    if has_endpoints {
         keep_object(client, ENDPOINTS, current, endpoints(&subsets), &["subsets"]).await?;
     }
     if client.serves("discovery.k8s.io", "endpointslices") {

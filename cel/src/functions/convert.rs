@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use apimachinery::go_bool;
+
 use super::{Row, time};
 use crate::value::{EvalError, Evaluated, Value};
 
@@ -62,11 +64,8 @@ fn type_of<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
 }
 
 fn to_bool<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
-    match args[0].as_str() {
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Value::Bool(true)),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Value::Bool(false)),
-        _ => Err(failed(&args[0], "bool")),
-    }
+    let read = args[0].as_str().and_then(|text| go_bool::parse(text).ok());
+    read.map(Value::Bool).ok_or_else(|| failed(&args[0], "bool"))
 }
 
 fn to_bytes<'a>(args: &[Value<'a>]) -> Evaluated<'a> {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use apimachinery::go_bool;
 use client::Object;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
@@ -13,7 +14,6 @@ use super::set::CpuSet;
 use crate::admission::Rejection;
 use crate::container_config::{pod_resources, qos};
 use crate::pod;
-use crate::topology::policy::go_bool;
 use crate::topology::{Hint, Mask, Policy as TopologyPolicy};
 
 const FULL_CORES: &str = "full-pcpus-only";
@@ -51,7 +51,7 @@ impl Options {
             if let Some((level, false)) = level {
                 return Err(format!("CPU Manager Policy {level}-level Options not enabled, but option {name:?} provided"));
             }
-            *field = go_bool(value).map_err(|error| format!("bad value for option {name:?}: {error}"))?;
+            *field = go_bool::parse(value).map_err(|error| format!("bad value for option {name:?}: {error}"))?;
         }
         for (one, other, both) in [
             (FULL_CORES, ACROSS_CORES, read.full_cores && read.across_cores),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use apimachinery::go_bool;
+
 use super::{Hint, Hints, Mask};
 
 /// Sets of more nodes than these are too many to try.
@@ -66,7 +68,7 @@ impl Options {
         for (name, value) in options {
             match name.as_str() {
                 PREFER_CLOSEST => {
-                    read.prefer_closest = go_bool(value).map_err(|error| format!("bad value for option {name:?}: {error}"))?;
+                    read.prefer_closest = go_bool::parse(value).map_err(|error| format!("bad value for option {name:?}: {error}"))?;
                 }
                 MAX_ALLOWABLE => {
                     let number = go_int(value).map_err(|error| format!("unable to convert policy option to integer {name:?}: {error}"))?;
@@ -77,15 +79,6 @@ impl Options {
             }
         }
         Ok(read)
-    }
-}
-
-/// A truth value as Go reads it.
-pub fn go_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(format!("strconv.ParseBool: parsing {text:?}: invalid syntax")),
     }
 }
 

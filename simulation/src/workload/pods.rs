@@ -1,8 +1,11 @@
 //! What happens to pods one by one: they fail, stop being ready and are deleted by hand.
 
+use std::sync::Arc;
+
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
+use serde_json::Value;
 
 use super::{USER, constraints};
 use crate::api::core::{Core, Deletion};
@@ -33,17 +36,16 @@ pub fn disturb(rng: &mut SmallRng, core: &mut Core) {
 
 /// Deletes what will never be ready and that nobody replaces by itself, as people have to do.
 pub fn remove_stuck(core: &mut Core) {
-    let is_never_ready = |pod: &serde_json::Value| !pod["metadata"]["annotations"][nodes::NEVER_READY].is_null();
-    let is_stuck =
-        |pod: &&std::sync::Arc<serde_json::Value>| object::is_active(pod) && (is_never_ready(pod) || constraints::is_waiting(pod));
-    // A claim that is to go waits for the pods that use it.
-    let is_going = |claim: &str, namespace: &str| {
-        core.state.get(kinds::RESOURCE_CLAIM, namespace, claim).is_some_and(|claim| object::is_terminating(claim))
+    let state = &core.state;
+    let is_stuck = |pod: &&Arc<Value>| {
+        let is_never_ready = || !pod["metadata"]["annotations"][nodes::NEVER_READY].is_null();
+        // A claim that is to go waits for the pods that use it.
+        let is_going =
+            |claim: &str| state.get(kinds::RESOURCE_CLAIM, object::namespace(pod), claim).is_some_and(|it| object::is_terminating(it));
+        let stays = object::is_active(pod) && (is_never_ready() || constraints::is_waiting(pod));
+        stays || devices::claims(pod).flatten().any(is_going)
     };
-    let is_stuck = |pod: &&std::sync::Arc<serde_json::Value>| {
-        is_stuck(pod) || devices::claims(pod).any(|claim| claim.is_some_and(|claim| is_going(claim, object::namespace(pod))))
-    };
-    let stuck = core.state.list(kinds::POD, "").filter(is_stuck);
+    let stuck = state.list(kinds::POD, "").filter(is_stuck);
     let keys: Vec<Key> = stuck.map(|pod| Key::new(kinds::POD, object::namespace(pod), object::name(pod))).collect();
     for key in keys {
         // It is there.

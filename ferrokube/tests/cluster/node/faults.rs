@@ -167,8 +167,7 @@ async fn beat(cluster: &Cluster) -> String {
 
 /// A cluster of one node that serves the deployment, and the address of its service. Files are made in `directory`.
 async fn serving(directory: &Path, data_dir: &Path) -> (Host, Cluster, IpAddr) {
-    std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
-    std::fs::copy(image::archive(directory, IMAGE, "one"), data_dir.join("images/web.tar")).expect("an archive");
+    image::put(&image::archive(directory, IMAGE, "one"), data_dir);
     let host = Host::start(data_dir, 1);
     let cluster = Cluster::of(&host, 1).await;
     cluster.apply(IMAGE).await;

@@ -44,3 +44,10 @@ pub fn archive(directory: &Path, name: &str, page: &str) -> PathBuf {
     run("tar", &["-C", &text(root.join("files")), "-cf", &text(archive.clone()), "config.json", "layer.tar", "manifest.json"]);
     archive
 }
+
+/// Puts an archive where the nodes of a cluster with this data directory import it from when they start.
+pub fn put(archive: &Path, data_dir: &Path) {
+    let images = data_dir.join("images");
+    std::fs::create_dir_all(&images).expect("a folder");
+    std::fs::copy(archive, images.join("web.tar")).expect("an archive");
+}

@@ -63,8 +63,7 @@ fn pod_with_volume() -> Pod {
 fn put_image(directory: &Path, data_dirs: [&Path; 2]) {
     let archive = image::archive(directory, IMAGE, "one");
     for data_dir in data_dirs {
-        std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
-        std::fs::copy(&archive, data_dir.join("images/web.tar")).expect("an archive");
+        image::put(&archive, data_dir);
     }
 }
 

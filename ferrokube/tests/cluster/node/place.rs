@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ContainerStateWaiting, Event, Namespace, Node, NodeRuntimeHandlerFeatures, Pod, ServiceAccount};
 use kube::api::{AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
@@ -144,6 +144,14 @@ impl Place {
         self.api::<Pod>().logs(pod, &of).await.unwrap_or_else(|error| panic!("{pod}: {error}"))
     }
 
+    /// What the runtime of a node can do for pods that name no handler.
+    pub(super) async fn features_of(&self, node: &str) -> NodeRuntimeHandlerFeatures {
+        let node: Node = Api::all(self.client.clone()).get(node).await.expect("the node");
+        let handlers = node.status.and_then(|status| status.runtime_handlers).unwrap_or_default();
+        let usual = handlers.into_iter().find(|handler| handler.name.as_deref().unwrap_or_default().is_empty());
+        usual.and_then(|handler| handler.features).unwrap_or_default()
+    }
+
     /// What events about an object with this reason say.
     pub(super) async fn told(&self, name: &str, reason: &str) -> Vec<String> {
         let only = ListParams::default().fields(&format!("involvedObject.name={name},reason={reason}"));
@@ -206,6 +214,16 @@ pub(super) fn has_condition(pod: &Pod, kind: &str) -> bool {
 
 pub(super) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+/// What the first container waits for, if it does.
+pub(super) fn waiting(pod: &Pod) -> Option<&ContainerStateWaiting> {
+    pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?.waiting.as_ref()
+}
+
+/// Why the first container waits, in a word; empty if it does not.
+pub(super) fn why_waiting(pod: &Pod) -> &str {
+    waiting(pod).and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default()
 }
 
 pub(super) fn node_of(pod: &Pod) -> &str {

@@ -1,7 +1,5 @@
 //! Network policies on two nodes with real containers: who reaches whom, by address and by service, from the same node and another.
 
-use std::path::Path;
-
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
@@ -116,19 +114,13 @@ impl Setting {
     }
 }
 
-fn image_for(directory: &Path, data_dir: &Path) {
-    let images = data_dir.join("images");
-    std::fs::create_dir_all(&images).expect("a directory");
-    std::fs::copy(image::archive(directory, IMAGE, PAGE), images.join("web.tar")).expect("an archive");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root and containerd"]
 async fn node_network_policies_are_in_force_as_they_come() {
     let directory = tempfile::tempdir().expect("a directory");
     let data_dir = directory.path().join("cluster");
     let before = Inventory::take();
-    image_for(directory.path(), &data_dir);
+    image::put(&image::archive(directory.path(), IMAGE, PAGE), &data_dir);
     let mut host = Host::start(&data_dir, 2);
     let setting = Setting::of(&host).await;
     for pod in ["near", "far"] {
@@ -178,7 +170,7 @@ async fn node_network_policies_are_in_force_as_they_come() {
 async fn node_network_policies_are_somebody_elses_where_they_are_left_out() {
     let directory = tempfile::tempdir().expect("a directory");
     let data_dir = directory.path().join("cluster");
-    image_for(directory.path(), &data_dir);
+    image::put(&image::archive(directory.path(), IMAGE, PAGE), &data_dir);
     let mut host = Host::start_with(&data_dir, 2, &["--disable", "network-policy"]);
     let setting = Setting::of(&host).await;
     setting.apply("deny", json!({ "podSelector": {} })).await;

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use serde_json::{Value, json};
 
 use super::{GUARDED, NODE};
-use crate::node::place::{IMAGE, Place, named, one, pod, with};
+use crate::node::place::{IMAGE, Place, named, one, pod, waiting, why_waiting, with};
 use crate::node::registry::USER;
 
 pub(super) async fn story(place: Place) {
@@ -129,9 +129,7 @@ async fn what_is_missing(place: &Place) {
     place.create::<Pod>(pod("waits", one("env", json!({ "env": env })))).await;
     place
         .until_is("waits", "it says what is missing", |pod: &Pod| {
-            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-            let waiting = statuses.and_then(|statuses| statuses.first()?.state.as_ref()?.waiting.as_ref());
-            waiting.is_some_and(|waiting| waiting.message.as_deref() == Some("configmap \"none\" not found"))
+            waiting(pod).is_some_and(|waiting| waiting.message.as_deref() == Some("configmap \"none\" not found"))
         })
         .await;
     place.create::<ConfigMap>(json!({ "metadata": { "name": "none" }, "data": { "none": "now" } })).await;
@@ -149,13 +147,7 @@ async fn pulls(place: &Place) {
     ] {
         let container = json!({ "name": "c", "image": image, "imagePullPolicy": policy });
         place.create::<Pod>(pod(name, json!({ "containers": [container] }))).await;
-        place
-            .until_is(name, "it says that there is no image", |pod: &Pod| {
-                let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-                let waiting = statuses.and_then(|statuses| statuses.first()?.state.as_ref()?.waiting.as_ref());
-                waiting.and_then(|waiting| waiting.reason.as_deref()).is_some_and(|reason| reasons.contains(&reason))
-            })
-            .await;
+        place.until_is(name, "it says that there is no image", |pod: &Pod| reasons.contains(&why_waiting(pod))).await;
     }
     place.succeeds("has-image", json!({ "containers": [{ "name": "c", "image": IMAGE, "imagePullPolicy": "Never" }] })).await;
 

@@ -5,7 +5,7 @@ use kube::Api;
 use serde_json::{Value, json};
 
 use super::NODE;
-use crate::node::place::{Place, named, one, phase, pod, say, with};
+use crate::node::place::{Place, named, one, phase, pod, say, waiting, why_waiting, with};
 
 pub(super) async fn story(place: Place) {
     tokio::join!(
@@ -94,13 +94,7 @@ async fn groups_of_the_image(place: &Place) {
 /// A pod with users of its own, where the runtime can give it any; elsewhere it does not start and says why.
 async fn users_of_its_own(place: &Place) {
     let spec = with(one("cat /proc/self/uid_map", json!({})), json!({ "nodeName": NODE, "hostUsers": false }));
-    let node: Node = Api::all(place.client.clone()).get(NODE).await.expect("the node");
-    let handlers = node.status.and_then(|status| status.runtime_handlers).unwrap_or_default();
-    let can = handlers.iter().any(|handler| {
-        handler.name.as_deref().unwrap_or_default().is_empty()
-            && handler.features.as_ref().and_then(|features| features.user_namespaces) == Some(true)
-    });
-    if can {
+    if place.features_of(NODE).await.user_namespaces == Some(true) {
         let said = place.output("own-users", spec).await;
         let [inside, outside, length] = said.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{said}") };
         assert!(inside == "0" && outside != "0" && length == "65536", "{said}");
@@ -151,12 +145,8 @@ async fn who_must_not_be_root_is_not_started(place: &Place) {
     let words = "container has runAsNonRoot and image will run as root (pod: \"root_";
     place
         .until_is("root", "it says why it does not start", |pod: &Pod| {
-            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-            let waiting = statuses.and_then(|statuses| statuses.first()?.state.as_ref()?.waiting.as_ref());
-            waiting.is_some_and(|waiting| {
-                waiting.reason.as_deref() == Some("CreateContainerConfigError")
-                    && waiting.message.as_deref().unwrap_or_default().contains(words)
-            })
+            let message = waiting(pod).and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
+            why_waiting(pod) == "CreateContainerConfigError" && message.contains(words)
         })
         .await;
 }

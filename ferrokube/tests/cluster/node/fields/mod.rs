@@ -39,8 +39,7 @@ async fn node_fields_of_pods_and_services() {
     let directory = tempfile::tempdir().expect("a directory");
     let data_dir = directory.path().join("cluster");
     let before = Inventory::take();
-    std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
-    std::fs::copy(image::archive(directory.path(), IMAGE, "page"), data_dir.join("images/web.tar")).expect("an archive");
+    image::put(&image::archive(directory.path(), IMAGE, "page"), &data_dir);
     let mut host = Host::start(&data_dir, 3);
     let cluster = Cluster::of(&host, 3).await;
     scheduling::taint(&cluster.client, json!([])).await;

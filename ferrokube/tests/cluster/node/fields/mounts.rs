@@ -1,12 +1,11 @@
 //! How volumes are mounted: a part of one, read-only, and with what others mount below.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Api;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::NODE;
 use crate::node::asking::until;
-use crate::node::place::{Place, named, one, pod, with};
+use crate::node::place::{Place, named, one, pod, why_waiting, with};
 
 pub(super) async fn story(place: Place) {
     tokio::join!(parts(&place), what_others_mount(&place), read_only_to_the_bottom(&place));
@@ -44,13 +43,7 @@ async fn parts(place: &Place) {
         }),
     );
     place.create::<Pod>(pod("escapes", escapes)).await;
-    place
-        .until_is("escapes", "it is not let out of its volume", |pod: &Pod| {
-            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-            let waiting = statuses.and_then(|statuses| statuses.first()?.state.as_ref()?.waiting.as_ref());
-            waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("CreateContainerConfigError"))
-        })
-        .await;
+    place.until_is("escapes", "it is not let out of its volume", |pod: &Pod| why_waiting(pod) == "CreateContainerConfigError").await;
 }
 
 /// A privileged container mounts something; those that want to see it do.
@@ -90,12 +83,7 @@ async fn what_others_mount(place: &Place) {
 
 /// Whether what is mounted below a read-only volume is read-only too is the runtime's to say.
 async fn read_only_to_the_bottom(place: &Place) {
-    let node: Node = Api::all(place.client.clone()).get(NODE).await.expect("the node");
-    let handlers = node.status.and_then(|status| status.runtime_handlers).unwrap_or_default();
-    let can = handlers
-        .iter()
-        .filter(|handler| handler.name.as_deref().unwrap_or_default().is_empty())
-        .any(|handler| handler.features.as_ref().and_then(|features| features.recursive_read_only_mounts) == Some(true));
+    let can = place.features_of(NODE).await.recursive_read_only_mounts == Some(true);
     let spec = |how: &str| {
         let mount = json!({ "name": "data", "mountPath": "/data", "readOnly": true, "recursiveReadOnly": how });
         with(
@@ -118,11 +106,5 @@ async fn read_only_to_the_bottom(place: &Place) {
         return;
     }
     place.create::<Pod>(pod("always", spec("Enabled"))).await;
-    place
-        .until_is("always", "it is not started without", |pod: &Pod| {
-            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-            let waiting = statuses.and_then(|statuses| statuses.first()?.state.as_ref()?.waiting.as_ref());
-            waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("CreateContainerConfigError"))
-        })
-        .await;
+    place.until_is("always", "it is not started without", |pod: &Pod| why_waiting(pod) == "CreateContainerConfigError").await;
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use serde_json::{Value, json};
 
 use super::NODE;
-use crate::node::place::{Place, container, one, pod, with};
+use crate::node::place::{Place, container, one, pod, why_waiting, with};
 
 pub(super) async fn story(place: Place) {
     place
@@ -154,11 +154,7 @@ async fn images(place: &Place) {
     let version = node.status.and_then(|status| status.node_info).map(|info| info.container_runtime_version).unwrap_or_default();
     if version.starts_with("containerd://1.") {
         place.create::<Pod>(pod("image", spec("true", volumes))).await;
-        let why = |pod: &Pod| -> Option<String> {
-            let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-            statuses.first()?.state.as_ref()?.waiting.as_ref()?.reason.clone()
-        };
-        place.until_is("image", "it says that it cannot start", |pod: &Pod| why(pod).as_deref() == Some("CreateContainerError")).await;
+        place.until_is("image", "it says that it cannot start", |pod: &Pod| why_waiting(pod) == "CreateContainerError").await;
         return;
     }
     let said = place.output("image", spec("cat /image/www/index.html; touch /image/file 2>&1 || echo no", volumes)).await;

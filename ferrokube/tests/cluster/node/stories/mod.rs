@@ -36,8 +36,7 @@ async fn node_stories_of_workloads() {
     let directory = tempfile::tempdir().expect("a directory");
     let data_dir = directory.path().join("cluster");
     let before = Inventory::take();
-    std::fs::create_dir_all(data_dir.join("images")).expect("a folder");
-    std::fs::copy(image::archive(directory.path(), IMAGE, "page"), data_dir.join("images/web.tar")).expect("an archive");
+    image::put(&image::archive(directory.path(), IMAGE, "page"), &data_dir);
     let mut host = Host::start(&data_dir, 2);
     let kubeconfig = data_dir.join("kubeconfig");
     let cluster = Cluster::of(&host, 2).await;

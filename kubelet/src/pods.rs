@@ -42,6 +42,8 @@ struct Entry {
     rejected: bool,
     /// Not let onto the node yet: it waits for devices and the like.
     pending: bool,
+    /// Its source does not have it any more; what is left of it here is being taken away.
+    gone: bool,
 }
 
 #[derive(Default)]
@@ -141,7 +143,7 @@ impl Pods {
             first => first.map(|()| Admitted::default()),
         };
         let inbox = Arc::new(Inbox::default());
-        let entry = Entry { source, pod: pod.clone(), allocation, inbox: inbox.clone(), rejected: verdict.is_err(), pending };
+        let entry = Entry { source, pod: pod.clone(), allocation, inbox: inbox.clone(), rejected: verdict.is_err(), pending, gone: false };
         known.entries.insert(pod.uid().to_owned(), entry);
         drop(known);
         match verdict {
@@ -317,7 +319,7 @@ impl Pods {
     /// The source does not have the pod any more.
     pub fn drop(&self, pod: &Pod) {
         let mut known = self.known.lock();
-        let Some(entry) = known.entries.get(pod.uid()) else { return };
+        let Some(entry) = known.entries.get_mut(pod.uid()) else { return };
         if entry.rejected || entry.pending {
             known.entries.remove(pod.uid());
             drop(known);
@@ -326,6 +328,7 @@ impl Pods {
             }
             return;
         }
+        entry.gone = true;
         entry.inbox.gone();
     }
 
@@ -372,7 +375,12 @@ impl Pods {
         self.known.lock().entries.contains_key(uid)
     }
 
-    /// All pods, as their sources have them.
+    /// The pods that their sources have. No two have one name, as two of [`Pods::all`] may: one that is ending, and its successor.
+    pub fn wanted(&self) -> Vec<Arc<Pod>> {
+        self.known.lock().entries.values().filter(|entry| !entry.gone).map(|entry| entry.source.clone()).collect()
+    }
+
+    /// All pods, as their sources have or had them.
     pub fn all(&self) -> Vec<Arc<Pod>> {
         self.known.lock().entries.values().map(|entry| entry.source.clone()).collect()
     }

@@ -42,7 +42,7 @@ impl Node for Served {
     }
 
     fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.all().into_iter().map(|pod| self.with_status(pod)).collect()
+        self.pods.wanted().into_iter().map(|pod| self.with_status(pod)).collect()
     }
 
     fn runtime(&self) -> SharedRuntime {

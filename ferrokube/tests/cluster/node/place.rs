@@ -9,6 +9,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, Event, Namespace, Node, NodeRuntimeHandlerFeatures, Pod, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
@@ -99,21 +100,29 @@ impl Place {
         self.api().list(&ListParams::default().labels(labels)).await.expect("a list").items
     }
 
-    /// What the shell in the container `c` of a pod writes, without space around it; empty if it cannot be asked.
+    /// What a command in a pod's container `c` says on its standard output, without space around it.
     pub(super) async fn says(&self, pod: &str, command: &str) -> String {
         self.says_in(pod, "c", command).await
     }
 
-    /// The same of another container.
+    /// The same of another container. Where the command cannot be run, this tells why instead.
     pub(super) async fn says_in(&self, pod: &str, container: &str, command: &str) -> String {
         let parameters = AttachParams::default().container(container).stdin(false).stdout(true).stderr(true);
-        let talk = async {
-            let mut process = self.api::<Pod>().exec(pod, ["sh", "-c", command], &parameters).await.ok()?;
-            let mut text = String::new();
-            process.stdout()?.read_to_string(&mut text).await.ok()?;
-            Some(text.trim().to_owned())
+        let mut process = match self.api::<Pod>().exec(pod, ["sh", "-c", command], &parameters).await {
+            Ok(process) => process,
+            Err(error) => return format!("not asked: {error}"),
         };
-        talk.await.unwrap_or_default()
+        let outcome = process.take_status().expect("nobody has taken it before");
+        let mut text = String::new();
+        let read = process.stdout().expect("it was asked for").read_to_string(&mut text).await;
+        match (read, outcome.await) {
+            (Err(error), _) => format!("not heard: {error}"),
+            (_, None) => format!("{text:?} without an end"),
+            (_, Some(Status { reason: Some(reason), message, .. })) if reason != "NonZeroExitCode" => {
+                format!("{text:?} and then {reason}: {}", message.unwrap_or_default())
+            }
+            _ => text.trim().to_owned(),
+        }
     }
 
     /// Makes a pod that ends by itself, and waits until it has succeeded.

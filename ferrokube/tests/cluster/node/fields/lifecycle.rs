@@ -1,9 +1,11 @@
 //! The order in which containers start and end, and what is done when they do.
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
+use super::NODE;
 use crate::node::asking::until;
 use crate::node::place::{IMAGE, Place, named, one, phase, pod, with};
 
@@ -17,6 +19,7 @@ pub(super) async fn story(place: Place) {
         hooks(&place),
         restart_policies(&place),
         a_terminal(&place),
+        after_another_of_the_name(&place),
     );
 }
 
@@ -196,4 +199,24 @@ async fn a_terminal(place: &Place) {
     place.until_is("talks", "its input has ended", |pod: &Pod| phase(pod) == "Succeeded").await;
 
     assert_eq!(place.output("terminal", one("tty", json!({ "stdin": true, "tty": true }))).await, "/dev/pts/0");
+}
+
+/// A pod that was deleted at once is still being ended on its node when another of its name runs there: who asks the name means the other.
+async fn after_another_of_the_name(place: &Place) {
+    let names = ["again-0", "again-1", "again-2", "again-3"];
+    // Gone from the API, it still has its own time on the node, and takes it: a first process does not hear the signal unless it listens.
+    let spec = |says: &str| {
+        with(
+            one(&format!("echo {says} > /tmp/says; exec sleep 1000"), json!({})),
+            json!({ "nodeName": NODE, "terminationGracePeriodSeconds": 15 }),
+        )
+    };
+    join_all(names.map(|name| place.runs(name, spec("first")))).await;
+    for name in names {
+        place.delete::<Pod>(name, &DeleteParams::default().grace_period(0)).await;
+    }
+    join_all(names.map(|name| place.runs(name, spec("second")))).await;
+    for name in names {
+        assert_eq!(place.says(name, "cat /tmp/says").await, "second", "{name}");
+    }
 }

@@ -12,7 +12,7 @@ use conformance::exchanges;
 use conformance::exchanges::access::Access;
 use conformance::suite::catalog::{self, Test};
 use conformance::suite::cluster::{self, Cluster, Own};
-use conformance::suite::ginkgo::{Progress, Run};
+use conformance::suite::ginkgo::{Ended, Progress, Run};
 use conformance::suite::interrupt;
 use conformance::suite::junit::{self, Outcome};
 use conformance::suite::ledger::{self, Counts};
@@ -142,7 +142,7 @@ struct RunArguments {
     /// Forget earlier runs.
     #[arg(long)]
     fresh: bool,
-    /// Tests that run at a time in the parallel part.
+    /// Tests that run at a time in the parallel part, beside those that do nothing but watch.
     #[arg(long, default_value_t = 13, value_parser = clap::value_parser!(u32).range(1..=100))]
     processes: u32,
     #[command(flatten)]
@@ -316,33 +316,51 @@ async fn on_our_own(arguments: &RunArguments, chosen: &[&Test], book: &mut Book)
 
 /// Runs the chosen tests and writes down what became of them after each phase.
 async fn test(arguments: &RunArguments, cluster: &Cluster, subject: &str, chosen: &[&Test], book: &mut Book) -> anyhow::Result<()> {
-    for phase in Phase::ALL {
-        let tests: Vec<_> = chosen.iter().copied().filter(|test| phase.has(test)).collect();
-        if tests.is_empty() {
-            continue;
-        }
-        let (name, count) = (phase.name(), tests.len());
-        let directory = arguments.place.out.join(name);
-        say(&format!("==> {name}: {count} tests; log in {}", directory.display()));
-        let processes = if phase == Phase::Serial { 1 } else { arguments.processes.min(u32::try_from(count)?) };
-        let run = Run {
-            tools: &arguments.place.tools,
-            kubeconfig: &cluster.kubeconfig,
-            directory: &directory,
-            processes,
-            focus: &selection::exactly(&tests),
-        };
-        let ended = run.run(|progress, elapsed| say(&told(name, progress, count, elapsed))).await?;
-        for case in &ended.cases {
-            if let Outcome::Failed(reason) = &case.outcome {
-                say(&format!("    FAILED {}\n           {reason}", case.name));
+    for phases in Phase::ALL {
+        let runs = phases.iter().map(|phase| phase_of(arguments, cluster, chosen, *phase));
+        // All of them end before one's failure counts, so that nothing runs on beside what comes next.
+        let ended: Vec<_> = futures::future::join_all(runs).await;
+        let mut interrupted = false;
+        let mut failed = Ok(());
+        for run in ended {
+            match run {
+                Ok(run) => {
+                    interrupted |= run.interrupted;
+                    book.record.add(run.cases, subject);
+                }
+                Err(error) => failed = failed.and(Err(error)),
             }
         }
-        book.record.add(ended.cases, subject);
         book.save()?;
-        anyhow::ensure!(!ended.interrupted, "interrupted; what has passed need not run again");
+        failed?;
+        anyhow::ensure!(!interrupted, "interrupted; what has passed need not run again");
     }
     Ok(())
+}
+
+/// Runs those of the chosen tests that belong to a phase.
+async fn phase_of(arguments: &RunArguments, cluster: &Cluster, chosen: &[&Test], phase: Phase) -> anyhow::Result<Ended> {
+    let tests: Vec<_> = chosen.iter().copied().filter(|test| phase.has(test)).collect();
+    if tests.is_empty() {
+        return Ok(Ended { cases: Vec::new(), interrupted: false });
+    }
+    let (name, count) = (phase.name(), tests.len());
+    let directory = arguments.place.out.join(name);
+    say(&format!("==> {name}: {count} tests; log in {}", directory.display()));
+    let run = Run {
+        tools: &arguments.place.tools,
+        kubeconfig: &cluster.kubeconfig,
+        directory: &directory,
+        processes: phase.processes(u32::try_from(count)?, arguments.processes),
+        focus: &selection::exactly(&tests),
+    };
+    let ended = run.run(|progress, elapsed| say(&told(name, progress, count, elapsed))).await?;
+    for case in &ended.cases {
+        if let Outcome::Failed(reason) = &case.outcome {
+            say(&format!("    FAILED {}\n           {reason}", case.name));
+        }
+    }
+    Ok(ended)
 }
 
 fn told(phase: &str, progress: &Progress, count: usize, elapsed: Duration) -> String {

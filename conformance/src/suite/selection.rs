@@ -5,25 +5,56 @@ use regex::Regex;
 
 use super::catalog::Test;
 
+/// What the names of tests have in common that watch for minutes whether something happens, while the machine has nothing to do.
+const WATCHING: [&str; 6] = [
+    "should *not* be restarted with a",
+    "should have monotonically increasing restart count",
+    "should not schedule jobs when suspended",
+    "issue 500 podspec updates",
+    "a failing subpath expansion can be modified",
+    "continue listing from the last key if the original version has been compacted",
+];
+
 /// The tests of one run of ginkgo.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Phase {
+    /// Tests of minutes. Ginkgo takes tests as they come, and one of these that came last would keep the whole run waiting.
+    Watching,
     Parallel,
     Serial,
 }
 
 impl Phase {
-    pub const ALL: [Phase; 2] = [Phase::Parallel, Phase::Serial];
+    /// All phases in their order; those of one line run beside each other.
+    pub const ALL: [&[Phase]; 2] = [&[Phase::Watching, Phase::Parallel], &[Phase::Serial]];
 
     pub fn name(self) -> &'static str {
         match self {
+            Phase::Watching => "watching",
             Phase::Parallel => "parallel",
             Phase::Serial => "serial",
         }
     }
 
+    fn of(test: &Test) -> Phase {
+        match test.serial() {
+            true => Phase::Serial,
+            false if WATCHING.iter().any(|words| test.name.contains(words)) => Phase::Watching,
+            false => Phase::Parallel,
+        }
+    }
+
     pub fn has(self, test: &Test) -> bool {
-        test.serial() == (self == Phase::Serial)
+        Phase::of(test) == self
+    }
+
+    /// How many of `count` tests run at a time where `processes` may. Those that watch do so all at once.
+    pub fn processes(self, count: u32, processes: u32) -> u32 {
+        match self {
+            Phase::Watching => count,
+            Phase::Parallel => processes.min(count),
+            Phase::Serial => 1,
+        }
     }
 }
 
@@ -64,9 +95,13 @@ mod tests {
 
     #[test]
     fn each_test_belongs_to_one_phase() {
-        let (alone, together) = (test("a [Serial]"), test("b"));
-        assert!(Phase::Serial.has(&alone) && !Phase::Parallel.has(&alone));
-        assert!(Phase::Parallel.has(&together) && !Phase::Serial.has(&together));
+        let watching = "[sig-node] Probing container should *not* be restarted with a tcp:8080 liveness probe [Conformance]";
+        let alone = "CronJob should not schedule jobs when suspended [Serial]";
+        for (name, expected) in [("a [Serial]", Phase::Serial), ("b", Phase::Parallel), (watching, Phase::Watching), (alone, Phase::Serial)]
+        {
+            let phases: Vec<Phase> = Phase::ALL.concat().into_iter().filter(|phase| phase.has(&test(name))).collect();
+            assert_eq!(phases, [expected], "{name}");
+        }
     }
 
     #[test]

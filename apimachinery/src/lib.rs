@@ -8,6 +8,7 @@ pub mod go_bool;
 pub mod go_print;
 pub mod json;
 pub mod managed_fields;
+pub mod metrics;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

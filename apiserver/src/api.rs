@@ -65,7 +65,7 @@ pub struct Api {
     pub impersonation: Modes,
     pub discovery: Served,
     pub openapi: OpenApi,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Turns true when the server has been told to stop: it is not ready any more, and serves all the same until `shutdown`.
     pub leaving: watch::Receiver<bool>,
     /// Turns true when the server is to stop; watches end then.

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::crd::conversion::Converter;
 use crate::crd::form::Form;
+use crate::metrics::objects::Lists;
 use crate::registry::table::Rows;
 use crate::registry::{Behaviour, Definition, Scope, Strategy, UpdateStrategy};
 use crate::storage::resource::FieldValue;
@@ -108,6 +109,8 @@ pub struct Stored {
     pub cache: OnceLock<Arc<crate::storage::Resource>>,
     /// The form of a custom kind's stored version.
     pub custom: Option<Arc<Form>>,
+    /// What lists have read.
+    pub lists: Lists,
 }
 
 impl Stored {
@@ -276,6 +279,7 @@ impl Catalog {
                             .collect(),
                         cache: OnceLock::new(),
                         custom: None,
+                        lists: Lists::default(),
                     })
                 })
                 .clone();

@@ -29,7 +29,6 @@ use crate::filters::impersonation::Modes;
 use crate::flow_control::FlowControl;
 use crate::flow_control::in_flight::InFlight;
 use crate::loopback::Loopback;
-use crate::metrics::Metrics;
 use crate::node_authorizer::NodeAuthorizer;
 use crate::openapi::OpenApi;
 use crate::parsed::Parsed;
@@ -332,7 +331,7 @@ impl Server {
             store_timeouts: config.store_timeouts,
             told: config.told.clone(),
             impersonation: Modes::default(),
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
             leaving: stop,
             shutdown: shutdown.clone(),
         });

@@ -13,12 +13,12 @@ pub mod expectations;
 mod fake_api;
 pub mod informer;
 pub mod lease;
-pub mod metrics;
 pub mod object;
 pub mod queue;
 pub mod requests;
 pub mod store;
 
+pub use apimachinery::metrics;
 pub use informer::{Change, Informer, Informers};
 pub use object::{Object, ObjectKey, Reference};
 pub use queue::Queue;

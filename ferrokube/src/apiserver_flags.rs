@@ -471,6 +471,7 @@ pub struct Apiserver {
 impl Apiserver {
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
         let server = Server::start(&self.flags.config(self.data_dir, true)?, shutdown).await?;
+        server.api.metrics.tell_also(feature_gates::render);
         tracing::info!(address = %server.address, "serving");
         server.serve().await;
         Ok(())

@@ -6,79 +6,136 @@
 use std::str::FromStr;
 
 use apimachinery::go_bool;
+use apimachinery::metrics::{head, pairs, sample};
 
-/// Gates that are on by default.
+/// How far a feature has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Alpha,
+    Beta,
+    General,
+    Deprecated,
+}
+
+impl Stage {
+    /// As metrics tell it: what everybody has got has no stage any more.
+    fn as_str(self) -> &'static str {
+        match self {
+            Stage::Alpha => "ALPHA",
+            Stage::Beta => "BETA",
+            Stage::General => "",
+            Stage::Deprecated => "DEPRECATED",
+        }
+    }
+}
+
+/// Gates that are all on, or all off, by default.
+struct Gates {
+    on: bool,
+    stage: Stage,
+    names: &'static [&'static str],
+}
+
+/// Every gate.
 #[rustfmt::skip]
-const ON: &[&str] = &[
-    "APIResponseCompression", "APIServerIdentity", "AggregatedDiscoveryRemoveBetaType", "AllowParsingUserUIDFromCertAuth",
-    "AllowServiceExternalIPs", "AllowUnsafeMalformedObjectDeletion", "AtomicFIFO", "AuthorizePodWebsocketUpgradeCreatePermission",
-    "CPUManagerPolicyBetaOptions", "CPUManagerPolicyOptions", "CRDObservedGenerationTracking", "CRDValidationRatcheting",
-    "CSIServiceAccountTokenSecrets", "ClearingNominatedNodeNameAfterBinding", "ClientsAllowCARotation", "ClientsAllowTLSCacheGC",
-    "ClusterTrustBundle", "ClusterTrustBundleProjection", "ComponentFlagz", "ComponentStatusz", "ConcurrentWatchObjectDecode",
-    "ConstrainedImpersonation", "ContainerCheckpoint", "ContainerRestartRules", "ContextualLogging", "CustomCPUCFSQuotaPeriod",
-    "CustomResourceFieldSelectors", "DRAAdminAccess", "DRAConsumableCapacity", "DRADeviceBindingConditions", "DRADeviceTaintRules",
-    "DRADeviceTaints", "DRAExtendedResource", "DRAPartitionableDevices", "DRAPrioritizedList", "DRAResourceClaimDeviceStatus",
-    "DRAResourceClaimGranularStatusAuthorization", "DRASchedulerFilterTimeout", "DeclarativeValidation", "DeclarativeValidationBeta",
-    "DeploymentReplicaSetTerminatingReplicas", "DetectCacheInconsistency", "DisableAllocatorDualWrite",
-    "DisableCPUQuotaWithExclusiveCPUs", "DisableNodeKubeProxyVersion", "DynamicResourceAllocation", "EnvFiles", "EtcdRangeStream",
-    "ExcludeAdmissionWebhookVirtualResources", "ExecProbeTimeout", "ExtendWebSocketsToKubelet", "ExternalServiceAccountTokenSigner",
-    "GracefulNodeShutdown", "GracefulNodeShutdownBasedOnPodPriority", "HPAConfigurableTolerance", "HPAGeneration",
-    "HPAOptimizedSelectorStore", "HPAScaleToZero", "HostnameOverride", "HugepageAwareEviction", "ImageMaximumGCAge", "ImageVolume",
-    "InOrderInformers", "InOrderInformersBatchProcess", "InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScaling",
-    "InPlacePodVerticalScalingInitContainers", "InformerResourceVersion", "JobManagedBy", "KubeProxyIPVS", "KubeletCgroupDriverFromCRI",
-    "KubeletCrashLoopBackOffMax", "KubeletEnsureSecretPulledImages", "KubeletFineGrainedAuthz", "KubeletInUserNamespace", "KubeletPSI",
-    "KubeletPodResourcesDynamicResources", "KubeletPodResourcesGet", "KubeletPodResourcesListUseActivePods", "KubeletSeparateDiskGC",
-    "KubeletServiceAccountTokenForCredentialProviders", "KubeletTracing", "ListFromCacheSnapshot", "LoggingBetaOptions",
-    "ManifestBasedAdmissionControlConfig", "MatchLabelKeysInPodAffinity", "MatchLabelKeysInPodTopologySpread",
-    "MatchLabelKeysInPodTopologySpreadSelectorMerge", "MaxUnavailableStatefulSet", "MemoryQoS", "MultiCIDRServiceAllocator",
-    "MutableCSINodeAllocatableCount", "MutablePodResourcesForSuspendedJobs", "MutableSchedulingDirectivesForSuspendedJobs",
-    "MutatingAdmissionPolicy", "NFTablesNetlink", "NFTablesProxyMode", "NativeHistograms", "NodeControllerLeaseCircuitBreaker",
-    "NodeDeclaredFeatures", "NodeInclusionPolicyInPodTopologySpread", "NodeLogQuery", "NodeSwap", "NominatedNodeNameForExpectation",
-    "OpenAPIEnums", "OpportunisticBatching", "PLEGOnDemandRelist", "PersistentVolumeClaimUnusedSinceTime", "PodCertificateRequest",
-    "PodDeletionCost", "PodLevelResources", "PodLevelResourcesFixDefaulting", "PodLevelResourcesFixKubeletQOSClass",
-    "PodObservedGenerationTracking", "PodReadyToStartContainersCondition", "PodSchedulingReadiness", "PodTopologyLabelsAdmission",
-    "PodsAPI", "PortForwardWebsockets", "PreferSameTrafficDistribution", "ProcMountType", "RecoverVolumeExpansionFailure",
-    "RecursiveReadOnlyMounts", "RelaxedEnvironmentVariableValidation", "RelaxedServiceNameValidation", "ReloadKubeletClientCAFile",
-    "ReloadKubeletServerCertificateFile", "RemoteRequestHeaderUID", "ResourceHealthStatus", "ResourceHealthStatusMessage",
-    "RestartAllContainersOnContainerExits", "RotateKubeletServerCertificate", "SELinuxChangePolicy", "SELinuxMount",
-    "SELinuxMountReadWriteOncePod", "SchedulerAsyncPreemption", "SchedulerPopFromBackoffQ", "SeparateTaintEvictionController",
-    "ServiceAccountNodeAudienceRestriction", "ServiceAccountTokenJTI", "ServiceAccountTokenNodeBinding",
-    "ServiceAccountTokenNodeBindingValidation", "ServiceAccountTokenPodNodeInfo", "ServiceCIDRStatusFieldWiping",
-    "SizeBasedListCostEstimate", "StaleControllerConsistencyDaemonSet", "StaleControllerConsistencyHPA", "StaleControllerConsistencyJob",
-    "StaleControllerConsistencyReplicaSet", "StaleControllerConsistencyStatefulSet", "StatefulSetSemanticRevisionComparison",
-    "StorageCapacityScoring", "StorageNamespaceIndex", "StorageVersionHash", "StorageVersionMigrator", "StrictIPCIDRValidation",
-    "StructuredAuthenticationConfigurationEgressSelector", "StructuredAuthenticationConfigurationJWKSMetrics", "SupplementalGroupsPolicy",
-    "SystemdWatchdog", "TokenRequestServiceAccountUIDValidation", "TopologyManagerPolicyBetaOptions", "TopologyManagerPolicyOptions",
-    "TranslateStreamCloseWebsocketRequests", "UnauthenticatedHTTP2DOSMitigation", "UnknownVersionInteroperabilityProxy",
-    "UnlockWhileProcessingFIFO", "UserNamespacesSupport", "VolumeAttributesClass", "VolumeLimitScaling",
-    "WatchCacheInitializationPostStartHook", "WatchList", "WatchListClient", "WatchListCompression", "WebhookRoundTripLoadBalancing",
-    "WinDSR", "WinOverlay", "WindowsGracefulNodeShutdown",
+static GATES: &[Gates] = &[
+    Gates { on: true, stage: Stage::General, names: &[
+        "AllowServiceExternalIPs", "CPUManagerPolicyOptions", "CRDValidationRatcheting", "CSIServiceAccountTokenSecrets",
+        "ClusterTrustBundle", "ClusterTrustBundleProjection", "CustomCPUCFSQuotaPeriod", "CustomResourceFieldSelectors",
+        "DRAAdminAccess", "DRADeviceTaintRules", "DRADeviceTaints", "DRAExtendedResource", "DRAPrioritizedList",
+        "DRAResourceClaimDeviceStatus", "DeclarativeValidation", "DisableAllocatorDualWrite", "DynamicResourceAllocation",
+        "ExecProbeTimeout", "ExternalServiceAccountTokenSigner", "HPAConfigurableTolerance", "HostnameOverride", "ImageMaximumGCAge",
+        "ImageVolume", "InOrderInformers", "InPlacePodVerticalScaling", "InPlacePodVerticalScalingInitContainers",
+        "InformerResourceVersion", "JobManagedBy", "KubeletCgroupDriverFromCRI", "KubeletFineGrainedAuthz", "KubeletPSI",
+        "KubeletPodResourcesDynamicResources", "KubeletPodResourcesGet", "KubeletTracing", "MatchLabelKeysInPodAffinity",
+        "MultiCIDRServiceAllocator", "MutableCSINodeAllocatableCount", "MutatingAdmissionPolicy", "NFTablesProxyMode",
+        "NodeDeclaredFeatures", "NodeInclusionPolicyInPodTopologySpread", "NodeLogQuery", "NodeSwap", "PLEGOnDemandRelist",
+        "PodCertificateRequest", "PodObservedGenerationTracking", "PodReadyToStartContainersCondition", "PodSchedulingReadiness",
+        "PreferSameTrafficDistribution", "ProcMountType", "RecoverVolumeExpansionFailure", "RecursiveReadOnlyMounts",
+        "RelaxedEnvironmentVariableValidation", "RelaxedServiceNameValidation", "SELinuxChangePolicy", "SELinuxMount",
+        "SELinuxMountReadWriteOncePod", "SeparateTaintEvictionController", "ServiceAccountTokenJTI", "ServiceAccountTokenNodeBinding",
+        "ServiceAccountTokenNodeBindingValidation", "ServiceAccountTokenPodNodeInfo", "StorageVersionMigrator",
+        "SupplementalGroupsPolicy", "SystemdWatchdog", "TopologyManagerPolicyOptions", "UserNamespacesSupport", "VolumeAttributesClass",
+        "WatchCacheInitializationPostStartHook", "WinDSR", "WinOverlay",
+    ] },
+    Gates { on: true, stage: Stage::Beta, names: &[
+        "APIResponseCompression", "APIServerIdentity", "AllowParsingUserUIDFromCertAuth", "AllowUnsafeMalformedObjectDeletion",
+        "AtomicFIFO", "AuthorizePodWebsocketUpgradeCreatePermission", "CPUManagerPolicyBetaOptions", "CRDObservedGenerationTracking",
+        "ClearingNominatedNodeNameAfterBinding", "ClientsAllowCARotation", "ClientsAllowTLSCacheGC", "ComponentFlagz",
+        "ComponentStatusz", "ConcurrentWatchObjectDecode", "ConstrainedImpersonation", "ContainerCheckpoint", "ContainerRestartRules",
+        "ContextualLogging", "DRAConsumableCapacity", "DRADeviceBindingConditions", "DRAPartitionableDevices",
+        "DRAResourceClaimGranularStatusAuthorization", "DRASchedulerFilterTimeout", "DeclarativeValidationBeta",
+        "DeploymentReplicaSetTerminatingReplicas", "DetectCacheInconsistency", "EnvFiles", "EtcdRangeStream",
+        "ExcludeAdmissionWebhookVirtualResources", "ExtendWebSocketsToKubelet", "GracefulNodeShutdown",
+        "GracefulNodeShutdownBasedOnPodPriority", "HPAGeneration", "HPAOptimizedSelectorStore", "HPAScaleToZero",
+        "HugepageAwareEviction", "InOrderInformersBatchProcess", "InPlacePodLevelResourcesVerticalScaling", "KubeletCrashLoopBackOffMax",
+        "KubeletEnsureSecretPulledImages", "KubeletInUserNamespace", "KubeletSeparateDiskGC",
+        "KubeletServiceAccountTokenForCredentialProviders", "ListFromCacheSnapshot", "LoggingBetaOptions",
+        "ManifestBasedAdmissionControlConfig", "MatchLabelKeysInPodTopologySpread", "MatchLabelKeysInPodTopologySpreadSelectorMerge",
+        "MaxUnavailableStatefulSet", "MemoryQoS", "MutablePodResourcesForSuspendedJobs", "MutableSchedulingDirectivesForSuspendedJobs",
+        "NFTablesNetlink", "NativeHistograms", "NodeControllerLeaseCircuitBreaker", "NominatedNodeNameForExpectation", "OpenAPIEnums",
+        "OpportunisticBatching", "PersistentVolumeClaimUnusedSinceTime", "PodDeletionCost", "PodLevelResources",
+        "PodLevelResourcesFixDefaulting", "PodLevelResourcesFixKubeletQOSClass", "PodTopologyLabelsAdmission", "PodsAPI",
+        "PortForwardWebsockets", "ReloadKubeletClientCAFile", "ReloadKubeletServerCertificateFile", "RemoteRequestHeaderUID",
+        "ResourceHealthStatus", "ResourceHealthStatusMessage", "RestartAllContainersOnContainerExits", "RotateKubeletServerCertificate",
+        "SchedulerAsyncPreemption", "SchedulerPopFromBackoffQ", "ServiceAccountNodeAudienceRestriction", "SizeBasedListCostEstimate",
+        "StaleControllerConsistencyDaemonSet", "StaleControllerConsistencyHPA", "StaleControllerConsistencyJob",
+        "StaleControllerConsistencyReplicaSet", "StaleControllerConsistencyStatefulSet", "StatefulSetSemanticRevisionComparison",
+        "StorageCapacityScoring", "StorageVersionHash", "StrictIPCIDRValidation", "StructuredAuthenticationConfigurationEgressSelector",
+        "StructuredAuthenticationConfigurationJWKSMetrics", "TokenRequestServiceAccountUIDValidation",
+        "TopologyManagerPolicyBetaOptions", "TranslateStreamCloseWebsocketRequests", "UnauthenticatedHTTP2DOSMitigation",
+        "UnknownVersionInteroperabilityProxy", "UnlockWhileProcessingFIFO", "VolumeLimitScaling", "WatchList", "WatchListClient",
+        "WatchListCompression", "WebhookRoundTripLoadBalancing", "WindowsGracefulNodeShutdown",
+    ] },
+    Gates { on: true, stage: Stage::Deprecated, names: &[
+        "AggregatedDiscoveryRemoveBetaType", "DisableCPUQuotaWithExclusiveCPUs", "DisableNodeKubeProxyVersion", "KubeProxyIPVS",
+        "KubeletPodResourcesListUseActivePods", "ServiceCIDRStatusFieldWiping", "StorageNamespaceIndex",
+    ] },
+    Gates { on: false, stage: Stage::Beta, names: &[
+        "CoordinatedLeaderElection", "DRAFractionalCapacityRange", "DRAWorkloadResourceClaims", "GenericWorkload",
+        "LocalStorageCapacityIsolationFSQuotaMonitoring", "PodAndContainerStatsFromCRI", "PodLevelResourceManagers",
+        "SchedulerAsyncAPICalls",
+    ] },
+    Gates { on: false, stage: Stage::Alpha, names: &[
+        "APIServerWebhookAuthenticationToken", "APIServingWithRoutine", "AtomicWriteVolumeUserFields", "CBORServingAndStorage",
+        "CPUManagerPolicyAlphaOptions", "CRIListStreaming", "CSIVolumeHealth", "ClientsAllowCBOR", "ClientsPreferCBOR",
+        "CloudControllerManagerWatchBasedRoutesReconciliation", "CloudControllerManagerWebhook", "CompositePodGroup",
+        "ConsistentListFromCacheSkipTimeoutFallback", "ContainerStopSignals", "ControllerManagerReleaseLeaderElectionLockOnExit",
+        "CrossNamespaceVolumeDataSource", "DRADerivedAttributes", "DRADeviceCompatibilityGroups", "DRAListTypeAttributes",
+        "DRANodeAllocatableResources", "DRAOptionalNodeOperations", "DRAPartitionableDevicesType", "DRAResourcePoolStatus",
+        "DefaultPodSysctls", "EmptyDirVolumeMode", "EventedPLEG", "EvictionRequestAPI", "GRPCContainerProbeTLS", "H2CContainerProbe",
+        "ImageVolumeWithDigest", "InPlacePodVerticalScalingExclusiveCPUs", "InPlacePodVerticalScalingExclusiveMemory",
+        "InPlacePodVerticalScalingMemoryBackedVolumes", "InPlacePodVerticalScalingSchedulerPreemption",
+        "InterPodAffinityHostnameFastPath", "KubeProxyNFTablesLocalhostNodePorts", "KubeletAllocatedPodsEndpoint", "LoggingAlphaOptions",
+        "MutablePVNodeAffinity", "NodeLifecycleConditions", "PodGroupPreemptionPolicy", "PodLogsQuerySplitStreams", "QOSReserved",
+        "ReduceDefaultCrashLoopBackOffDecay", "RuntimeClassInImageCriApi", "SchedulerPreQueueingHints", "ShardedListAndWatch",
+        "StatefulSetRecreateStrategy", "StorageVersionAPI", "TaintTolerationComparisonOperators", "TopologyAwareWorkloadScheduling",
+        "TopologyManagerPolicyAlphaOptions", "UserNamespacesHostNetworkSupport", "VolumeBindMountOptions", "WindowsCPUAndMemoryAffinity",
+        "WorkloadWithJob",
+    ] },
+    Gates { on: false, stage: Stage::Deprecated, names: &[
+        "AllowDNSOnlyNodeCSR", "AllowInsecureKubeletCertificateSigningRequests", "AllowOverwriteTerminationGracePeriodSeconds",
+        "ChangeContainerStatusOnKubeletRestart", "DeclarativeValidationTakeover", "GitRepoVolumeDriver", "KMSv1",
+        "KubeletRegistrationGetOnExistsOnly", "SeparateCacheWatchRPC", "WindowsHostNetwork",
+    ] },
 ];
 
-/// Gates that are off by default.
-#[rustfmt::skip]
-const OFF: &[&str] = &[
-    "APIServerWebhookAuthenticationToken", "APIServingWithRoutine", "AllowDNSOnlyNodeCSR",
-    "AllowInsecureKubeletCertificateSigningRequests", "AllowOverwriteTerminationGracePeriodSeconds", "AtomicWriteVolumeUserFields",
-    "CBORServingAndStorage", "CPUManagerPolicyAlphaOptions", "CRIListStreaming", "CSIVolumeHealth",
-    "ChangeContainerStatusOnKubeletRestart", "ClientsAllowCBOR", "ClientsPreferCBOR",
-    "CloudControllerManagerWatchBasedRoutesReconciliation", "CloudControllerManagerWebhook", "CompositePodGroup",
-    "ConsistentListFromCacheSkipTimeoutFallback", "ContainerStopSignals", "ControllerManagerReleaseLeaderElectionLockOnExit",
-    "CoordinatedLeaderElection", "CrossNamespaceVolumeDataSource", "DRADerivedAttributes", "DRADeviceCompatibilityGroups",
-    "DRAFractionalCapacityRange", "DRAListTypeAttributes", "DRANodeAllocatableResources", "DRAOptionalNodeOperations",
-    "DRAPartitionableDevicesType", "DRAResourcePoolStatus", "DRAWorkloadResourceClaims", "DeclarativeValidationTakeover",
-    "DefaultPodSysctls", "EmptyDirVolumeMode", "EventedPLEG", "EvictionRequestAPI", "GRPCContainerProbeTLS", "GenericWorkload",
-    "GitRepoVolumeDriver", "H2CContainerProbe", "ImageVolumeWithDigest", "InPlacePodVerticalScalingExclusiveCPUs",
-    "InPlacePodVerticalScalingExclusiveMemory", "InPlacePodVerticalScalingMemoryBackedVolumes",
-    "InPlacePodVerticalScalingSchedulerPreemption", "InterPodAffinityHostnameFastPath", "KMSv1", "KubeProxyNFTablesLocalhostNodePorts",
-    "KubeletAllocatedPodsEndpoint", "KubeletRegistrationGetOnExistsOnly", "LocalStorageCapacityIsolationFSQuotaMonitoring",
-    "LoggingAlphaOptions", "MutablePVNodeAffinity", "NodeLifecycleConditions", "PodAndContainerStatsFromCRI", "PodGroupPreemptionPolicy",
-    "PodLevelResourceManagers", "PodLogsQuerySplitStreams", "QOSReserved", "ReduceDefaultCrashLoopBackOffDecay",
-    "RuntimeClassInImageCriApi", "SchedulerAsyncAPICalls", "SchedulerPreQueueingHints", "SeparateCacheWatchRPC", "ShardedListAndWatch",
-    "StatefulSetRecreateStrategy", "StorageVersionAPI", "TaintTolerationComparisonOperators", "TopologyAwareWorkloadScheduling",
-    "TopologyManagerPolicyAlphaOptions", "UserNamespacesHostNetworkSupport", "VolumeBindMountOptions", "WindowsCPUAndMemoryAffinity",
-    "WindowsHostNetwork", "WorkloadWithJob",
-];
+/// Every gate, and whether it is on.
+fn gates() -> impl Iterator<Item = (&'static str, Stage, bool)> {
+    let of_many = [(ALL_ALPHA, Stage::Alpha, false), (ALL_BETA, Stage::Beta, false)];
+    GATES.iter().flat_map(|gates| gates.names.iter().map(|name| (*name, gates.stage, gates.on))).chain(of_many)
+}
+
+/// Writes which features are on (Prometheus text format).
+pub fn render(out: &mut String) {
+    let name = "kubernetes_feature_enabled";
+    head(out, name, "gauge", "[BETA] Whether a feature is on, by its stage; without one, it is there for good.");
+    let mut gates: Vec<_> = gates().collect();
+    gates.sort_unstable_by_key(|(name, ..)| *name);
+    for (gate, stage, is_on) in gates {
+        sample(out, name, &pairs(&["name", "stage"], &[gate, stage.as_str()]), f64::from(u8::from(is_on)));
+    }
+}
 
 /// Gates of many: all that are alpha or beta and not set otherwise.
 const ALL_ALPHA: &str = "AllAlpha";
@@ -101,9 +158,10 @@ impl FromStr for Setting {
             ALL_ALPHA => false,
             // Even `false` would mean something: some betas are on unless set as a whole.
             ALL_BETA => return Err(format!("cannot set feature gate AllBeta to {wanted}: here every beta is at its default")),
-            _ if ON.contains(&name) => true,
-            _ if OFF.contains(&name) => false,
-            _ => return Err(format!("unrecognized feature gate: {name}")),
+            _ => {
+                let known = gates().find(|(gate, ..)| *gate == name);
+                known.map(|(.., is_on)| is_on).ok_or_else(|| format!("unrecognized feature gate: {name}"))?
+            }
         };
         if wanted == is_on { Ok(Setting) } else { Err(format!("cannot set feature gate {name} to {wanted}: here it is always {is_on}")) }
     }
@@ -134,7 +192,20 @@ mod tests {
     }
 
     #[test]
-    fn no_gate_is_both_on_and_off() {
-        assert!(ON.iter().all(|name| !OFF.contains(name)));
+    fn every_gate_is_told_once() {
+        let mut text = String::new();
+        render(&mut text);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(lines.len(), gates().count());
+        let names: std::collections::BTreeSet<&str> = gates().map(|(name, ..)| name).collect();
+        assert_eq!(names.len(), lines.len());
+        for line in [
+            "kubernetes_feature_enabled{name=\"AllAlpha\",stage=\"ALPHA\"} 0",
+            "kubernetes_feature_enabled{name=\"DynamicResourceAllocation\",stage=\"\"} 1",
+            "kubernetes_feature_enabled{name=\"WatchList\",stage=\"BETA\"} 1",
+            "kubernetes_feature_enabled{name=\"KMSv1\",stage=\"DEPRECATED\"} 0",
+        ] {
+            assert!(lines.contains(&line), "{line}");
+        }
     }
 }

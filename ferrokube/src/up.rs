@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::apiserver_flags::Flags;
 use crate::control_plane::{self, Part};
+use crate::feature_gates;
 use crate::joining::policy::{self, Published};
 use crate::nodes::{self, Layout, network, routes, simulated, supervise};
 use crate::pid_file::PidFile;
@@ -65,6 +66,7 @@ impl Up {
         let outward = outward_address(&config);
         config.extra_sans.extend(outward.map(|address| address.to_string()));
         let server = Server::start(&config, signal.clone()).await?;
+        server.api.metrics.tell_also(feature_gates::render);
         // From here on the data directory is this process's: the store is locked.
         let pid_file = PidFile::write(&data_dir)?;
         let (api, address) = (server.api.clone(), server.address);

@@ -58,6 +58,7 @@ mod validating_policy;
 mod webhook;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use apimachinery::status::Status;
 use futures::future::BoxFuture;
@@ -68,6 +69,8 @@ use crate::catalog::Resource;
 use crate::filters::authentication::User;
 use crate::filters::authorization::{Authorizer, Decision};
 use crate::filters::request_info::RequestInfo;
+use crate::metrics;
+use crate::metrics::admission::{Phase, PhaseTimes, PluginTimes};
 use crate::storage::Stamp;
 use crate::webhook_client::Connections;
 
@@ -393,12 +396,13 @@ static PLUGINS: &[Entry] = &[
 
 /// The plugins that are on, in upstream's order.
 pub struct Chain {
-    steps: Vec<Step>,
+    steps: Vec<(Step, PluginTimes)>,
+    times: PhaseTimes,
 }
 
 impl Chain {
     pub fn new(steps: Vec<Step>) -> Chain {
-        Chain { steps }
+        Chain { steps: steps.into_iter().map(timed).collect(), times: PhaseTimes::default() }
     }
 
     /// The plugins that a server runs which is told nothing else.
@@ -408,13 +412,13 @@ impl Chain {
 
     /// This chain and one more at its end, which no flag turns off.
     pub fn and(mut self, plugin: impl Plugin + 'static) -> Chain {
-        self.steps.push(Step::pure(plugin));
+        self.steps.push(timed(Step::pure(plugin)));
         self
     }
 
     /// The names of the plugins that are on.
     pub fn names(&self) -> Vec<&'static str> {
-        self.steps.iter().map(Step::name).collect()
+        self.steps.iter().map(|(step, _)| step.name()).collect()
     }
 
     pub async fn admit(
@@ -425,14 +429,31 @@ impl Chain {
         old: Option<&Value>,
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
+        let since = Instant::now();
+        let admitted = self.admit_all(attributes, cluster, new, old, warnings).await;
+        self.times.took(Phase::Admit, attributes.operation, admitted.is_err(), since.elapsed());
+        admitted
+    }
+
+    async fn admit_all(
+        &self,
+        attributes: &Attributes<'_>,
+        cluster: &dyn Cluster,
+        new: &mut Value,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
         let mut rounds = Rounds::default();
         loop {
-            for step in &self.steps {
-                match step {
-                    Step::Pure(plugin) => plugin.admit(attributes, cluster, new, old, warnings)?,
-                    Step::Waiting(plugin) => plugin.admit(attributes, cluster, new, old, warnings).await?,
-                    Step::Mutating(plugin) => plugin.admit(attributes, cluster, new, old, warnings, &mut rounds).await?,
-                }
+            for (step, times) in &self.steps {
+                let begun = times.begin(Phase::Admit, attributes.operation);
+                let admitted = match step {
+                    Step::Pure(plugin) => plugin.admit(attributes, cluster, new, old, warnings),
+                    Step::Waiting(plugin) => plugin.admit(attributes, cluster, new, old, warnings).await,
+                    Step::Mutating(plugin) => plugin.admit(attributes, cluster, new, old, warnings, &mut rounds).await,
+                };
+                times.end(begun, Phase::Admit, attributes.operation, admitted.is_err());
+                admitted?;
             }
             if !rounds.start_again() {
                 return Ok(());
@@ -448,13 +469,40 @@ impl Chain {
         old: Option<&Value>,
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        for step in &self.steps {
-            match step {
-                Step::Pure(plugin) => plugin.validate(attributes, cluster, new, old, warnings)?,
-                Step::Waiting(plugin) => plugin.validate(attributes, cluster, new, old, warnings).await?,
-                Step::Mutating(plugin) => plugin.validate(attributes, cluster, new, old, warnings).await?,
-            }
+        let since = Instant::now();
+        let validated = self.validate_all(attributes, cluster, new, old, warnings).await;
+        self.times.took(Phase::Validate, attributes.operation, validated.is_err(), since.elapsed());
+        validated
+    }
+
+    async fn validate_all(
+        &self,
+        attributes: &Attributes<'_>,
+        cluster: &dyn Cluster,
+        new: Option<&Value>,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        for (step, times) in &self.steps {
+            let begun = times.begin(Phase::Validate, attributes.operation);
+            let validated = match step {
+                Step::Pure(plugin) => plugin.validate(attributes, cluster, new, old, warnings),
+                Step::Waiting(plugin) => plugin.validate(attributes, cluster, new, old, warnings).await,
+                Step::Mutating(plugin) => plugin.validate(attributes, cluster, new, old, warnings).await,
+            };
+            times.end(begun, Phase::Validate, attributes.operation, validated.is_err());
+            validated?;
         }
         Ok(())
     }
+
+    /// Writes how long plugins took (Prometheus text format).
+    pub fn render(&self, out: &mut String) {
+        metrics::admission::write(out, &self.times, self.steps.iter().map(|(_, times)| times));
+    }
+}
+
+fn timed(step: Step) -> (Step, PluginTimes) {
+    let times = PluginTimes::of(step.name());
+    (step, times)
 }

@@ -16,6 +16,7 @@ use crate::endpoints::subresources::forward::{CROSS_ORIGIN, FORWARDED_FOR, FORWA
 use crate::endpoints::subresources::location::Target;
 use crate::endpoints::{Answer, respond};
 use crate::filters::{Authorized, front_proxy};
+use crate::metrics::tally::Terminated;
 use crate::streaming::splice::splice;
 
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -27,7 +28,7 @@ pub async fn serve(api: &Api, registration: &Registration, request: Authorized) 
         return Ok(unavailable());
     }
     if let Err(why) = &registration.way {
-        return Ok(respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")));
+        return Ok(ended(StatusCode::INTERNAL_SERVER_ERROR, why));
     }
     let target = match endpoint::resolve(api, &registration.service) {
         Ok(target) => target,
@@ -62,7 +63,13 @@ fn unavailable() -> Response<Body> {
 }
 
 fn failed(why: &dyn Display) -> Response<Body> {
-    respond::text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+    ended(StatusCode::SERVICE_UNAVAILABLE, why)
+}
+
+fn ended(code: StatusCode, why: &dyn Display) -> Response<Body> {
+    let mut response = respond::text(code, format!("{why}\n"));
+    response.extensions_mut().insert(Terminated::BY_AGGREGATOR);
+    response
 }
 
 /// The request as the other server gets it.
@@ -137,13 +144,13 @@ fn upgraded(mut response: Response<Body>, client: OnUpgrade) -> Response<Body> {
         return answered(response);
     }
     let backend = hyper::upgrade::on(&mut response);
-    let audited = crate::audit::current();
+    let held = (crate::audit::current(), crate::metrics::tally::current());
     tokio::spawn(async move {
         match tokio::try_join!(client, backend) {
             Ok((client, backend)) => splice(TokioIo::new(client), TokioIo::new(backend)).await,
             Err(error) => tracing::debug!(%error, "an upgraded connection was not joined"),
         }
-        drop(audited);
+        drop(held);
     });
     Response::from_parts(response.into_parts().0, Body::empty())
 }

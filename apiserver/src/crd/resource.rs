@@ -22,6 +22,7 @@ use super::types;
 use crate::catalog::{Conversion, Gvk, Resource, Shared, Stored, Subresource, SubresourceKind, TypesHandle, next_number};
 use crate::discovery::priority::compare_versions;
 use crate::endpoints::body::set_type_meta;
+use crate::metrics::objects::Lists;
 use crate::registry::read::{bool_at, list_at, str_at};
 use crate::registry::{ALL_VERBS, SUBRESOURCE_VERBS};
 use crate::storage::encrypted::Kind;
@@ -67,6 +68,7 @@ pub fn resources(definition: &Value, text: &Bytes) -> Option<Resources> {
         selectable: selectable.iter().map(|(name, get)| (name.as_str().into(), get.clone())).collect(),
         cache: OnceLock::new(),
         custom: Some(storage.form.clone()),
+        lists: Lists::default(),
     });
     let served = versions.iter().filter(|v| bool_at(v.definition, "/served"));
     let served = served.map(|version| resource(definition, version, storage, &stored, converter.as_ref())).collect();

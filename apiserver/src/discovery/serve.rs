@@ -18,7 +18,7 @@ const AGGREGATED_JSON: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=AP
 const AGGREGATED_PROTOBUF: &str = "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Paths that `/` lists beside those of discovery.
-const OTHER_PATHS: [&str; 14] = [
+const OTHER_PATHS: [&str; 15] = [
     "/.well-known/openid-configuration",
     "/healthz",
     "/healthz/etcd",
@@ -26,6 +26,7 @@ const OTHER_PATHS: [&str; 14] = [
     "/healthz/ping",
     "/livez",
     "/metrics",
+    "/metrics/slis",
     "/openapi/v2",
     "/openapi/v3",
     "/openapi/v3/",

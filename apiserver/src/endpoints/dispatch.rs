@@ -56,6 +56,8 @@ pub async fn dispatch(api: Arc<Api>, request: Authorized) -> Answer {
             let answer = run(&mut call).await;
             if let Some(warning) = deprecation(&call.resource).filter(|_| !answer.as_ref().is_err_and(has_no_route)) {
                 audit::annotate("k8s.io/deprecated", || "true".to_owned());
+                let (resource, subresource) = (&call.resource, &call.request.info.subresource);
+                call.api.metrics.deprecated(resource.group(), &resource.gvk.version, &resource.plural, subresource);
                 call.warnings.insert(0, warning);
             }
             answer

@@ -40,6 +40,8 @@ pub async fn list(call: &mut Call) -> Answer {
 pub struct Page {
     pub objects: Vec<Arc<Object>>,
     pub meta: ListMeta,
+    /// How many objects it was chosen from.
+    looked_at: usize,
 }
 
 /// Reads the page that the options describe.
@@ -73,10 +75,12 @@ pub async fn read_page(call: &Call, options: &ListOptions, filter: &Filter) -> R
         Err(error) => return Err(call.storage_error(error, "")),
     };
     let part = Part { snapshot: &snapshot, options, filter, namespace: call.namespace(), after: start.as_deref(), cache };
-    if call.resource.webhook.is_some() {
-        return converted(call, &part).await;
-    }
-    Ok(part.cut(|object| filter.matches(object)))
+    let page = match call.resource.webhook {
+        Some(_) => converted(call, &part).await?,
+        None => part.cut(|object| filter.matches(object)),
+    };
+    call.resource.stored.lists.listed(snapshot.is_loaded(), page.looked_at, page.objects.len());
+    Ok(page)
 }
 
 /// What a page is cut from, and by what.
@@ -111,6 +115,7 @@ impl Part<'_> {
         let mut objects = Vec::new();
         let mut more = false;
         let mut remaining = 0i64;
+        let mut looked_at = 0;
         for object in self.candidates() {
             if more {
                 remaining += 1;
@@ -125,6 +130,7 @@ impl Part<'_> {
                 }
                 continue;
             }
+            looked_at += 1;
             if matches(object) {
                 objects.push(object.clone());
             }
@@ -136,7 +142,7 @@ impl Part<'_> {
             meta.continue_token = Token { revision: Some(self.snapshot.revision().0), start }.encode();
             meta.remaining = self.filter.is_trivial().then_some(remaining);
         }
-        Page { objects, meta }
+        Page { objects, meta, looked_at }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Paths that are not resources: health, version, discovery, OpenAPI, metrics.
 
+use std::time::Duration;
+
 use apimachinery::status::Status;
 
 use axum::body::Body;
@@ -10,6 +12,7 @@ use super::options::Query;
 use super::{Answer, respond};
 use crate::api::{Api, StoreTimeouts};
 use crate::filters::Authorized;
+use crate::metrics;
 use crate::tokens::discovery;
 use crate::tokens::external_metrics::EXTERNAL;
 use crate::tokens::keys::KeySet;
@@ -19,6 +22,8 @@ const CHECKS: [&str; 4] = ["ping", "log", "etcd", "shutdown"];
 
 /// The media type of JSON Web Key Sets.
 const KEY_SET: &str = "application/jwk-set+json";
+/// How long metrics wait for the store to say how big it is.
+const STORE_SIZE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Answers a request to a path outside the resources.
 pub async fn serve(api: &Api, request: &Authorized) -> Answer {
@@ -28,7 +33,8 @@ pub async fn serve(api: &Api, request: &Authorized) -> Answer {
     match segments.as_slice() {
         ["healthz" | "livez" | "readyz", rest @ ..] if rest.len() <= 1 => Ok(health(api, request, &segments).await),
         ["version"] => read_only(request).and_then(|()| version(request)),
-        ["metrics"] => Ok(metrics(api)),
+        ["metrics"] => Ok(metrics(api).await),
+        ["metrics", "slis"] => Ok(slis(api)),
         ["debug", "api_priority_and_fairness", dump] if api.flow_control.in_flight.is_none() => {
             Ok(api.flow_control.dump(dump).map_or_else(respond::page_not_found, debug_text))
         }
@@ -93,7 +99,11 @@ async fn health(api: &Api, request: &Authorized, segments: &[&str]) -> Response<
     for check in checks(api) {
         if excluded.contains(&check) {
             report.push_str(&format!("[+]{check} excluded: ok\n"));
-        } else if healthy(api, check, endpoint).await {
+            continue;
+        }
+        let is_passed = healthy(api, check, endpoint).await;
+        api.metrics.health.checked(check, endpoint, is_passed);
+        if is_passed {
             report.push_str(&format!("[+]{check} ok\n"));
         } else {
             report.push_str(&format!("[-]{check} failed: reason withheld\n"));
@@ -137,8 +147,17 @@ fn debug_text(text: String) -> Response<Body> {
     response
 }
 
-fn metrics(api: &Api) -> Response<Body> {
-    let mut text = api.metrics.render();
+async fn metrics(api: &Api) -> Response<Body> {
+    // A store that does not tell in time is left out.
+    let size = tokio::time::timeout(STORE_SIZE_TIMEOUT, api.storage.store().size_bytes()).await.ok().flatten();
+    let mut text = String::with_capacity(256 * 1024);
+    metrics::process::render_build(&mut text);
+    metrics::process::render(&mut text);
+    api.metrics.render(&mut text);
+    api.authenticator.render(&mut text);
+    api.admission.render(&mut text);
+    metrics::admission::render_webhooks(&mut text);
+    metrics::objects::render(&mut text, &api.catalog.load(), size);
     api.flow_control.render(&mut text);
     api.aggregation.availability.render(&mut text);
     api.encryption.render(&mut text);
@@ -147,6 +166,17 @@ fn metrics(api: &Api) -> Response<Body> {
         audit.render(&mut text);
     }
     api.metrics.render_others(&mut text);
+    page(text)
+}
+
+/// How the server has fared when its health was asked for.
+fn slis(api: &Api) -> Response<Body> {
+    let mut text = String::new();
+    api.metrics.health.render(&mut text);
+    page(text)
+}
+
+fn page(text: String) -> Response<Body> {
     let mut response = respond::text(StatusCode::OK, text);
     let headers = response.headers_mut();
     headers.remove("x-content-type-options");

@@ -23,6 +23,7 @@ use super::select::Filter;
 use super::{Answer, Call, list, negotiate, respond, versions};
 use crate::api::Api;
 use crate::flow_control::held::Held;
+use crate::metrics::watches::Events;
 use crate::registry::table::IncludeObject;
 use crate::storage::{Cursor, Event, EventKind, Freshness, Object, Revision, Scope};
 
@@ -163,6 +164,7 @@ struct Watch {
     first: bool,
     /// The right to run, kept until the initial events were taken.
     seat: Option<Held>,
+    counted: Events,
 }
 
 /// What wakes a watch.
@@ -192,6 +194,7 @@ impl Watch {
             shutdown: call.api.shutdown.clone(),
             first: true,
             seat: None,
+            counted: call.api.metrics.watches.of(call.resource.group(), &call.resource.gvk.version, &call.resource.plural),
         }
     }
 
@@ -296,15 +299,17 @@ impl Watch {
     }
 
     fn frame(&self, out: &mut BytesMut, kind: &str, object: &[u8]) {
+        let before = out.len();
         if self.form.encoding == Encoding::Protobuf {
             out.extend_from_slice(&envelope::watch_frame(kind, object));
-            return;
+        } else {
+            out.extend_from_slice(b"{\"type\":\"");
+            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(b"\",\"object\":");
+            out.extend_from_slice(object);
+            out.extend_from_slice(b"}\n");
         }
-        out.extend_from_slice(b"{\"type\":\"");
-        out.extend_from_slice(kind.as_bytes());
-        out.extend_from_slice(b"\",\"object\":");
-        out.extend_from_slice(object);
-        out.extend_from_slice(b"}\n");
+        self.counted.told(out.len() - before);
     }
 
     /// A bookmark: an empty object of the resource's kind with a resourceVersion.

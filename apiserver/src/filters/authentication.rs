@@ -161,6 +161,13 @@ impl Authenticator {
         }
     }
 
+    /// Writes what was counted (Prometheus text format).
+    pub fn render(&self, out: &mut String) {
+        if let Some(known) = &self.client_certificates {
+            known.render(out);
+        }
+    }
+
     /// From now on, others certify users and front proxies. Where nobody did before, nobody does.
     pub fn believe(&self, users: RootCertStore, proxies: RootCertStore) -> Result<(), VerifierBuilderError> {
         if let Some(known) = &self.client_certificates {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::metrics::{Buckets, Histogram, Series, head};
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
@@ -22,6 +23,22 @@ const MAX_KNOWN: usize = 2048;
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 /// The element of a name that holds a user's uid.
 const UID: x509_parser::der_parser::Oid<'static> = x509_parser::der_parser::oid!(1.3.6.1.4.1.57683.2);
+const LIFETIMES: Buckets = Buckets::Listed(&[
+    0.0,
+    1800.0,
+    3600.0,
+    7200.0,
+    21_600.0,
+    43_200.0,
+    86_400.0,
+    172_800.0,
+    345_600.0,
+    604_800.0,
+    2_592_000.0,
+    7_776_000.0,
+    15_552_000.0,
+    31_104_000.0,
+]);
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
 /// What a verified certificate says.
@@ -32,6 +49,8 @@ pub struct Subject {
     uids: Vec<String>,
     /// SHA-256 of the certificate, in hexadecimal.
     fingerprint: String,
+    /// When the certificate ends, in seconds of Unix time.
+    not_after: i64,
 }
 
 impl Subject {
@@ -57,6 +76,8 @@ type Verdict = Result<Arc<Subject>, String>;
 pub struct ClientCertificates {
     verifier: ArcSwap<Arc<dyn ClientCertVerifier>>,
     known: Expiring<Vec<u8>, Verdict>,
+    /// How long certificates still had when somebody showed them, in seconds.
+    lifetimes: Histogram,
 }
 
 impl ClientCertificates {
@@ -65,7 +86,11 @@ impl ClientCertificates {
         if authorities.is_empty() {
             return Ok(None);
         }
-        Ok(Some(ClientCertificates { verifier: ArcSwap::from_pointee(verifier(authorities)?), known: Expiring::new(MAX_KNOWN) }))
+        Ok(Some(ClientCertificates {
+            verifier: ArcSwap::from_pointee(verifier(authorities)?),
+            known: Expiring::new(MAX_KNOWN),
+            lifetimes: Histogram::of(LIFETIMES),
+        }))
     }
 
     /// From now on, other authorities count. Nothing that was found out before does.
@@ -80,12 +105,22 @@ impl ClientCertificates {
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
         chain.iter().for_each(|certificate| digest.update(certificate));
         let digest = digest.finish().as_ref().to_vec();
-        if let Some(verdict) = self.known.get(&digest) {
-            return verdict;
+        let verdict = self.known.get(&digest).unwrap_or_else(|| {
+            let verdict = self.verify(chain);
+            self.known.keep(digest, verdict.clone(), KNOWN_FOR);
+            verdict
+        });
+        if let Ok(subject) = &verdict {
+            self.lifetimes.observe(subject.not_after as f64 - UnixTime::now().as_secs() as f64);
         }
-        let verdict = self.verify(chain);
-        self.known.keep(digest, verdict.clone(), KNOWN_FOR);
         verdict
+    }
+
+    /// Writes what was counted (Prometheus text format).
+    pub fn render(&self, out: &mut String) {
+        let name = "apiserver_client_certificate_expiration_seconds";
+        head(out, name, "histogram", "[ALPHA] How many seconds the certificates of clients still had when a request came.");
+        self.lifetimes.write(out, name, "");
     }
 
     fn verify(&self, chain: &[CertificateDer<'static>]) -> Verdict {
@@ -99,6 +134,7 @@ impl ClientCertificates {
             common_name: subject.iter_common_name().last().and_then(texts).unwrap_or_default(),
             organizations: subject.iter_organization().filter_map(texts).collect(),
             uids: subject.iter_by_oid(&UID).filter_map(texts).collect(),
+            not_after: parsed.validity().not_after.timestamp(),
             fingerprint: ring::digest::digest(&ring::digest::SHA256, certificate).as_ref().iter().map(|b| format!("{b:02x}")).collect(),
         }))
     }

@@ -8,6 +8,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod browsers;
 pub mod client_certificate;
+mod counted;
 pub mod front_proxy;
 pub mod impersonation;
 pub mod request_info;
@@ -38,6 +39,10 @@ use crate::flow_control::Right;
 use crate::flow_control::gate::Refusal;
 use crate::flow_control::held::Held;
 use crate::flow_control::work::{self, Collection};
+use crate::metrics::access::{Authenticated, Authorized as Outcome};
+use crate::metrics::in_flight::Kind;
+use crate::metrics::requests::Key;
+use crate::metrics::tally::{self, Serving, Tally, Terminated};
 use crate::server::Peer;
 use crate::server::lanes::Belonging;
 use authentication::User;
@@ -168,23 +173,36 @@ struct Common {
     /// How long the request may take, its wait for a seat included.
     timeout: Duration,
     flow: Option<(HeaderValue, HeaderValue)>,
+    /// How long it has waited for a seat.
+    waited: Duration,
 }
 
 async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, sender: Sender, audit_id: HeaderValue) -> Response<Body> {
     let query = request.uri().query().unwrap_or("").to_owned();
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
-    let mut common = Common { audit_id, warning: None, stranger: false, timeout: api.request_timeout, flow: None };
+    let mut common = Common { audit_id, warning: None, stranger: false, timeout: api.request_timeout, flow: None, waited: Duration::ZERO };
     let started = Instant::now();
     request.headers_mut().insert("audit-id", common.audit_id.clone());
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     let form = negotiate::of_errors(&head.headers, &query);
+    let labels = Key::of(&head.method, &info, &query, negotiate::header(&head.headers, &http::header::CONTENT_TYPE));
+    let known = api.metrics.requests.known(&labels);
+    let (named, labels) = (known.is_none().then(|| info.clone()), labels.unnamed());
+    let mut tally = Tally::new(api.metrics.clone(), known, started);
+    tally.is_read = head.method == Method::GET && labels.verb != "WATCH" && !is_streamed(&info);
     let verdict = admit(&api, &mut head.headers, &query, &info, (&peer, sender), &mut common).await;
-    let counted = info.clone();
-    let response = match verdict {
+    tally.others = common.waited;
+    let mut serving = None;
+    let mut response = match verdict {
         Err(refused) => refused.respond(&form, head.uri.path_and_query().map_or("/", |path| path.as_str())),
         Ok((user, mut seat)) => {
-            let long_running = is_long_running(&info);
+            let (long_running, reads) = (is_long_running(&info), Kind::of_verb(&info.verb) == Kind::ReadOnly);
+            let now = Instant::now();
+            (tally.is_served, tally.is_long) = (true, long_running);
+            if !long_running || info.verb == "watch" {
+                tally.enter(Kind::of_verb(&info.verb), now);
+            }
             let beginning = seat.take_if(|_| long_running).map(|seat| Held::for_at_most(seat, api.request_timeout));
             let request = Authorized {
                 info,
@@ -199,26 +217,55 @@ async fn pass(api: Arc<Api>, mut request: Request<RequestBody>, peer: Peer, send
                 seat: beginning,
                 _sealed: Sealed,
             };
+            // What only reads is asked of nobody else, and ends when it is answered.
+            serving = (long_running || !reads).then(Arc::<Serving>::default);
+            let left = (!long_running).then(|| common.timeout.saturating_sub(now.duration_since(started)));
             let answer = pin!(dispatch::dispatch(api.clone(), request));
-            let answered = if long_running {
-                Ok(answer.await)
-            } else {
-                tokio::time::timeout(common.timeout.saturating_sub(started.elapsed()), answer).await
+            let answered = match &serving {
+                Some(serving) => tally::scope(serving.clone(), within(left, answer)).await,
+                None => within(left, answer).await,
             };
             match answered {
                 Ok(Ok(response)) if long_running => response,
                 Ok(Ok(response)) => written::holding(response, seat, common.timeout.saturating_sub(started.elapsed())),
                 Ok(Err(status)) => respond::status(&status, &form),
-                Err(_) => respond::status(&Status::timeout("request did not complete within the allotted timeout", 0), &form),
+                Err(_) => {
+                    let late = Status::timeout("request did not complete within the allotted timeout", 0);
+                    let mut response = respond::status(&late, &form);
+                    response.extensions_mut().insert(Terminated::BY_US);
+                    response
+                }
             }
         }
     };
-    let is_served = response.status().is_success()
-        || !counted.is_resource
-        || api.catalog.load().find(&counted.group, &counted.version, &counted.resource).is_some();
-    api.metrics.request(&counted, is_served, response.status().as_u16());
+    let code = response.status();
+    if let Some(info) = &named {
+        let is_named = !info.is_resource || code.is_success() || code == StatusCode::SWITCHING_PROTOCOLS || is_there(&api, info);
+        let labels = if is_named { labels.named(info) } else { labels };
+        tally.label(|metrics| metrics.requests.labelled(&labels));
+    }
+    tally.answered(code.as_u16());
+    if let Some(by) = response.extensions_mut().remove::<Terminated>() {
+        tally.terminated(by, code.as_u16());
+    }
+    let response = counted::followed(response, tally, serving);
     common.stranger &= head.version == http::Version::HTTP_2;
     finish(response, common)
+}
+
+/// Waits for an answer, if it is not left alone for so long.
+async fn within<T>(left: Option<Duration>, answer: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
+    match left {
+        Some(left) => tokio::time::timeout(left, answer).await,
+        None => Ok(answer.await),
+    }
+}
+
+/// Whether what a request names is there, so that nobody has made up the words.
+fn is_there(api: &Api, info: &RequestInfo) -> bool {
+    let catalog = api.catalog.load();
+    let resource = catalog.find(&info.group, &info.version, &info.resource);
+    resource.is_some_and(|resource| info.subresource.is_empty() || resource.subresources.contains_key(&*info.subresource))
 }
 
 /// A refusal by a filter.
@@ -252,6 +299,7 @@ impl Refused {
             Refused::Busy(refusal) => {
                 let mut response = respond::text(StatusCode::TOO_MANY_REQUESTS, "Too many requests, please try again later.\n");
                 response.headers_mut().insert(http::header::RETRY_AFTER, refusal.retry_after_seconds.into());
+                response.extensions_mut().insert(Terminated::BY_US);
                 response
             }
             Refused::NotAudited => {
@@ -280,6 +328,12 @@ async fn admit(
         Sender::Vouched(user) => Some(user.authenticated()),
     };
     spent(Layer::Authentication, since);
+    let result = match &user {
+        Some(_) => Authenticated::Success,
+        None if shows_something(headers, peer) => Authenticated::Error,
+        None => Authenticated::Failure,
+    };
+    api.metrics.access.authenticated(result, user.as_ref().map(|user| &*user.name), since.elapsed());
     if user.as_ref().is_none_or(User::is_anonymous) {
         common.stranger = true;
         common.warning = authentication::warning(headers);
@@ -297,9 +351,11 @@ async fn admit(
     let since = Instant::now();
     let seat = take_seat(api, &user, info, query, common).await?;
     spent(Layer::ApfQueueWait, since);
-    let since = Instant::now();
+    let seated = Instant::now();
+    common.waited = seated.duration_since(since);
     let decision = api.authorizer.ask(&user, info).wait().await;
-    spent(Layer::Authorization, since);
+    spent(Layer::Authorization, seated);
+    api.metrics.access.authorized(outcome(&decision), seated.elapsed());
     match decision {
         Decision::Allow(reason) => {
             annotate("authorization.k8s.io/decision", || "allow".to_owned());
@@ -317,6 +373,20 @@ async fn admit(
             let address = if query.is_empty() { info.path.clone() } else { format!("{}?{query}", info.path) };
             Err(Refused::Unanswered(format!("Internal Server Error: {}: {error}\n", quote(&address))))
         }
+    }
+}
+
+/// Whether a request shows a certificate or a token, or something that should be one.
+fn shows_something(headers: &HeaderMap, peer: &Peer) -> bool {
+    !peer.certificates.is_empty() || headers.contains_key(http::header::AUTHORIZATION)
+}
+
+fn outcome(decision: &Decision) -> Outcome {
+    match decision {
+        Decision::Allow(_) => Outcome::Allowed,
+        Decision::Deny(_) => Outcome::Denied,
+        Decision::NoOpinion(_) => Outcome::NoOpinion,
+        Decision::Failed { .. } => Outcome::Error,
     }
 }
 
@@ -345,8 +415,14 @@ async fn take_seat(api: &Api, user: &User, info: &RequestInfo, query: &str, comm
 /// Watches, logs, exec and the like are not bounded in time.
 fn is_long_running(info: &RequestInfo) -> bool {
     matches!(info.verb.as_str(), "watch" | "proxy")
-        || matches!(info.subresource.as_str(), "attach" | "exec" | "log" | "portforward" | "proxy")
+        || is_streamed(info)
+        || info.subresource == "log"
         || info.path.starts_with("/debug/pprof/")
+}
+
+/// Goes both ways, so that it has no size.
+fn is_streamed(info: &RequestInfo) -> bool {
+    matches!(info.subresource.as_str(), "attach" | "exec" | "portforward" | "proxy")
 }
 
 /// The time that a request asks for by `timeout`, if that is less than it has anyway.

@@ -22,7 +22,7 @@ const AT_ONCE_BYTES: u64 = 64 * 1024;
 /// An answer that is not written in time is broken off: it is too late for a status.
 #[derive(Debug, thiserror::Error)]
 #[error("request did not complete within the allotted timeout")]
-struct Overdue;
+pub(super) struct Overdue;
 
 /// The answer, which keeps the right to run until it is written. `left`: what is left of the request's time.
 pub fn holding(response: Response<Body>, right: Option<Right>, left: Duration) -> Response<Body> {

@@ -36,7 +36,28 @@ struct Inner {
 pub struct Counts {
     pub dispatched: u64,
     pub rejected: BTreeMap<Reason, u64>,
+    /// Of those that were refused and of those that ran, how long they waited; of levels without limit nobody waits.
+    pub waits: [Waits; 2],
 }
+
+/// How long requests have waited.
+#[derive(Clone, Debug, Default)]
+pub struct Waits {
+    /// How many waited no longer than each of [`WAIT_SECONDS`] and longer than the one before; the last have waited longer than all.
+    pub counts: [u64; WAIT_SECONDS.len() + 1],
+    pub seconds: f64,
+}
+
+impl Waits {
+    fn add(&mut self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        self.counts[WAIT_SECONDS.partition_point(|bound| *bound < seconds)] += 1;
+        self.seconds += seconds;
+    }
+}
+
+/// Upper bounds by which waits are counted.
+pub const WAIT_SECONDS: [f64; 13] = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
 
 /// A request was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +103,19 @@ impl Inner {
         self.counts.entry(key).or_default()
     }
 
-    fn refuse(&mut self, schema: &Arc<str>, reason: Reason, since_epoch: Duration) -> Refusal {
-        *self.count(schema).rejected.entry(reason).or_default() += 1;
+    fn dispatch(&mut self, schema: &Arc<str>, waited: Duration) {
+        let is_limited = self.set.limit().is_some();
+        let counts = self.count(schema);
+        counts.dispatched += 1;
+        if is_limited {
+            counts.waits[1].add(waited);
+        }
+    }
+
+    fn refuse(&mut self, schema: &Arc<str>, reason: Reason, waited: Duration, since_epoch: Duration) -> Refusal {
+        let counts = self.count(schema);
+        *counts.rejected.entry(reason).or_default() += 1;
+        counts.waits[0].add(waited);
         Refusal { reason, retry_after_seconds: self.retry_after.refused(since_epoch) }
     }
 }
@@ -111,14 +143,15 @@ impl Gate {
     /// Waits for a seat, for as long as the request may wait.
     pub async fn enter(self: &Arc<Self>, flow: Flow, wait: Duration) -> Result<Seat, Refusal> {
         let schema = flow.schema.clone();
+        let since = Instant::now();
         let (seat, waiter) = {
             let mut inner = self.inner.lock();
             let arrival = inner.set.arrive(Instant::now(), flow);
             inner.note_demand(self.epoch);
             match arrival {
-                Arrival::Refuse(reason) => return Err(inner.refuse(&schema, reason, self.epoch.elapsed())),
+                Arrival::Refuse(reason) => return Err(inner.refuse(&schema, reason, Duration::ZERO, self.epoch.elapsed())),
                 Arrival::Run(id) => {
-                    inner.count(&schema).dispatched += 1;
+                    inner.dispatch(&schema, Duration::ZERO);
                     return Ok(Seat { gate: self.clone(), id });
                 }
                 Arrival::Wait(id) => {
@@ -130,10 +163,10 @@ impl Gate {
         };
         // If the client goes while it waits, this future is dropped, and its place in the queue with it.
         if matches!(tokio::time::timeout(wait, waiter).await, Ok(Ok(()))) {
-            self.inner.lock().count(&schema).dispatched += 1;
+            self.inner.lock().dispatch(&schema, since.elapsed());
             return Ok(seat);
         }
-        Err(self.inner.lock().refuse(&schema, Reason::TimeOut, self.epoch.elapsed()))
+        Err(self.inner.lock().refuse(&schema, Reason::TimeOut, since.elapsed(), self.epoch.elapsed()))
     }
 
     /// Ends a period of watching the demand: the most seats that could have been used, and the estimate for the next.
@@ -196,6 +229,9 @@ mod tests {
         assert_eq!(refusal, Refusal { reason: Reason::TimeOut, retry_after_seconds: 1 });
         drop(seat);
         assert!(gate.look(|set, counts| set.is_idle() && counts["s"].dispatched == 1 && counts["s"].rejected[&Reason::TimeOut] == 1));
+        let [refused, ran] = gate.look(|_, counts| counts["s"].waits.clone());
+        assert_eq!((refused.counts.iter().sum::<u64>(), refused.counts[0], ran.counts[0]), (1, 0, 1), "{refused:?} {ran:?}");
+        assert!(refused.seconds >= 0.001 && ran.seconds == 0.0, "{refused:?} {ran:?}");
     }
 
     #[tokio::test]

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::time::Instant;
 
+use apimachinery::metrics::distribution;
 use jiff::Timestamp;
 
-use super::gate::Gate;
+use super::gate::{Gate, WAIT_SECONDS};
 use super::queue_set::{QueueSet, Request};
 use super::{ActiveLevel, FlowControl};
 use crate::metrics;
@@ -88,6 +89,7 @@ impl FlowControl {
             |r| if r.started.is_none() { u64::from(r.flow.seats) } else { 0 },
         );
         totals(out, gates());
+        waits(out, gates());
     }
 }
 
@@ -136,6 +138,28 @@ fn totals<'g>(out: &mut String, gates: impl Iterator<Item = &'g Gate> + Clone) {
                 line(out, name, &labels, count as f64);
             }
         }
+    }
+}
+
+fn waits<'g>(out: &mut String, gates: impl Iterator<Item = &'g Gate>) {
+    let mut samples = String::new();
+    for gate in gates {
+        for (schema, counts) in gate.look(|_, counts| counts.clone()) {
+            for (waits, ran) in counts.waits.iter().zip([false, true]).filter(|(waits, _)| waits.counts.iter().any(|count| *count > 0)) {
+                let labels = format!("priority_level=\"{}\",flow_schema=\"{schema}\",execute=\"{ran}\"", gate.name);
+                let bounds = WAIT_SECONDS.into_iter().chain([f64::INFINITY]).zip(waits.counts);
+                distribution(&mut samples, "apiserver_flowcontrol_request_wait_duration_seconds", &labels, bounds, waits.seconds);
+            }
+        }
+    }
+    if !samples.is_empty() {
+        head(
+            out,
+            "request_wait_duration_seconds",
+            "[BETA] How long requests waited in queues, in seconds, by whether they ran then.",
+            "histogram",
+        );
+        out.push_str(&samples);
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Resource {
     /// What is in the store and cannot be decrypted, by its key here.
     unreadable: RwLock<BTreeMap<Arc<str>, Unreadable>>,
     progress: Arc<Progress>,
+    /// How many changes the store has told of.
+    changes: AtomicU64,
 }
 
 /// Which state of which resource something was made of: another state has another stamp.
@@ -96,7 +98,7 @@ impl Resource {
         let state = State { map: Map::new(), log, revision: zero, loaded: zero, waiting: Some(Vec::new()), pinned: VecDeque::new() };
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let (state, unreadable) = (RwLock::new(state), RwLock::default());
-        Resource { spec, number, ready: OnceCell::new(), state, unreadable, progress }
+        Resource { spec, number, ready: OnceCell::new(), state, unreadable, progress, changes: AtomicU64::new(0) }
     }
 
     /// Notes what has become of a key: that it cannot be read, or that there is nothing to say of it.
@@ -163,6 +165,7 @@ impl Resource {
 
     /// Applies changes in order. Those that a load has brought already are passed over.
     pub(super) fn apply(&self, changes: Vec<CacheChange>, wake: &mut Vec<Arc<Notify>>) {
+        self.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let mut state = self.state.write();
         match &mut state.waiting {
             Some(waiting) => waiting.extend(changes),
@@ -184,6 +187,11 @@ impl Resource {
         state.map.get(format!("{namespace}/{name}").as_str()).cloned()
     }
 
+    /// How many changes the store has told of since this was made.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     /// The stamp of the state as of now.
     pub fn stamp(&self) -> Stamp {
         Stamp { resource: self.number, revision: self.state.read().revision }
@@ -195,17 +203,17 @@ impl Resource {
         // exactly the state at the later of the two.
         let progress = self.progress.now();
         let state = self.state.read();
-        Snapshot { map: state.map.clone(), revision: progress.max(state.revision) }
+        Snapshot { map: state.map.clone(), revision: progress.max(state.revision), loaded: false }
     }
 
     /// All objects as of a past revision, or `Expired` if the log no longer reaches back.
     pub(super) fn snapshot_at(&self, revision: Revision) -> Result<Snapshot, Expired> {
         let state = self.state.read();
         if revision >= state.revision {
-            return Ok(Snapshot { map: state.map.clone(), revision });
+            return Ok(Snapshot { map: state.map.clone(), revision, loaded: false });
         }
         if let Some(pinned) = state.pinned.iter().find(|p| p.revision == revision) {
-            return Ok(Snapshot { map: pinned.map.clone(), revision });
+            return Ok(Snapshot { map: pinned.map.clone(), revision, loaded: false });
         }
         let Some(undo) = state.log.newest_first(revision) else {
             return Err(Expired { requested: revision, oldest: state.log.start() });
@@ -217,7 +225,7 @@ impl Resource {
                 None => map.remove(event.object.key()),
             };
         }
-        Ok(Snapshot { map, revision })
+        Ok(Snapshot { map, revision, loaded: false })
     }
 
     /// Keeps a snapshot for the pages to come, a bounded number of them for a bounded time.
@@ -258,7 +266,7 @@ impl Resource {
     pub fn list_and_watch(self: &Arc<Self>, scope: Scope) -> (Snapshot, Cursor) {
         let progress = self.progress.now();
         let mut state = self.state.write();
-        let snapshot = Snapshot { map: state.map.clone(), revision: progress.max(state.revision) };
+        let snapshot = Snapshot { map: state.map.clone(), revision: progress.max(state.revision), loaded: false };
         let (position, wake) = state.log.subscribe_at_end(&scope, snapshot.revision);
         drop(state);
         let delivered = snapshot.revision;
@@ -294,11 +302,18 @@ impl State {
 pub struct Snapshot {
     map: Map,
     revision: Revision,
+    /// Whether the store was asked for it.
+    loaded: bool,
 }
 
 impl Snapshot {
+    /// What the store has told of a revision that the cache does not know any more.
     pub(super) fn new(objects: impl Iterator<Item = Arc<Object>>, revision: Revision) -> Snapshot {
-        Snapshot { map: objects.map(|o| (o.key().clone(), o)).collect(), revision }
+        Snapshot { map: objects.map(|o| (o.key().clone(), o)).collect(), revision, loaded: true }
+    }
+
+    pub fn is_loaded(&self) -> bool {
+        self.loaded
     }
 
     /// The list's resourceVersion.

@@ -162,6 +162,10 @@ impl Store for Encrypted {
         self.store.health()
     }
 
+    fn size_bytes(&self) -> BoxFuture<'_, Option<u64>> {
+        self.store.size_bytes()
+    }
+
     fn request_progress(&self) {
         self.store.request_progress();
     }

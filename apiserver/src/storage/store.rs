@@ -249,6 +249,11 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(async { self.revision().await.map(drop) })
     }
 
+    /// The bytes that the store takes on its disk, if it tells.
+    fn size_bytes(&self) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(std::future::ready(None))
+    }
+
     /// Asks for a batch that tells how far watches are, even if there are no events. Stores whose watches always
     /// tell need not do anything.
     fn request_progress(&self) {}

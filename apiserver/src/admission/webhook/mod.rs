@@ -28,6 +28,8 @@ use crate::audit::event::Level;
 use crate::audit::{self, Layer};
 use crate::endpoints::{convert, versions, write};
 use crate::expressions::{self, Quick, Variables};
+use crate::metrics::admission::{Said, webhook_asked};
+use crate::metrics::tally;
 use crate::registry::read::{list_at, str_at};
 use crate::webhook_client::credentials::Credentials;
 pub use hook::is_exempt;
@@ -36,10 +38,12 @@ use review::Answer;
 
 /// Why a webhook's say could not be had, or what it was.
 enum Failure {
-    /// Failed to ask: what becomes of it is the webhook's failure policy.
-    Calling(String),
-    /// It said no, or cannot be asked at all.
+    /// Failed to ask: what becomes of it is the webhook's failure policy. The code is what it is counted under.
+    Calling(String, u16),
+    /// It said no.
     Refused(Box<Status>),
+    /// It must not be asked this.
+    Unaskable(Box<Status>),
 }
 
 /// What is asked about, in the version that a webhook wants.
@@ -81,7 +85,7 @@ pub fn request_told(attributes: &Attributes<'_>, invocation: &Invocation) -> Val
     request
 }
 
-/// Asks one webhook.
+/// Asks one webhook, and counts that.
 async fn ask(
     cluster: &dyn Cluster,
     hook: &Hook,
@@ -89,19 +93,43 @@ async fn ask(
     about: &Versioned<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Answer, Failure> {
-    let failed = |why: String| Failure::Calling(format!("failed calling webhook {:?}: {why}", hook.name));
+    let since = Instant::now();
+    let answer = call(cluster, hook, invocation, about, warnings).await;
+    let said = match &answer {
+        Ok(_) => Said::Yes,
+        Err(Failure::Refused(status)) => Said::No(status.code),
+        Err(Failure::Unaskable(_)) => Said::Unaskable,
+        Err(Failure::Calling(_, code)) if hook.ignores_failures => Said::Open(*code),
+        Err(Failure::Calling(_, code)) => Said::Unreachable(*code),
+    };
+    webhook_asked(&hook.name, hook.mutating, about.attributes.operation, said, since.elapsed());
+    if hook.mutating {
+        // One after the other; the others are asked at the same time.
+        tally::webhooks_took(since.elapsed());
+    }
+    answer
+}
+
+async fn call(
+    cluster: &dyn Cluster,
+    hook: &Hook,
+    invocation: &Invocation,
+    about: &Versioned<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Answer, Failure> {
+    let failed = |code: u16, why: String| Failure::Calling(format!("failed calling webhook {:?}: {why}", hook.name), code);
     if about.attributes.dry_run && hook.side_effects == SideEffects::Some {
         let why = format!("admission webhook {:?} does not support dry run", hook.name);
-        return Err(Failure::Refused(Box::new(Status::bad_request(why))));
+        return Err(Failure::Unaskable(Box::new(Status::bad_request(why))));
     }
-    let version = hook.review_version().map_err(|why| failed(format!("could not create admission objects: {why}")))?;
+    let version = hook.review_version().map_err(|why| failed(400, format!("could not create admission objects: {why}")))?;
     let uid = uuid::Uuid::new_v4().to_string();
     let body = review::request(&uid, version, about.attributes, invocation, about.new, about.old).to_string();
-    let client = hook.client.as_ref().map_err(|why| failed(format!("could not get REST client: {why}")))?;
+    let client = hook.client.as_ref().map_err(|why| failed(500, format!("could not get REST client: {why}")))?;
     let said = client.post(cluster, Bytes::from(body), Duration::from_secs(hook.timeout_seconds)).await;
-    let said = said.map_err(|why| failed(format!("failed to call webhook: {why}")))?;
-    let answer =
-        review::read(&said, &uid, version, hook.mutating).map_err(|why| failed(format!("received invalid webhook response: {why}")))?;
+    let said = said.map_err(|why| failed(503, format!("failed to call webhook: {why}")))?;
+    let answer = review::read(&said, &uid, version, hook.mutating)
+        .map_err(|why| failed(503, format!("received invalid webhook response: {why}")))?;
     warnings.extend(answer.warnings.iter().cloned());
     for (key, value) in &answer.annotations {
         let key = format!("{}/{key}", hook.name);
@@ -133,15 +161,15 @@ impl Place {
 /// What a webhook's failure means for the write.
 fn judge(hook: &Hook, failure: Failure, place: Place) -> Result<(), Status> {
     match failure {
-        Failure::Refused(status) => Err(*status),
-        Failure::Calling(why) if hook.ignores_failures => {
+        Failure::Refused(status) | Failure::Unaskable(status) => Err(*status),
+        Failure::Calling(why, _) if hook.ignores_failures => {
             audit::annotate(&place.key(if hook.mutating { "failed-open.mutation" } else { "failed-open.validating" }), || {
                 hook.name.clone()
             });
             tracing::warn!(webhook = hook.name, "failing open: {why}");
             Ok(())
         }
-        Failure::Calling(why) => Err(Status::internal_error(&why)),
+        Failure::Calling(why, _) => Err(Status::internal_error(&why)),
     }
 }
 
@@ -485,7 +513,10 @@ impl WaitingPlugin for ValidatingWebhooks {
                 (outcome, warnings)
             });
             let mut refused = Ok(());
-            for (outcome, said) in join_all(asked).await {
+            let since = Instant::now();
+            let outcomes = join_all(asked).await;
+            tally::webhooks_took(since.elapsed());
+            for (outcome, said) in outcomes {
                 warnings.extend(said);
                 refused = refused.and(outcome);
             }

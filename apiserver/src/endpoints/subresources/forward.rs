@@ -144,13 +144,13 @@ async fn upgrade(call: &mut Call, target: &Target, client: OnUpgrade) -> Answer 
         Agreement::Refused(response) => return Ok(response),
         Agreement::Upgraded(head, backend) => (head, backend),
     };
-    let audited = crate::audit::current();
+    let held = (crate::audit::current(), crate::metrics::tally::current());
     tokio::spawn(async move {
         match tokio::try_join!(client, backend) {
             Ok((client, backend)) => splice(TokioIo::new(client), TokioIo::new(backend)).await,
             Err(error) => tracing::debug!(%error, "an upgraded connection was not joined"),
         }
-        drop(audited);
+        drop(held);
     });
     Ok(Response::from_parts(*head, Body::empty()))
 }

@@ -29,13 +29,13 @@ pub fn translated(call: &mut Call, target: Target, streams: Streams) -> Answer {
         return Err(Status::bad_request("Upgrade request required"));
     };
     let api = call.api.clone();
-    let audited = crate::audit::current();
+    let held = (crate::audit::current(), crate::metrics::tally::current());
     tokio::spawn(async move {
         match web_socket::open(client).await {
             Ok(socket) => remote_command::translate(socket, streams, connect(api, target)).await,
             Err(error) => tracing::debug!(%error, "a client did not take its WebSocket"),
         }
-        drop(audited);
+        drop(held);
     });
     Ok(agreement)
 }
@@ -98,14 +98,14 @@ pub async fn tunnelled(call: &mut Call, target: &Target, protocols: &[String]) -
     let Some(agreement) = web_socket::agreement(&call.request.headers, protocol.as_deref()) else {
         return Err(Status::bad_request("Upgrade request required"));
     };
-    let audited = crate::audit::current();
+    let held = (crate::audit::current(), crate::metrics::tally::current());
     tokio::spawn(async move {
         let socket = async { web_socket::open(client).await };
         match tokio::try_join!(socket, backend) {
             Ok((socket, backend)) => tunnel::carry(socket, TokioIo::new(backend)).await,
             Err(error) => tracing::debug!(%error, "a tunnel was not joined"),
         }
-        drop(audited);
+        drop(held);
     });
     Ok(agreement)
 }

@@ -51,6 +51,11 @@ pub(crate) struct FjallDisk {
 }
 
 impl FjallDisk {
+    /// What lies in the directory.
+    pub fn size_bytes(&self) -> Result<u64, StoreError> {
+        self.database.disk_space().map_err(|e| StoreError::Unavailable(e.to_string()))
+    }
+
     pub fn open(directory: &Path) -> Result<FjallDisk, StoreError> {
         let failed = |e: fjall::Error| match e {
             fjall::Error::Locked => StoreError::Locked(directory.display().to_string()),

@@ -184,6 +184,11 @@ impl Store for Embedded {
         std::future::ready(failed.map_or(Ok(()), Err)).boxed()
     }
 
+    fn size_bytes(&self) -> BoxFuture<'_, Option<u64>> {
+        let shared = self.shared.clone();
+        blocking(move || shared.disk.size_bytes()).map(Result::ok).boxed()
+    }
+
     /// There is no history to compact: the round only moves the revision before which nobody may ask.
     fn compact(&self, round: Round) -> BoxFuture<'_, Result<(Round, Option<Revision>), StoreError>> {
         let next = Round { time: round.time + 1, revision: self.shared.feed.revision() };

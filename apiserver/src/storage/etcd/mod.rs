@@ -225,6 +225,11 @@ impl Store for Etcd {
         .boxed()
     }
 
+    fn size_bytes(&self) -> BoxFuture<'_, Option<u64>> {
+        let mut client = self.client.maintenance_client();
+        async move { client.status().await.ok().and_then(|status| u64::try_from(status.db_size()).ok()) }.boxed()
+    }
+
     fn request_progress(&self) {
         self.progress_requests.send_modify(|n| *n = n.wrapping_add(1));
     }

@@ -63,20 +63,22 @@ impl Gauge {
 /// How values are distributed; times are in seconds.
 #[derive(Debug)]
 pub struct Histogram {
-    /// Upper bounds, rising, each with the number of values that are above the bound before and not above this one.
+    /// Upper bounds, rising, the last without end, each with the number of values that are above the bound before and not above this one.
+    /// How many there were at all is their sum and counted nowhere else, so that whoever reads meanwhile finds no contradiction.
     counts: Box<[(f64, AtomicU64)]>,
-    /// How many there were at all.
-    total: AtomicU64,
     sum: AtomicU64,
 }
 
 impl Histogram {
+    pub fn of(buckets: Buckets) -> Histogram {
+        let bounds = buckets.bounds().into_iter().chain([f64::INFINITY]);
+        Histogram { counts: bounds.map(|bound| (bound, AtomicU64::new(0))).collect(), sum: AtomicU64::new(0) }
+    }
+
     pub fn observe(&self, value: f64) {
-        let place = self.counts.partition_point(|(bound, _)| *bound < value);
-        if let Some((_, count)) = self.counts.get(place) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        self.total.fetch_add(1, Ordering::Relaxed);
+        // What is no number is above all bounds.
+        let place = self.counts.partition_point(|(bound, _)| *bound < value).min(self.counts.len() - 1);
+        self.counts[place].1.fetch_add(1, Ordering::Relaxed);
         add(&self.sum, value);
     }
 
@@ -86,7 +88,7 @@ impl Histogram {
 
     /// How many values there were.
     pub fn count(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
+        self.counts.iter().map(|(_, count)| count.load(Ordering::Relaxed)).sum()
     }
 
     pub fn sum(&self) -> f64 {
@@ -110,15 +112,14 @@ pub enum Buckets {
 }
 
 impl Buckets {
-    fn bounds(self) -> Box<[(f64, AtomicU64)]> {
-        let bounds = match self {
+    pub fn bounds(self) -> Vec<f64> {
+        match self {
             Buckets::None => Vec::new(),
             Buckets::Exponential(first, factor, count) => {
                 std::iter::successors(Some(first), |bound| Some(bound * factor)).take(count).collect()
             }
             Buckets::Listed(bounds) => bounds.to_vec(),
-        };
-        bounds.into_iter().map(|bound| (bound, AtomicU64::new(0))).collect()
+        }
     }
 }
 
@@ -150,23 +151,26 @@ impl Series for Histogram {
     const KIND: &'static str = "histogram";
 
     fn new(buckets: Buckets) -> Histogram {
-        Histogram { counts: buckets.bounds(), total: AtomicU64::new(0), sum: AtomicU64::new(0) }
+        Histogram::of(buckets)
     }
 
     fn write(&self, out: &mut String, name: &str, labels: &str) {
-        let comma = if labels.is_empty() { "" } else { "," };
-        let mut below = 0;
-        // Writing to a String cannot fail, here and below.
-        for (bound, count) in &self.counts {
-            below += count.load(Ordering::Relaxed);
-            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{}\"}} {}", Number(*bound), Number(below as f64));
-        }
-        // A value that came meanwhile is in a bucket and not yet in the total.
-        let total = self.count().max(below);
-        let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {}", Number(total as f64));
-        let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-        let _ = writeln!(out, "{name}_sum{braced} {}\n{name}_count{braced} {}", Number(self.sum()), Number(total as f64));
+        let counts = self.counts.iter().map(|(bound, count)| (*bound, count.load(Ordering::Relaxed)));
+        distribution(out, name, labels, counts, self.sum());
     }
+}
+
+/// A histogram's lines. `counts` are the upper bounds, the last without end, each with the number of values since the bound before.
+pub fn distribution(out: &mut String, name: &str, labels: &str, counts: impl Iterator<Item = (f64, u64)>, sum: f64) {
+    let comma = if labels.is_empty() { "" } else { "," };
+    let mut total = 0;
+    // Writing to a String cannot fail, here and below.
+    for (bound, count) in counts {
+        total += count;
+        let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{}\"}} {}", Number(bound), Number(total as f64));
+    }
+    let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+    let _ = writeln!(out, "{name}_sum{braced} {}\n{name}_count{braced} {}", Number(sum), Number(total as f64));
 }
 
 /// A sample's line.

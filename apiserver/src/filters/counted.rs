@@ -56,7 +56,8 @@ impl http_body::Body for Counted {
             Poll::Ready(Some(Ok(frame))) => self.tally.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
             Poll::Ready(Some(Err(error))) => {
                 self.tally.is_aborted = true;
-                if error.source().is_some_and(|source| source.is::<Overdue>()) {
+                // A body within a body wraps its error once more.
+                if std::iter::successors(error.source(), |error| (*error).source()).any(|error| error.is::<Overdue>()) {
                     self.tally.terminated(Terminated::BY_US, StatusCode::GATEWAY_TIMEOUT.as_u16());
                 }
             }

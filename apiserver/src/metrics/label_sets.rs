@@ -2,10 +2,11 @@
 //!
 //! Who reads takes no lock: the table is replaced as a whole when a set is added, which ends soon, as there is a limit to the sets.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 /// Something that is kept under a key.
@@ -53,7 +54,7 @@ impl<T> Table<T> {
 
 impl<T: Keyed> Default for LabelSets<T> {
     fn default() -> LabelSets<T> {
-        LabelSets { hasher: RandomState::new(), table: ArcSwap::from_pointee(Table::of(64)), adding: Mutex::new(()) }
+        LabelSets { hasher: RandomState::default(), table: ArcSwap::from_pointee(Table::of(64)), adding: Mutex::new(()) }
     }
 }
 

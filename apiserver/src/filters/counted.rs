@@ -134,7 +134,7 @@ mod tests {
         let mut text = String::new();
         metrics.requests.render(&mut text);
         assert!(
-            text.lines().any(|line| line.starts_with("apiserver_request_terminations_total{") && line.ends_with("code=\"504\"} 1")),
+            text.lines().any(|line| line.starts_with("apiserver_request_terminations_total{code=\"504\",") && line.ends_with(" 1")),
             "{text}"
         );
     }

@@ -146,7 +146,7 @@ fn waits<'g>(out: &mut String, gates: impl Iterator<Item = &'g Gate>) {
     for gate in gates {
         for (schema, counts) in gate.look(|_, counts| counts.clone()) {
             for (waits, ran) in counts.waits.iter().zip([false, true]).filter(|(waits, _)| waits.counts.iter().any(|count| *count > 0)) {
-                let labels = format!("priority_level=\"{}\",flow_schema=\"{schema}\",execute=\"{ran}\"", gate.name);
+                let labels = format!("execute=\"{ran}\",flow_schema=\"{schema}\",priority_level=\"{}\"", gate.name);
                 let bounds = WAIT_SECONDS.into_iter().chain([f64::INFINITY]).zip(waits.counts);
                 distribution(&mut samples, "apiserver_flowcontrol_request_wait_duration_seconds", &labels, bounds, waits.seconds);
             }

@@ -103,7 +103,7 @@ impl Times {
             for (times, rejected) in self.0[phase as usize][operation as usize].iter().zip([false, true]) {
                 if times.count() > 0 {
                     let (phase, operation) = (phase.as_str(), operation.as_str());
-                    times.write(out, name, &format!("{first}type=\"{phase}\",operation=\"{operation}\",rejected=\"{rejected}\""));
+                    times.write(out, name, &format!("{first}operation=\"{operation}\",rejected=\"{rejected}\",type=\"{phase}\""));
                 }
             }
         }
@@ -183,18 +183,18 @@ fn told(out: &mut String, name: &str, help: &str, samples: &str) {
 static WEBHOOKS: Family<Histogram> = histograms(
     "apiserver_admission_webhook_admission_duration_seconds",
     "[STABLE] How long admission webhooks took, in seconds, by webhook, phase (admit or validating), operation, and whether it refused.",
-    &["name", "type", "operation", "rejected"],
+    &["name", "operation", "rejected", "type"],
     WEBHOOK_DURATIONS,
 );
 static WEBHOOK_REQUESTS: Family<Counter> = counters(
     "apiserver_admission_webhook_request_total",
     "[ALPHA] Calls of admission webhooks, by webhook, phase, operation, HTTP code (600 for any above), and whether it refused.",
-    &["name", "type", "operation", "code", "rejected"],
+    &["code", "name", "operation", "rejected", "type"],
 );
 static WEBHOOK_REJECTIONS: Family<Counter> = counters(
     "apiserver_admission_webhook_rejection_count",
     "[ALPHA] Writes that failed at an admission webhook, by webhook, phase, operation, whether by error, and HTTP code (600 for any above).",
-    &["name", "type", "operation", "error_type", "rejection_code"],
+    &["error_type", "name", "operation", "rejection_code", "type"],
 );
 static WEBHOOKS_OPEN: Family<Counter> = counters(
     "apiserver_admission_webhook_fail_open_count",
@@ -234,10 +234,10 @@ pub fn webhook_asked(name: &str, is_mutating: bool, operation: Operation, said: 
         Said::Unaskable => (0, true, Some("apiserver_internal_error")),
     };
     let (code, rejected) = (code.min(MAX_CODE).to_string(), if rejected { "true" } else { "false" });
-    WEBHOOKS.with(&[name, phase, operation, rejected]).observe_time(time);
-    WEBHOOK_REQUESTS.with(&[name, phase, operation, &code, rejected]).inc();
+    WEBHOOKS.with(&[name, operation, rejected, phase]).observe_time(time);
+    WEBHOOK_REQUESTS.with(&[&code, name, operation, rejected, phase]).inc();
     if let Some(error) = error {
-        WEBHOOK_REJECTIONS.with(&[name, phase, operation, error, &code]).inc();
+        WEBHOOK_REJECTIONS.with(&[error, name, operation, &code, phase]).inc();
     }
     if matches!(said, Said::Open(_)) {
         WEBHOOKS_OPEN.with(&[name, phase]).inc();
@@ -262,8 +262,8 @@ mod tests {
         write(&mut text, &phases, [&quota, &unknown].into_iter());
         let counts: Vec<&str> = text.lines().filter(|line| line.contains("_count")).collect();
         let expected = [
-            "apiserver_admission_controller_admission_duration_seconds_count{name=\"ResourceQuota\",type=\"validate\",operation=\"UPDATE\",rejected=\"true\"} 1",
-            "apiserver_admission_step_admission_duration_seconds_count{type=\"admit\",operation=\"CONNECT\",rejected=\"false\"} 1",
+            "apiserver_admission_controller_admission_duration_seconds_count{name=\"ResourceQuota\",operation=\"UPDATE\",rejected=\"true\",type=\"validate\"} 1",
+            "apiserver_admission_step_admission_duration_seconds_count{operation=\"CONNECT\",rejected=\"false\",type=\"admit\"} 1",
         ];
         assert_eq!(counts, expected);
     }
@@ -274,22 +274,19 @@ mod tests {
         [Said::Yes, Said::No(700), Said::Unreachable(503), Said::Open(503), Said::Unaskable].into_iter().for_each(asked);
         let mut text = String::new();
         render_webhooks(&mut text);
-        let of = "name=\"told.example.com\",type=\"validating\"";
+        let (name, phase) = ("name=\"told.example.com\"", "type=\"validating\"");
+        let took = |bound| format!("{name},operation=\"CREATE\",rejected=\"true\",{phase},le=\"{bound}\"");
+        let rejected = |error, code| {
+            let labels = format!("error_type=\"{error}\",{name},operation=\"CREATE\",rejection_code=\"{code}\",{phase}");
+            format!("apiserver_admission_webhook_rejection_count{{{labels}}} 1")
+        };
         for line in [
-            format!(
-                "apiserver_admission_webhook_admission_duration_seconds_bucket{{{of},operation=\"CREATE\",rejected=\"true\",le=\"2.5\"}} 0"
-            ),
-            format!(
-                "apiserver_admission_webhook_admission_duration_seconds_bucket{{{of},operation=\"CREATE\",rejected=\"true\",le=\"10\"}} 3"
-            ),
-            format!("apiserver_admission_webhook_request_total{{{of},operation=\"CREATE\",code=\"503\",rejected=\"false\"}} 1"),
-            format!(
-                "apiserver_admission_webhook_rejection_count{{{of},operation=\"CREATE\",error_type=\"no_error\",rejection_code=\"600\"}} 1"
-            ),
-            format!(
-                "apiserver_admission_webhook_rejection_count{{{of},operation=\"CREATE\",error_type=\"apiserver_internal_error\",rejection_code=\"0\"}} 1"
-            ),
-            format!("apiserver_admission_webhook_fail_open_count{{{of}}} 1"),
+            format!("apiserver_admission_webhook_admission_duration_seconds_bucket{{{}}} 0", took("2.5")),
+            format!("apiserver_admission_webhook_admission_duration_seconds_bucket{{{}}} 3", took("10")),
+            format!("apiserver_admission_webhook_request_total{{code=\"503\",{name},operation=\"CREATE\",rejected=\"false\",{phase}}} 1"),
+            rejected("no_error", "600"),
+            rejected("apiserver_internal_error", "0"),
+            format!("apiserver_admission_webhook_fail_open_count{{{name},{phase}}} 1"),
         ] {
             assert!(text.lines().any(|told| *told == line), "{line}\n{text}");
         }

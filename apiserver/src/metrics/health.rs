@@ -14,7 +14,7 @@ impl Default for Health {
             total: counters(
                 "kubernetes_healthchecks_total",
                 "[STABLE] Checks that were made, by what was found.",
-                &["name", "type", "status"],
+                &["name", "status", "type"],
             ),
         }
     }
@@ -24,7 +24,7 @@ impl Health {
     /// `endpoint`: who asked, such as `livez`.
     pub fn checked(&self, check: &str, endpoint: &str, is_passed: bool) {
         self.now.with(&[check, endpoint]).set(f64::from(u8::from(is_passed)));
-        self.total.with(&[check, endpoint, if is_passed { "success" } else { "error" }]).inc();
+        self.total.with(&[check, if is_passed { "success" } else { "error" }, endpoint]).inc();
     }
 
     pub fn render(&self, out: &mut String) {

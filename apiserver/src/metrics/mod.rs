@@ -53,7 +53,7 @@ impl Default for Metrics {
             deprecated: gauges(
                 "apiserver_requested_deprecated_apis",
                 "[STABLE] 1 for each deprecated API that somebody has asked for, by the release that has it no more.",
-                &["group", "version", "resource", "subresource", "removed_release"],
+                &["group", "removed_release", "resource", "subresource", "version"],
             ),
             others: RwLock::default(),
         }
@@ -63,7 +63,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Somebody uses what is deprecated. None of it is to be removed in a release that is known.
     pub fn deprecated(&self, group: &str, version: &str, resource: &str, subresource: &str) {
-        self.deprecated.with(&[group, version, resource, subresource, ""]).set(1.0);
+        self.deprecated.with(&[group, "", resource, subresource, version]).set(1.0);
     }
 
     /// From now on, what `render` writes is told as well: there are components in this process beside the server.

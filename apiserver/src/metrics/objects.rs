@@ -74,13 +74,13 @@ pub fn render(out: &mut String, catalog: &Catalog, size_bytes: Option<u64>) {
     let reads = |out: &mut String, name: &str, help: &str, index: &str, value: &dyn Fn(&Reads) -> &AtomicU64| {
         all(out, name, "counter", help, &|out, name, stored| {
             for (storage, reads) in stored.lists.told() {
-                let labels = format!("{},storage=\"{storage}\"{index}", labels(stored));
+                let labels = format!("group=\"{}\",{index}resource=\"{}\",storage=\"{storage}\"", stored.group, stored.resource);
                 sample(out, name, &labels, value(reads).load(Ordering::Relaxed) as f64);
             }
         });
     };
     // Nothing here is found by an index.
-    let index = ",index=\"\"";
+    let index = "index=\"\",";
     reads(out, "apiserver_storage_list_total", "[ALPHA] Lists that were read.", index, &|reads| &reads.lists);
     let help = "[ALPHA] Objects that were looked at for lists.";
     reads(out, "apiserver_storage_list_fetched_objects_total", help, index, &|reads| &reads.fetched);

@@ -35,7 +35,7 @@ const CODES: [u16; 24] =
     [101, 200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 405, 406, 409, 410, 415, 422, 429, 500, 503, 504];
 
 /// The labels of requests, as they are told and in that order.
-const LABELS: [&str; 8] = ["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component"];
+const LABELS: [&str; 8] = ["component", "dry_run", "group", "resource", "scope", "subresource", "verb", "version"];
 
 /// What a request was about, in the words of the labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl<'a> Key<'a> {
     }
 
     fn values(&self) -> [&str; 8] {
-        [self.verb, self.dry_run, self.group, self.version, self.resource, self.subresource, self.scope, self.component]
+        [self.component, self.dry_run, self.group, self.resource, self.scope, self.subresource, self.verb, self.version]
     }
 }
 
@@ -178,7 +178,7 @@ impl Keyed for LabelSet {
     type Key<'a> = Key<'a>;
 
     fn key(&self) -> Key<'_> {
-        let [_, _, group, version, resource, subresource, _, _] = &self.labels;
+        let [_, _, group, resource, _, subresource, _, version] = &self.labels;
         Key { group, version, resource, subresource, ..self.key }
     }
 
@@ -307,7 +307,7 @@ impl Requests {
             "[STABLE] Requests that were answered, by verb, dry run, group, version, resource, scope, component and code.",
             &|out, name, set| {
                 let labels = set.text(&[]);
-                set.by_code().for_each(|(code, count)| sample(out, name, &format!("{labels},code=\"{code}\""), count as f64));
+                set.by_code().for_each(|(code, count)| sample(out, name, &format!("code=\"{code}\",{labels}"), count as f64));
             },
         );
         let times = |out: &mut String, name: &str, help: &str, left_out: &[&str], of: &dyn Fn(&LabelSet) -> Option<&Histogram>| {
@@ -359,7 +359,7 @@ impl Requests {
             &|out, name, set| {
                 let labels = set.text(&["dry_run"]);
                 let terminated = set.undivided.terminated.lock().clone();
-                terminated.iter().for_each(|(code, count)| sample(out, name, &format!("{labels},code=\"{code}\""), *count as f64));
+                terminated.iter().for_each(|(code, count)| sample(out, name, &format!("code=\"{code}\",{labels}"), *count as f64));
             },
         );
         all(
@@ -390,27 +390,27 @@ mod tests {
     #[test]
     fn verbs_and_scopes_are_those_of_the_reference() {
         for (method, target, expect) in [
-            (Method::GET, "/api/v1/pods", "LIST|||v1|pods||cluster|apiserver"),
-            (Method::GET, "/api/v1/namespaces/a/pods", "LIST|||v1|pods||namespace|apiserver"),
-            (Method::GET, "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Dx", "LIST|||v1|pods||namespace|apiserver"),
-            (Method::GET, "/api/v1/namespaces/a/pods?watch=true", "WATCH|||v1|pods||namespace|apiserver"),
-            (Method::GET, "/api/v1/watch/namespaces/a/pods/p", "WATCH|||v1|pods||resource|apiserver"),
-            (Method::GET, "/api/v1/namespaces/a", "GET|||v1|namespaces||resource|apiserver"),
-            (Method::GET, "/api/v1/namespaces/a/pods/p/log?follow=true", "CONNECT|||v1|pods|log|resource|apiserver"),
-            (Method::POST, "/api/v1/namespaces/a/pods/p/exec", "CONNECT|||v1|pods|exec|resource|apiserver"),
-            (Method::POST, "/apis/apps/v1/namespaces/a/deployments?dryRun=All", "POST|All|apps|v1|deployments||resource|apiserver"),
-            (Method::PUT, "/api/v1/nodes/n/status?dryRun=Most", "PUT|invalid||v1|nodes|status|resource|apiserver"),
-            (Method::DELETE, "/api/v1/namespaces/a/pods", "DELETE|||v1|pods||namespace|apiserver"),
-            (Method::HEAD, "/api/v1/namespaces/a/pods/p", "GET|||v1|pods||resource|apiserver"),
-            (Method::OPTIONS, "/api/v1/nodes", "other|||v1|nodes||cluster|apiserver"),
-            (Method::GET, "/livez", "GET|||||/livez||"),
-            (Method::GET, "/openapi/v3/api/v1", "GET|||||openapi/v3/||"),
-            (Method::GET, "/whatever/it/is", "GET|||||||apiserver"),
+            (Method::GET, "/api/v1/pods", "apiserver|||pods|cluster||LIST|v1"),
+            (Method::GET, "/api/v1/namespaces/a/pods", "apiserver|||pods|namespace||LIST|v1"),
+            (Method::GET, "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Dx", "apiserver|||pods|namespace||LIST|v1"),
+            (Method::GET, "/api/v1/namespaces/a/pods?watch=true", "apiserver|||pods|namespace||WATCH|v1"),
+            (Method::GET, "/api/v1/watch/namespaces/a/pods/p", "apiserver|||pods|resource||WATCH|v1"),
+            (Method::GET, "/api/v1/namespaces/a", "apiserver|||namespaces|resource||GET|v1"),
+            (Method::GET, "/api/v1/namespaces/a/pods/p/log?follow=true", "apiserver|||pods|resource|log|CONNECT|v1"),
+            (Method::POST, "/api/v1/namespaces/a/pods/p/exec", "apiserver|||pods|resource|exec|CONNECT|v1"),
+            (Method::POST, "/apis/apps/v1/namespaces/a/deployments?dryRun=All", "apiserver|All|apps|deployments|resource||POST|v1"),
+            (Method::PUT, "/api/v1/nodes/n/status?dryRun=Most", "apiserver|invalid||nodes|resource|status|PUT|v1"),
+            (Method::DELETE, "/api/v1/namespaces/a/pods", "apiserver|||pods|namespace||DELETE|v1"),
+            (Method::HEAD, "/api/v1/namespaces/a/pods/p", "apiserver|||pods|resource||GET|v1"),
+            (Method::OPTIONS, "/api/v1/nodes", "apiserver|||nodes|cluster||other|v1"),
+            (Method::GET, "/livez", "|||||/livez|GET|"),
+            (Method::GET, "/openapi/v3/api/v1", "|||||openapi/v3/|GET|"),
+            (Method::GET, "/whatever/it/is", "apiserver||||||GET|"),
         ] {
             assert_eq!(shown(method, target, ""), expect, "{target}");
         }
-        assert!(shown(Method::PATCH, "/api/v1/nodes/n", APPLY).starts_with("APPLY|"));
-        assert!(shown(Method::PATCH, "/api/v1/nodes/n", "application/json-patch+json").starts_with("PATCH|"));
+        assert!(shown(Method::PATCH, "/api/v1/nodes/n", APPLY).ends_with("|APPLY|v1"));
+        assert!(shown(Method::PATCH, "/api/v1/nodes/n", "application/json-patch+json").ends_with("|PATCH|v1"));
     }
 
     fn key<'a>(resource: &'a str, dry_run: &'static str) -> Key<'a> {
@@ -435,12 +435,12 @@ mod tests {
         let mut text = String::new();
         requests.render(&mut text);
         let labels = |dry_run: &str| {
-            format!(r#"verb="GET",{dry_run}group="g",version="v1",resource="a",subresource="",scope="resource",component="apiserver""#)
+            format!(r#"component="apiserver",{dry_run}group="g",resource="a",scope="resource",subresource="",verb="GET",version="v1""#)
         };
         let [all, none, plain] = [r#"dry_run="All","#, r#"dry_run="","#, ""].map(labels);
         for line in [
-            format!("apiserver_request_total{{{all},code=\"200\"}} 1"),
-            format!("apiserver_request_total{{{none},code=\"418\"}} 2"),
+            format!("apiserver_request_total{{code=\"200\",{all}}} 1"),
+            format!("apiserver_request_total{{code=\"418\",{none}}} 2"),
             format!("apiserver_request_duration_seconds_bucket{{{all},le=\"0.4\"}} 1"),
             format!("apiserver_request_duration_seconds_count{{{none}}} 2"),
             format!("apiserver_request_sli_duration_seconds_bucket{{{plain},le=\"0.05\"}} 2"),
@@ -448,7 +448,7 @@ mod tests {
             format!("apiserver_response_sizes_bucket{{{plain},le=\"100000\"}} 0"),
             format!("apiserver_response_sizes_bucket{{{plain},le=\"1e+06\"}} 3"),
             format!("apiserver_longrunning_requests{{{plain}}} 2"),
-            format!("apiserver_request_terminations_total{{{plain},code=\"504\"}} 3"),
+            format!("apiserver_request_terminations_total{{code=\"504\",{plain}}} 3"),
         ] {
             assert_eq!(text.lines().filter(|told| **told == *line).count(), 1, "{line}\n{text}");
         }
@@ -464,6 +464,7 @@ mod tests {
         let mut text = String::new();
         requests.render(&mut text);
         assert_eq!(text.lines().count(), 2 + MAX_SETS + 1);
-        assert!(text.contains(r#"resource="other",subresource="",scope="resource",component="apiserver",code="200"} 10"#), "{text}");
+        let other = r#"apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="other","#;
+        assert!(text.lines().any(|line| line.starts_with(other) && line.ends_with(" 10")), "{text}");
     }
 }

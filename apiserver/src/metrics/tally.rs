@@ -198,7 +198,7 @@ mod tests {
             panic!("on purpose");
         })
         .join();
-        assert!(told(&metrics).contains("component=\"apiserver\",code=\"500\"} 1\n"), "{}", told(&metrics));
+        assert!(told(&metrics).contains("{code=\"500\",component=\"apiserver\","), "{}", told(&metrics));
     }
 
     #[tokio::test]
@@ -212,13 +212,12 @@ mod tests {
         running.run();
         *serving.tally.lock() = Some(running);
         drop(serving);
-        let gauge = |n: u8| format!("scope=\"cluster\",component=\"apiserver\"}} {n}\n");
         let runs = |text: &str, n: u8| {
-            text.lines().any(|line| line.starts_with("apiserver_longrunning") && format!("{line}\n").ends_with(&gauge(n)))
+            text.lines().any(|line| line.starts_with("apiserver_longrunning_requests{") && line.ends_with(&format!("}} {n}")))
         };
         assert!(runs(&told(&metrics), 1) && !told(&metrics).contains("request_total"), "{}", told(&metrics));
         drop(kept);
-        assert!(runs(&told(&metrics), 0) && told(&metrics).contains("code=\"101\"} 1\n"), "{}", told(&metrics));
+        assert!(runs(&told(&metrics), 0) && told(&metrics).contains("{code=\"101\","), "{}", told(&metrics));
         assert!(told(&metrics).contains("apiserver_request_duration_seconds_count"));
     }
 
@@ -229,7 +228,7 @@ mod tests {
         tally(&metrics).terminated(Terminated::BY_US, 429);
         let text = told(&metrics);
         assert!(
-            text.contains("component=\"aggregator\",code=\"503\"} 1\n") && text.contains("component=\"apiserver\",code=\"429\"} 1\n"),
+            text.contains("{code=\"503\",component=\"aggregator\",") && text.contains("{code=\"429\",component=\"apiserver\","),
             "{text}"
         );
     }

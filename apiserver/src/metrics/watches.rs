@@ -12,7 +12,7 @@ pub struct Watches {
 
 impl Default for Watches {
     fn default() -> Watches {
-        const LABELS: &[&str] = &["group", "version", "resource"];
+        const LABELS: &[&str] = &["group", "resource", "version"];
         Watches {
             events: counters("apiserver_watch_events_total", "[BETA] Events that watches were told.", LABELS),
             sizes: histograms(
@@ -41,7 +41,7 @@ impl Events {
 
 impl Watches {
     pub fn of(&self, group: &str, version: &str, resource: &str) -> Events {
-        let labels = [group, version, resource];
+        let labels = [group, resource, version];
         Events { count: self.events.with(&labels), sizes: self.sizes.with(&labels) }
     }
 

@@ -292,5 +292,5 @@ async fn an_api_server_tells_of_watches_and_of_what_was_refused() {
     assert_eq!(sum(&after, "apiserver_request_total", &[("subresource", "/livez"), ("code", "200")]), 1.0);
     let slis = samples(&read(&client, "/metrics/slis").await.expect("the administrator may"));
     assert_eq!(slis.get("kubernetes_healthcheck{name=\"ping\",type=\"livez\"}"), Some(&1.0));
-    assert_eq!(slis.get("kubernetes_healthchecks_total{name=\"etcd\",type=\"livez\",status=\"success\"}"), Some(&1.0));
+    assert_eq!(slis.get("kubernetes_healthchecks_total{name=\"etcd\",status=\"success\",type=\"livez\"}"), Some(&1.0));
 }

@@ -16,7 +16,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CONFORMANCE_FLAGS = $(if $(FRESH),--fresh) $(if $(FOCUS),--focus '$(FOCUS)') $(if $(PROCESSES),--processes $(PROCESSES))
 
-.PHONY: up down test check simulate bench fuzz schemathesis compatibility conformance build-packages node-packages test-packages
+.PHONY: up down test check simulate bench bench-scale fuzz schemathesis compatibility conformance build-packages node-packages test-packages
 
 up: build-packages node-packages
 	@echo "==> building (release); the first time takes some minutes"
@@ -51,6 +51,15 @@ bench: build-packages
 	cargo build --release --package ferrokube --package conformance --package apiserver --bins --example store_rate
 	./target/release/examples/store_rate
 	./target/release/bench compare --ours target/release/ferrokube --bare target/release/bare --json target/bench.json \
+	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(BENCH_FLAGS)
+
+# Measures what whole control planes take with 5,000 nodes and 50,000 pods: ours and, if REFERENCE names a folder with upstream's
+# kube-apiserver, kube-controller-manager and kube-scheduler (`conformance/compatibility/build-upstream` builds the latter two), theirs on an
+# etcd. Takes a quarter of an hour or more for each, and some gigabytes of memory and of disk under TMPDIR. BENCH_FLAGS as above.
+bench-scale: build-packages
+	@$(if $(REFERENCE),./xtask/install-packages etcd-server openssl)
+	cargo build --release --package ferrokube --package conformance --bins
+	./target/release/bench scale --ours target/release/ferrokube --json target/bench-scale.json \
 	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(BENCH_FLAGS)
 
 # One of fuzz/fuzz_targets under libFuzzer, for some seconds. The coverage that it steers by is had from the stable compiler.

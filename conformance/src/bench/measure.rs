@@ -7,12 +7,14 @@ use serde::Serialize;
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     PerSecond,
+    Seconds,
     Milliseconds,
     Microseconds,
     Megabytes,
     Kilobytes,
     Bytes,
     Percent,
+    Count,
 }
 
 /// Which of two values is the better one.

@@ -68,7 +68,8 @@ impl Process {
         bail!("nothing listens at {address} after {READY_TIMEOUT:?}; the log ends:\n{}", self.log_tail())
     }
 
-    fn ensure_running(&mut self) -> anyhow::Result<()> {
+    /// An error if it has ended.
+    pub fn ensure_running(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {
             Some(status) => bail!("ended with {status}; its log ends:\n{}", self.log_tail()),
             None => Ok(()),

@@ -43,11 +43,13 @@ fn value(value: f64, unit: Unit) -> String {
     };
     match unit {
         Unit::PerSecond => format!("{number}/s"),
+        Unit::Seconds => format!("{number} s"),
         Unit::Milliseconds => format!("{number} ms"),
         Unit::Microseconds => format!("{number} us"),
         Unit::Megabytes => format!("{number} MB"),
         Unit::Kilobytes => format!("{number} KB"),
         Unit::Bytes => format!("{} B", grouped(value)),
+        Unit::Count => grouped(value),
         // Rounding must not hide a lost event.
         Unit::Percent => format!("{} %", (value * 100.0).floor() / 100.0),
     }

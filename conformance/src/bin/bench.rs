@@ -11,6 +11,7 @@ use conformance::bench::connection::Endpoint;
 use conformance::bench::measure::Report;
 use conformance::bench::neighbour;
 use conformance::bench::process::Process;
+use conformance::bench::scale;
 use conformance::bench::servers::{self, AnswerBytes, Running};
 use conformance::bench::suite::{self, Sizes, Subject};
 use conformance::bench::table;
@@ -42,6 +43,9 @@ enum Command {
     Compare(Compare),
     /// Start our server and perhaps a reference, and measure a well-behaved client alone and beside an abusive one.
     Neighbour(Neighbour),
+    /// Start our control plane and perhaps a reference's, and measure what each takes with thousands of nodes and pods. The nodes are
+    /// played: nothing runs.
+    Scale(Scale),
     /// The abusive client: sends what a server takes until its input ends. The token is in BENCH_TOKEN.
     #[command(hide = true)]
     Abuse { url: String },
@@ -101,6 +105,22 @@ struct Neighbour {
     reference: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Scale {
+    /// The `ferrokube` binary.
+    #[arg(long)]
+    ours: PathBuf,
+    /// A folder with the reference's kube-apiserver, kube-controller-manager and kube-scheduler; needs etcd and openssl on the path.
+    #[arg(long)]
+    reference: Option<PathBuf>,
+    /// 5,000 by default, 50 with --quick.
+    #[arg(long)]
+    nodes: Option<u32>,
+    /// All of the Deployments' together; 50,000 by default, 500 with --quick.
+    #[arg(long)]
+    pods: Option<u32>,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     match run(Cli::parse()).await {
@@ -119,6 +139,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Cluster(cluster) => (vec![cluster.measure().await?], 1),
         Command::Compare(compare) => (compare.measure(sizes).await?, 2 + usize::from(compare.reference.is_some())),
         Command::Neighbour(both) => (both.measure(cli.quick).await?, 1 + usize::from(both.reference.is_some())),
+        Command::Scale(both) => (both.measure(cli.quick).await?, 1 + usize::from(both.reference.is_some())),
         Command::Abuse { url } => {
             let token = std::env::var(neighbour::TOKEN).context(neighbour::TOKEN)?;
             return neighbour::abuse(url, &token, |line| {
@@ -184,6 +205,31 @@ impl Neighbour {
 
 async fn beside(name: &str, running: Running, sizes: neighbour::Sizes) -> anyhow::Result<Report> {
     let report = neighbour::measure(name, &running, sizes, |step| say(&format!("{name}: {step}"))).await;
+    running.stop().await?;
+    report
+}
+
+impl Scale {
+    /// One after the other, so that neither takes from the other.
+    async fn measure(&self, quick: bool) -> anyhow::Result<Vec<Report>> {
+        let usual = if quick { scale::Sizes::QUICK } else { scale::Sizes::FULL };
+        let sizes = scale::Sizes { nodes: self.nodes.unwrap_or(usual.nodes), pods: self.pods.unwrap_or(usual.pods), ..usual };
+        sizes.check()?;
+        let mut reports = vec![at_scale("ours", servers::our_control_plane(&self.ours).await?, sizes).await?];
+        if let Some(folder) = &self.reference {
+            let started = servers::reference_control_plane(folder).await;
+            let measured = match started {
+                Ok(running) => at_scale("reference", running, sizes).await,
+                Err(error) => Err(error),
+            };
+            keep(&mut reports, measured);
+        }
+        Ok(reports)
+    }
+}
+
+async fn at_scale(name: &str, mut running: Running, sizes: scale::Sizes) -> anyhow::Result<Report> {
+    let report = scale::measure(name, &mut running, sizes, |step| say(&format!("{name}: {step}"))).await;
     running.stop().await?;
     report
 }

@@ -62,6 +62,24 @@ impl Running {
         }
     }
 
+    /// Starts a component of the reference and waits until it listens.
+    async fn start_component(&mut self, binaries: &Path, name: &'static str, token: &str, arguments: &str) -> anyhow::Result<()> {
+        let folder = self.folder.path();
+        let (config, port) = (folder.join(format!("{name}.kubeconfig")), free_port()?);
+        fs::write(&config, kubeconfig(&self.url, token))?;
+        let config = config.display();
+        let arguments = [
+            // Nobody asks at their own ports, so that they need not know who may.
+            format!("--kubeconfig={config} --bind-address=127.0.0.1 --secure-port={port}"),
+            format!("{NO_HOLDING_BACK} {arguments}"),
+        ]
+        .join(" ");
+        let mut process = Process::start(&binaries.join(name), words(&arguments), folder.join(format!("{name}.log")))?;
+        process.listening(&format!("127.0.0.1:{port}")).await?;
+        self.processes.push((name, process));
+        Ok(())
+    }
+
     /// Name and id of each process.
     pub fn ids(&self) -> Vec<(String, u32)> {
         self.processes.iter().filter_map(|(name, process)| Some(((*name).to_owned(), process.id()?))).collect()
@@ -151,25 +169,6 @@ pub async fn reference_control_plane(folder: &Path) -> anyhow::Result<Running> {
         running.start_component(folder, name, &token, &arguments).await.context(name)?;
     }
     Ok(running)
-}
-
-impl Running {
-    /// Starts a component of the reference and waits until it listens; that it does its work is seen from that.
-    async fn start_component(&mut self, binaries: &Path, name: &'static str, token: &str, arguments: &str) -> anyhow::Result<()> {
-        let folder = self.folder.path();
-        let (config, port) = (folder.join(format!("{name}.kubeconfig")), free_port()?);
-        fs::write(&config, kubeconfig(&self.url, token))?;
-        let config = config.display();
-        let arguments = [
-            format!("--kubeconfig={config} --authentication-kubeconfig={config} --authorization-kubeconfig={config}"),
-            format!("--bind-address=127.0.0.1 --secure-port={port} {NO_HOLDING_BACK} {arguments}"),
-        ]
-        .join(" ");
-        let mut process = Process::start(&binaries.join(name), words(&arguments), folder.join(format!("{name}.log")))?;
-        process.listening(&format!("127.0.0.1:{port}")).await?;
-        self.processes.push((name, process));
-        Ok(())
-    }
 }
 
 /// How a component is let in. It is on this machine and the server's certificate is its own, so nothing is there to verify it with.

@@ -152,13 +152,20 @@ async fn run(
     let heartbeats = nodes.play(&servers.endpoint, played).await?;
     let counts = pods::play(&servers.endpoint, played).await?;
     let work = async {
-        let free = nodes::untainted(&servers.endpoint, sizes.nodes);
-        within(sizes.patience_nodes(), "the controllers have taken the taints off all nodes", free).await?;
+        let accepted = nodes::accepted(&servers.endpoint, sizes.nodes);
+        within(sizes.patience_nodes(), "the controllers have taken the taints off all nodes", accepted).await?;
         let work = format!("{} nodes, registered until pods may go there", sizes.nodes);
         measures.push(seconds("nodes_ready", work, begun.elapsed()));
         let mut cluster = Cluster { connection, counts, sizes };
         cluster.warm_up().await?;
+        heartbeats.take_late_ms();
         cluster.work(servers, say, &mut measures).await?;
+        // The servers have let nodes wait, or this process is not fit to play as many.
+        let late = Duration::from_millis(heartbeats.take_late_ms());
+        if late + nodes::LEASE_PERIOD > nodes::GRACE {
+            say("nodes were taken for dead: their leases were renewed too late");
+        }
+        measures.push(seconds("work_lease_late", "  a lease is renewed late by, at most", late));
         say(&format!("settling for {:?}", sizes.settle));
         tokio::time::sleep(sizes.settle).await;
         say(&format!("steady for {:?}", sizes.steady));
@@ -355,7 +362,7 @@ async fn steady(
     sizes: Sizes,
     measures: &mut Vec<Measure>,
 ) -> anyhow::Result<()> {
-    let late_before = heartbeats.take_late_ms();
+    heartbeats.take_late_ms();
     let (before, statuses_before) = answered(connection, heartbeats).await?;
     let (begun, spent) = (Instant::now(), servers.processor_seconds()?);
     tokio::time::sleep(sizes.steady).await;
@@ -365,7 +372,7 @@ async fn steady(
     let share: Parts = spent.into_iter().map(|(name, seconds)| (name, seconds / elapsed.as_secs_f64() * 100.0)).collect();
     let mut measure = Measure::new("steady_processor", "then idle: share of one core", sum(&share), Unit::Percent, Better::Lower);
     measure.detail = detail(share);
-    measures.push(measure.with("lease_late_ms", late).with("lease_late_before_ms", late_before));
+    measures.push(measure.with("lease_late_ms", late));
     // The first reading of the metrics is among what the second tells.
     let own = Requests::from([("PATCH nodes/status".to_owned(), statuses - statuses_before), ("GET".to_owned(), 1)]);
     let others = requests::between(&before, &after, &own);

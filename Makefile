@@ -55,7 +55,7 @@ bench: build-packages
 
 # Measures what whole control planes take with 5,000 nodes and 50,000 pods: ours and, if REFERENCE names a folder with upstream's
 # kube-apiserver, kube-controller-manager and kube-scheduler (`conformance/compatibility/build-upstream` builds the latter two), theirs on an
-# etcd. Takes a quarter of an hour or more for each, and some gigabytes of memory and of disk under TMPDIR. BENCH_FLAGS as above.
+# etcd. Takes five minutes or more for each, and some gigabytes of memory and of disk under TMPDIR. BENCH_FLAGS as above.
 bench-scale: build-packages
 	@$(if $(REFERENCE),./xtask/install-packages etcd-server openssl)
 	cargo build --release --package ferrokube --package conformance --bins

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 pub struct Seen {
     pub method: String,
     pub path: String,
+    pub query: String,
     pub body: Value,
 }
 
@@ -84,7 +85,8 @@ impl FakeApi {
         let (head, body) = request.into_parts();
         let body = body.collect_bytes().await.map_err(std::io::Error::other)?;
         let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? };
-        let seen = Seen { method: head.method.to_string(), path: head.uri.path().to_owned(), body };
+        let query = head.uri.query().unwrap_or_default().to_owned();
+        let seen = Seen { method: head.method.to_string(), path: head.uri.path().to_owned(), query, body };
         let answer = (self.respond)(&seen);
         self.seen.lock().push(seen);
         self.count.send_modify(|count| *count += 1);

@@ -18,6 +18,7 @@ use tokio::sync::SetOnce;
 use crate::Shutdown;
 use crate::object::{Object, ObjectKey};
 use crate::store::{IndexFn, Store};
+use crate::watching;
 
 /// A failed watch is tried again after this long at first, and at most.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -99,7 +100,7 @@ impl<K: Object> Informer<K> {
 
     async fn follow(&self, api: Api<K>, config: watcher::Config) {
         let mut retry = RETRY_MIN;
-        let mut events = watcher::watcher(api, config).boxed();
+        let mut events = watching::events(api, config).boxed();
         // The keys of a list in progress: what is not among them at its end is gone.
         let mut listed: Option<HashSet<ObjectKey>> = None;
         while let Some(event) = events.next().await {

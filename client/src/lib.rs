@@ -17,6 +17,7 @@ pub mod object;
 pub mod queue;
 pub mod requests;
 pub mod store;
+pub mod watching;
 
 pub use apimachinery::metrics;
 pub use informer::{Change, Informer, Informers};

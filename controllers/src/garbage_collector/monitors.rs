@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::Shutdown;
+use client::{Shutdown, watching};
 use futures::StreamExt;
 use kube::Client;
 use kube::runtime::watcher;
@@ -81,7 +81,7 @@ impl Monitors {
 
 async fn follow(resource: &Resource, client: &Client, collector: &Collector, synced: &watch::Sender<bool>) {
     let mut retry = RETRY_MIN;
-    let mut events = watcher::watcher(resource.everywhere(client), watcher::Config::default().streaming_lists()).boxed();
+    let mut events = watching::events(resource.everywhere(client), watcher::Config::default().streaming_lists()).boxed();
     let mut listed: Option<HashSet<String>> = None;
     let api_version = resource.api_version();
     while let Some(event) = events.next().await {

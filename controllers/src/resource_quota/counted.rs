@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::Shutdown;
+use client::{Shutdown, watching};
 use futures::StreamExt;
 use kube::Client;
 use kube::runtime::watcher;
@@ -107,7 +107,7 @@ impl Counts {
 
 async fn follow(resource: &Resource, client: &Client, objects: &Mutex<Objects>, on_change: &OnChange) {
     let mut retry = RETRY_MIN;
-    let mut events = watcher::watcher(resource.everywhere(client), watcher::Config::default().streaming_lists()).boxed();
+    let mut events = watching::events(resource.everywhere(client), watcher::Config::default().streaming_lists()).boxed();
     let mut listed = Objects::default();
     while let Some(event) = events.next().await {
         match event {

@@ -1,6 +1,8 @@
 //! What a controller has asked for and its informers have not shown yet: until then it must not count what is there.
 //!
-//! Creations are counted, deletions are known by uid. An expectation that is never met is given up after five minutes, as upstream does.
+//! Creations are counted, and those that the server has answered are known by uid, as deletions are: an object whose creation was told to
+//! have failed, and that is there all the same, does not stand for another that is not seen yet. (Upstream waits for the revision of its
+//! last creation.) An expectation that is never met is given up after five minutes, as upstream does.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,9 +15,36 @@ use crate::object::ObjectKey;
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(5 * 60);
 
 struct Pending {
+    /// Creations that were neither seen nor have failed.
     creations: i64,
+    /// Creations that the server has not answered.
+    unanswered: usize,
+    /// Uids of what was seen while there are such.
+    early: HashSet<String>,
+    /// Uids of what was created and has not been seen.
+    unseen: HashSet<String>,
     deletions: HashSet<String>,
     since: Instant,
+}
+
+impl Pending {
+    /// An object of this uid is, or was, there.
+    fn see(&mut self, uid: &str) {
+        if !self.unseen.remove(uid) && self.unanswered > 0 {
+            self.early.insert(uid.to_owned());
+        }
+    }
+
+    fn answered(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if self.unanswered == 0 {
+            self.early.clear();
+        }
+    }
+
+    fn is_met(&self) -> bool {
+        self.creations <= 0 && self.unseen.is_empty() && self.deletions.is_empty()
+    }
 }
 
 /// Expectations by the key of the object whose controller has them.
@@ -25,32 +54,65 @@ pub struct Expectations {
 }
 
 impl Expectations {
-    /// `creations` objects are about to be created, and those with these uids deleted. Replaces what was expected before.
+    /// `creations` objects are about to be created, and those with these uids deleted. Replaces what was expected before. Each creation
+    /// must be followed by [`Expectations::created`] or [`Expectations::not_created`].
     pub fn expect(&self, key: &ObjectKey, creations: usize, deletions: impl IntoIterator<Item = String>) {
-        let creations = i64::try_from(creations).unwrap_or(i64::MAX);
-        let pending = Pending { creations, deletions: deletions.into_iter().collect(), since: Instant::now() };
+        let pending = Pending {
+            creations: i64::try_from(creations).unwrap_or(i64::MAX),
+            unanswered: creations,
+            early: HashSet::new(),
+            unseen: HashSet::new(),
+            deletions: deletions.into_iter().collect(),
+            since: Instant::now(),
+        };
         self.pending.lock().insert(key.clone(), pending);
     }
 
-    /// One of the creations was seen, or has failed.
-    pub fn creation_observed(&self, key: &ObjectKey) {
+    fn with(&self, key: &ObjectKey, change: impl FnOnce(&mut Pending)) {
         if let Some(pending) = self.pending.lock().get_mut(key) {
-            pending.creations -= 1;
+            change(pending);
         }
+    }
+
+    /// The server says that it has created the object with this uid.
+    pub fn created(&self, key: &ObjectKey, uid: &str) {
+        self.with(key, |pending| {
+            if !pending.early.contains(uid) {
+                pending.unseen.insert(uid.to_owned());
+            }
+            pending.answered();
+        });
+    }
+
+    /// One of the creations has failed, or is not tried any more.
+    pub fn not_created(&self, key: &ObjectKey) {
+        self.with(key, |pending| {
+            pending.creations -= 1;
+            pending.answered();
+        });
+    }
+
+    /// An object that was not known before is seen.
+    pub fn creation_observed(&self, key: &ObjectKey, uid: &str) {
+        self.with(key, |pending| {
+            pending.creations -= 1;
+            pending.see(uid);
+        });
     }
 
     /// The deletion of this uid was seen, or has failed.
     pub fn deletion_observed(&self, key: &ObjectKey, uid: &str) {
-        if let Some(pending) = self.pending.lock().get_mut(key) {
+        self.with(key, |pending| {
             pending.deletions.remove(uid);
-        }
+            pending.see(uid);
+        });
     }
 
     /// Whether everything expected was seen, or it has been too long.
     pub fn satisfied(&self, key: &ObjectKey) -> bool {
         match self.pending.lock().get(key) {
             None => true,
-            Some(p) => (p.creations <= 0 && p.deletions.is_empty()) || p.since.elapsed() > GIVEN_UP_AFTER,
+            Some(pending) => pending.is_met() || pending.since.elapsed() > GIVEN_UP_AFTER,
         }
     }
 
@@ -69,7 +131,8 @@ mod tests {
         let (expectations, key) = (Expectations::default(), ObjectKey::new("d", "a"));
         assert!(expectations.satisfied(&key));
         expectations.expect(&key, 1, ["u".to_owned()]);
-        expectations.creation_observed(&key);
+        expectations.creation_observed(&key, "new");
+        expectations.created(&key, "new");
         assert!(!expectations.satisfied(&key));
         expectations.deletion_observed(&key, "other");
         assert!(!expectations.satisfied(&key));
@@ -77,6 +140,36 @@ mod tests {
         assert!(expectations.satisfied(&key));
         expectations.expect(&key, 2, []);
         tokio::time::advance(Duration::from_secs(301)).await;
+        assert!(expectations.satisfied(&key));
+    }
+
+    #[test]
+    fn what_was_told_to_have_failed_does_not_stand_for_what_is_not_seen() {
+        let (expectations, key) = (Expectations::default(), ObjectKey::new("d", "a"));
+        expectations.expect(&key, 3, []);
+        expectations.created(&key, "a");
+        expectations.creation_observed(&key, "a");
+        // It is there all the same.
+        expectations.not_created(&key);
+        expectations.creation_observed(&key, "denied");
+        expectations.created(&key, "b");
+        assert!(!expectations.satisfied(&key));
+        expectations.creation_observed(&key, "b");
+        assert!(expectations.satisfied(&key));
+    }
+
+    #[test]
+    fn what_is_seen_before_the_answer_is_not_waited_for() {
+        let (expectations, key) = (Expectations::default(), ObjectKey::new("d", "a"));
+        expectations.expect(&key, 3, []);
+        expectations.not_created(&key);
+        expectations.creation_observed(&key, "denied");
+        expectations.creation_observed(&key, "early");
+        // Seen when it went already.
+        expectations.deletion_observed(&key, "gone");
+        expectations.created(&key, "early");
+        assert!(expectations.satisfied(&key));
+        expectations.created(&key, "gone");
         assert!(expectations.satisfied(&key));
     }
 }

@@ -215,7 +215,7 @@ impl<K: Replicated> Shell<K> {
         self.pods.on_change(move |change| {
             for note in owners.notes(change) {
                 match &note {
-                    Note::Created(owner) => shell.expectations.creation_observed(owner),
+                    Note::Created(owner) => shell.expectations.creation_observed(owner, change.object().uid()),
                     Note::Gone(owner, uid) => shell.expectations.deletion_observed(owner, uid),
                     Note::Changed(_) | Note::Orphan(_) => {}
                 }
@@ -275,13 +275,17 @@ impl<K: Replicated> Shell<K> {
         self.expectations.expect(key, count, []);
         let (created, failure) = slow_start(count, FIRST_BATCH, |_| async {
             match self.pod_control.create(set, &pod).await {
+                Ok(created) => {
+                    self.expectations.created(key, created.uid());
+                    Ok(())
+                }
                 Err(error) if error.is_namespace_terminating() => Ok(()),
-                other => other.map(|_| ()),
+                Err(error) => Err(error),
             }
         })
         .await;
         for _ in created..count {
-            self.expectations.creation_observed(key);
+            self.expectations.not_created(key);
         }
         failure.map_or(Ok(()), Err)
     }

@@ -128,7 +128,7 @@ impl Shell {
         self.pods.on_change(move |change| {
             for note in owners.notes(change) {
                 match &note {
-                    Note::Created(owner) => shell.expectations.creation_observed(owner),
+                    Note::Created(owner) => shell.expectations.creation_observed(owner, change.object().uid()),
                     Note::Gone(owner, uid) => shell.expectations.deletion_observed(owner, uid),
                     Note::Changed(_) | Note::Orphan(_) => {}
                 }
@@ -237,14 +237,18 @@ impl Shell {
             let pod = pod::for_node(set, &template, &plan.create[i]);
             async move {
                 match self.pod_control.create(set, &pod).await {
+                    Ok(created) => {
+                        self.expectations.created(key, created.uid());
+                        Ok(())
+                    }
                     Err(error) if error.is_namespace_terminating() => Ok(()),
-                    other => other.map(|_| ()),
+                    Err(error) => Err(error),
                 }
             }
         })
         .await;
         for _ in created..plan.create.len() {
-            self.expectations.creation_observed(key);
+            self.expectations.not_created(key);
         }
         let deletions = plan.delete.iter().map(|pod| async {
             let result = self.pod_control.delete(set, pod.name()).await;

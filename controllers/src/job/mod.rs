@@ -179,7 +179,7 @@ impl Shell {
         let is_released = matches!(change, Change::Deleted(_)) || !pods::is_tracked(pod);
         for note in self.owners.notes(change) {
             match &note {
-                Note::Created(owner) => self.expectations.creation_observed(owner),
+                Note::Created(owner) => self.expectations.creation_observed(owner, pod.uid()),
                 Note::Gone(owner, uid) => self.expectations.deletion_observed(owner, uid),
                 Note::Changed(_) | Note::Orphan(_) => {}
             }
@@ -412,13 +412,16 @@ impl Shell {
                         refused.fetch_add(1, Ordering::Relaxed);
                         Err(error)
                     }
-                    Ok(_) => Ok(()),
+                    Ok(created) => {
+                        self.expectations.created(key, created.uid());
+                        Ok(())
+                    }
                 }
             }
         })
         .await;
         for _ in created..indexes.len() {
-            self.expectations.creation_observed(key);
+            self.expectations.not_created(key);
         }
         counts::created(observed.spec, assessment, created, refused.into_inner());
         numbers.active += number(created);

@@ -85,14 +85,18 @@ pub fn follow_scale(wanted: &Wanted<'_>, sets: &Sets, pods: i32) -> Scaling {
         _ => None,
     };
     if let Some(only) = only {
-        return Scaling { steps: vec![(only.name().to_owned(), wanted.replicas)], always: false };
+        // A set that was adopted or sized by hand may have the size already and note another: as long as it does, all that the Deployment
+        // wants is taken for a change of its size, and no rollout begins. Upstream's v1.37 waits so for ever.
+        return Scaling { steps: vec![(only.name().to_owned(), wanted.replicas)], always: only.desired() > 0 };
     }
     if sets.new.as_ref().is_some_and(|new| is_saturated(wanted, new)) {
         let new = sets.new.as_ref().map_or("", |new| new.name());
         let steps = active.iter().filter(|set| set.name() != new).map(|set| (set.name().to_owned(), 0)).collect();
         return Scaling { steps, always: false };
     }
-    let steps = if wanted.rolling { in_proportion(wanted, active, pods) } else { Vec::new() };
+    // Who recreates scales nothing in the middle, but the sets must note the new size all the same.
+    let as_they_are = |active: Vec<&ReplicaSet>| active.iter().map(|set| (set.name().to_owned(), set.desired())).collect();
+    let steps = if wanted.rolling { in_proportion(wanted, active, pods) } else { as_they_are(active) };
     Scaling { steps, always: true }
 }
 
@@ -225,11 +229,33 @@ mod tests {
     #[test]
     fn a_single_active_set_follows_the_deployment() {
         let follow = |all: &Sets| with_wanted(7, 0, 1, |w| follow_scale(w, all, 5));
-        let want = |name| Scaling { steps: steps(&[(name, 7)]), always: false };
-        assert_eq!(follow(&sets(Some(set("new", 0, 0)), vec![set("old", 5, 5)])), want("old"));
-        assert_eq!(follow(&sets(Some(set("new", 5, 5)), vec![set("old", 0, 0)])), want("new"));
-        assert_eq!(follow(&sets(None, vec![created(1, set("a", 0, 0)), created(2, set("b", 0, 0))])), want("b"));
+        let want = |name, always| Scaling { steps: steps(&[(name, 7)]), always };
+        assert_eq!(follow(&sets(Some(set("new", 0, 0)), vec![set("old", 5, 5)])), want("old", true));
+        assert_eq!(follow(&sets(Some(set("new", 5, 5)), vec![set("old", 0, 0)])), want("new", true));
+        assert_eq!(follow(&sets(None, vec![created(1, set("a", 0, 0)), created(2, set("b", 0, 0))])), want("b", false));
         assert_eq!(follow(&sets(None, vec![])).steps, []);
+    }
+
+    #[test]
+    fn sets_that_have_their_size_already_note_it() {
+        let noting = |name: &str, size, replicas| {
+            let mut set = set(name, size, size);
+            with_wanted(replicas, 0, 1, |w| annotate_replicas(&mut set, w));
+            set
+        };
+        // One that had four pods, was set to seven by hand, and was then adopted.
+        let adopted = sets(None, vec![noting("old", 7, 4)]);
+        with_wanted(7, 0, 1, |w| {
+            assert!(is_scaled(w, &adopted));
+            assert_eq!(follow_scale(w, &adopted, 7), Scaling { steps: steps(&[("old", 7)]), always: true });
+            assert!(!is_scaled(w, &sets(None, vec![noting("old", 7, 7)])));
+        });
+        // Recreated from now on, and of another size.
+        let mut deployment = deployment(7, IntOrString::Int(0), IntOrString::Int(1));
+        deployment.spec.strategy.get_or_insert_default().type_ = Some("Recreate".to_owned());
+        let both = sets(Some(noting("new", 2, 4)), vec![noting("old", 2, 4)]);
+        let scaling = follow_scale(&Wanted::of(&deployment).unwrap(), &both, 4);
+        assert_eq!((scaling.steps, scaling.always), (steps(&[("new", 2), ("old", 2)]), true));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use apimachinery::selector::label::Selector;
 use client::clock;
 use client::controller::Outcome;
 use client::events::Recorder;
+use client::expectations::Expectations;
 use client::{Change, Informer, Object, ObjectKey, Queue, controller};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -25,7 +26,7 @@ use kube::{Api, Client};
 use crate::adoption::{self, Claimer};
 use crate::manager::Context;
 use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
-use crate::owners::{self, Owners};
+use crate::owners::{self, Note, Owners};
 use crate::replica_set::Replicated;
 use crate::{failure, int_or_percent};
 use rollout::Rollout;
@@ -74,6 +75,8 @@ struct Shell {
     queue: Queue<ObjectKey>,
     own_writes: OwnWrites,
     own_set_writes: OwnWrites,
+    /// ReplicaSets that were created: one that is not seen is not counted, and the next would be too large.
+    creations: Expectations,
 }
 
 fn selector(deployment: &Deployment) -> Option<Selector> {
@@ -95,6 +98,7 @@ impl Shell {
             queue: Queue::named("deployment"),
             own_writes: OwnWrites::default(),
             own_set_writes: OwnWrites::default(),
+            creations: Expectations::default(),
         }
     }
 
@@ -102,8 +106,10 @@ impl Shell {
         let shell = self.clone();
         self.deployments.on_change(move |change| {
             let key = change.object().key();
-            if matches!(change, Change::Deleted(_)) {
+            let replaced = change.old().is_some_and(|old| old.uid() != change.object().uid());
+            if replaced || matches!(change, Change::Deleted(_)) {
                 shell.own_writes.forget(&key);
+                shell.creations.forget(&key);
             }
             shell.queue.add(key);
         });
@@ -112,7 +118,14 @@ impl Shell {
             if matches!(change, Change::Deleted(_)) {
                 shell.own_set_writes.forget(&change.object().key());
             }
-            owners.notes(change).into_iter().for_each(|note| shell.queue.add(note.owner().clone()));
+            for note in owners.notes(change) {
+                match &note {
+                    Note::Created(owner) => shell.creations.creation_observed(owner, change.object().uid()),
+                    Note::Gone(owner, uid) => shell.creations.deletion_observed(owner, uid),
+                    Note::Changed(_) | Note::Orphan(_) => {}
+                }
+                shell.queue.add(note.owner().clone());
+            }
         });
         let shell = self.clone();
         self.pods.on_change(move |change| {
@@ -147,10 +160,12 @@ impl Shell {
         if deployment.spec.selector == LabelSelector::default() {
             return self.refuse_to_select_all(deployment).await;
         }
+        // Asked before the sets are looked at: what comes while requests are made is not among these.
+        let settled = self.creations.satisfied(&deployment.key());
         let claimer = Claimer { client: &self.client, owner: deployment, finalizer: None };
         let sets = owners::owned_or_orphaned(&self.sets, deployment);
         let sets = claimer.claim(sets, |set| selector.matches(&set.metadata.labels)).await?;
-        if !self.own_writes.are_seen_in(deployment) || sets.iter().any(|set| !self.own_set_writes.are_seen_in(&**set)) {
+        if !settled || !self.own_writes.are_seen_in(deployment) || sets.iter().any(|set| !self.own_set_writes.are_seen_in(&**set)) {
             return Ok(Outcome::After(UNSEEN_RETRY));
         }
         Rollout::new(self, deployment, wanted, sets, clock::now()).advance().await

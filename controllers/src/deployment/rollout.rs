@@ -147,7 +147,14 @@ impl<'a> Rollout<'a> {
         }
         let revision = revision::highest(&self.sets.old) + 1;
         let set = self.new_set(revision)?;
-        let created = match self.set_api().create(&PostParams::default(), &set).await {
+        let key = self.deployment.key();
+        self.shell.creations.expect(&key, 1, []);
+        let posted = self.set_api().create(&PostParams::default(), &set).await;
+        match &posted {
+            Ok(created) => self.shell.creations.created(&key, created.uid()),
+            Err(_) => self.shell.creations.not_created(&key),
+        }
+        let created = match posted {
             Ok(created) => created,
             Err(error) if answer::is_already_exists(&error) => {
                 // The local copy lags, or the name belongs to another template.

@@ -40,6 +40,8 @@ pub const EXIT_CODES: [i32; 5] = [1, 1, 1, FATAL_EXIT_CODE, LAST_EXIT_CODE];
 pub const FATAL_EXIT_CODE: i32 = 42;
 pub const LAST_EXIT_CODE: i32 = 3;
 
+/// A kubelet that is up knows of a change after this time.
+const KNOWS_WITHIN: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const KUBELET: &str = "kubelet";
 
@@ -48,6 +50,8 @@ enum Step {
     Start,
     BecomeReady,
     End,
+    /// Others have said that the pod has ended.
+    LearnOfEnd,
     Stop,
     Beat,
 }
@@ -107,6 +111,9 @@ impl Listener for Nodes {
         if lost_readiness && object::is_active(pod) {
             let delay = plans.up_to(20.0);
             plans.add(delay, task(Step::BecomeReady, pod));
+        }
+        if object::is_ended(pod) && object::is_ready(pod) && !old.is_some_and(object::is_ended) {
+            plans.add(KNOWS_WITHIN, task(Step::LearnOfEnd, pod));
         }
         if object::is_terminating(pod) && !old.is_some_and(object::is_terminating) {
             let grace = object::number(pod, "/metadata/deletionGracePeriodSeconds");
@@ -274,6 +281,11 @@ impl Nodes {
             let fails = self.plans.lock().rng.random();
             return stop(&mut core, &key, &pod, fails);
         }
+        // As `generateAPIPodStatus` has it: what has ended is not ready, whoever ended it. The pod garbage collector says so of pods whose
+        // node is gone, and when it then fails to delete them, the node may come back first.
+        if task.step == Step::LearnOfEnd {
+            return set_ready(&mut core, &key, false);
+        }
         if !object::is_active(&pod) {
             return;
         }
@@ -322,7 +334,7 @@ impl Nodes {
                 };
                 end(&mut core, &key, exit_code);
             }
-            Step::Stop | Step::Beat => {}
+            Step::LearnOfEnd | Step::Stop | Step::Beat => {}
         }
     }
 }

@@ -61,7 +61,7 @@ struct Ended {
 }
 
 /// A Job never tells of more pods that have succeeded or failed than have, and of none twice; what it has told it does not take back.
-/// At rest it has finished, and one that is complete has its completions.
+/// At rest it has finished, one that is complete has its completions, and one that is to go some time after its end is gone.
 ///
 /// An indexed Job counts failures by pod and successes by index, as upstream does: a pod that has failed for it because it was told to go,
 /// and then succeeds before its finalizer is off, is in both sums.
@@ -100,6 +100,10 @@ impl Invariant for Counting {
             let name = object::name(job);
             if !is_finished(job) {
                 return Err(format!("Job {name:?} has not finished"));
+            }
+            // By clocks, which have jumped: it may take longer than its seconds.
+            if !job["spec"]["ttlSecondsAfterFinished"].is_null() {
+                return Err(format!("Job {name:?} has finished and is still there"));
             }
             let complete = object::list(job, "/status/conditions").iter().any(|condition| object::text(condition, "/type") == "Complete");
             let (succeeded, wanted) = (object::number(job, "/status/succeeded"), object::number_or(job, "/spec/completions", 1));
@@ -269,6 +273,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::state::{Author, Key};
 
     #[test]
     fn indexes_are_read_as_they_are_told() {
@@ -281,5 +286,18 @@ mod tests {
         let job = |rules: Value| json!({"spec": {"completions": 5, "successPolicy": {"rules": rules}}});
         assert_eq!(enough(&job(json!([{"succeededIndexes": "0-2"}, {"succeededCount": 4}]))), 3);
         assert_eq!(enough(&job(json!([{"succeededIndexes": "0-2", "succeededCount": 2}]))), 2);
+    }
+
+    #[test]
+    fn a_job_that_is_to_go_after_its_end_is_not_there_at_rest() {
+        let rest = |ttl: Value| {
+            let mut state = State::default();
+            let status = json!({"conditions": [{"type": "Failed", "status": "True"}]});
+            let job = json!({"metadata": {"name": "j"}, "spec": {"ttlSecondsAfterFinished": ttl}, "status": status});
+            state.write(Key::new(JOB, "n", "j"), job, false, &Author::new("user"), tokio::time::Instant::now());
+            Counting::default().at_rest(&state)
+        };
+        assert_eq!(rest(Value::Null), Ok(()));
+        assert!(rest(json!(0)).is_err());
     }
 }

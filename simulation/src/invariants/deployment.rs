@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::lately::{Events, Lately};
+use super::lately::{Events, KNOWN_AFTER, Lately};
 use super::{Invariant, is_controllers};
 use crate::api::kinds::{DEPLOYMENT, POD, REPLICA_SET};
 use crate::api::state::{Change, State, What};
@@ -78,9 +77,6 @@ impl Invariant for Surge {
         Err(format!("ReplicaSet {:?} was scaled from {before} to {}: {total} in all, {allowed} allowed", change.key.name, replicas(object)))
     }
 }
-
-/// Pods that are ready for so long are known to be.
-const KNOWN_AFTER: Duration = Duration::from_secs(30);
 
 /// Whenever a ReplicaSet of a Deployment is made so small that a pod must go that is known to be ready, enough pods stay ready: the replicas without
 /// `maxUnavailable`, and without those that were lately lost otherwise.

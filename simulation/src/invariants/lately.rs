@@ -7,6 +7,9 @@ use tokio::time::Instant;
 /// How old the sight of a controller can be: requests and watches together are never slower.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
+/// Pods that are ready for so long are known to be.
+pub const KNOWN_AFTER: Duration = Duration::from_secs(30);
+
 /// A value, and what it was within the window.
 #[derive(Clone, Debug)]
 pub struct Lately<T> {

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
-use super::lately::{Events, Lately};
+use super::lately::{Events, KNOWN_AFTER, Lately};
 use super::{Invariant, is_controllers};
 use crate::api::kinds::{CONTROLLER_REVISION, NAMESPACE, NODE, POD, STATEFUL_SET};
 use crate::api::state::{Change, State, What};
@@ -97,13 +98,16 @@ fn max_unavailable(set: &Value) -> i64 {
 }
 
 /// An update takes a pod that is ready only as long as no more than `maxUnavailable` are missing or not ready, that one included, but for
-/// those that were lately lost otherwise. Pods that go because of their node, their set or their namespace are no update.
+/// those that were lately lost otherwise. Pods that go because of their node, their set or their namespace are no update. In a set that is
+/// managed in parallel, pods that are of no use go at once, as upstream has it: there only pods are counted that are known to be ready.
 #[derive(Default)]
 pub struct Updates {
     /// Of each set: how many may be unavailable, and its replicas.
     allowed: HashMap<String, Lately<(i64, i64)>>,
     /// By set: readiness that was lost otherwise.
     lost: HashMap<String, Events>,
+    /// Since when pods are ready, by uid.
+    ready: HashMap<String, Instant>,
     /// Whether pods are driven from a node.
     is_driving: HashMap<String, Lately<bool>>,
 }
@@ -149,11 +153,19 @@ impl Invariant for Updates {
                 let is_there = |pod: &Value| object::is_ready(pod) && object::is_active(pod);
                 let was = change.old.as_deref().is_some_and(is_there);
                 let is = change.what != What::Deleted && is_there(object);
+                if is && !was {
+                    self.ready.insert(object::uid(object).to_owned(), now);
+                }
+                let since = if is { None } else { self.ready.remove(object::uid(object)) };
                 let Some(owner) = object::controller(object).filter(|_| was && !is) else { return Ok(()) };
                 let Some(set) = self.updated(state, change) else {
                     self.lost.entry(owner.to_owned()).or_default().add(now);
                     return Ok(());
                 };
+                let is_known = since.is_some_and(|since| since + KNOWN_AFTER <= now);
+                if object::text(set, "/spec/podManagementPolicy") == "Parallel" && !is_known {
+                    return Ok(());
+                }
                 let Some(allowed) = self.allowed.get(owner) else { return Ok(()) };
                 let most = allowed.all(now).map(|(most, _)| *most).max().unwrap_or(1);
                 let replicas = allowed.all(now).map(|(_, replicas)| *replicas).min().unwrap_or(0);
@@ -171,5 +183,49 @@ impl Invariant for Updates {
             _ => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::api::kinds::KindId;
+    use crate::api::state::{Author, Key};
+
+    /// What is said when a set of two, of which one is not ready and one may be missing, loses the other after it was ready for so long.
+    async fn taken(policy: &str, ready_for: Duration) -> Result<(), String> {
+        let (mut state, mut updates) = (State::default(), Updates::default());
+        let author = Author::new("kube-controller-manager-0.1");
+        let mut write = |kind: KindId, name: &str, object: Value| {
+            let namespace = if kind == NAMESPACE || kind == NODE { "" } else { "n" };
+            let change = state.write(Key::new(kind, namespace, name), object, false, &author, Instant::now());
+            updates.changed(&state, &change)
+        };
+        let pod = |is_ready: &str| {
+            json!({"metadata": {"uid": "p", "ownerReferences": [{"uid": "s", "controller": true}]}, "spec": {"nodeName": "node"},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": is_ready}]}})
+        };
+        write(NAMESPACE, "n", json!({"metadata": {"name": "n"}}))?;
+        write(NODE, "node", json!({"metadata": {"name": "node"}}))?;
+        let spec = json!({"replicas": 2, "podManagementPolicy": policy});
+        write(STATEFUL_SET, "set", json!({"metadata": {"name": "set", "uid": "s"}, "spec": spec}))?;
+        write(POD, "set-1", pod("False"))?;
+        write(POD, "set-1", pod("True"))?;
+        advance(ready_for).await;
+        let mut going = pod("True");
+        going["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z".into();
+        write(POD, "set-1", going)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_update_in_parallel_may_take_what_it_does_not_know_to_be_ready() {
+        assert_eq!(taken("Parallel", Duration::from_secs(1)).await, Ok(()));
+        assert!(taken("Parallel", KNOWN_AFTER).await.is_err());
+        assert!(taken("OrderedReady", Duration::from_secs(1)).await.is_err());
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
-use super::lately::{Events, Lately};
+use super::lately::{Lately, WINDOW};
 use super::{Invariant, is_controllers};
 use crate::api::kinds::{DAEMON_SET, NODE, POD};
 use crate::api::state::{Change, State, What};
@@ -21,12 +22,12 @@ fn node(pod: &Value) -> &str {
 }
 
 /// A pod is created for a node only if the DaemonSet has none there that is wanted still, but for one more while it is updated with a
-/// surge, and one for each pod whose creation was lately told to have failed: creations are counted, as upstream counts them, and when
-/// such a pod is seen it is taken for another. At rest each node has one.
+/// surge. Pods whose creation was lately told to have failed do not count: their creator may not know of them. At rest each node has one.
 #[derive(Default)]
 pub struct OneANode {
     surges: HashMap<String, Lately<bool>>,
-    denied: HashMap<String, Events>,
+    /// By uid: when pods came whose creator was told that there is none.
+    denied: HashMap<String, Instant>,
 }
 
 impl Invariant for OneANode {
@@ -43,12 +44,12 @@ impl Invariant for OneANode {
         let Some(owner) = object::controller(object) else { return Ok(()) };
         let Some(surges) = self.surges.get(owner) else { return Ok(()) };
         if change.by.is_denied {
-            self.denied.entry(owner.to_owned()).or_default().add(change.at);
+            self.denied.insert(object::uid(object).to_owned(), change.at);
         }
-        let denied = self.denied.get(owner).map_or(0, |denied| denied.count(change.at));
-        let allowed = denied + if surges.all(change.at).any(|surges| *surges) { 2 } else { 1 };
+        let allowed = if surges.all(change.at).any(|surges| *surges) { 2 } else { 1 };
         let pods = state.controlled(POD, &change.key.namespace, owner);
-        let there = pods.filter(|pod| object::is_active(pod) && node(pod) == node(object)).count();
+        let is_known = |pod: &Value| self.denied.get(object::uid(pod)).is_none_or(|came| *came + WINDOW < change.at);
+        let there = pods.filter(|pod| object::is_active(pod) && is_known(pod) && node(pod) == node(object)).count();
         if there <= allowed {
             return Ok(());
         }

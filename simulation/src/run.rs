@@ -10,7 +10,7 @@ use k8s_openapi::jiff::SignedDuration;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::api::Api;
@@ -22,12 +22,17 @@ use crate::components::{self, Process, Program};
 use crate::faults::Faults;
 use crate::invariants::Invariants;
 use crate::nodes::{DEVICE_CLASS, DRIVER, Nodes};
+use crate::object;
 use crate::workload::{USER, Users};
 
 /// Within this time after the troubles everything is as it is wanted.
 const REST_WITHIN: Duration = Duration::from_secs(90 * 60);
 /// Who has written nothing for so long may be at rest.
 const QUIET: Duration = Duration::from_secs(60);
+/// The scheduler tries a pod that no node takes again five minutes after the last time, and a backoff, whatever has happened, and may tell
+/// other reasons then: nothing wakes the pod for a node that comes and that it does not want, though there is one more to be told of.
+/// So where a pod waits everything has been told so long after the last change.
+const TOLD: Duration = Duration::from_secs(6 * 60);
 /// For so long nobody writes anything then.
 const IDLE: Duration = Duration::from_secs(20 * 60);
 /// How often it is looked whether the cluster is at rest.
@@ -109,6 +114,14 @@ fn run(seed: u64, trace: Trace) -> (Result<Outcome, Box<Broken>>, Api) {
     (result, api)
 }
 
+/// Whether nobody has anything to write, as far as that can be told from how long nobody has written.
+fn is_quiet(core: &Core) -> bool {
+    let has_passed = |time: Duration, since: Option<Instant>| since.is_none_or(|at| at.elapsed() >= time);
+    let is_waiting = |pod: &Arc<Value>| object::is_active(pod) && object::text(pod, "/spec/nodeName").is_empty();
+    has_passed(QUIET, core.last_write.as_ref().map(|(at, _)| *at))
+        && (has_passed(TOLD, core.last_change) || !core.state.list(kinds::POD, "").any(is_waiting))
+}
+
 struct Simulation {
     seed: u64,
     rng: SmallRng,
@@ -134,6 +147,7 @@ impl Simulation {
             start,
             jumped: SignedDuration::ZERO,
             last_write: None,
+            last_change: None,
         };
         let users = Users::new(SmallRng::seed_from_u64(rng.random()));
         Simulation { seed, rng, api: Api::new(core), invariants: Arc::default(), until, users }
@@ -261,7 +275,7 @@ impl Simulation {
             let mut core = self.api.core();
             self.users.put_right(&mut core);
             let last_write = core.last_write.clone();
-            let is_quiet = last_write.as_ref().is_none_or(|(at, _)| at.elapsed() >= QUIET);
+            let is_quiet = is_quiet(&core);
             let unrest = self.invariants.lock().at_rest(&core.state);
             drop(core);
             match unrest {
@@ -288,5 +302,35 @@ impl Simulation {
         }
         let unrest = self.invariants.lock().at_rest(&self.api.core().state);
         unrest.map_err(|what| self.broken(&format!("the cluster is not at rest any more: {what}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::api::core::Part;
+
+    #[tokio::test(start_paused = true)]
+    async fn where_a_pod_waits_the_scheduler_has_the_time_to_try_it_again() {
+        let simulation = Simulation::new(0, Trace::default());
+        simulation.set_up();
+        let quiet = || is_quiet(&simulation.api.core());
+        advance(TOLD).await;
+        assert!(quiet());
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        simulation.api.core().create(&Author::new(USER), kinds::POD, "one", pod).expect("the name is free");
+        advance(QUIET).await;
+        assert!(!quiet(), "it may be tried yet");
+        advance(TOLD - QUIET).await;
+        assert!(quiet());
+        let key = Key::new(kinds::POD, "one", "p");
+        simulation.api.core().change(USER, &key, Part::Main, |pod| pod["spec"]["nodeName"] = "n".into()).expect("it is there");
+        assert!(quiet(), "nobody waits");
+        simulation.api.core().last_write = Some((Instant::now(), "a write".to_owned()));
+        assert!(!quiet());
+        advance(QUIET).await;
+        assert!(quiet());
     }
 }

@@ -1,5 +1,7 @@
 //! One thing at a time: what happens to a pod, and what is said of it.
 
+use k8s_openapi::jiff::Timestamp;
+use scheduler::core::Effect;
 use scheduler::metrics::Id;
 
 use crate::cluster::Cluster;
@@ -44,6 +46,33 @@ fn reasons_are_counted_by_node() {
         "Unschedulable 0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s). \
          preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
     );
+}
+
+/// Upstream's hint of NodeAffinity wakes a pod only for a node that it wants; the others make themselves known when it is tried anyway.
+#[test]
+fn a_node_that_a_pod_does_not_want_is_told_of_once_when_the_pod_has_waited_long() {
+    let mut cluster = Cluster::new(1);
+    cluster.set_node(node("a"));
+    cluster.create(PodSpec { disk: Some("hdd".into()), ..pod("p", 100) });
+    cluster.settle();
+    let reasons = |nodes: u32| {
+        format!(
+            "Unschedulable 0/{nodes} nodes are available: {nodes} node(s) didn't match Pod's node affinity/selector. \
+             preemption: 0/{nodes} nodes are available: {nodes} Preemption is not helpful for scheduling."
+        )
+    };
+    assert_eq!(message(&cluster, "p"), reasons(1));
+    cluster.set_node(node("b"));
+    cluster.pass(5 * 60);
+    assert_eq!(message(&cluster, "p"), reasons(1));
+    cluster.pass(15);
+    assert_eq!(message(&cluster, "p"), reasons(2));
+    // It is tried again and again, and as nothing has changed nothing is written.
+    let version = cluster.pod("p").metadata.resource_version.clone();
+    let tried = cluster.told.len();
+    cluster.pass(15 * 60);
+    assert!(cluster.told.len() > tried);
+    assert_eq!(cluster.pod("p").metadata.resource_version, version);
 }
 
 #[test]
@@ -118,6 +147,25 @@ fn the_pod_itself_may_be_the_first_that_it_wants_to_be_near() {
     cluster.settle();
     let nodes: std::collections::BTreeSet<&String> = cluster.model.placed.values().map(|(_, node)| node).collect();
     assert_eq!((cluster.model.placed.len(), nodes.len()), (5, 1));
+}
+
+/// To those that come next a pod is on its node as soon as that is decided; which binding is done first is another matter.
+#[test]
+fn a_pod_follows_another_whose_binding_is_underway() {
+    let mut cluster = Cluster::new(1);
+    for name in ["a", "b", "c"] {
+        cluster.set_node(node(name));
+    }
+    cluster.create(PodSpec { app: "db".into(), priority: 1, ..pod("first", 100) });
+    cluster.create(PodSpec { near: Some(Rule { app: "db".into(), by: "host" }), ..pod("second", 100) });
+    while cluster.core.schedule_one(cluster.now, Timestamp::UNIX_EPOCH) {}
+    let bindings = cluster.core.take_effects().into_iter().filter_map(|effect| match effect {
+        Effect::Bind(binding) => Some((binding.pod.metadata.name.clone().unwrap_or_default(), binding.node)),
+        _ => None,
+    });
+    let bindings: Vec<_> = bindings.collect();
+    let [(first, there), (second, near)] = bindings.as_slice() else { panic!("two pods are bound: {bindings:?}") };
+    assert_eq!((first.as_str(), second.as_str(), there), ("first", "second", near));
 }
 
 #[test]

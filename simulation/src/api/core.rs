@@ -38,6 +38,8 @@ pub struct Core {
     pub jumped: SignedDuration,
     /// The last request that says that somebody is not at rest, and when it came.
     pub last_write: Option<(Instant, String)>,
+    /// When anything but leases and events was changed last, by whomever.
+    pub last_change: Option<Instant>,
 }
 
 /// A part of an object that is written by itself.
@@ -84,7 +86,10 @@ impl Core {
         let at = self.start.elapsed();
         match change.key.kind {
             kinds::LEASE | kinds::EVENT | kinds::SERIES_EVENT => self.trace.count(at, &change.to_string()),
-            _ => self.trace.note(at, &change.to_string()),
+            _ => {
+                self.trace.note(at, &change.to_string());
+                self.last_change = Some(change.at);
+            }
         }
         for listener in &mut self.listeners {
             listener.changed(&self.state, &change);

@@ -20,9 +20,22 @@ use crate::object;
 /// When simulated time begins, in seconds: some day in 2030.
 const EPOCH: i64 = 1_900_000_000;
 
+/// A pod that the scheduler takes to be on a node from now on: its binding, or what comes before that, has just been asked for. The
+/// request may come late, or never.
+#[derive(Clone, Copy, Debug)]
+pub struct Assumed<'a> {
+    pub namespace: &'a str,
+    pub name: &'a str,
+    /// Empty if the request does not say.
+    pub uid: &'a str,
+    pub node: &'a str,
+}
+
 /// Who hears of each change at once.
 pub trait Listener: Send {
     fn changed(&mut self, state: &State, change: &Change);
+
+    fn assumed(&mut self, _state: &State, _pod: &Assumed<'_>) {}
 }
 
 pub struct Core {

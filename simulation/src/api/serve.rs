@@ -13,7 +13,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::core::{Core, Deletion, Part, listed};
+use super::core::{Assumed, Core, Deletion, Part, listed};
 use super::failure::{Failure, Result};
 use super::kinds::{self, KindId};
 use super::request::Request;
@@ -55,7 +55,11 @@ impl Api {
         let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? };
         let patch_type = head.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
         let request = Request::parse(&head.method, &head.uri);
-        let journey = self.core().journey(&request);
+        let journey = {
+            let mut core = self.core();
+            core.sent(&request, &body);
+            core.journey(&request)
+        };
         sleep(journey.there).await;
         let cut_off = life.cut_off_until();
         if let Some(until) = cut_off {
@@ -122,7 +126,33 @@ impl Api {
     }
 }
 
+/// The node on which the scheduler takes a pod to be when it sends this: it asks for the binding, or, for a pod whose volumes or claims
+/// have to be made ready first, it tells where the pod will be. Where it only makes room it tells of the room that there was not, too.
+fn destination<'a>(request: &Request, body: &'a Value) -> Option<&'a str> {
+    if request.kind != Some(kinds::POD) {
+        return None;
+    }
+    let node = match request.part.as_str() {
+        "binding" => object::text(body, "/target/name"),
+        "status" if request.method == Method::PATCH && body.pointer("/status/conditions").is_none() => {
+            object::text(body, "/status/nominatedNodeName")
+        }
+        _ => "",
+    };
+    Some(node).filter(|node| !node.is_empty())
+}
+
 impl Core {
+    /// A request has left whoever asks.
+    fn sent(&mut self, request: &Request, body: &Value) {
+        let Some(node) = destination(request, body) else { return };
+        let uid = object::text(body, "/metadata/uid");
+        let pod = Assumed { namespace: &request.namespace, name: &request.name, uid, node };
+        for listener in &mut self.listeners {
+            listener.assumed(&self.state, &pod);
+        }
+    }
+
     /// Whether a write says that a component is not at rest: renewals of leases and events do not.
     fn is_telling(&self, request: &Request) -> bool {
         !matches!(request.kind, Some(kinds::LEASE | kinds::EVENT | kinds::SERIES_EVENT))
@@ -199,5 +229,28 @@ fn deletion(options: &Value) -> Deletion {
         propagation: said("/propagationPolicy"),
         uid: said("/preconditions/uid"),
         resource_version: said("/preconditions/resourceVersion"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_that_begin_to_put_a_pod_on_a_node_say_on_which() {
+        let pod = "/api/v1/namespaces/d/pods/p";
+        let told = |method: Method, path: String, body: Value| {
+            let request = Request::parse(&method, &path.parse().unwrap());
+            destination(&request, &body).map(str::to_owned)
+        };
+        let binding = json!({"metadata": {"name": "p", "uid": "u"}, "target": {"kind": "Node", "name": "n"}});
+        assert_eq!(told(Method::POST, format!("{pod}/binding"), binding).as_deref(), Some("n"));
+        let status = |status: Value| told(Method::PATCH, format!("{pod}/status"), json!({"status": status}));
+        assert_eq!(status(json!({"nominatedNodeName": "n"})).as_deref(), Some("n"));
+        // Room is made for it, and it may go elsewhere.
+        assert_eq!(status(json!({"nominatedNodeName": "n", "conditions": [{"type": "PodScheduled"}]})), None);
+        assert_eq!(status(json!({"nominatedNodeName": null})), None);
+        assert_eq!(told(Method::GET, format!("{pod}/status"), Value::Null), None);
+        assert_eq!(told(Method::PATCH, "/api/v1/nodes/n/status".to_owned(), json!({"status": {"nominatedNodeName": "n"}})), None);
     }
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::api::core::Listener;
+use crate::api::core::{Assumed, Listener};
 use crate::api::state::{Change, State};
 
 /// Something that must hold.
@@ -30,6 +30,9 @@ pub trait Invariant: Send {
     fn changed(&mut self, _state: &State, _change: &Change) -> Result<(), String> {
         Ok(())
     }
+
+    /// Nothing holds of what the scheduler has only begun to do, but some take it into account.
+    fn assumed(&mut self, _state: &State, _pod: &Assumed<'_>) {}
 
     /// Of a cluster at rest.
     fn at_rest(&self, _state: &State) -> Result<(), String> {
@@ -89,6 +92,10 @@ impl Listener for Arc<Mutex<Invariants>> {
                 invariants.broken.get_or_insert(what);
             }
         }
+    }
+
+    fn assumed(&mut self, state: &State, pod: &Assumed<'_>) {
+        self.lock().all.iter_mut().for_each(|invariant| invariant.assumed(state, pod));
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Invariant;
 use super::lately::{Lately, WINDOW};
+use crate::api::core::Assumed;
 use crate::api::kinds::{NODE, POD};
 use crate::api::state::{Change, State, What};
 use crate::devices;
@@ -62,8 +63,8 @@ fn outline(node: &Value) -> Value {
 }
 
 /// Whoever is bound may be there: the node is (or was a little while ago) selected and without taints that the pod does not tolerate, no
-/// pod is near that must not be, one is or was near of those that must, and pods are spread, but for those that were lately lost or are
-/// on their way. At rest a pod is on no node only if none has a place for it, not even at the cost of pods that matter less.
+/// pod is near that must not be, one is, was or is about to be near of those that must, and pods are spread, but for those that were lately
+/// lost or are on their way. At rest a pod is on no node only if none has a place for it, not even at the cost of pods that matter less.
 #[derive(Default)]
 pub struct Fit {
     nodes: HashMap<String, Lately<Value>>,
@@ -71,6 +72,21 @@ pub struct Fit {
     came: HashMap<String, Instant>,
     /// Pods that were bound and are no more, or are about to go.
     lost: Vec<(Instant, Arc<Value>)>,
+    /// Pods that are no more and were on no node.
+    gone: Vec<(Instant, Arc<Value>)>,
+    /// Pods as they would be on the nodes that the scheduler has begun to put them on. To it, as to upstream's (`assumeAndReserve`), they are
+    /// there at once, and others follow them: their bindings may be done first, and those of the assumed later or never.
+    assumed: Vec<(Instant, Arc<Value>)>,
+}
+
+/// Those of the window.
+fn recent(pods: &[(Instant, Arc<Value>)], now: Instant) -> impl Iterator<Item = &Value> {
+    pods.iter().filter(move |(at, _)| *at + WINDOW >= now).map(|(_, pod)| &**pod)
+}
+
+fn remember(pods: &mut Vec<(Instant, Arc<Value>)>, now: Instant, pod: Arc<Value>) {
+    pods.retain(|(at, _)| *at + WINDOW >= now);
+    pods.push((now, pod));
 }
 
 impl Invariant for Fit {
@@ -87,8 +103,10 @@ impl Invariant for Fit {
             && let Some(old) = change.old.as_ref().filter(|old| is_bound(old) && object::is_active(old))
             && (change.what == What::Deleted || !object::is_active(&change.object))
         {
-            self.lost.retain(|(at, _)| *at + WINDOW >= now);
-            self.lost.push((now, old.clone()));
+            remember(&mut self.lost, now, old.clone());
+        }
+        if change.key.kind == POD && change.what == What::Deleted && !is_bound(&change.object) {
+            remember(&mut self.gone, now, change.object.clone());
         }
         let Some(pod) = newly_bound(change) else { return Ok(()) };
         let node = object::text(pod, "/spec/nodeName");
@@ -97,6 +115,18 @@ impl Invariant for Fit {
             None => Ok(()),
             Some(obstacle) => Err(format!("pod {:?} was put on {node:?}: {obstacle}", change.key.name)),
         }
+    }
+
+    fn assumed(&mut self, state: &State, pod: &Assumed<'_>) {
+        let now = Instant::now();
+        let is_meant = |object: &&Value| pod.uid.is_empty() || object::uid(object) == pod.uid;
+        let is_named = |object: &&Value| object::namespace(object) == pod.namespace && object::name(object) == pod.name;
+        let current = state.get(POD, pod.namespace, pod.name).map(|object| &**object).filter(is_meant);
+        // The scheduler may not know yet that it is gone.
+        let Some(found) = current.or_else(|| recent(&self.gone, now).filter(is_named).find(is_meant)) else { return };
+        let mut placed = found.clone();
+        placed["spec"]["nodeName"] = pod.node.into();
+        remember(&mut self.assumed, now, Arc::new(placed));
     }
 
     fn at_rest(&self, state: &State) -> Result<(), String> {
@@ -136,16 +166,17 @@ impl Fit {
         let mut scene = scene(state);
         scene.pods.retain(|other| object::uid(other) != object::uid(pod));
         let obstacles = scene.obstacles(pod, node);
-        let lost = || self.lost.iter().filter(|(at, _)| *at + WINDOW >= now).map(|(_, pod)| &**pod);
+        let lost = || recent(&self.lost, now);
         let is_new = |node: &&Value| self.came.get(object::name(node)).is_some_and(|came| *came + WINDOW >= now);
         obstacles.into_iter().find(|obstacle| match obstacle {
             // [`Placement`] asks for room, with no mercy.
             Obstacle::Taint(_) | Obstacle::Selector | Obstacle::Room { .. } => false,
             Obstacle::Apart(_) => true,
             Obstacle::Together => {
-                let mut with_lost = scene.clone();
-                with_lost.pods.extend(lost());
-                with_lost.obstacles(pod, node).contains(&Obstacle::Together)
+                let mut with_others = scene.clone();
+                let is_other = |other: &&Value| object::uid(other) != object::uid(pod);
+                with_others.pods.extend(lost().chain(recent(&self.assumed, now).filter(is_other)));
+                with_others.obstacles(pod, node).contains(&Obstacle::Together)
             }
             Obstacle::Spread { skew, most } => {
                 let on_their_way = state.list(POD, object::namespace(pod)).filter(|other| !is_bound(other)).count();
@@ -186,5 +217,93 @@ impl Invariant for Preemption {
             return Ok(());
         }
         Err(format!("pod {:?} of priority {priority} was sent away, and none waits that matters more", change.key.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::api::kinds::KindId;
+    use crate::api::state::{Author, Key};
+
+    #[derive(Default)]
+    struct Cluster {
+        state: State,
+        fit: Fit,
+    }
+
+    impl Cluster {
+        fn write(&mut self, kind: KindId, object: Value, gone: bool) -> Result<(), String> {
+            let key = Key::new(kind, object::namespace(&object), object::name(&object));
+            let change = self.state.write(key, object, gone, &Author::new("kube-scheduler"), Instant::now());
+            self.fit.changed(&self.state, &change)
+        }
+
+        fn assume(&mut self, name: &str, node: &str) {
+            self.fit.assumed(&self.state, &Assumed { namespace: "d", name, uid: name, node });
+        }
+
+        /// Whether a pod that has to be in the zone of `db` may be put on the node.
+        fn follows(&mut self, name: &str, node: &str) -> bool {
+            let term = json!({"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "db"}}});
+            let mut pod = pod(name, "web");
+            pod["spec"]["affinity"] = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+            self.write(POD, pod.clone(), false).expect("a pod may wait");
+            pod["spec"]["nodeName"] = node.into();
+            let verdict = self.write(POD, pod, false);
+            let refusal = format!("pod {name:?} was put on {node:?}: {}", Obstacle::Together);
+            assert!(verdict.is_ok() || verdict == Err(refusal), "{verdict:?}");
+            verdict.is_ok()
+        }
+    }
+
+    fn pod(name: &str, app: &str) -> Value {
+        json!({"metadata": {"name": name, "namespace": "d", "uid": name, "labels": {"app": app}}, "spec": {}})
+    }
+
+    fn cluster() -> Cluster {
+        let mut cluster = Cluster::default();
+        for (name, zone) in [("n0", "z0"), ("n1", "z0"), ("n2", "z1")] {
+            let node = json!({"metadata": {"name": name, "labels": {"zone": zone}}, "status": {"allocatable": {"pods": "9"}}});
+            cluster.write(NODE, node, false).expect("a node may come");
+        }
+        cluster.write(POD, pod("db", "db"), false).expect("a pod may wait");
+        cluster
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_follows_one_that_the_scheduler_has_begun_to_put_near() {
+        let mut cluster = cluster();
+        assert!(!cluster.follows("a", "n0"), "that the other waits somewhere is not enough");
+        cluster.assume("db", "n1");
+        assert!(cluster.follows("b", "n0"));
+        assert!(!cluster.follows("c", "n2"), "it is another zone");
+        advance(WINDOW + Duration::from_secs(1)).await;
+        assert!(!cluster.follows("d", "n0"), "it has had the time to come");
+        let mut there = pod("db", "db");
+        there["spec"]["nodeName"] = "n2".into();
+        cluster.write(POD, there, false).expect("it asks for nothing");
+        assert!(cluster.follows("e", "n2") && !cluster.follows("f", "n0"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_may_follow_one_that_is_gone_without_the_scheduler_knowing() {
+        let mut cluster = cluster();
+        cluster.write(POD, pod("db", "db"), true).expect("a pod may go");
+        cluster.assume("somebody", "n1");
+        assert!(!cluster.follows("a", "n0"));
+        cluster.assume("db", "n1");
+        assert!(cluster.follows("b", "n0"));
+        // Another of the same name is not meant.
+        let mut other = pod("db", "other");
+        other["metadata"]["uid"] = "another".into();
+        cluster.write(POD, other, false).expect("a pod may wait");
+        advance(WINDOW / 2).await;
+        cluster.assume("db", "n2");
+        assert!(cluster.follows("c", "n2"));
     }
 }

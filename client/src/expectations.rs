@@ -55,7 +55,8 @@ pub struct Expectations {
 
 impl Expectations {
     /// `creations` objects are about to be created, and those with these uids deleted. Replaces what was expected before. Each creation
-    /// must be followed by [`Expectations::created`] or [`Expectations::not_created`].
+    /// is to be followed by [`Expectations::created`] or [`Expectations::not_created`]; one that is followed by neither, as in a namespace
+    /// that is going, is waited for until it is given up.
     pub fn expect(&self, key: &ObjectKey, creations: usize, deletions: impl IntoIterator<Item = String>) {
         let pending = Pending {
             creations: i64::try_from(creations).unwrap_or(i64::MAX),

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use apimachinery::selector::label::Selector;
+use client::expectations::Expectations;
 use client::{Change, Informer, Object, ObjectKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
@@ -25,6 +26,15 @@ impl Note {
     pub fn owner(&self) -> &ObjectKey {
         match self {
             Note::Created(owner) | Note::Gone(owner, _) | Note::Changed(owner) | Note::Orphan(owner) => owner,
+        }
+    }
+
+    /// Says to what the owner expects that this has come; `uid` is the object's.
+    pub fn tell(&self, expectations: &Expectations, uid: &str) {
+        match self {
+            Note::Created(owner) => expectations.creation_observed(owner, uid),
+            Note::Gone(owner, uid) => expectations.deletion_observed(owner, uid),
+            Note::Changed(_) | Note::Orphan(_) => {}
         }
     }
 }

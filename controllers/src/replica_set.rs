@@ -20,7 +20,7 @@ use kube::{Api, Client};
 
 use crate::adoption::{self, Claimer};
 use crate::manager::Context;
-use crate::owners::{self, Note, Owners};
+use crate::owners::{self, Owners};
 use crate::pod_control::{self, FIRST_BATCH, PodControl, pod_from_template, slow_start};
 use crate::{failure, metrics, pod_ranking, pod_state};
 
@@ -214,11 +214,7 @@ impl<K: Replicated> Shell<K> {
         let (shell, owners) = (self.clone(), Owners::new(self.sets.clone(), K::selector));
         self.pods.on_change(move |change| {
             for note in owners.notes(change) {
-                match &note {
-                    Note::Created(owner) => shell.expectations.creation_observed(owner, change.object().uid()),
-                    Note::Gone(owner, uid) => shell.expectations.deletion_observed(owner, uid),
-                    Note::Changed(_) | Note::Orphan(_) => {}
-                }
+                note.tell(&shell.expectations, change.object().uid());
                 shell.queue.add(note.owner().clone());
             }
         });

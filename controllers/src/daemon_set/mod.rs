@@ -127,11 +127,7 @@ impl Shell {
         let (shell, owners) = (self.clone(), Owners::new(self.sets.clone(), selector));
         self.pods.on_change(move |change| {
             for note in owners.notes(change) {
-                match &note {
-                    Note::Created(owner) => shell.expectations.creation_observed(owner, change.object().uid()),
-                    Note::Gone(owner, uid) => shell.expectations.deletion_observed(owner, uid),
-                    Note::Changed(_) | Note::Orphan(_) => {}
-                }
+                note.tell(&shell.expectations, change.object().uid());
                 shell.queue.add(note.owner().clone());
             }
         });

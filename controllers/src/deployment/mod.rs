@@ -26,7 +26,7 @@ use kube::{Api, Client};
 use crate::adoption::{self, Claimer};
 use crate::manager::Context;
 use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
-use crate::owners::{self, Note, Owners};
+use crate::owners::{self, Owners};
 use crate::replica_set::Replicated;
 use crate::{failure, int_or_percent};
 use rollout::Rollout;
@@ -119,11 +119,7 @@ impl Shell {
                 shell.own_set_writes.forget(&change.object().key());
             }
             for note in owners.notes(change) {
-                match &note {
-                    Note::Created(owner) => shell.creations.creation_observed(owner, change.object().uid()),
-                    Note::Gone(owner, uid) => shell.creations.deletion_observed(owner, uid),
-                    Note::Changed(_) | Note::Orphan(_) => {}
-                }
+                note.tell(&shell.creations, change.object().uid());
                 shell.queue.add(note.owner().clone());
             }
         });

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use crate::adoption::{self, Claimer};
 use crate::manager::Context;
 use crate::own_writes::{OwnWrites, UNSEEN_RETRY};
-use crate::owners::{self, Note, Owners};
+use crate::owners::{self, Owners};
 use crate::pod_control::{self, FIRST_BATCH, PodControl, slow_start};
 use crate::{failure, pod_state};
 use assess::{Assessment, Observed, Step, is_suspended, number};
@@ -178,11 +178,7 @@ impl Shell {
         let pod = change.object();
         let is_released = matches!(change, Change::Deleted(_)) || !pods::is_tracked(pod);
         for note in self.owners.notes(change) {
-            match &note {
-                Note::Created(owner) => self.expectations.creation_observed(owner, pod.uid()),
-                Note::Gone(owner, uid) => self.expectations.deletion_observed(owner, uid),
-                Note::Changed(_) | Note::Orphan(_) => {}
-            }
+            note.tell(&self.expectations, pod.uid());
             if is_released && let Some(memory) = self.memory.lock().get_mut(note.owner()) {
                 memory.released.remove(pod.uid());
             }
